@@ -1,0 +1,48 @@
+"""What can go wrong, each kind with the exit code of the command line."""
+
+from __future__ import annotations
+
+
+class AtbFastError(Exception):
+    """Base of every error that atb-fast raises on purpose.
+
+    The message says what was received, what was expected, and how to fix it.
+    """
+
+    exit_code = 1
+
+
+class ArgumentError(AtbFastError, ValueError):
+    """An option or argument outside of what is accepted."""
+
+    exit_code = 2
+
+
+class DataError(AtbFastError, ValueError):
+    """Candles, sentiment or frames that cannot be used."""
+
+    exit_code = 3
+
+
+class TrainingError(AtbFastError, RuntimeError):
+    """The training did not give a usable model."""
+
+    exit_code = 4
+
+
+class ExportError(AtbFastError, RuntimeError):
+    """The ONNX model could not be made, or does not agree with the Keras model."""
+
+    exit_code = 5
+
+
+class StorageError(AtbFastError, OSError):
+    """A bundle could not be written."""
+
+    exit_code = 6
+
+
+class MissingExtraError(AtbFastError, ImportError):
+    """A part of atb-fast that is not installed."""
+
+    exit_code = 7

@@ -1,0 +1,276 @@
+//! The row-major feature matrix.
+
+use std::ops::Range;
+
+use crate::{Result, parallel};
+
+/// A number type of a feature matrix.
+pub trait Element: Copy + Default + Send + Sync + 'static {
+    /// Returns the nearest value of this type.
+    fn from_f64(value: f64) -> Self;
+}
+
+impl Element for f64 {
+    #[inline]
+    fn from_f64(value: f64) -> Self {
+        value
+    }
+}
+
+impl Element for f32 {
+    #[inline]
+    fn from_f64(value: f64) -> Self {
+        value as f32
+    }
+}
+
+/// Rows of features, one after the other, and which rows of the frame they were.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Matrix<T> {
+    data: Vec<T>,
+    columns: usize,
+    kept: Vec<Range<usize>>,
+}
+
+impl<T: Element> Matrix<T> {
+    /// Returns the matrix of `data`, whose rows were rows 0.. of a frame.
+    ///
+    /// # Panics
+    /// When `columns` is 0 or does not divide the length of `data`.
+    #[must_use]
+    pub fn from_rows(data: Vec<T>, columns: usize) -> Self {
+        assert!(columns > 0 && data.len().is_multiple_of(columns));
+        let rows = data.len() / columns;
+        Self {
+            data,
+            columns,
+            kept: std::iter::once(0..rows).collect(),
+        }
+    }
+
+    /// Returns the matrix of the rows that `write` gives for each of `parts`, consecutive rows of a
+    /// frame. Parts are written at the same time.
+    ///
+    /// # Errors
+    /// The first error of `write`.
+    ///
+    /// # Panics
+    /// When `columns` is 0 or `write` gives more rows than its part has.
+    pub fn build(
+        columns: usize,
+        parts: &[Range<usize>],
+        write: impl Fn(Range<usize>, &mut Writer<T>) -> Result<()> + Sync,
+    ) -> Result<Self> {
+        assert!(columns > 0);
+        let rows: usize = parts.iter().map(ExactSizeIterator::len).sum();
+        let mut data = vec![T::default(); rows * columns];
+        advise_huge_pages(&mut data);
+
+        let mut rest = data.as_mut_slice();
+        let mut tasks = Vec::with_capacity(parts.len());
+        for part in parts {
+            let (target, tail) = rest.split_at_mut(part.len() * columns);
+            rest = tail;
+            tasks.push((part.clone(), Writer::new(target, columns)));
+        }
+        let written = parallel::map(tasks, |(part, mut writer)| {
+            write(part, &mut writer)?;
+            Ok((writer.filled, writer.kept))
+        });
+
+        // Each part was written at the place it has when no row is left out; close the gaps.
+        let (mut from, mut to, mut kept) = (0, 0, Vec::new());
+        for (part, result) in parts.iter().zip(written) {
+            let (filled, ranges) = result?;
+            if from != to {
+                data.copy_within(from..from + filled, to);
+            }
+            from += part.len() * columns;
+            to += filled;
+            for range in ranges {
+                push(&mut kept, range);
+            }
+        }
+        data.truncate(to);
+        Ok(Self {
+            data,
+            columns,
+            kept,
+        })
+    }
+
+    /// The values, row after row.
+    #[must_use]
+    pub fn data(&self) -> &[T] {
+        &self.data
+    }
+
+    /// Returns the values, row after row, without the rest.
+    #[must_use]
+    pub fn into_data(self) -> Vec<T> {
+        self.data
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.data.len() / self.columns
+    }
+
+    /// Number of columns.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The rows of the frame that are in the matrix, as ranges in order.
+    #[must_use]
+    pub fn kept(&self) -> &[Range<usize>] {
+        &self.kept
+    }
+}
+
+/// Writes rows that come column by column.
+#[derive(Debug)]
+pub struct Writer<'a, T> {
+    target: &'a mut [T],
+    columns: usize,
+    filled: usize,
+    kept: Vec<Range<usize>>,
+}
+
+impl<'a, T: Element> Writer<'a, T> {
+    fn new(target: &'a mut [T], columns: usize) -> Self {
+        Self {
+            target,
+            columns,
+            filled: 0,
+            kept: Vec::new(),
+        }
+    }
+
+    /// Appends the rows `first..` of a frame; those with a NaN are left out.
+    ///
+    /// # Panics
+    /// When the number of columns is another, they differ in length, or there is no room left.
+    pub fn extend(&mut self, first: usize, columns: &[&[f64]], scale: impl Fn(usize, f64) -> f64) {
+        assert_eq!(columns.len(), self.columns);
+        let rows = columns[0].len();
+        assert!(columns.iter().all(|column| column.len() == rows));
+        let complete = |row: usize| columns.iter().all(|column| !column[row].is_nan());
+        let has_nan = columns
+            .iter()
+            .any(|column| column.iter().fold(false, |any, v| any | v.is_nan()));
+        let mut row = 0;
+        while row < rows {
+            let start = row;
+            row = if has_nan {
+                (start..rows).find(|r| !complete(*r)).unwrap_or(rows)
+            } else {
+                rows
+            };
+            if start < row {
+                self.append(columns, start..row, &scale);
+                push(&mut self.kept, first + start..first + row);
+            }
+            row = (row..rows).find(|r| complete(*r)).unwrap_or(rows);
+        }
+    }
+
+    fn append(
+        &mut self,
+        columns: &[&[f64]],
+        rows: Range<usize>,
+        scale: &impl Fn(usize, f64) -> f64,
+    ) {
+        let end = self.filled + rows.len() * self.columns;
+        let target = &mut self.target[self.filled..end];
+        self.filled = end;
+        for (row, cells) in rows.zip(target.chunks_exact_mut(self.columns)) {
+            for (c, (cell, column)) in cells.iter_mut().zip(columns).enumerate() {
+                *cell = T::from_f64(scale(c, column[row]));
+            }
+        }
+    }
+}
+
+/// Appends `range`, joined with the last one if they touch.
+fn push(ranges: &mut Vec<Range<usize>>, range: Range<usize>) {
+    match ranges.last_mut() {
+        Some(last) if last.end == range.start => last.end = range.end,
+        _ => ranges.push(range),
+    }
+}
+
+/// Asks for huge pages for memory that is not written yet. With 2 MiB instead of 4 KiB a page fault,
+/// the first write of a large matrix costs a third; where it is refused, nothing changes.
+fn advise_huge_pages<T>(data: &mut [T]) {
+    #[cfg(target_os = "linux")]
+    if size_of_val(data) >= 4 << 20 {
+        const PAGE: usize = 4096;
+        let start = data.as_mut_ptr().cast::<u8>();
+        let skip = start.align_offset(PAGE);
+        // SAFETY: the range lies within `data`, starts on a page, and MADV_HUGEPAGE changes neither
+        // contents nor protection.
+        unsafe {
+            libc::madvise(
+                start.add(skip).cast(),
+                size_of_val(data) - skip,
+                libc::MADV_HUGEPAGE,
+            );
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = data;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_filter(
+            cells in prop::collection::vec(
+                prop::array::uniform3(prop_oneof![9 => -9.0..9.0_f64, 1 => Just(f64::NAN)]), 0..60),
+            block in 1..20_usize, part in 1..40_usize,
+        ) {
+            let parts: Vec<_> = (0..cells.len()).step_by(part)
+                .map(|start| start..cells.len().min(start + part)).collect();
+            let matrix = Matrix::<f32>::build(3, &parts, |rows, writer| {
+                let end = rows.end;
+                for start in rows.step_by(block) {
+                    let rows = &cells[start..end.min(start + block)];
+                    let columns: Vec<Vec<f64>> =
+                        (0..3).map(|c| rows.iter().map(|row| row[c]).collect()).collect();
+                    let columns: Vec<&[f64]> = columns.iter().map(Vec::as_slice).collect();
+                    writer.extend(start, &columns, |c, v| v * (c + 1) as f64);
+                }
+                Ok(())
+            }).unwrap();
+            let complete: Vec<usize> = (0..cells.len())
+                .filter(|r| cells[*r].iter().all(|v| !v.is_nan())).collect();
+            let expected: Vec<f32> = complete.iter()
+                .flat_map(|r| (0..3).map(|c| (cells[*r][c] * (c + 1) as f64) as f32)).collect();
+            prop_assert_eq!(matrix.data(), expected.as_slice());
+            let kept: Vec<usize> = matrix.kept().iter().cloned().flatten().collect();
+            prop_assert_eq!(kept, complete);
+            prop_assert!(matrix.kept().windows(2).all(|pair| pair[0].end < pair[1].start));
+        }
+    }
+
+    #[test]
+    fn an_error_in_one_part_is_the_result() {
+        let error = crate::Error::NotFitted;
+        let result = Matrix::<f32>::build(1, &[0..2, 2..4], |rows, _| {
+            if rows.start == 0 {
+                Ok(())
+            } else {
+                Err(error.clone())
+            }
+        });
+        assert_eq!(result, Err(error));
+    }
+}

@@ -1,0 +1,176 @@
+//! Joining a slower series (sentiment) onto candles by time.
+//!
+//! All times are milliseconds since 1970, strictly ascending on both sides; each join returns, for
+//! every candle, the row of the other series that belongs to it.
+
+use arrow_array::Float64Array;
+use arrow_array::builder::Float64Builder;
+
+use crate::column::Column;
+use crate::{Error, Result};
+
+/// Which row of the right side a candle gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// The row with the same time.
+    Exact,
+    /// The right side is first repeated forward on a grid of `step` milliseconds, from its first to
+    /// its last row; then the row with the same time. A candle off that grid, or later than the
+    /// last row, gets none.
+    Resampled {
+        /// Grid of the candles in milliseconds.
+        step: i64,
+    },
+    /// The newest row that was at least `lag` milliseconds old when the candle opened.
+    AsOf {
+        /// Minimal age of a row in milliseconds.
+        lag: i64,
+    },
+}
+
+/// Returns `times` if they rise strictly.
+///
+/// # Errors
+/// [`Error::NotAscending`] with the first row that does not.
+pub fn check_ascending<'a>(column: &str, times: &'a [i64]) -> Result<&'a [i64]> {
+    match times.windows(2).position(|pair| pair[0] >= pair[1]) {
+        None => Ok(times),
+        Some(i) => Err(Error::NotAscending {
+            column: column.to_owned(),
+            row: i + 1,
+            previous: times[i],
+            found: times[i + 1],
+        }),
+    }
+}
+
+/// Returns for each time of `left` the matching row of `right`.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a step below 1 or a negative lag. The times are trusted: see
+/// [`check_ascending`].
+pub fn join(left: &[i64], right: &[i64], how: How) -> Result<Vec<Option<u32>>> {
+    let (step, lag) = match how {
+        How::Exact => (1, 0),
+        How::Resampled { step } => (step, 0),
+        How::AsOf { lag } => (1, lag),
+    };
+    if step < 1 {
+        return Err(Error::InvalidArgument {
+            name: "step_ms",
+            value: step.to_string(),
+            expected: "at least 1".to_owned(),
+        });
+    }
+    if lag < 0 {
+        return Err(Error::InvalidArgument {
+            name: "lag_ms",
+            value: lag.to_string(),
+            expected: "at least 0 (a negative lag would look into the future)".to_owned(),
+        });
+    }
+    // The resampling grid starts at midnight of the first row, as pandas lays it.
+    let origin = right.first().map_or(0, |t| t - t.rem_euclid(DAY));
+    let mut next = 0; // right[..next] is not later than the candle
+    let rows = left.iter().map(|&time| {
+        while next < right.len() && right[next].saturating_add(lag) <= time {
+            next += 1;
+        }
+        let row = next.checked_sub(1)?;
+        let matches = match how {
+            How::Exact => right[row] == time,
+            How::Resampled { .. } => (time - origin) % step == 0 && time <= right[right.len() - 1],
+            How::AsOf { .. } => true,
+        };
+        matches.then_some(row as u32)
+    });
+    Ok(rows.collect())
+}
+
+const DAY: i64 = 86_400_000;
+
+/// Returns the values of `column` at `rows`; null where the row or the value is missing.
+///
+/// # Errors
+/// [`Error::NotFinite`] when a value that is not null is NaN or infinite.
+///
+/// # Panics
+/// When a row is outside of the column.
+pub fn take(column: &Column, rows: &[Option<u32>]) -> Result<Float64Array> {
+    let mut values = vec![0.0; column.len()];
+    column.read(0..column.len(), &mut values)?;
+    let mut out = Float64Builder::with_capacity(rows.len());
+    for row in rows {
+        out.append_option(row.map(|r| values[r as usize]).filter(|v| !v.is_nan()));
+    }
+    Ok(out.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+
+    fn times(step: i64) -> impl Strategy<Value = Vec<i64>> {
+        prop::collection::btree_set(-40..200_i64, 0..60)
+            .prop_map(move |set| set.into_iter().map(|t| t * step).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn exact_agrees_with_a_search(left in times(HOUR), right in times(HOUR)) {
+            let expected: Vec<_> = left.iter()
+                .map(|t| right.iter().position(|r| r == t).map(|i| i as u32)).collect();
+            prop_assert_eq!(join(&left, &right, How::Exact).unwrap(), expected);
+        }
+
+        #[test]
+        fn asof_agrees_with_a_search(left in times(HOUR), right in times(HOUR), lag in 0..50_i64) {
+            let expected: Vec<_> = left.iter()
+                .map(|t| right.iter().rposition(|r| r + lag * HOUR <= *t).map(|i| i as u32))
+                .collect();
+            prop_assert_eq!(
+                join(&left, &right, How::AsOf { lag: lag * HOUR }).unwrap(), expected);
+        }
+
+        #[test]
+        fn resampled_agrees_with_a_grid(left in times(HOUR / 4), right in times(6 * HOUR)) {
+            // The grid written out, each point with the newest row at or before it.
+            let mut grid = std::collections::HashMap::new();
+            if let (Some(first), Some(last)) = (right.first(), right.last()) {
+                for t in (*first..=*last).step_by(HOUR as usize) {
+                    grid.insert(t, right.iter().rposition(|r| *r <= t).unwrap() as u32);
+                }
+            }
+            let expected: Vec<_> = left.iter().map(|t| grid.get(t).copied()).collect();
+            prop_assert_eq!(join(&left, &right, How::Resampled { step: HOUR }).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn the_grid_ends_with_the_last_row() {
+        let right = [0, 24 * HOUR];
+        let left = [23 * HOUR, 24 * HOUR, 25 * HOUR];
+        let rows = join(&left, &right, How::Resampled { step: HOUR }).unwrap();
+        assert_eq!(rows, [Some(0), Some(1), None]);
+    }
+
+    #[test]
+    fn refuses_bad_arguments() {
+        assert!(join(&[], &[], How::Resampled { step: 0 }).is_err());
+        assert!(join(&[], &[], How::AsOf { lag: -1 }).is_err());
+    }
+
+    #[test]
+    fn names_the_row_out_of_order() {
+        assert!(check_ascending("timestamp", &[]).is_ok());
+        assert!(check_ascending("timestamp", &[1, 2, 5]).is_ok());
+        for bad in [[1, 3, 2], [1, 3, 3]] {
+            let error = check_ascending("timestamp", &bad).unwrap_err();
+            assert!(error.to_string().contains("row 2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! From raw columns to the scaled feature matrix in two passes over the frame, block by block.
+//!
+//! The first pass finds each feature's range, the second computes the features again and writes
+//! them scaled. Recomputing is cheaper than keeping: no feature column ever exists in full.
+
+use std::ops::Range;
+
+use crate::column::Column;
+use crate::matrix::{Element, Matrix};
+use crate::rolling::{Scratch, rsi_valid, sma_valid};
+use crate::scale::{self, MinMax};
+use crate::{Error, Result, parallel};
+
+/// Rows worked on at a time: a block of ten features and its scratch stay in the L2 cache.
+const BLOCK: usize = 1024;
+
+/// How a feature is computed from its source column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transform {
+    /// The column itself.
+    Identity,
+    /// Simple moving average over so many rows.
+    Sma(usize),
+    /// Simple-mean relative strength index over so many rows.
+    Rsi(usize),
+}
+
+impl Transform {
+    /// Rows before a row that its value depends on.
+    fn lookback(self) -> usize {
+        match self {
+            Self::Identity => 0,
+            Self::Sma(window) => window - 1,
+            Self::Rsi(window) => window,
+        }
+    }
+
+    /// Rows at the start of a frame without a value.
+    fn warmup(self) -> usize {
+        match self {
+            Self::Identity => 0,
+            Self::Sma(window) | Self::Rsi(window) => window - 1,
+        }
+    }
+}
+
+/// One column of the feature matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Feature {
+    /// Its name.
+    pub name: String,
+    /// The column it is computed from.
+    pub source: String,
+    /// How it is computed.
+    pub transform: Transform,
+    /// What a missing value counts as when the scaler is fitted; passed over if `None`. Either way
+    /// the row is not in the matrix.
+    pub null_as: Option<f64>,
+}
+
+/// The features of a model, in channel order, and their scalers once fitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pipeline {
+    features: Vec<Feature>,
+    sources: Vec<Source>,
+    scalers: Vec<MinMax>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Source {
+    name: String,
+    /// Feature index of everything computed from this column.
+    features: Vec<usize>,
+    lookback: usize,
+}
+
+impl Pipeline {
+    /// Returns the unfitted pipeline of `features`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] without features, for a name twice, or a window of 0.
+    pub fn new(features: Vec<Feature>) -> Result<Self> {
+        let invalid = |name, value: &str, expected: &str| {
+            Err(Error::InvalidArgument {
+                name,
+                value: value.to_owned(),
+                expected: expected.to_owned(),
+            })
+        };
+        if features.is_empty() {
+            return invalid("features", "empty", "at least one feature");
+        }
+        let mut sources: Vec<Source> = Vec::new();
+        for (i, feature) in features.iter().enumerate() {
+            if features[..i].iter().any(|other| other.name == feature.name) {
+                return invalid("feature name", &feature.name, "a name only once");
+            }
+            if let Transform::Sma(0) | Transform::Rsi(0) = feature.transform {
+                return invalid("window", "0", "at least 1");
+            }
+            let lookback = feature.transform.lookback();
+            match sources.iter_mut().find(|s| s.name == feature.source) {
+                Some(source) => {
+                    source.features.push(i);
+                    source.lookback = source.lookback.max(lookback);
+                }
+                None => sources.push(Source {
+                    name: feature.source.clone(),
+                    features: vec![i],
+                    lookback,
+                }),
+            }
+        }
+        Ok(Self {
+            features,
+            sources,
+            scalers: Vec::new(),
+        })
+    }
+
+    /// The features in channel order.
+    #[must_use]
+    pub fn features(&self) -> &[Feature] {
+        &self.features
+    }
+
+    /// The scaler of each feature; empty before [`Self::fit`].
+    #[must_use]
+    pub fn scalers(&self) -> &[MinMax] {
+        &self.scalers
+    }
+
+    /// The source columns, in the order in which [`Self::fit`] and [`Self::transform`] want them.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        self.sources.iter().map(|source| source.name.as_str())
+    }
+
+    /// Returns the pipeline with scalers fitted on `rows`. Each is fitted on all values its feature
+    /// has there, also on rows that another feature's missing value keeps out of the matrix.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for NaN or an infinity in a source, [`Error::NothingToFit`] for a
+    /// feature without any value, [`Error::InvalidArgument`] for rows outside of the frame.
+    pub fn fit(mut self, columns: &[Column], rows: Range<usize>) -> Result<Self> {
+        let len = self.check(columns);
+        if rows.end > len {
+            return Err(Error::InvalidArgument {
+                name: "rows",
+                value: format!("{}..{}", rows.start, rows.end),
+                expected: format!("a range within the {len} rows of the frame"),
+            });
+        }
+        let seen = parallel::map(parallel::split(rows.clone()), |part| {
+            self.ranges(columns, part)
+        });
+        let mut ranges = vec![scale::Range::default(); self.features.len()];
+        for part in seen {
+            for (range, other) in ranges.iter_mut().zip(part?) {
+                range.widen(other);
+            }
+        }
+        self.scalers = ranges
+            .iter()
+            .zip(&self.features)
+            .map(|(range, feature)| {
+                range.scaler().ok_or_else(|| Error::NothingToFit {
+                    feature: feature.name.clone(),
+                    start: rows.start,
+                    end: rows.end,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(self)
+    }
+
+    /// Returns the range of each feature on `rows`.
+    fn ranges(&self, columns: &[Column], rows: Range<usize>) -> Result<Vec<scale::Range>> {
+        let mut ranges = vec![scale::Range::default(); self.features.len()];
+        let mut block = Block::new(self);
+        for start in rows.clone().step_by(BLOCK) {
+            block.compute(self, columns, start..rows.end.min(start + BLOCK))?;
+            for (i, (range, feature)) in ranges.iter_mut().zip(&self.features).enumerate() {
+                let values = &mut block.derived[i][..block.rows];
+                if let Some(fill) = feature.null_as {
+                    for value in values.iter_mut().filter(|v| v.is_nan()) {
+                        *value = fill;
+                    }
+                }
+                range.observe(values);
+            }
+        }
+        Ok(ranges)
+    }
+
+    /// Returns the scaled features of all rows that have every feature.
+    ///
+    /// # Errors
+    /// [`Error::NotFitted`]; [`Error::NotFinite`] for NaN or an infinity in a source.
+    pub fn transform<T: Element>(&self, columns: &[Column]) -> Result<Matrix<T>> {
+        let len = self.check(columns);
+        if self.scalers.is_empty() {
+            return Err(Error::NotFitted);
+        }
+        // No row of the warm-up can be complete: leaving them out of the parts spares the gap.
+        let warmup = self.features.iter().map(|f| f.transform.warmup()).max();
+        let parts = parallel::split(warmup.unwrap_or(0).min(len)..len);
+        Matrix::build(self.features.len(), &parts, |rows, writer| {
+            let mut block = Block::new(self);
+            for start in rows.clone().step_by(BLOCK) {
+                block.compute(self, columns, start..rows.end.min(start + BLOCK))?;
+                let derived: Vec<&[f64]> = block
+                    .derived
+                    .iter()
+                    .map(|values| &values[..block.rows])
+                    .collect();
+                writer.extend(start, &derived, |feature, value| {
+                    self.scalers[feature].transform(value)
+                });
+            }
+            Ok(())
+        })
+    }
+
+    fn check(&self, columns: &[Column]) -> usize {
+        assert_eq!(columns.len(), self.sources.len());
+        let len = columns[0].len();
+        assert!(columns.iter().all(|column| column.len() == len));
+        len
+    }
+}
+
+/// The features of one block of rows, NaN where a value is missing.
+struct Block {
+    derived: Vec<Vec<f64>>,
+    source: Vec<f64>,
+    rows: usize,
+    scratch: Scratch,
+}
+
+impl Block {
+    fn new(pipeline: &Pipeline) -> Self {
+        let lookback = pipeline.sources.iter().map(|source| source.lookback).max();
+        Self {
+            derived: vec![vec![0.0; BLOCK]; pipeline.features.len()],
+            source: vec![0.0; BLOCK + lookback.unwrap_or(0)],
+            rows: 0,
+            scratch: Scratch::default(),
+        }
+    }
+
+    fn compute(
+        &mut self,
+        pipeline: &Pipeline,
+        columns: &[Column],
+        rows: Range<usize>,
+    ) -> Result<()> {
+        self.rows = rows.len();
+        for (source, column) in pipeline.sources.iter().zip(columns) {
+            // Rows before the frame repeat its first value: its first difference is then 0, as the
+            // RSI wants it, and no other feature has a value there.
+            let missing = source.lookback.saturating_sub(rows.start);
+            let first = rows.start.saturating_sub(source.lookback);
+            let buffer = &mut self.source[..source.lookback + rows.len()];
+            column.read(first..rows.end, &mut buffer[missing..])?;
+            let edge = buffer[missing];
+            buffer[..missing].fill(edge);
+
+            for &feature in &source.features {
+                let transform = pipeline.features[feature].transform;
+                let values = &buffer[source.lookback - transform.lookback()..];
+                let out = &mut self.derived[feature][..rows.len()];
+                match transform {
+                    Transform::Identity => out.copy_from_slice(values),
+                    Transform::Sma(window) => sma_valid(values, window, out, &mut self.scratch),
+                    Transform::Rsi(window) => rsi_valid(values, window, out, &mut self.scratch),
+                }
+                let warming = transform.warmup().saturating_sub(rows.start);
+                out[..warming.min(rows.len())].fill(f64::NAN);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp, reason = "exact by construction")]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, Float64Array};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rolling::{rsi, sma};
+
+    fn feature(name: &str, source: &str, transform: Transform) -> Feature {
+        Feature {
+            name: name.to_owned(),
+            source: source.to_owned(),
+            transform,
+            null_as: None,
+        }
+    }
+
+    fn arrays(values: &[Option<f64>], chunk: usize) -> Vec<ArrayRef> {
+        values
+            .chunks(chunk)
+            .map(|part| Arc::new(Float64Array::from(part.to_vec())) as ArrayRef)
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn agrees_with_whole_columns(
+            seed in 0..u64::MAX, len in prop_oneof![40..4000_usize, Just(70_000)], chunk in 1..3000_usize, nulls in 0..4_usize,
+        ) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut close: Vec<Option<f64>> =
+                (0..len).map(|_| Some(100.0 + rng.f64())).collect();
+            for _ in 0..nulls {
+                close[rng.usize(..len)] = None;
+            }
+            let volume: Vec<Option<f64>> = (0..len).map(|i| Some(i as f64)).collect();
+            let pipeline = Pipeline::new(vec![
+                feature("sma", "close", Transform::Sma(30)),
+                feature("volume", "volume", Transform::Identity),
+                feature("rsi", "close", Transform::Rsi(14)),
+                feature("close", "close", Transform::Identity),
+            ]).unwrap();
+            prop_assert_eq!(pipeline.sources().collect::<Vec<_>>(), ["close", "volume"]);
+            let (close_arrays, volume_arrays) = (arrays(&close, chunk), arrays(&volume, 7001));
+            let columns = [
+                Column::new("close", &close_arrays).unwrap(),
+                Column::new("volume", &volume_arrays).unwrap(),
+            ];
+            let pipeline = pipeline.fit(&columns, 0..len).unwrap();
+            let matrix = pipeline.transform::<f64>(&columns).unwrap();
+
+            let flat = |column: &[Option<f64>]| -> Vec<f64> {
+                column.iter().map(|v| v.unwrap_or(f64::NAN)).collect()
+            };
+            let (close, volume) = (flat(&close), flat(&volume));
+            let whole = [sma(&close, 30), volume, rsi(&close, 14), close];
+            let bounds: Vec<(f64, f64)> = whole.iter().map(|column| {
+                let seen = || column.iter().copied().filter(|v| !v.is_nan());
+                (seen().fold(f64::MAX, f64::min), seen().fold(f64::MIN, f64::max))
+            }).collect();
+            let expected: Vec<f64> = (0..len)
+                .filter(|row| whole.iter().all(|column| !column[*row].is_nan()))
+                .flat_map(|row| (0..4).map(move |c| (row, c)))
+                .map(|(row, c)| (whole[c][row] - bounds[c].0) / (bounds[c].1 - bounds[c].0))
+                .collect();
+            prop_assert_eq!(matrix.data().len(), expected.len());
+            for (got, want) in matrix.data().iter().zip(&expected) {
+                prop_assert!((got - want).abs() < 1e-9, "{got} {want}");
+            }
+        }
+
+        #[test]
+        fn fits_on_the_rows_it_is_given(start in 0..50_usize, len in 40..3000_usize) {
+            let close: Vec<Option<f64>> = (0..3100).map(|i| Some(f64::from(i))).collect();
+            let close_arrays = arrays(&close, 1000);
+            let columns = [Column::new("close", &close_arrays).unwrap()];
+            let pipeline = Pipeline::new(vec![feature("sma", "close", Transform::Sma(3))])
+                .unwrap().fit(&columns, start..start + len).unwrap();
+            let scaler = pipeline.scalers()[0];
+            prop_assert_eq!(scaler.data_min, (start.max(2) - 1) as f64);
+            prop_assert_eq!(scaler.data_max, (start + len - 2) as f64);
+        }
+    }
+
+    #[test]
+    fn a_null_counts_for_the_fit_but_not_as_a_row() {
+        let values = arrays(&[Some(3.0), None, Some(5.0)], 10);
+        let columns = [Column::new("m", &values).unwrap()];
+        let mut spec = feature("m", "m", Transform::Identity);
+        spec.null_as = Some(0.0);
+        let pipeline = Pipeline::new(vec![spec])
+            .unwrap()
+            .fit(&columns, 0..3)
+            .unwrap();
+        let matrix = pipeline.transform::<f64>(&columns).unwrap();
+        assert_eq!(matrix.data(), [3.0 * (1.0 / 5.0), 1.0]);
+        assert_eq!(matrix.kept(), [0..1, 2..3]);
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_fitted() {
+        let values = arrays(&[None, None], 10);
+        let columns = [Column::new("m", &values).unwrap()];
+        let pipeline = Pipeline::new(vec![feature("m", "m", Transform::Identity)]).unwrap();
+        assert_eq!(
+            pipeline.transform::<f32>(&columns).unwrap_err(),
+            Error::NotFitted
+        );
+        let error = pipeline.clone().fit(&columns, 0..2).unwrap_err();
+        assert!(matches!(error, Error::NothingToFit { .. }), "{error}");
+        let error = pipeline.fit(&columns, 0..3).unwrap_err();
+        assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+        assert!(Pipeline::new(vec![]).is_err());
+        assert!(Pipeline::new(vec![feature("m", "m", Transform::Sma(0))]).is_err());
+        let twice = vec![feature("m", "a", Transform::Identity); 2];
+        assert!(Pipeline::new(twice).is_err());
+    }
+}

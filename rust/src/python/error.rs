@@ -1,0 +1,25 @@
+//! The one place where the GIL is released and a kernel's error becomes a Python exception.
+
+use pyo3::prelude::*;
+
+use crate::{Error, Result};
+
+pyo3::import_exception!(atb_fast.errors, DataError);
+pyo3::import_exception!(atb_fast.errors, ArgumentError);
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::InvalidArgument { .. } | Error::NotFitted | Error::WindowOutOfRange { .. } => {
+                ArgumentError::new_err(message)
+            }
+            _ => DataError::new_err(message),
+        }
+    }
+}
+
+/// Runs `work` without the GIL.
+pub fn detached<T: Send>(py: Python<'_>, work: impl Send + FnOnce() -> Result<T>) -> PyResult<T> {
+    Ok(py.detach(work)?)
+}
