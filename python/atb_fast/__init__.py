@@ -1,1 +1,61 @@
-"""Fast training pipeline."""
+"""Fast training pipeline for crypto price models: candles in, ONNX bundles out.
+
+The names below are imported when they are first used, so that `import atb_fast` is quick and needs
+neither TensorFlow nor Polars.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atb_fast._core import Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
+    from atb_fast.config import TrainingConfig
+    from atb_fast.errors import AtbFastError
+    from atb_fast.features import PreparedData, prepare
+    from atb_fast.ingestion.sources import Market, load_market
+    from atb_fast.runner import TrainingResult, run_training_pipeline
+
+__version__ = version("atb-fast")
+
+_HOME = {
+    "AtbFastError": "errors",
+    "Feature": "_core",
+    "FeatureMatrix": "_core",
+    "FeaturePipeline": "_core",
+    "Market": "ingestion.sources",
+    "MinMaxScaler": "_core",
+    "PreparedData": "features",
+    "TrainingConfig": "config",
+    "TrainingResult": "runner",
+    "load_market": "ingestion.sources",
+    "prepare": "features",
+    "run_training_pipeline": "runner",
+}
+
+__all__ = [
+    "AtbFastError",
+    "Feature",
+    "FeatureMatrix",
+    "FeaturePipeline",
+    "Market",
+    "MinMaxScaler",
+    "PreparedData",
+    "TrainingConfig",
+    "TrainingResult",
+    "load_market",
+    "prepare",
+    "run_training_pipeline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"atb_fast.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'atb_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

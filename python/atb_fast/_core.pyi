@@ -17,6 +17,18 @@ from typing import Any, Literal, Protocol, TypedDict, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+__all__ = [
+    "Feature",
+    "FeatureMatrix",
+    "FeaturePipeline",
+    "MinMaxScaler",
+    "WindowBatches",
+    "build_info",
+    "merge",
+    "rsi",
+    "sma",
+]
+
 class _ArrowStream(Protocol):
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
@@ -168,9 +180,7 @@ class FeaturePipeline:
     def scalers(self) -> list[MinMaxScaler]:
         """The scaler of each feature; empty before `fit`."""
 
-    def fit(
-        self, frame: _ArrowStream, *, rows: tuple[int, int] | None = None
-    ) -> FeaturePipeline:
+    def fit(self, frame: _ArrowStream, *, rows: tuple[int, int] | None = None) -> FeaturePipeline:
         """Return this pipeline with scalers fitted on `rows` (start, end) of `frame`, default all.
 
         Each scaler sees every value that its feature has there, also on rows that another

@@ -1,0 +1,70 @@
+"""The markets the benchmarks run on: real candles if there are any, else synthetic ones."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from atb_fast import _core
+from atb_fast.ingestion import files, sample
+
+_FILES = {
+    "2k": "BTCUSDT_1d_2017-08-17_2024-12-31.parquet",
+    "64k": "BTCUSDT_1h_2017-08-17_2024-12-31.parquet",
+    "1.3M": "BTCUSDT_1m_2022-01-01_2024-06-25.parquet",
+}
+_TIMEFRAMES = {"2k": "1d", "64k": "1h", "1.3M": "1m"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Candles, daily sentiment, and the timeframe."""
+
+    size: str
+    timeframe: str
+    candles: pl.DataFrame
+    sentiment: pl.DataFrame
+
+    def __str__(self) -> str:
+        return self.size
+
+
+def pytest_sessionstart() -> None:
+    """Refuse to time a debug build."""
+    if _core.build_info()["profile"] != "release":
+        pytest.exit("the extension is a debug build; run: make build", returncode=3)
+
+
+@pytest.fixture(scope="session", params=["2k", "64k", "1.3M"])
+def case(request: pytest.FixtureRequest) -> Case:
+    size: str = request.param
+    shared = Path(os.environ.get("ATB_FAST_SHARED", Path(__file__).parents[2] / "shared"))
+    path = shared / "data" / _FILES[size]
+    timeframe = _TIMEFRAMES[size]
+    if path.exists():
+        candles = files.read_candles(path)
+        index = shared / "data" / "fear_greed_1d_2018-02-01_2025-05-02.parquet"
+        sentiment = files.read_sentiment(index)
+    else:
+        candles, sentiment = sample.candles("BTCUSDT", timeframe), sample.sentiment()
+        if size == "1.3M":
+            candles = candles.filter(
+                pl.col("timestamp").is_between(
+                    datetime(2022, 1, 1, tzinfo=UTC), datetime(2024, 6, 25, tzinfo=UTC)
+                )
+            )
+    return Case(size, timeframe, candles, sentiment)
+
+
+@pytest.fixture(scope="session")
+def matrix(case: Case) -> _core.FeatureMatrix:
+    """Ten columns as long as the candles."""
+    rng = np.random.default_rng(0)
+    values = rng.random((len(case.candles), 10), dtype=np.float32)
+    return _core.FeatureMatrix(values, [f"feature_{i}" for i in range(10)])

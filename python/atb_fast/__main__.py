@@ -1,0 +1,5 @@
+"""`python -m atb_fast`."""
+
+from atb_fast.cli import main
+
+main()

@@ -1,0 +1,200 @@
+"""The command line: options from TrainingConfig, progress and results for people or programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import signal
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from atb_fast.config import TrainingConfig
+from atb_fast.errors import AtbFastError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from atb_fast.runner import TrainingResult
+
+_INTERRUPTED = 130
+
+_EXIT_CODES = """\b
+Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
+cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the registry cannot be
+written, 7 a part is not installed, 130 interrupted."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.version_option(package_name="atb-fast", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Train price and sentiment models on candles."""
+
+
+@cli.group()
+def train() -> None:
+    """Train a model and put its bundle into the registry."""
+
+
+def _options() -> list[click.Parameter]:
+    """Return one option for each field of TrainingConfig, named after it."""
+    parameters: list[click.Parameter] = [click.Argument(["symbol"])]
+    for item in dataclasses.fields(TrainingConfig):
+        if item.name == "symbol":
+            continue
+        flag = "--" + item.name.replace("_", "-")
+        help_text = item.metadata["help"]
+        kind = str(item.type)
+        if kind == "bool":
+            declaration = "--no-" + flag[2:] if item.default else flag
+            parameters.append(
+                click.Option(
+                    [declaration, item.name],
+                    is_flag=True,
+                    flag_value=not item.default,
+                    default=item.default,
+                    help=help_text,
+                )
+            )
+            continue
+        has_default = item.default is not dataclasses.MISSING and item.default is not None
+        parameters.append(
+            click.Option(
+                [flag, item.name],
+                type=_type(kind, item.metadata),
+                default=item.default if has_default else None,
+                show_default=has_default,
+                help=help_text,
+            )
+        )
+    return parameters
+
+
+def _type(kind: str, metadata: Any) -> click.ParamType[Any]:
+    if "choices" in metadata:
+        return click.Choice(metadata["choices"])
+    if "date" in kind:
+        return click.DateTime(["%Y-%m-%d"])
+    if "Path" in kind:
+        return click.Path(path_type=Path)
+    if "int" in kind:
+        return click.IntRange(min=metadata.get("minimum"))
+    return click.STRING
+
+
+def _train_model(as_json: bool, symbol: str, **values: Any) -> None:
+    """Train a price or sentiment model for SYMBOL, for example BTCUSDT.
+
+    Without --force-price-only the model also sees the Fear & Greed index.
+    """
+    given: dict[str, Any] = {
+        name: value.date() if isinstance(value, datetime) else value
+        for name, value in values.items()
+        if value is not None
+    }
+    config = TrainingConfig(symbol=symbol.upper(), **given)
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    result = _with_progress(config, console)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False, indent=2))
+    else:
+        _print_result(result, Console(highlight=False))
+
+
+train.add_command(
+    click.Command(
+        "model",
+        callback=_train_model,
+        params=[
+            *_options(),
+            click.Option(
+                ["--json", "as_json"],
+                is_flag=True,
+                help="Print the result as one JSON document on stdout; all else goes to stderr.",
+            ),
+        ],
+        help=_train_model.__doc__,
+        epilog=_EXIT_CODES,
+    )
+)
+
+
+def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
+    """Run the pipeline; on a terminal with a bar that moves with every epoch."""
+    from atb_fast.runner import run_training_pipeline
+
+    if not console.is_terminal:
+        return run_training_pipeline(config)
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = ("training", BarColumn(), MofNCompleteColumn(), "epochs", TimeElapsedColumn())
+    with Progress(
+        *columns, TextColumn("{task.description}"), console=console, transient=True
+    ) as progress:
+        task = progress.add_task("", total=config.epochs, visible=False)
+
+        def on_epoch(epoch: int, logs: dict[str, float]) -> None:
+            progress.update(
+                task,
+                completed=epoch,
+                visible=epoch < config.epochs,
+                description=f"RMSE {logs['rmse']:,.0f}, test {logs['val_rmse']:,.0f}",
+            )
+
+        return run_training_pipeline(config, on_epoch=on_epoch)
+
+
+def _print_result(result: TrainingResult, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{result.symbol} {result.timeframe}, {result.model_type} model")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    for stage, seconds in result.stages.items():
+        table.add_row(stage, f"{seconds:.2f}")
+    other = result.total_seconds - sum(result.stages.values())
+    table.add_row("imports and the rest", f"{other:.2f}", end_section=True)
+    table.add_row("total", f"{result.total_seconds:.2f}")
+    console.print(table)
+    worse = result.test_rmse > result.persistence_rmse
+    console.print(
+        f"test RMSE {result.test_rmse:,.2f} (persistence {result.persistence_rmse:,.2f}"
+        + (": the model is worse than no change)" if worse else ")")
+        + f", MAPE {result.mape:.2f} %, {result.epochs} epochs, best {result.best_epoch}"
+    )
+    where = "bundle" if result.published else "not published, kept in"
+    console.print(f"{where}: {result.paths['bundle']}", soft_wrap=True)
+
+
+def main() -> NoReturn:
+    """Run the command line; every expected failure is one line on stderr and an exit code."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("atb_fast").setLevel(logging.INFO)
+    # A terminated run cleans up as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        cli.main(prog_name="atb-fast", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except AtbFastError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", _INTERRUPTED)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The options of a training run, each defined once.
+
+The command line is generated from these fields, so a flag, its default and its help text are found
+here and nowhere else. Nothing heavy is imported: this module is on the way to `--help`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Any, Literal
+
+from atb_fast.errors import ArgumentError
+
+_MINUTE = 60_000
+_DAY = 1440 * _MINUTE
+
+#: Bar length of each timeframe in milliseconds. Names are Binance's, case-sensitive.
+TIMEFRAMES = {
+    "1m": _MINUTE,
+    "3m": 3 * _MINUTE,
+    "5m": 5 * _MINUTE,
+    "15m": 15 * _MINUTE,
+    "30m": 30 * _MINUTE,
+    "1h": 60 * _MINUTE,
+    "2h": 120 * _MINUTE,
+    "4h": 240 * _MINUTE,
+    "6h": 360 * _MINUTE,
+    "8h": 480 * _MINUTE,
+    "12h": 720 * _MINUTE,
+    "1d": _DAY,
+    "3d": 3 * _DAY,
+    "1w": 7 * _DAY,
+}
+
+#: Two convolutions of 3 and two poolings of 2 leave one step of 10 rows.
+MIN_SEQUENCE_LENGTH = 10
+
+
+def default_registry() -> Path:
+    """Return the registry that the engines read: `MODEL_REGISTRY_PATH`, else `src/ml/models`."""
+    return Path(os.environ.get("MODEL_REGISTRY_PATH") or "src/ml/models")
+
+
+def _option(default: Any, help_text: str, **extra: Any) -> Any:
+    """Return a field with what the command line needs to know about it."""
+    return field(default=default, metadata={"help": help_text, **extra})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What to train, on what, and how. Immutable; checked when made.
+
+    Raises:
+        ArgumentError: An option outside of its range, or options that contradict each other.
+    """
+
+    symbol: str
+    timeframe: str = _option("1d", "Length of a bar.", choices=tuple(TIMEFRAMES))
+    start_date: date | None = _option(
+        None, "First day, UTC, inclusive. Default: the first day the source has."
+    )
+    end_date: date | None = _option(
+        None, "Last day, UTC, inclusive. Default: the last day the source has."
+    )
+    source: Literal["files", "sample"] | None = _option(
+        None,
+        "Where candles and sentiment come from: the files named by --candles and --sentiment, or "
+        "the synthetic sample market. Default: files if --candles is given.",
+        choices=("files", "sample"),
+    )
+    candles: Path | None = _option(
+        None, "Candles: CSV, Feather or Parquet with timestamp, open, high, low, close, volume."
+    )
+    sentiment: Path | None = _option(
+        None, "Fear & Greed index: CSV, Feather or Parquet with timestamp, value (0..100)."
+    )
+    force_sentiment: bool = _option(
+        False, "Train the sentiment model even if sentiment covers little of the candles."
+    )
+    force_price_only: bool = _option(False, "Train without sentiment.")
+    epochs: int = _option(300, "Most epochs; early stopping usually ends sooner.", minimum=1)
+    batch_size: int | None = _option(
+        None, "Windows in a batch. Default: 32 on a CPU, 128 on a GPU.", minimum=1
+    )
+    sequence_length: int = _option(120, "Bars in a window.", minimum=MIN_SEQUENCE_LENGTH)
+    patience: int = _option(
+        15, "Epochs without a better validation loss before training stops.", minimum=1
+    )
+    seed: int = _option(42, "Seed of weights, shuffling and dropout.", minimum=0)
+    mixed_precision: bool = _option(
+        True, "Train in float32 on a GPU too (default there: mixed float16)."
+    )
+    skip_plots: bool = _option(False, "Do not draw training.png.")
+    skip_robustness: bool = _option(False, "Do not measure the model without sentiment.")
+    skip_onnx: bool = _option(
+        False, "Do not export ONNX. The model is kept, but engines will not see it."
+    )
+    force_refresh: bool = _option(
+        False, "Read every input anew (local files and the sample market always are)."
+    )
+    registry: Path = field(
+        default_factory=default_registry,
+        metadata={
+            "help": "Directory of the model registry. Default: $MODEL_REGISTRY_PATH, else "
+            "src/ml/models."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        if not re.fullmatch(r"[A-Z0-9]{2,30}", self.symbol):
+            raise ArgumentError(
+                f"symbol is {self.symbol!r}, expected capitals and digits, for example BTCUSDT"
+            )
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            choices = item.metadata.get("choices")
+            if choices and value is not None and value not in choices:
+                raise ArgumentError(f"{item.name} is {value!r}, expected one of {choices}")
+            minimum = item.metadata.get("minimum")
+            if minimum is not None and value is not None and value < minimum:
+                raise ArgumentError(f"{item.name} is {value}, expected at least {minimum}")
+        if self.start_date and self.end_date and self.start_date > self.end_date:
+            raise ArgumentError(
+                f"start_date {self.start_date} is after end_date {self.end_date}; swap them"
+            )
+        if self.seed >= 2**32:
+            raise ArgumentError(f"seed is {self.seed}, expected less than 2**32")
+        self._check_source()
+
+    def _check_source(self) -> None:
+        if self.source is None:
+            if self.candles is None:
+                raise ArgumentError(
+                    "no source of candles; give --candles FILE (and --sentiment FILE), or "
+                    "--source sample for the synthetic sample market"
+                )
+            object.__setattr__(self, "source", "files")
+        if self.source == "sample" and (self.candles or self.sentiment):
+            raise ArgumentError(
+                "--source sample and --candles/--sentiment contradict each other; give one"
+            )
+        if self.source == "files" and self.candles is None:
+            raise ArgumentError("--source files needs --candles FILE")
+        if self.force_price_only and (self.force_sentiment or self.sentiment):
+            raise ArgumentError(
+                "--force-price-only contradicts --force-sentiment and --sentiment; give one"
+            )
+        if self.force_price_only:
+            return
+        if self.source == "files" and self.sentiment is None:
+            raise ArgumentError(
+                "no sentiment for --candles; give --sentiment FILE, or --force-price-only for a "
+                "model without sentiment"
+            )
+        if TIMEFRAMES[self.timeframe] > _DAY:
+            raise ArgumentError(
+                f"timeframe is {self.timeframe} and sentiment is daily; use a timeframe up to 1d, "
+                "or --force-price-only"
+            )
+
+    @property
+    def bar_ms(self) -> int:
+        """Length of a bar in milliseconds."""
+        return TIMEFRAMES[self.timeframe]
+
+    @property
+    def start(self) -> datetime | None:
+        """First moment of the range, inclusive, UTC."""
+        return datetime.combine(self.start_date, time(), UTC) if self.start_date else None
+
+    @property
+    def end(self) -> datetime | None:
+        """Last second of the range, inclusive, UTC."""
+        if self.end_date is None:
+            return None
+        return datetime.combine(self.end_date, time(23, 59, 59), UTC)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every option as something JSON can hold."""
+        return {
+            key: value if isinstance(value, bool | int | str | None) else str(value)
+            for key, value in dataclasses.asdict(self).items()
+        }

@@ -1,0 +1,87 @@
+"""Where a model is trained, and with which precision: decided here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atb_fast.errors import MissingExtraError
+
+CPU_BATCH_SIZE = 32
+#: A GPU is idle most of the time with batches of 32. Not measured: see the README.
+GPU_BATCH_SIZE = 128
+
+
+@dataclass(frozen=True)
+class DevicePolicy:
+    """What is on, and why.
+
+    Attributes:
+        gpus: Names of the GPUs that TensorFlow sees.
+        dtype_policy: Keras dtype policy of the hidden layers.
+        jit: Whether TensorFlow's graph optimizer may compile clusters with XLA.
+        batch_size: Windows in a batch.
+        reason: One line for people.
+    """
+
+    gpus: tuple[str, ...]
+    dtype_policy: str
+    jit: bool
+    batch_size: int
+    reason: str
+
+
+def decide(gpus: Sequence[str], *, mixed_precision: bool, batch_size: int | None) -> DevicePolicy:
+    """Return the policy for the devices given.
+
+    Args:
+        gpus: Names of the GPUs, empty for none.
+        mixed_precision: Whether mixed float16 may be used on a GPU.
+        batch_size: What the user asked for, None for the default of the device.
+    """
+    if not gpus:
+        size = batch_size or CPU_BATCH_SIZE
+        reason = f"CPU: float32, batch {size} (no GPU found)"
+        return DevicePolicy((), "float32", False, size, reason)
+    size = batch_size or GPU_BATCH_SIZE
+    if mixed_precision:
+        reason = f"GPU: mixed_float16, XLA, batch {size} ({len(gpus)} found; --no-mixed-precision)"
+        return DevicePolicy(tuple(gpus), "mixed_float16", True, size, reason)
+    reason = f"GPU: float32, batch {size} ({len(gpus)} found; mixed precision is switched off)"
+    return DevicePolicy(tuple(gpus), "float32", False, size, reason)
+
+
+def import_tensorflow() -> Any:
+    """Return TensorFlow, imported quietly.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    # TensorFlow's C++ side writes banners about instruction sets; errors stay visible.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise MissingExtraError(
+            f"training needs TensorFlow, which cannot be imported ({error}); install it with "
+            "pip install 'atb-fast[train]', or 'atb-fast[train-gpu]' for NVIDIA GPUs"
+        ) from error
+    tf.get_logger().setLevel("ERROR")
+    return tf
+
+
+def configure(*, mixed_precision: bool, batch_size: int | None) -> DevicePolicy:
+    """Return the policy for this machine, with TensorFlow set up for it."""
+    tf = import_tensorflow()
+    devices = tf.config.list_physical_devices("GPU")
+    policy = decide(
+        [device.name for device in devices],
+        mixed_precision=mixed_precision,
+        batch_size=batch_size,
+    )
+    for device in devices:
+        tf.config.experimental.set_memory_growth(device, True)
+    tf.config.optimizer.set_jit(policy.jit)
+    return policy

@@ -1,0 +1,242 @@
+"""Frames in, feature matrix out, with what is needed to make the same features again.
+
+This is the legacy recipe: features, scaling and target of the trainer that atb-fast replaces. It
+scales with the future (the scalers see the test rows) and aims at raw prices; both are kept
+because existing models were made that way.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, Literal, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from atb_fast import _core
+from atb_fast.config import TrainingConfig
+from atb_fast.errors import DataError
+from atb_fast.ingestion.files import CANDLE_COLUMNS
+from atb_fast.ingestion.sources import Market
+
+log = logging.getLogger(__name__)
+
+#: Features of a price model, in channel order; a sentiment model has `SENTIMENT_FEATURE` behind.
+PRICE_FEATURES = (
+    *(_core.Feature(f"{name}_scaled", name) for name in CANDLE_COLUMNS),
+    *(_core.Feature(f"sma_{n}_scaled", "close", sma=n) for n in (7, 14, 30)),
+    _core.Feature("rsi_scaled", "close", rsi=14),
+)
+SENTIMENT_FEATURE = _core.Feature("sentiment_momentum_scaled", "sentiment_momentum", null_as=0.0)
+
+Recommendation = Literal["full_sentiment", "hybrid_with_fallback", "price_only"]
+
+
+@dataclass(frozen=True)
+class SentimentAssessment:
+    """How well sentiment covers the candles, and what follows.
+
+    Attributes:
+        recommendation: Which model the data allows.
+        score: `0.6 * min(2 * coverage, 1) + 0.4 * max(0, 1 - freshness_days / 365)`, 0..1.
+        coverage: Seconds that both cover over seconds that the candles cover, 0..1.
+        freshness_days: Whole days from the last sentiment row to `assessed_at`.
+        gaps: First and last day of each run of days without sentiment inside of its range.
+        assessed_at: UTC time of the assessment: the score depends on it.
+    """
+
+    recommendation: Recommendation
+    score: float
+    coverage: float
+    freshness_days: int | None
+    gaps: tuple[tuple[str, str], ...]
+    assessed_at: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the assessment as something JSON can hold."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What a model is trained on, and how it was made.
+
+    Attributes:
+        matrix: Scaled features, float32, shape (rows, features).
+        target: Raw close of each row in quote currency, float64, shape (rows,). The target of the
+            window from row `s` on is `target[s + sequence_length]`, the row behind it.
+        timestamps: Open time of each row, UTC.
+        pipeline: The features and their fitted scalers.
+        assessment: Of the sentiment; None if price only was asked for.
+        candles: Number of candles that went in; those without every feature were dropped.
+    """
+
+    matrix: _core.FeatureMatrix
+    target: NDArray[np.float64]
+    timestamps: pl.Series
+    pipeline: _core.FeaturePipeline
+    assessment: SentimentAssessment | None
+    candles: int
+
+    @property
+    def model_type(self) -> Literal["sentiment", "price"]:
+        """Which kind of model these features make."""
+        has_sentiment = SENTIMENT_FEATURE.name in self.matrix.names
+        return "sentiment" if has_sentiment else "price"
+
+
+def prepare(market: Market, config: TrainingConfig, *, now: datetime | None = None) -> PreparedData:
+    """Return the features and targets of `market`.
+
+    Args:
+        market: Candles of the range, and the whole sentiment history.
+        config: Timeframe, range, and whether sentiment is wanted.
+        now: The time that the age of the sentiment is judged against, default the clock.
+
+    Raises:
+        DataError: No row has every feature, or sentiment was forced and there is none.
+    """
+    frame = market.candles
+    features = PRICE_FEATURES
+    assessment = None
+    if not config.force_price_only:
+        assert market.sentiment is not None  # load_market saw to it
+        sentiment = _in_range(sentiment_features(market.sentiment), frame, config)
+        assessment = assess(frame, sentiment, force=config.force_sentiment, now=now)
+        if assessment.recommendation == "price_only":
+            log.warning(
+                "sentiment covers too little of the candles (score %.2f, 0.40 is needed): training "
+                "a price model without it; --force-sentiment trains with it all the same",
+                assessment.score,
+            )
+        else:
+            frame = merge_sentiment(frame, sentiment, config)
+            features = (*PRICE_FEATURES, SENTIMENT_FEATURE)
+
+    try:
+        pipeline = _core.FeaturePipeline(features).fit(frame)
+    except DataError as error:
+        raise DataError(f"{error}; {len(frame)} candles are in the range") from None
+    matrix = pipeline.transform(frame)
+    kept = frame[matrix.rows]
+    _report_dropped(frame, len(matrix))
+    return PreparedData(
+        matrix=matrix,
+        target=kept["close"].to_numpy(),
+        timestamps=kept["timestamp"],
+        pipeline=pipeline,
+        assessment=assessment,
+        candles=len(frame),
+    )
+
+
+def sentiment_features(sentiment: pl.DataFrame) -> pl.DataFrame:
+    """Return timestamp and sentiment_momentum, the relative change of the index over one row.
+
+    0 in the first row and where the row before was 0.
+    """
+    primary = pl.col("value").clip(0.0, 100.0) / 100.0
+    change = primary / primary.shift(1) - 1.0
+    return sentiment.select(
+        "timestamp",
+        pl.when(change.is_finite()).then(change).otherwise(0.0).alias("sentiment_momentum"),
+    )
+
+
+def assess(
+    candles: pl.DataFrame,
+    sentiment: pl.DataFrame,
+    *,
+    force: bool = False,
+    now: datetime | None = None,
+) -> SentimentAssessment:
+    """Return how well `sentiment` covers `candles`; see `SentimentAssessment`.
+
+    Args:
+        candles: Ascending, at least one row.
+        sentiment: Ascending, may be empty.
+        force: Recommend `full_sentiment` if there is any sentiment at all.
+        now: Default the clock.
+    """
+    now = now or datetime.now(UTC)
+    assessed_at = now.isoformat(timespec="seconds")
+    if sentiment.is_empty():
+        return SentimentAssessment("price_only", 0.0, 0.0, None, (), assessed_at)
+    price_first, price_last = _ends(candles)
+    first, last = _ends(sentiment)
+    freshness = (now - last).days
+    overlap = (min(price_last, last) - max(price_first, first)).total_seconds()
+    span = (price_last - price_first).total_seconds()
+    coverage = overlap / span if span > 0 else 0.0
+    score = 0.0
+    recommendation: Recommendation = "price_only"
+    if coverage > 0:
+        score = 0.6 * min(2 * coverage, 1.0) + 0.4 * max(0.0, 1.0 - freshness / 365)
+        if score >= 0.8:
+            recommendation = "full_sentiment"
+        elif score >= 0.4:
+            recommendation = "hybrid_with_fallback"
+    if force:
+        recommendation = "full_sentiment"
+    return SentimentAssessment(
+        recommendation, score, max(coverage, 0.0), freshness, _gaps(sentiment), assessed_at
+    )
+
+
+def merge_sentiment(
+    candles: pl.DataFrame, sentiment: pl.DataFrame, config: TrainingConfig
+) -> pl.DataFrame:
+    """Return `candles` with sentiment_momentum, null where a candle has none.
+
+    Daily candles take the row of their day; shorter ones the newest row, until the last one.
+    """
+    columns = ["sentiment_momentum"]
+    if config.timeframe == "1d":
+        merged = _core.merge(candles, sentiment, columns, how="exact")
+    else:
+        merged = _core.merge(candles, sentiment, columns, how="resampled", step_ms=config.bar_ms)
+    return candles.hstack(pl.DataFrame(merged))
+
+
+def _in_range(
+    sentiment: pl.DataFrame, candles: pl.DataFrame, config: TrainingConfig
+) -> pl.DataFrame:
+    """Cut to the days of the range; the last one counts from its midnight only."""
+    first, last = _ends(candles)
+    start = config.start or first.replace(hour=0, minute=0, second=0, microsecond=0)
+    end = config.end or last
+    midnight = end.replace(hour=0, minute=0, second=0, microsecond=0)
+    return sentiment.filter(pl.col("timestamp").is_between(start, midnight))
+
+
+def _ends(frame: pl.DataFrame) -> tuple[datetime, datetime]:
+    times = frame["timestamp"]
+    return cast(datetime, times[0]), cast(datetime, times[-1])
+
+
+def _gaps(sentiment: pl.DataFrame) -> tuple[tuple[str, str], ...]:
+    times = sentiment["timestamp"].to_list()
+    day = timedelta(days=1)
+    return tuple(
+        ((before + day).date().isoformat(), (after - day).date().isoformat())
+        for before, after in pairwise(times)
+        if after - before > day
+    )
+
+
+def _report_dropped(frame: pl.DataFrame, rows: int) -> None:
+    dropped = len(frame) - rows
+    without = (
+        frame["sentiment_momentum"].null_count() if "sentiment_momentum" in frame.columns else 0
+    )
+    if dropped:
+        log.info(
+            "%d of %d candles dropped: the first ones while averages fill up%s",
+            dropped,
+            len(frame),
+            f", and {without} without sentiment" if without else "",
+        )

@@ -1,0 +1,1 @@
+"""Frames in, from files or the sample market."""

@@ -1,0 +1,88 @@
+"""One entry for every source of candles and sentiment."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from atb_fast.config import TrainingConfig
+from atb_fast.errors import DataError
+from atb_fast.ingestion import files, sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Market:
+    """Candles of the range asked for and the whole sentiment history, both ascending, UTC.
+
+    `candles` has timestamp (ms, open time), open, high, low, close (quote currency) and volume
+    (base currency), float64. `sentiment` has timestamp (ms, midnight) and value (0..100), float64;
+    None for a model without sentiment.
+    """
+
+    candles: pl.DataFrame
+    sentiment: pl.DataFrame | None
+
+
+def load_market(config: TrainingConfig) -> Market:
+    """Return the candles and the sentiment that `config` asks for.
+
+    Raises:
+        DataError: A source that cannot be read, or has no candle in the range.
+    """
+    sentiment = None
+    if config.source == "sample":
+        log.info("source: the sample market. It is synthetic: its prices are made up.")
+        candles = sample.candles(config.symbol, config.timeframe)
+        if not config.force_price_only:
+            sentiment = sample.sentiment()
+    else:
+        assert config.candles is not None  # TrainingConfig saw to it
+        if config.force_refresh:
+            log.info("--force-refresh: local files are read anew every time")
+        candles = files.read_candles(config.candles)
+        if config.sentiment is not None:
+            sentiment = files.read_sentiment(config.sentiment)
+    return Market(_cut(candles, config), sentiment)
+
+
+def _cut(candles: pl.DataFrame, config: TrainingConfig) -> pl.DataFrame:
+    times = candles["timestamp"]
+    wanted = pl.Series([True] * len(candles))
+    if config.start:
+        wanted &= times >= config.start
+    if config.end:
+        wanted &= times <= config.end
+    inside = candles.filter(wanted)
+    if inside.is_empty():
+        raise DataError(
+            f"no candle between {config.start_date or 'the beginning'} and "
+            f"{config.end_date or 'the end'}; {_span(times)}"
+        )
+    _check_bar_length(inside["timestamp"], config)
+    return inside
+
+
+def _check_bar_length(times: pl.Series, config: TrainingConfig) -> None:
+    """Refuse candles of another timeframe: they would make a different model."""
+    if len(times) < 2:
+        return
+    step = times.diff().drop_nulls().dt.total_milliseconds().mode().min()
+    if step != config.bar_ms:
+        assert isinstance(step, int)
+        raise DataError(
+            f"the candles are {step / 60_000:g} minutes apart, expected "
+            f"{config.bar_ms / 60_000:g} for timeframe {config.timeframe}; give the file of that "
+            "timeframe, or the matching --timeframe"
+        )
+
+
+def _span(times: pl.Series) -> str:
+    first, last = times.min(), times.max()
+    assert isinstance(first, datetime)
+    assert isinstance(last, datetime)
+    return f"the source has {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"

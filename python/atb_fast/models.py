@@ -1,0 +1,45 @@
+"""Keras models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def build_model(sequence_length: int, features: int, *, dtype_policy: str = "float32") -> Any:
+    """Return the uncompiled convolutional LSTM of the legacy recipe.
+
+    Args:
+        sequence_length: Rows in a window, at least 10.
+        features: Columns of a window.
+        dtype_policy: `float32` or `mixed_float16`. The last layer is float32 in both, so that a
+            price is not rounded to 11 bits.
+
+    Returns:
+        A keras.Model: (batch, sequence_length, features) float32 to (batch, 1) float32.
+    """
+    from keras import Sequential, layers
+
+    policy = {"dtype": dtype_policy}
+    return Sequential(
+        [
+            layers.Input((sequence_length, features)),
+            layers.Conv1D(64, 3, activation="relu", **policy),
+            layers.MaxPooling1D(2, **policy),
+            layers.Conv1D(128, 3, activation="relu", **policy),
+            layers.MaxPooling1D(2, **policy),
+            layers.LSTM(100, return_sequences=True, **policy),
+            layers.Dropout(0.2, **policy),
+            layers.LSTM(50, **policy),
+            layers.Dropout(0.2, **policy),
+            layers.Dense(50, activation="relu", **policy),
+            layers.Dropout(0.2, **policy),
+            layers.Dense(1, dtype="float32"),
+        ]
+    )
+
+
+def float32_twin(model: Any, sequence_length: int, features: int) -> Any:
+    """Return a float32 model with the weights of `model`, for saving and export."""
+    twin = build_model(sequence_length, features)
+    twin.set_weights(model.get_weights())
+    return twin

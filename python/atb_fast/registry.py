@@ -1,0 +1,135 @@
+"""The directory that the engines load models from.
+
+    {registry}/{SYMBOL}/{type}/{version}/...       only complete bundles
+    {registry}/{SYMBOL}/{type}/latest              relative link to one of them
+    {registry}/.staging/...                        a bundle while it is written
+    {registry}/.unpublished/{SYMBOL}_{type}_{version}/
+                                                   a trained model without a checked model.onnx
+
+Engines take every directory inside {SYMBOL}/{type} for a version, so a bundle is built outside of
+it, on the same file system, and renamed in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from atb_fast.errors import StorageError
+
+
+@contextmanager
+def staging(registry: Path) -> Iterator[Path]:
+    """Yield a new directory on the file system of `registry`, removed at the end if still there.
+
+    Raises:
+        StorageError: The registry cannot be written.
+    """
+    try:
+        root = registry / ".staging"
+        root.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(dir=root))
+        # mkdtemp makes it private; a published bundle must be readable by the engines' user.
+        directory.chmod(0o777 & ~_umask())
+    except OSError as error:
+        raise StorageError(
+            f"registry {registry} cannot be written ({error.strerror}); give a writable --registry"
+        ) from error
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def publish(
+    staged: Path,
+    registry: Path,
+    *,
+    symbol: str,
+    model_type: str,
+    created: datetime,
+    finish: Callable[[str], None],
+    live: bool,
+) -> tuple[Path, str]:
+    """Move a staged bundle to its place and return that and the version.
+
+    Args:
+        staged: The complete bundle but for what `finish` writes.
+        registry: Root of the registry.
+        symbol: For example BTCUSDT.
+        model_type: For example sentiment.
+        created: UTC time that the version is named after.
+        finish: Called with the version before the move, to write files that name it.
+        live: Whether the bundle passed every check. If so it becomes a version and `latest`;
+            if not it is kept where engines do not look.
+
+    Raises:
+        StorageError: A file cannot be written. Nothing is visible then, and `latest` is unchanged.
+    """
+    if live:
+        home = registry / symbol / model_type
+        prefix = ""
+    else:
+        home = registry / ".unpublished"
+        prefix = f"{symbol}_{model_type}_"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            version = f"{created:%Y-%m-%d_%Hh%Mm%Ss}_v{number}"
+            target = home / f"{prefix}{version}"
+            number += 1
+            if target.exists():
+                continue
+            finish(version)
+            _sync(staged)
+            try:
+                staged.rename(target)
+            except OSError as error:
+                # Another process took the name since.
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    continue
+                raise
+            break
+        _sync_directory(home)
+        if live:
+            _point_latest(home, version, staged.parent)
+    except OSError as error:
+        raise StorageError(f"the bundle cannot be written to {home}: {error.strerror}") from error
+    return target, version
+
+
+def _point_latest(home: Path, version: str, scratch: Path) -> None:
+    link = Path(tempfile.mktemp(dir=scratch, prefix="latest-"))
+    link.symlink_to(version)
+    link.replace(home / "latest")
+    _sync_directory(home)
+
+
+def _sync(directory: Path) -> None:
+    """Make sure that what was written survives a power cut before it becomes visible."""
+    for path in directory.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    _sync_directory(directory)
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

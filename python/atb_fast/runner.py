@@ -1,0 +1,278 @@
+"""The training run: every stage in order, each timed, and the bundle at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast import registry
+from atb_fast.artifacts import RunRecord, export_onnx, feature_schema, metadata, write_json
+from atb_fast.config import TrainingConfig
+from atb_fast.datasets import WindowedData, split_windows
+from atb_fast.device import DevicePolicy, configure
+from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
+from atb_fast.engine import EpochCallback, FitResult, fit
+from atb_fast.errors import AtbFastError, ExportError, MissingExtraError, StorageError
+from atb_fast.features import prepare
+from atb_fast.ingestion.sources import load_market
+from atb_fast.models import build_model, float32_twin
+from atb_fast.report import plot_training
+from atb_fast.timing import StageTimer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run made.
+
+    Attributes:
+        symbol: For example BTCUSDT.
+        timeframe: Length of a bar.
+        model_type: `sentiment` or `price`.
+        version_id: The version of the bundle.
+        published: Whether engines see the bundle: not without a checked model.onnx.
+        stages: Seconds per stage.
+        total_seconds: Seconds of the whole run, with what lies between the stages (mostly
+            TensorFlow's import).
+        epochs: Epochs that were run.
+        best_epoch: The epoch whose weights were kept, from 1.
+        test_rmse: Quote currency.
+        persistence_rmse: Error of "no change" on the same windows, quote currency.
+        mape: Per cent, test windows.
+        diagnostics: Which optional steps ran.
+        paths: `bundle`, and each file in it by name.
+    """
+
+    symbol: str
+    timeframe: str
+    model_type: str
+    version_id: str
+    published: bool
+    stages: dict[str, float]
+    total_seconds: float
+    epochs: int
+    best_epoch: int
+    test_rmse: float
+    persistence_rmse: float
+    mape: float
+    diagnostics: dict[str, bool]
+    paths: dict[str, str]
+
+
+def run_training_pipeline(
+    config: TrainingConfig, *, on_epoch: EpochCallback | None = None
+) -> TrainingResult:
+    """Train a model and put its bundle into the registry.
+
+    Args:
+        config: What to train, on what, and how.
+        on_epoch: Called after each epoch with its number and Keras' logs.
+
+    Raises:
+        DataError: Candles or sentiment that cannot be used.
+        TrainingError: The loss became NaN.
+        ExportError: ONNX failed, or does not agree with Keras. The model was kept: the message
+            says where.
+        StorageError: The registry cannot be written.
+        MissingExtraError: TensorFlow or another part is not installed.
+    """
+    timer = StageTimer()
+    with timer.stage("ingestion"):
+        market = load_market(config)
+    with timer.stage("features"):
+        prepared = prepare(market, config)
+    with timer.stage("dataset"):
+        data = split_windows(prepared, config.sequence_length)
+    _describe(data, config)
+
+    with registry.staging(config.registry) as staged, _storage_errors(config.registry):
+        policy = configure(mixed_precision=config.mixed_precision, batch_size=config.batch_size)
+        log.info("%s", policy.reason)
+        with timer.stage("training"):
+            model, fitted = _train(config, data, policy, on_epoch)
+        with timer.stage("artifacts"):
+            model.save(staged / "model.keras")
+
+        with _kept_on_failure(staged, data, config):
+            with timer.stage("evaluation"):
+                predictions = predict(model, data, data.test)
+                record = RunRecord(config, data, policy, fitted, evaluate(model, data, predictions))
+            with timer.stage("diagnostics"):
+                _diagnose(model, record, predictions, staged / "training.png")
+            with timer.stage("onnx"):
+                export_error = _export(model, record, staged / "model.onnx")
+            with timer.stage("artifacts"):
+                bundle, version = _publish(record, staged)
+    if export_error is not None:
+        raise type(export_error)(f"{export_error}; the trained model was kept in {bundle}")
+    return TrainingResult(
+        symbol=config.symbol,
+        timeframe=config.timeframe,
+        model_type=prepared.model_type,
+        version_id=version,
+        published=record.diagnostics["onnx"],
+        stages=timer.seconds,
+        total_seconds=timer.total,
+        epochs=fitted.epochs,
+        best_epoch=fitted.best_epoch,
+        test_rmse=record.evaluation.test_rmse,
+        persistence_rmse=record.evaluation.persistence_rmse,
+        mape=record.evaluation.mape,
+        diagnostics=record.diagnostics,
+        paths={"bundle": str(bundle)} | {p.name: str(p) for p in sorted(bundle.iterdir())},
+    )
+
+
+def _describe(data: WindowedData, config: TrainingConfig) -> None:
+    prepared = data.prepared
+    log.info(
+        "%s %s, %s model: %d candles, windows of %d bars x %d features, %d to train, %d to test",
+        config.symbol,
+        config.timeframe,
+        prepared.model_type,
+        prepared.candles,
+        data.length,
+        prepared.matrix.shape[1],
+        len(data.train),
+        len(data.test),
+    )
+
+
+def _train(
+    config: TrainingConfig,
+    data: WindowedData,
+    policy: DevicePolicy,
+    on_epoch: EpochCallback | None,
+) -> tuple[Any, FitResult]:
+    """Return the trained model, in float32, and how the fit went."""
+    import keras
+
+    keras.utils.set_random_seed(config.seed)
+    features = data.prepared.matrix.shape[1]
+    model = build_model(data.length, features, dtype_policy=policy.dtype_policy)
+    fitted = fit(
+        model,
+        data,
+        epochs=config.epochs,
+        batch_size=policy.batch_size,
+        patience=config.patience,
+        seed=config.seed,
+        on_epoch=on_epoch,
+    )
+    if policy.dtype_policy != "float32":
+        model = float32_twin(model, data.length, features)
+    return model, fitted
+
+
+def _diagnose(
+    model: Any, record: RunRecord, predictions: NDArray[np.float64], picture: Path
+) -> None:
+    """Run the diagnostics that were not skipped; one that fails is reported and recorded."""
+    config, data = record.config, record.data
+    if config.skip_robustness:
+        log.info("robustness: skipped")
+    else:
+        with _optional("robustness", record):
+            record.robustness = robustness(model, data, predictions)
+    if config.skip_plots:
+        log.info("plots: skipped")
+    else:
+        with _optional("plots", record):
+            importance = permutation_importance(model, data, config.seed)
+            synthetic = ", synthetic sample market" if config.source == "sample" else ""
+            plot_training(
+                picture,
+                title=f"{config.symbol} {config.timeframe}, {data.prepared.model_type} model"
+                + synthetic,
+                fitted=record.fitted,
+                data=data,
+                test_predictions=predictions,
+                importance=importance,
+            )
+            record.importance = importance
+
+
+@contextmanager
+def _optional(step: str, record: RunRecord) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise  # a disk that is full will not hold the bundle either
+    except Exception as error:
+        record.failures[step] = f"{type(error).__name__}: {error}"
+        log.warning("%s failed, the model is not affected: %s", step, error)
+
+
+def _export(model: Any, record: RunRecord, path: Path) -> ExportError | MissingExtraError | None:
+    """Write the checked ONNX model; what failed is returned, to be raised when all is stored."""
+    if record.config.skip_onnx:
+        log.info("onnx: skipped, engines will not see this model")
+        return None
+    try:
+        record.onnx_difference = export_onnx(model, path, record.data)
+    except (ExportError, MissingExtraError) as error:
+        path.unlink(missing_ok=True)
+        return error
+    return None
+
+
+def _publish(record: RunRecord, staged: Path) -> tuple[Path, str]:
+    data, config = record.data, record.config
+    created = _now()
+    write_json(staged / "feature_schema.json", feature_schema(data.prepared.pipeline, data.length))
+
+    def finish(version: str) -> None:
+        write_json(staged / "metadata.json", metadata(record, version=version, created=created))
+
+    return registry.publish(
+        staged,
+        config.registry,
+        symbol=config.symbol,
+        model_type=data.prepared.model_type,
+        created=created,
+        finish=finish,
+        live=record.diagnostics["onnx"],
+    )
+
+
+@contextmanager
+def _kept_on_failure(staged: Path, data: WindowedData, config: TrainingConfig) -> Iterator[None]:
+    """Keep the trained model when something after the training fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        if staged.exists():
+            kept, _ = registry.publish(
+                staged,
+                config.registry,
+                symbol=config.symbol,
+                model_type=data.prepared.model_type,
+                created=_now(),
+                finish=lambda _: None,
+                live=False,
+            )
+            log.warning("the trained model was kept in %s", kept)
+        raise
+
+
+@contextmanager
+def _storage_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except AtbFastError:
+        raise
+    except OSError as error:
+        raise StorageError(f"registry {root} cannot be written: {error}") from error
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,0 +1,103 @@
+"""What a new user gets wrong: one clear line, a documented exit code, nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from atb_fast.ingestion import sample
+
+
+@pytest.fixture
+def files(daily: pl.DataFrame, tmp_path: Path) -> Path:
+    daily.write_csv(tmp_path / "candles.csv")
+    daily.drop("volume").write_csv(tmp_path / "no_volume.csv")
+    daily.with_columns(close=pl.lit("about 7")).write_csv(tmp_path / "text.csv")
+    sample.sentiment().write_csv(tmp_path / "sentiment.csv")
+    (tmp_path / "a_file").write_text("")
+    return tmp_path
+
+
+GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["BTCUSDT"], 2, "no source of candles; give --candles FILE"),
+        (["BTC/USDT", *GOOD], 2, "symbol is 'BTC/USDT', expected capitals and digits"),
+        ([*GOOD], 2, "Missing argument 'SYMBOL'"),
+        (["BTCUSDT", *GOOD, "--batch-size", "-5"], 2, "-5 is not in the range x>=1"),
+        (["BTCUSDT", *GOOD, "--timeframe", "2d"], 2, "'2d' is not one of"),
+        (["BTCUSDT", *GOOD, "--start-date", "1.1.2020"], 2, "does not match the format"),
+        (["BTCUSDT", *GOOD, "--epoch", "3"], 2, "No such option"),
+        (
+            ["BTCUSDT", *GOOD, "--start-date", "2024-02-01", "--end-date", "2024-01-01"],
+            2,
+            "start_date 2024-02-01 is after end_date 2024-01-01; swap them",
+        ),
+        (
+            ["BTCUSDT", "--candles", "candles.csv"],
+            2,
+            "give --sentiment FILE, or --force-price-only",
+        ),
+        (
+            ["BTCUSDT", *GOOD, "--start-date", "2031-01-01"],
+            3,
+            "no candle between 2031-01-01 and the end; the source has 2018-01-01",
+        ),
+        (
+            ["BTCUSDT", *GOOD, "--sequence-length", "9000"],
+            3,
+            "sequence length 9000 needs at least 9002 complete rows",
+        ),
+        (
+            ["BTCUSDT", "--candles", "gone.csv", "--force-price-only"],
+            3,
+            "gone.csv: there is no such file",
+        ),
+        (
+            ["BTCUSDT", "--candles", "no_volume.csv", "--force-price-only"],
+            3,
+            "no_volume.csv: no column volume; the file has timestamp, open, high, low, close",
+        ),
+        (
+            ["BTCUSDT", "--candles", "text.csv", "--force-price-only"],
+            3,
+            "text.csv: column close, row 1: found 'about 7', expected a number",
+        ),
+        (["BTCUSDT", *GOOD, "--timeframe", "1h"], 3, "1440 minutes apart, expected 60"),
+        (["BTCUSDT", *GOOD, "--registry", "a_file"], 6, "registry a_file cannot be written"),
+        (["BTCUSDT", *GOOD, "--registry", "/proc/x"], 6, "give a writable --registry"),
+    ],
+)
+def test_one_clear_line(
+    files: Path, atb_fast: Any, arguments: list[str], code: int, message: str
+) -> None:
+    before = sorted(files.rglob("*"))
+    registry = [] if "--registry" in arguments else ["--registry", "models"]
+    done = atb_fast("train", "model", *arguments, *registry)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.lower().startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert done.stderr.splitlines()[-1] == errors[0]
+    assert sorted(files.rglob("*")) == before
+
+
+def test_help_names_every_option_and_exit_code(atb_fast: Any) -> None:
+    done = atb_fast("train", "model", "--help")
+    assert done.returncode == 0
+    for flag in [
+        "--timeframe", "--start-date", "--end-date", "--epochs", "--batch-size",
+        "--sequence-length", "--patience", "--seed", "--force-sentiment", "--force-price-only",
+        "--skip-plots", "--skip-robustness", "--skip-onnx", "--no-mixed-precision",
+        "--force-refresh", "--registry", "--candles", "--sentiment", "--source", "--json",
+    ]:  # fmt: skip
+        assert flag in done.stdout
+    assert "130 interrupted" in done.stdout

@@ -1,0 +1,281 @@
+"""`atb-fast train model`, from the command line to a bundle that another program can use."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from atb_fast.ingestion import sample
+
+LENGTH = 20
+SHORT = ["--source", "sample", "--start-date", "2023-01-01", "--end-date", "2024-12-31"]
+QUICK = [*SHORT, "--epochs", "2", "--sequence-length", str(LENGTH)]
+STAGES = ["ingestion", "features", "dataset", "training", "evaluation", "diagnostics"]
+STAGES += ["artifacts", "onnx"]
+
+
+def run(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "atb_fast", "train", "model", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> dict[str, Any]:
+    """A run with everything on; options before and after the symbol."""
+    done = run(*QUICK, "BTCUSDT", "--json", "--seed", "3", "--registry", "models", cwd=home)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    document["stderr"] = done.stderr
+    return document
+
+
+@pytest.fixture(scope="module")
+def bundle(home: Path, trained: dict[str, Any]) -> Path:
+    return home / str(trained["paths"]["bundle"])
+
+
+@pytest.fixture(scope="module")
+def metadata(bundle: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in metadata.json")
+
+    text = (bundle / "metadata.json").read_text()
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_result_document(trained: dict[str, Any]) -> None:
+    assert list(trained["stages"]) == STAGES
+    assert all(seconds >= 0 for seconds in trained["stages"].values())
+    assert sum(trained["stages"].values()) <= trained["total_seconds"]
+    assert trained["stages"]["training"] > 0.5
+    assert trained["epochs"] == 2
+    assert trained["test_rmse"] > 0
+    assert trained["persistence_rmse"] > 0
+    assert 0 < trained["mape"] < 1000
+
+
+def test_stderr_has_log_lines_only(trained: dict[str, Any]) -> None:
+    lines = trained["stderr"].splitlines()
+    assert any("synthetic" in line for line in lines)
+    assert any(line.startswith(("CPU", "GPU")) for line in lines)
+    assert not [line for line in lines if re.search("Warning|Traceback|\\.py:", line)]
+
+
+def test_layout(home: Path, bundle: Path, trained: dict[str, Any]) -> None:
+    assert bundle.parent == home / "models" / "BTCUSDT" / "sentiment"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\dh\d\dm\d\ds_v1", bundle.name)
+    assert trained["version_id"] == bundle.name
+    assert str((bundle.parent / "latest").readlink()) == bundle.name
+    files = ["feature_schema.json", "metadata.json", "model.keras", "model.onnx", "training.png"]
+    assert sorted(path.name for path in bundle.iterdir()) == files
+    assert all((home / trained["paths"][name]).is_file() for name in files)
+    assert (bundle / "training.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metadata_has_what_the_engines_read(metadata: Any, bundle: Path) -> None:
+    assert metadata["symbol"] == "BTCUSDT"
+    assert metadata["timeframe"] == "1d"
+    assert metadata["model_type"] == "sentiment"
+    assert metadata["version_id"] == bundle.name
+    assert metadata["created_at"] == metadata["training_date"]
+    assert metadata["created_at"].endswith("+00:00")
+    assert metadata["sequence_length"] == LENGTH
+    assert metadata["feature_count"] == len(metadata["feature_names"]) == 10
+    assert metadata["task_type"] == "regression"
+    assert metadata["price_normalization"] == {"mean": 0.0, "std": 1.0}
+    assert metadata["framework"] == "onnx"
+    assert metadata["model_file"] == "model.onnx"
+    assert metadata["has_sentiment"] is True
+    assert metadata["diagnostics"] == {"plots": True, "robustness": True, "onnx": True}
+    assert metadata["dataset"]["synthetic"] is True
+    assert metadata["training_params"]["epochs"] == 2
+    assert metadata["training_params"]["seed"] == 3
+    assert metadata["sentiment_assessment"]["recommendation"] in (
+        "full_sentiment",
+        "hybrid_with_fallback",
+    )
+    assert "normalization_params" not in metadata
+    robust = metadata["robustness_results"]
+    assert set(robust) == {"test_rmse", "test_rmse_without_sentiment"}
+    assert set(metadata["permutation_importance"]) == set(metadata["feature_names"])
+
+
+def test_onnx_is_within_the_contract(bundle: Path) -> None:
+    import onnx
+
+    model = onnx.load(bundle / "model.onnx")
+    assert 13 <= {o.domain: o.version for o in model.opset_import}[""] <= 17
+    assert model.ir_version <= 8
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("LSTM") == 2
+    assert "Loop" not in operators
+    first, output = model.graph.input[0].type.tensor_type, model.graph.output[0].type.tensor_type
+    assert first.elem_type == onnx.TensorProto.FLOAT
+    assert [d.dim_value for d in first.shape.dim] == [0, LENGTH, 10]
+    assert [d.dim_value for d in output.shape.dim] == [0, 1]
+
+
+def test_a_reader_of_the_bundle_gets_the_reported_error(
+    bundle: Path, trained: dict[str, Any], metadata: Any
+) -> None:
+    """Features from feature_schema.json and pandas-free NumPy, the model from onnxruntime."""
+    import onnxruntime
+
+    schema = json.loads((bundle / "feature_schema.json").read_text())
+    assert [f["name"] for f in schema["features"]] == metadata["feature_names"]
+    assert all(f["required"] and "normalization" not in f for f in schema["features"])
+
+    sentiment = sample.sentiment()
+    change = sentiment["value"] / sentiment["value"].shift(1) - 1
+    sentiment = sentiment.with_columns(sentiment_momentum=change)
+    candles = sample.candles("BTCUSDT", "1d").filter(pl.col("timestamp").dt.year() >= 2023)
+    frame = candles.join(sentiment, on="timestamp", how="left", maintain_order="left")
+    close = frame["close"].to_numpy()
+    columns = []
+    for feature in schema["features"]:
+        values = frame[feature["source"]["column"]].to_numpy().copy()
+        if feature["source"].get("transform") == "sma":
+            window = feature["source"]["window"]
+            padded = np.concatenate([np.full(window - 1, np.nan), values])
+            values = np.lib.stride_tricks.sliding_window_view(padded, window).mean(axis=1)
+        elif feature["source"].get("transform") == "rsi_simple_mean":
+            steps = np.diff(close, prepend=close[0])
+            up = np.convolve(np.maximum(steps, 0), np.ones(14))[: len(close)]
+            down = np.convolve(np.maximum(-steps, 0), np.ones(14))[: len(close)]
+            with np.errstate(all="ignore"):  # the first rows have no loss; they are cut below
+                values = 100 - 100 / (1 + up / down)
+        scaler = feature["scaler"]
+        columns.append(values * scaler["scale"] + scaler["min"])
+    matrix = np.stack(columns, axis=1)[29:].astype(np.float32)
+    close = close[29:]
+
+    count = len(matrix) - LENGTH
+    test = range(int(count * 0.8), count)
+    windows = np.stack([matrix[s : s + LENGTH] for s in test])
+    session = onnxruntime.InferenceSession(bundle / "model.onnx")
+    predicted = session.run(None, {session.get_inputs()[0].name: windows})[0][:, 0]
+    actual = close[LENGTH:][test.start :]
+    error = float(np.sqrt(np.mean((predicted - actual) ** 2)))
+    assert error == pytest.approx(trained["test_rmse"], rel=1e-5)
+    unchanged = close[LENGTH - 1 : -1][test.start :]
+    assert float(np.sqrt(np.mean((unchanged - actual) ** 2))) == pytest.approx(
+        trained["persistence_rmse"], rel=1e-9
+    )
+    assert float(np.mean(np.abs(predicted / actual - 1))) * 100 == pytest.approx(
+        trained["mape"], rel=1e-4
+    )
+
+
+def test_onnx_equals_keras(bundle: Path) -> None:
+    import keras
+    import onnxruntime
+
+    model = keras.models.load_model(bundle / "model.keras")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    session = onnxruntime.InferenceSession(bundle / "model.onnx")
+    rng = np.random.default_rng(0)
+    for size in (1, 7, 256):
+        windows = rng.random((size, LENGTH, 10), dtype=np.float32)
+        got = session.run(None, {session.get_inputs()[0].name: windows})[0]
+        expected = model.predict(windows, verbose=0)
+        assert np.isfinite(got).all()
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_skipped_steps_are_said_and_recorded(home: Path, bundle: Path) -> None:
+    done = run(
+        "btcusdt", *QUICK, "--skip-plots", "--skip-robustness", "--skip-onnx",
+        "--force-price-only", "--registry", "models", cwd=home,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line in ("robustness: skipped", "plots: skipped", "onnx: skipped"):
+        assert line in done.stderr
+    assert "test RMSE" in done.stdout
+    assert "not published, kept in" in done.stdout
+    assert not (home / "models" / "BTCUSDT" / "price").exists()
+    (kept,) = (home / "models" / ".unpublished").iterdir()
+    document = json.loads((kept / "metadata.json").read_text())
+    assert document["diagnostics"] == {"plots": False, "robustness": False, "onnx": False}
+    assert document["model_type"] == "price"
+    assert document["feature_count"] == 9
+    assert kept.name.endswith(document["version_id"])
+    assert sorted(path.name for path in kept.iterdir()) == [
+        "feature_schema.json",
+        "metadata.json",
+        "model.keras",
+    ]
+    assert str((bundle.parent / "latest").readlink()) == bundle.name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "atb_fast", "train", "model", "BTCUSDT", *SHORT]
+    with subprocess.Popen(
+        [*command, "--registry", "models"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "batch" in line:
+                break
+        time.sleep(6)  # into the first epochs
+        assert process.poll() is None
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert rest.splitlines() == ["error: interrupted"]
+    left = [path for path in (tmp_path / "models").rglob("*") if path.name != ".staging"]
+    assert left == []
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    import resource
+
+    def limit() -> None:
+        # A file beyond 100 kB fails as it would on a full disk: with an OSError in mid-write.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = run("BTCUSDT", *QUICK, "--registry", "models", cwd=tmp_path, preexec_fn=limit)
+    assert done.returncode == 6, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: registry models cannot be written")
+    left = [path for path in (tmp_path / "models").rglob("*") if path.name != ".staging"]
+    assert left == []
+
+
+def test_canonical_candles_for_twenty_epochs(shared: Path, tmp_path: Path) -> None:
+    data = shared / "data"
+    done = run(
+        "BTCUSDT", "--timeframe", "1d", "--start-date", "2019-01-01", "--end-date", "2024-12-01",
+        "--candles", str(data / "BTCUSDT_1d_2017-08-17_2024-12-31.parquet"),
+        "--sentiment", str(data / "fear_greed_1d_2018-02-01_2025-05-02.parquet"),
+        "--epochs", "20", "--seed", "1", "--skip-plots", "--skip-robustness",
+        "--registry", "models", "--json", cwd=tmp_path, env={**os.environ, "CI": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["epochs"] == 20
+    # Twenty epochs move the model from 0 dollars to the neighbourhood of the prices.
+    assert 10_000 < result["test_rmse"] < 60_000
+    assert result["persistence_rmse"] == pytest.approx(1680.116, abs=1e-3)
+    document = json.loads(Path(tmp_path, result["paths"]["metadata.json"]).read_text())
+    assert set(document["onnx_difference"]) == {"1", "7", "256"}
+    assert max(document["onnx_difference"].values()) <= 1e-5

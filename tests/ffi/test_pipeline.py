@@ -1,0 +1,180 @@
+"""FeaturePipeline beside pandas and scikit-learn, and what it does with input that is not clean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.preprocessing import MinMaxScaler
+
+from atb_fast import _core
+from atb_fast.errors import ArgumentError, DataError
+from atb_fast.features import PRICE_FEATURES
+from atb_fast.ingestion.files import CANDLE_COLUMNS
+
+Pipeline = _core.FeaturePipeline
+Feature = _core.Feature
+
+
+def incumbent(candles: pl.DataFrame) -> pd.DataFrame:
+    """The legacy features, scaled, with pandas and scikit-learn; rows with a NaN dropped."""
+    frame = pd.DataFrame({name: candles[name].to_numpy() for name in CANDLE_COLUMNS})
+    for window in (7, 14, 30):
+        frame[f"sma_{window}"] = frame["close"].rolling(window).mean()
+    delta = frame["close"].diff()
+    gain = delta.where(delta > 0, 0.0).rolling(14).mean()
+    loss = (-delta.where(delta < 0, 0.0)).rolling(14).mean()
+    frame["rsi"] = 100 - 100 / (1 + gain / loss)
+    for name in list(frame):
+        known = frame[name].notna()
+        scaled = MinMaxScaler().fit_transform(frame.loc[known, [name]].to_numpy())
+        frame.loc[known, name] = scaled[:, 0]
+    return frame.dropna()
+
+
+@pytest.mark.parametrize("timeframe", ["1d", "1h"])
+def test_features_equal_pandas_and_sklearn(timeframe: str) -> None:
+    from atb_fast.ingestion import sample
+
+    candles = sample.candles("ETHUSDT", timeframe)
+    pipeline = Pipeline(PRICE_FEATURES).fit(candles)
+    expected = incumbent(candles)
+    matrix = pipeline.transform(candles)
+    assert matrix.rows.tolist() == expected.index.tolist()
+    np.testing.assert_allclose(
+        pipeline.transform_float64(candles), expected.to_numpy(), rtol=0, atol=1e-12
+    )
+    np.testing.assert_allclose(matrix.values, expected.to_numpy(), rtol=0, atol=1e-7)
+
+
+@given(st.lists(st.floats(-1e12, 1e12), min_size=2, max_size=50))
+@settings(deadline=None)
+def test_scaler_equals_sklearn_bit_for_bit(values: list[float]) -> None:
+    column = np.array(values)
+    theirs = MinMaxScaler().fit(column[:, None])
+    ours = _core.MinMaxScaler(column.min(), column.max())
+    assert (ours.scale, ours.min) == (theirs.scale_[0], theirs.min_[0])
+    scaled = theirs.transform(column[:, None])[:, 0]
+    np.testing.assert_array_equal(ours.transform(column), scaled)
+    np.testing.assert_array_equal(
+        ours.inverse_transform(scaled), theirs.inverse_transform(scaled[:, None])[:, 0]
+    )
+
+
+def test_fit_on_a_range_of_rows(daily: pl.DataFrame) -> None:
+    pipeline = Pipeline([Feature("close", "close")]).fit(daily, rows=(100, 200))
+    part = daily["close"][100:200]
+    assert (pipeline.scalers[0].data_min, pipeline.scalers[0].data_max) == (part.min(), part.max())
+    with pytest.raises(ArgumentError, match=r"rows is 0..99999, expected a range within"):
+        pipeline.fit(daily, rows=(0, 99_999))
+
+
+@pytest.mark.parametrize("kind", ["polars", "polars_chunked", "pyarrow", "pandas", "batch"])
+def test_frames_of_any_library(daily: pl.DataFrame, kind: str) -> None:
+    candles = daily.select(CANDLE_COLUMNS)
+    frames: dict[str, Any] = {
+        "polars": candles,
+        "polars_chunked": pl.concat(
+            [candles[:700], candles[700:701], candles[701:]], rechunk=False
+        ),
+        "pyarrow": candles.to_arrow(),
+        "pandas": pd.DataFrame({name: candles[name].to_numpy() for name in CANDLE_COLUMNS}),
+        "batch": candles.to_arrow().combine_chunks().to_batches()[0],
+    }
+    expected = Pipeline(PRICE_FEATURES).fit(candles).transform(candles).values
+    got = Pipeline(PRICE_FEATURES).fit(frames[kind]).transform(frames[kind]).values
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_null_leaves_out_the_rows_that_depend_on_it() -> None:
+    frame = pl.DataFrame({"x": [1.0, 2.0, None, 4.0, 5.0, 6.0]})
+    pipeline = Pipeline([Feature("x", "x"), Feature("mean", "x", sma=2)]).fit(frame)
+    matrix = pipeline.transform(frame)
+    assert matrix.rows.tolist() == [1, 4, 5]
+    np.testing.assert_allclose(matrix.values[:, 0], [0.2, 0.8, 1.0], rtol=1e-6)
+    assert pipeline.scalers[1].data_min == 1.5
+
+
+def test_null_as_counts_for_the_fit_only() -> None:
+    frame = pl.DataFrame({"x": [3.0, None, 5.0]})
+    pipeline = Pipeline([Feature("x", "x", null_as=0.0)]).fit(frame)
+    assert pipeline.scalers[0].data_min == 0.0
+    assert pipeline.transform(frame).rows.tolist() == [0, 2]
+
+
+def test_pandas_nan_is_null() -> None:
+    frame = pd.DataFrame({"x": [1.0, np.nan, 3.0]})
+    assert Pipeline([Feature("x", "x")]).fit(frame).transform(frame).rows.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite(value: float) -> None:
+    good = pl.DataFrame({"x": [1.0, 2.0, 3.0]})
+    bad = pl.DataFrame({"x": [1.0, value, None]})
+    fitted = Pipeline([Feature("x", "x")]).fit(good)
+    for use in (fitted.fit, fitted.transform):
+        with pytest.raises(DataError, match=r"column 'x', row 1: found .*, expected a finite"):
+            use(bad)
+
+
+@pytest.mark.parametrize("dtype", [pl.Float32, pl.Int64, pl.String])
+def test_other_dtypes(dtype: pl.DataType) -> None:
+    frame = pl.DataFrame({"x": [1, 2, 3]}).cast(dtype)
+    with pytest.raises(
+        DataError, match=r"column 'x' has dtype .*, expected float64; cast it first"
+    ):
+        Pipeline([Feature("x", "x")]).fit(frame)
+
+
+def test_missing_empty_and_short() -> None:
+    with pytest.raises(DataError, match=r"column 'close' is missing; the frame has: x"):
+        Pipeline([Feature("c", "close")]).fit(pl.DataFrame({"x": [1.0]}))
+    empty = pl.DataFrame({"x": []}, schema={"x": pl.Float64})
+    with pytest.raises(DataError, match=r"feature 'x' has no value"):
+        Pipeline([Feature("x", "x")]).fit(empty)
+    short = pl.DataFrame({"x": [1.0] * 6})
+    with pytest.raises(DataError, match=r"feature 'mean' has no value in rows 0..6"):
+        Pipeline([Feature("mean", "x", sma=7)]).fit(short)
+    fitted = Pipeline([Feature("x", "x"), Feature("mean", "x", sma=7)]).fit(
+        pl.DataFrame({"x": np.arange(9.0)})
+    )
+    assert fitted.transform(short).shape == (0, 2)
+    assert fitted.transform(empty).shape == (0, 2)
+
+
+def test_pipeline_arguments(daily: pl.DataFrame) -> None:
+    with pytest.raises(ArgumentError, match="call fit"):
+        Pipeline([Feature("x", "close")]).transform(daily)
+    with pytest.raises(ArgumentError, match="at least one feature"):
+        Pipeline([])
+    with pytest.raises(ArgumentError, match="a name only once"):
+        Pipeline([Feature("x", "a"), Feature("x", "b")])
+    with pytest.raises(ArgumentError, match="window is 0"):
+        Pipeline([Feature("x", "a", rsi=0)])
+    with pytest.raises(ArgumentError, match="both sma and rsi"):
+        Feature("x", "a", sma=2, rsi=2)
+    with pytest.raises(ArgumentError, match="min <= max"):
+        _core.MinMaxScaler(2.0, 1.0)
+
+
+def test_what_it_says_of_itself(daily: pl.DataFrame) -> None:
+    pipeline = Pipeline([Feature("mean", "close", sma=7)])
+    assert repr(pipeline) == "FeaturePipeline(mean, not fitted)"
+    assert pipeline.scalers == []
+    assert repr(pipeline.fit(daily)) == "FeaturePipeline(mean, fitted)"
+    assert pipeline.features == [Feature("mean", "close", sma=7)]
+    assert repr(pipeline.features[0]) == "Feature('mean', 'close', sma=7)"
+    assert "FeatureMatrix(" in repr(pipeline.fit(daily).transform(daily))
+
+
+def test_input_is_not_copied_and_not_changed(daily: pl.DataFrame) -> None:
+    table = daily.select("close").to_arrow()
+    before = pa.table({"close": pa.array(table["close"].to_pylist())})
+    Pipeline([Feature("mean", "close", sma=7)]).fit(table).transform(table)
+    assert table.equals(before)

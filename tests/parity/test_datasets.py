@@ -1,0 +1,78 @@
+"""Both datasets beside the windows of the legacy loop and those of Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atb_fast.config import TrainingConfig
+from atb_fast.datasets import WindowedData, gathered_dataset, generated_dataset, split_windows
+from atb_fast.features import prepare
+from atb_fast.ingestion.sources import Market
+
+LENGTH = 30
+BOTH = pytest.mark.parametrize("make", [gathered_dataset, generated_dataset])
+
+
+@pytest.fixture(scope="module")
+def data(market: Market) -> WindowedData:
+    config = TrainingConfig(symbol="BTCUSDT", source="sample", force_price_only=True)
+    return split_windows(prepare(Market(market.candles.head(400), None), config), LENGTH)
+
+
+def collect(dataset: Any) -> tuple[Any, Any]:
+    batches = list(dataset.as_numpy_iterator())
+    return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])
+
+
+@BOTH
+def test_in_order_they_are_the_legacy_windows(make: Any, data: WindowedData) -> None:
+    features = data.prepared.matrix.values
+    rows = range(LENGTH, LENGTH + len(data.train))
+    x, y = collect(make(data, data.train, 32))
+    np.testing.assert_array_equal(x, [features[i - LENGTH : i] for i in rows])
+    np.testing.assert_array_equal(y, data.prepared.target[rows].astype(np.float32))
+
+
+@BOTH
+def test_they_are_those_of_timeseries_dataset_from_array(make: Any, data: WindowedData) -> None:
+    import keras
+
+    target = data.prepared.target.astype(np.float32)
+    theirs = keras.utils.timeseries_dataset_from_array(
+        data.prepared.matrix.values[:-1], target[LENGTH:], LENGTH, batch_size=32
+    )
+    expected = collect(theirs)
+    ours = collect(make(data, np.concatenate([data.train, data.test]), 32))
+    np.testing.assert_array_equal(ours[0], expected[0])
+    np.testing.assert_array_equal(ours[1], expected[1])
+
+
+@BOTH
+def test_shapes_and_cardinality(make: Any, data: WindowedData) -> None:
+    dataset = make(data, data.train, 32)
+    x, y = dataset.element_spec
+    assert tuple(x.shape) == (None, LENGTH, 9)
+    assert tuple(y.shape) == (None,)
+    assert int(dataset.cardinality()) == -(-len(data.train) // 32)
+
+
+@BOTH
+def test_each_epoch_has_its_own_seeded_order(make: Any, data: WindowedData) -> None:
+    dataset, again = make(data, data.train, 32, seed=5), make(data, data.train, 32, seed=5)
+    first, second = collect(dataset)[1], collect(dataset)[1]
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(np.sort(first), np.sort(second))
+    np.testing.assert_array_equal(collect(again)[1], first)
+    np.testing.assert_array_equal(collect(again)[1], second)
+
+
+@BOTH
+def test_shuffled_windows_go_with_their_targets(make: Any, data: WindowedData) -> None:
+    x, y = collect(make(data, data.train, 32, seed=1))
+    plain = dict(zip(data.targets(data.train).astype(np.float32), data.train, strict=True))
+    for window, target in zip(x, y, strict=True):
+        start = plain[target]
+        np.testing.assert_array_equal(window, data.prepared.matrix.values[start : start + LENGTH])

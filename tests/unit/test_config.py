@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atb_fast.config import TrainingConfig
+from atb_fast.errors import ArgumentError
+
+
+def config(**options: Any) -> TrainingConfig:
+    return TrainingConfig(**{"symbol": "BTCUSDT", "source": "sample", **options})
+
+
+def test_defaults_are_those_of_the_legacy_trainer() -> None:
+    made = config()
+    assert (made.epochs, made.sequence_length, made.patience) == (300, 120, 15)
+    assert made.batch_size is None
+    assert made.timeframe == "1d"
+
+
+def test_every_option_has_help() -> None:
+    assert all(f.metadata.get("help") for f in fields(TrainingConfig) if f.name != "symbol")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"symbol": "btc/usdt"}, "symbol is 'btc/usdt', expected capitals and digits"),
+        ({"symbol": "../X"}, "symbol is"),
+        ({"timeframe": "2d"}, "timeframe is '2d', expected one of"),
+        ({"epochs": 0}, "epochs is 0, expected at least 1"),
+        ({"batch_size": -1}, "batch_size is -1, expected at least 1"),
+        ({"sequence_length": 9}, "sequence_length is 9, expected at least 10"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+        (
+            {"start_date": date(2024, 2, 1), "end_date": date(2024, 1, 1)},
+            "start_date 2024-02-01 is after end_date 2024-01-01; swap them",
+        ),
+        ({"source": None}, "no source of candles; give --candles"),
+        ({"source": "files"}, "needs --candles"),
+        ({"candles": Path("x.csv")}, "contradict each other"),
+        ({"source": None, "candles": Path("x.csv")}, "no sentiment for --candles"),
+        ({"force_price_only": True, "force_sentiment": True}, "--force-price-only contradicts"),
+        ({"timeframe": "1w"}, "timeframe is 1w and sentiment is daily"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        config(**options)
+
+
+def test_source_follows_from_candles() -> None:
+    made = config(source=None, candles=Path("x.csv"), force_price_only=True, timeframe="1w")
+    assert made.source == "files"
+
+
+def test_range_is_inclusive() -> None:
+    made = config(start_date=date(2019, 1, 1), end_date=date(2024, 12, 1))
+    assert made.start == datetime(2019, 1, 1, tzinfo=UTC)
+    assert made.end == datetime(2024, 12, 1, 23, 59, 59, tzinfo=UTC)
+    assert config().start is config().end is None
+
+
+def test_registry_follows_the_engines_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODEL_REGISTRY_PATH", raising=False)
+    assert config().registry == Path("src/ml/models")
+    monkeypatch.setenv("MODEL_REGISTRY_PATH", "/models")
+    assert config().registry == Path("/models")
+
+
+def test_it_can_be_written_as_json() -> None:
+    document = json.loads(json.dumps(config(start_date=date(2019, 1, 1)).to_dict()))
+    assert document["start_date"] == "2019-01-01"
+    assert document["epochs"] == 300
+    assert document["candles"] is None

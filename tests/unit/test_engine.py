@@ -1,0 +1,183 @@
+"""The fit and the parts of the run around it, in this process and at toy size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atb_fast import artifacts, runner
+from atb_fast.config import TrainingConfig
+from atb_fast.datasets import WindowedData, split_windows
+from atb_fast.device import decide
+from atb_fast.diagnostics import permutation_importance, predict, rmse
+from atb_fast.engine import fit
+from atb_fast.errors import ExportError, TrainingError
+from atb_fast.features import prepare
+from atb_fast.ingestion.sources import Market
+from atb_fast.models import build_model, float32_twin
+
+LENGTH = 12
+
+
+@pytest.fixture(scope="module")
+def data(market: Market) -> WindowedData:
+    config = TrainingConfig(symbol="BTCUSDT", source="sample", force_price_only=True)
+    return split_windows(prepare(Market(market.candles.head(200), None), config), LENGTH)
+
+
+def quick_fit(model: Any, data: WindowedData, **options: Any) -> Any:
+    defaults = {"epochs": 3, "batch_size": 32, "patience": 15, "seed": 1}
+    return fit(model, data, **{**defaults, **options})
+
+
+def test_the_model_is_the_legacy_one() -> None:
+    model = build_model(120, 10)
+    # Conv1D 3*10*64+64, 3*64*128+128; LSTM 4*((in+n)*n+n) for 128 to 100 and 100 to 50;
+    # Dense 50*50+50 and 50+1.
+    expected = 1984 + 24704 + 4 * (228 * 100 + 100) + 4 * (150 * 50 + 50) + 2550 + 51
+    assert model.count_params() == expected
+    assert build_model(10, 3).output_shape == (None, 1)
+
+
+def test_fit_keeps_the_best_epoch(data: WindowedData) -> None:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = build_model(LENGTH, 9)
+    epochs: list[int] = []
+    fitted = quick_fit(model, data, epochs=9, patience=2, on_epoch=lambda n, _: epochs.append(n))
+    assert epochs == list(range(1, fitted.epochs + 1))
+    best = int(np.argmin(fitted.history["val_loss"])) + 1
+    assert fitted.best_epoch == best
+    kept = rmse(data.targets(data.test), predict(model, data, data.test))
+    assert kept == pytest.approx(fitted.history["val_rmse"][best - 1], rel=1e-4)
+
+
+def test_patience_ends_the_fit(data: WindowedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras import optimizers
+
+    # A learning rate of 0 never improves on the first epoch.
+    monkeypatch.setattr("atb_fast.engine._optimizer", lambda _: optimizers.SGD(0.0))
+    fitted = quick_fit(build_model(LENGTH, 9), data, epochs=9, patience=2)
+    assert (fitted.epochs, fitted.best_epoch) == (3, 1)
+
+
+def test_a_loss_that_is_not_a_number_stops(data: WindowedData) -> None:
+    model = build_model(LENGTH, 9)
+    model.layers[-1].set_weights([np.full((50, 1), np.nan), np.zeros(1)])
+    with pytest.raises(TrainingError, match="the loss is not a number in epoch 1"):
+        quick_fit(model, data)
+
+
+def test_mixed_float16(data: WindowedData, tmp_path: Path) -> None:
+    from keras import optimizers
+
+    policy = decide(["/gpu:0"], mixed_precision=True, batch_size=32)
+    model = build_model(LENGTH, 9, dtype_policy=policy.dtype_policy)
+    assert {layer.compute_dtype for layer in model.layers[:-1]} == {"float16"}
+    assert model.layers[-1].compute_dtype == "float32"
+    before = model.get_weights()
+    fitted = quick_fit(model, data, epochs=4)
+    assert isinstance(model.optimizer, optimizers.LossScaleOptimizer)
+    assert np.isfinite([fitted.history["loss"], fitted.history["val_loss"]]).all()
+    assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert predict(model, data, data.test).shape == (len(data.test),)
+
+    twin = float32_twin(model, LENGTH, 9)
+    assert {layer.compute_dtype for layer in twin.layers} == {"float32"}
+    differences = artifacts.export_onnx(twin, tmp_path / "model.onnx", data)
+    assert max(differences.values()) <= artifacts.ONNX_TOLERANCE
+
+
+def test_the_gate_refuses_another_model(data: WindowedData, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    model = build_model(LENGTH, 9)
+    artifacts.export_onnx(model, path, data)
+    weights = model.get_weights()
+    weights[-1] = weights[-1] + 10.0
+    model.set_weights(weights)
+    with pytest.raises(ExportError, match=r"differs from Keras by .* standard deviations"):
+        artifacts.check_onnx(model, path, data)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ExportError, match=r"onnxruntime cannot load model.onnx"):
+        artifacts.check_onnx(model, path, data)
+    other = build_model(LENGTH, 8)
+    other(np.zeros((1, LENGTH, 8), np.float32))
+    other.export(path, format="onnx", opset_version=17, verbose=False)
+    with pytest.raises(ExportError, match=r"expected float32 \[batch, 12, 9\]"):
+        artifacts.check_onnx(model, path, data)
+
+
+def test_importance_finds_the_feature_that_is_used(data: WindowedData) -> None:
+    class LastClose:
+        """Predicts from one column alone."""
+
+        def predict(self, windows: Any, **_: Any) -> Any:
+            return windows[:, -1, data.prepared.matrix.names.index("close_scaled")][:, None] * 1e4
+
+    importance = permutation_importance(LastClose(), data, seed=1)
+    assert importance.pop("close_scaled") > 100
+    assert set(importance.values()) == {0.0}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainingConfig:
+    from datetime import date
+
+    return TrainingConfig(
+        symbol="BTCUSDT",
+        source="sample",
+        start_date=date(2024, 1, 1),
+        epochs=1,
+        sequence_length=LENGTH,
+        registry=tmp_path,
+        skip_plots=True,
+    )
+
+
+def test_a_failed_export_keeps_the_model_and_fails_the_run(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ExportError("no such operator")
+
+    monkeypatch.setattr(runner, "export_onnx", fail)
+    with pytest.raises(ExportError, match=r"no such operator; the trained model was kept in"):
+        runner.run_training_pipeline(config)
+    (kept,) = (config.registry / ".unpublished").iterdir()
+    assert (kept / "model.keras").is_file()
+    assert (kept / "metadata.json").is_file()
+    assert not (config.registry / "BTCUSDT").exists()
+
+
+def test_a_crash_after_training_keeps_the_model(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def crash(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(runner, "evaluate", crash)
+    with pytest.raises(MemoryError):
+        runner.run_training_pipeline(config)
+    (kept,) = (config.registry / ".unpublished").iterdir()
+    assert (kept / "model.keras").is_file()
+    assert f"the trained model was kept in {kept}" in caplog.text
+
+
+def test_a_diagnostic_that_fails_does_not_cost_the_bundle(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    def crash(*_: Any) -> None:
+        raise ZeroDivisionError("in the diagnostic")
+
+    monkeypatch.setattr(runner, "robustness", crash)
+    result = runner.run_training_pipeline(config)
+    assert result.published
+    assert result.diagnostics == {"plots": False, "robustness": False, "onnx": True}
+    document = json.loads(Path(result.paths["metadata.json"]).read_text())
+    assert document["diagnostic_failures"] == {"robustness": "ZeroDivisionError: in the diagnostic"}

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from atb_fast.config import TrainingConfig
+from atb_fast.errors import DataError
+from atb_fast.ingestion.files import read_candles, read_sentiment
+from atb_fast.ingestion.sources import load_market
+
+HEADER = "timestamp,open,high,low,close,volume\n"
+
+
+def csv(tmp_path: Path, rows: str, header: str = HEADER) -> Path:
+    path = tmp_path / "candles.csv"
+    path.write_text(header + rows, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "feather", "parquet"])
+def test_formats_hold_the_same(daily: pl.DataFrame, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"candles.{suffix}"
+    getattr(daily, {"csv": "write_csv", "feather": "write_ipc"}.get(suffix, "write_parquet"))(path)
+    assert_frame_equal(read_candles(path), daily, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        "2024-01-31",
+        "2024-01-31 00:00:00",
+        "2024-01-31T00:00:00Z",
+        "2024-01-31 00:00:00+00:00",
+        "2024-01-31 01:00:00+01:00",
+        "1706659200",
+        "1706659200000",
+        "1706659200000000",
+    ],
+)
+def test_timestamps_of_all_kinds(tmp_path: Path, stamp: str) -> None:
+    frame = read_candles(csv(tmp_path, f"{stamp},1,2,0.5,1.5,10\n"))
+    assert frame["timestamp"].to_list() == [datetime(2024, 1, 31, tzinfo=UTC)]
+    assert frame.schema["timestamp"] == pl.Datetime("ms", "UTC")
+
+
+def test_rows_are_sorted_and_other_columns_dropped(tmp_path: Path) -> None:
+    path = csv(
+        tmp_path, "x,2024-01-02,1,1,1,2,1\ny,2024-01-01,1,1,1,1,1\n", header="name," + HEADER
+    )
+    frame = read_candles(path)
+    assert frame["close"].to_list() == [1.0, 2.0]
+    assert frame.columns == ["timestamp", "open", "high", "low", "close", "volume"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("2024-01-01,1,1,1,abc,1\n", "column close, row 1: found 'abc', expected a number"),
+        ("2024-01-01,1,1,1,1,1\n2024-01-02,1,1,1,,1\n", "column close, row 2: found nothing"),
+        ("2024-01-01,1,1,1,nan,1\n", "column close, row 1: found 'nan', expected a number"),
+        ("2024-01-01,1,inf,1,1,1\n", "column high, row 1: found 'inf'"),
+        ("yesterday,1,1,1,1,1\n", "column timestamp, row 1: found 'yesterday', expected a time"),
+        (",1,1,1,1,1\n", "column timestamp, row 1: found None, expected a time"),
+        ("2024-01-01,1,1,1,1,1\n" * 2, "2024-01-01 00:00:00 UTC stands there more than once"),
+        ("", "the file has no rows"),
+        ("2024-01-01,1,1,1,1,1,9,9\n", "cannot be read as csv"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, rows: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_candles(csv(tmp_path, rows))
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere.csv: there is no such file"):
+        read_candles(tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match=r"expected a file ending in .csv, .feather, .parquet"):
+        read_candles(tmp_path / "candles.xlsx")
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"not parquet at all")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        read_candles(broken)
+    with pytest.raises(DataError, match="no column volume; the file has timestamp, open"):
+        read_candles(csv(tmp_path, "2024-01-01,1,1,1,1\n", HEADER.replace(",volume", "")))
+    with pytest.raises(DataError, match="no column timestamp"):
+        read_candles(csv(tmp_path, "1,1,1,1,1\n", "open,high,low,close,volume\n"))
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match="cannot be read"):
+        read_candles(tmp_path / "folder.csv")
+
+
+def test_sentiment_stamps_count_for_their_day(tmp_path: Path) -> None:
+    path = csv(tmp_path, "1551157200,40\n1551243600,42\n", "timestamp,value\n")
+    frame = read_sentiment(path)
+    assert frame["timestamp"].to_list() == [
+        datetime(2019, 2, 26, tzinfo=UTC),
+        datetime(2019, 2, 27, tzinfo=UTC),
+    ]
+    assert frame["value"].to_list() == [40.0, 42.0]
+
+
+def load(path: Path, **options: Any) -> pl.DataFrame:
+    config = TrainingConfig(symbol="BTCUSDT", candles=path, force_price_only=True, **options)
+    return load_market(config).candles
+
+
+def test_range_and_bar_length(daily: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "candles.parquet"
+    daily.write_parquet(path)
+    day = datetime(2020, 3, 1, tzinfo=UTC)
+    cut = load(path, start_date=day.date(), end_date=day.date())
+    assert cut["timestamp"].to_list() == [day]
+    with pytest.raises(
+        DataError, match=r"no candle between 2030-01-01 and the end; the source has"
+    ):
+        load(path, start_date=datetime(2030, 1, 1, tzinfo=UTC).date())
+    with pytest.raises(DataError, match=r"are 1440 minutes apart, expected 60 for timeframe 1h"):
+        load(path, timeframe="1h")
