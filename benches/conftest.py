@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from incumbents import Case
 
 from atb_fast import _core
 from atb_fast.ingestion import files, sample
@@ -20,19 +20,6 @@ _FILES = {
     "1.3M": "BTCUSDT_1m_2022-01-01_2024-06-25.parquet",
 }
 _TIMEFRAMES = {"2k": "1d", "64k": "1h", "1.3M": "1m"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """Candles, daily sentiment, and the timeframe."""
-
-    size: str
-    timeframe: str
-    candles: pl.DataFrame
-    sentiment: pl.DataFrame
-
-    def __str__(self) -> str:
-        return self.size
 
 
 def pytest_sessionstart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,40 +10,60 @@ import pandas as pd
 import polars as pl
 from sklearn.preprocessing import MinMaxScaler
 
+
+@dataclass(frozen=True)
+class Case:
+    """Candles, daily sentiment, and the timeframe."""
+
+    size: str
+    timeframe: str
+    candles: pl.DataFrame
+    sentiment: pl.DataFrame
+
+    def __str__(self) -> str:
+        return self.size
+
+
 COLUMNS = ["open", "high", "low", "close", "volume"]
 FEATURES = [*COLUMNS, "sma_7", "sma_14", "sma_30", "rsi", "sentiment_momentum"]
 
 
 def pandas_features(candles: pd.DataFrame, sentiment: pd.DataFrame, timeframe: str) -> Any:
-    """Return the legacy feature matrix, float32: merge, averages, RSI, scaling, dropped rows.
+    """Return the legacy feature matrix, float32, as the old trainer makes it.
 
+    That is with all of its sentiment columns: a row that lacks one of them is dropped.
     Both frames have their timestamps as index; sentiment has the column value.
     """
-    primary = sentiment["value"].clip(0, 100) / 100
-    change = primary.pct_change().replace([np.inf, -np.inf], np.nan).fillna(0.0)
-    momentum = change.rename("sentiment_momentum").to_frame()
+    index = sentiment["value"].clip(0, 100) / 100
+    joined = index.rename("sentiment_primary").to_frame()
+    change = index.pct_change().replace([np.inf, -np.inf], np.nan)
+    joined["sentiment_momentum"] = change.fillna(0.0)
+    joined["sentiment_volatility"] = index.rolling(7, min_periods=2).std().fillna(0.0)
+    for days in (3, 7, 14):
+        joined[f"sentiment_ma_{days}"] = index.rolling(days, min_periods=1).mean()
+    joined["sentiment_extreme_positive"] = (index > 0.8).astype(float)
+    joined["sentiment_extreme_negative"] = (index < 0.2).astype(float)
     if timeframe != "1d":
-        momentum = momentum.resample({"1h": "1h", "1m": "1min"}[timeframe]).ffill()
-    frame = candles.join(momentum, how="left")
+        joined = joined.resample({"1h": "1h", "1m": "1min"}[timeframe]).ffill()
+    frame = candles.join(joined, how="left")
     for window in (7, 14, 30):
         frame[f"sma_{window}"] = frame["close"].rolling(window).mean()
     delta = frame["close"].diff()
     gain = delta.where(delta > 0, 0.0).rolling(14).mean()
     loss = (-delta.where(delta < 0, 0.0)).rolling(14).mean()
     frame["rsi"] = 100 - 100 / (1 + gain / loss)
-    known = frame["sentiment_momentum"].notna()
     for name in FEATURES:
         column = frame[name].fillna(0.0) if name == "sentiment_momentum" else frame[name]
         present = column.notna()
         scaled = pd.Series(np.nan, index=frame.index)
         scaled[present] = MinMaxScaler().fit_transform(column[present].to_numpy()[:, None])[:, 0]
         frame[f"{name}_scaled"] = scaled
-    frame = frame[known].dropna()
+    frame = frame.dropna()
     return frame[[f"{name}_scaled" for name in FEATURES]].to_numpy(dtype=np.float32)
 
 
-def polars_features(candles: pl.DataFrame, sentiment: pl.DataFrame) -> Any:
-    """Return the same from one lazy Polars query."""
+def polars_features(candles: pl.DataFrame, sentiment: pl.DataFrame, timeframe: str) -> Any:
+    """Return the same from one lazy Polars query that computes only what the matrix needs."""
     primary = pl.col("value").clip(0, 100) / 100
     change = primary / primary.shift(1) - 1
     last = sentiment["timestamp"][-1]
@@ -59,10 +80,12 @@ def polars_features(candles: pl.DataFrame, sentiment: pl.DataFrame) -> Any:
         column = pl.col(name)
         return ((column - column.min()) / (column.max() - column.min())).cast(pl.Float32)
 
+    if timeframe == "1d":
+        joined = candles.lazy().join(momentum, on="timestamp", how="left", maintain_order="left")
+    else:
+        joined = candles.lazy().join_asof(momentum, on="timestamp")
     query = (
-        candles.lazy()
-        .join_asof(momentum, on="timestamp")
-        .with_columns(
+        joined.with_columns(
             pl.when(pl.col("timestamp") <= last).then(pl.col("sentiment_momentum")),
             sma_7=close.rolling_mean(7),
             sma_14=close.rolling_mean(14),

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Case
-from incumbents import pandas_features, polars_features, to_pandas
+from incumbents import Case, pandas_features, polars_features, to_pandas
 from sklearn.preprocessing import MinMaxScaler
 
 from atb_fast import _core
@@ -37,10 +36,10 @@ def test_features(benchmark: Any, case: Case, way: str) -> None:
     candles, sentiment = to_pandas(case.candles), to_pandas(case.sentiment)
     ways = {
         "atb_fast": lambda: atb_fast_features(case),
-        "polars": lambda: polars_features(case.candles, case.sentiment),
+        "polars": lambda: polars_features(case.candles, case.sentiment, case.timeframe),
         "pandas_sklearn": lambda: pandas_features(candles, sentiment, case.timeframe),
     }
-    result = benchmark.pedantic(ways[way], rounds=7, warmup_rounds=1)
+    result = benchmark.pedantic(ways[way], rounds=11, warmup_rounds=6)
     expected = atb_fast_features(case)
     assert result.shape == expected.shape
     np.testing.assert_allclose(result, expected, rtol=0, atol=2e-7)

@@ -4,7 +4,7 @@
 //! every candle, the row of the other series that belongs to it.
 
 use arrow_array::Float64Array;
-use arrow_array::builder::Float64Builder;
+use arrow_buffer::NullBufferBuilder;
 
 use crate::column::Column;
 use crate::{Error, Result};
@@ -44,12 +44,21 @@ pub fn check_ascending<'a>(column: &str, times: &'a [i64]) -> Result<&'a [i64]> 
     }
 }
 
-/// Returns for each time of `left` the matching row of `right`.
+/// So many candles in a row that all get the same row of the right side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Number of candles.
+    pub candles: usize,
+    /// Their row; `None` where there is none.
+    pub row: Option<usize>,
+}
+
+/// Returns for the times of `left`, run by run, the matching rows of `right`.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for a step below 1 or a negative lag. The times are trusted: see
 /// [`check_ascending`].
-pub fn join(left: &[i64], right: &[i64], how: How) -> Result<Vec<Option<u32>>> {
+pub fn join(left: &[i64], right: &[i64], how: How) -> Result<Vec<Run>> {
     let (step, lag) = match how {
         How::Exact => (1, 0),
         How::Resampled { step } => (step, 0),
@@ -71,39 +80,57 @@ pub fn join(left: &[i64], right: &[i64], how: How) -> Result<Vec<Option<u32>>> {
     }
     // The resampling grid starts at midnight of the first row, as pandas lays it.
     let origin = right.first().map_or(0, |t| t - t.rem_euclid(DAY));
+    // Most candles follow the last one on the grid by one step: only the others need a division.
+    let mut on_grid = None;
+    let mut runs: Vec<Run> = Vec::new();
     let mut next = 0; // right[..next] is not later than the candle
-    let rows = left.iter().map(|&time| {
+    for &time in left {
         while next < right.len() && right[next].saturating_add(lag) <= time {
             next += 1;
         }
-        let row = next.checked_sub(1)?;
-        let matches = match how {
+        let row = next.checked_sub(1).filter(|&row| match how {
             How::Exact => right[row] == time,
-            How::Resampled { .. } => (time - origin) % step == 0 && time <= right[right.len() - 1],
+            How::Resampled { .. } => {
+                if on_grid == Some(time - step) || (time - origin) % step == 0 {
+                    on_grid = Some(time);
+                }
+                on_grid == Some(time) && time <= right[right.len() - 1]
+            }
             How::AsOf { .. } => true,
-        };
-        matches.then_some(row as u32)
-    });
-    Ok(rows.collect())
+        });
+        match runs.last_mut() {
+            Some(run) if run.row == row => run.candles += 1,
+            _ => runs.push(Run { candles: 1, row }),
+        }
+    }
+    Ok(runs)
 }
 
 const DAY: i64 = 86_400_000;
 
-/// Returns the values of `column` at `rows`; null where the row or the value is missing.
+/// Returns for each candle the value of its row of `column`; null where row or value is missing.
 ///
 /// # Errors
 /// [`Error::NotFinite`] when a value that is not null is NaN or infinite.
 ///
 /// # Panics
 /// When a row is outside of the column.
-pub fn take(column: &Column, rows: &[Option<u32>]) -> Result<Float64Array> {
-    let mut values = vec![0.0; column.len()];
-    column.read(0..column.len(), &mut values)?;
-    let mut out = Float64Builder::with_capacity(rows.len());
-    for row in rows {
-        out.append_option(row.map(|r| values[r as usize]).filter(|v| !v.is_nan()));
+pub fn take(column: &Column, runs: &[Run]) -> Result<Float64Array> {
+    let mut source = vec![0.0; column.len()];
+    column.read(0..column.len(), &mut source)?;
+    let candles = runs.iter().map(|run| run.candles).sum();
+    let mut values = Vec::with_capacity(candles);
+    let mut valid = NullBufferBuilder::new(candles);
+    for run in runs {
+        let value = run.row.map(|row| source[row]).filter(|v| !v.is_nan());
+        values.extend(std::iter::repeat_n(value.unwrap_or(0.0), run.candles));
+        if value.is_some() {
+            valid.append_n_non_nulls(run.candles);
+        } else {
+            valid.append_n_nulls(run.candles);
+        }
     }
-    Ok(out.finish())
+    Ok(Float64Array::new(values.into(), valid.finish()))
 }
 
 #[cfg(test)]
@@ -114,6 +141,16 @@ mod tests {
 
     const HOUR: i64 = 3_600_000;
 
+    /// The joined row of each candle.
+    fn rows(left: &[i64], right: &[i64], how: How) -> Vec<Option<usize>> {
+        let runs = join(left, right, how).unwrap();
+        assert!(runs.windows(2).all(|pair| pair[0].row != pair[1].row));
+        let rows = runs
+            .iter()
+            .flat_map(|run| std::iter::repeat_n(run.row, run.candles));
+        rows.collect()
+    }
+
     fn times(step: i64) -> impl Strategy<Value = Vec<i64>> {
         prop::collection::btree_set(-40..200_i64, 0..60)
             .prop_map(move |set| set.into_iter().map(|t| t * step).collect())
@@ -123,17 +160,15 @@ mod tests {
         #[test]
         fn exact_agrees_with_a_search(left in times(HOUR), right in times(HOUR)) {
             let expected: Vec<_> = left.iter()
-                .map(|t| right.iter().position(|r| r == t).map(|i| i as u32)).collect();
-            prop_assert_eq!(join(&left, &right, How::Exact).unwrap(), expected);
+                .map(|t| right.iter().position(|r| r == t)).collect();
+            prop_assert_eq!(rows(&left, &right, How::Exact), expected);
         }
 
         #[test]
         fn asof_agrees_with_a_search(left in times(HOUR), right in times(HOUR), lag in 0..50_i64) {
             let expected: Vec<_> = left.iter()
-                .map(|t| right.iter().rposition(|r| r + lag * HOUR <= *t).map(|i| i as u32))
-                .collect();
-            prop_assert_eq!(
-                join(&left, &right, How::AsOf { lag: lag * HOUR }).unwrap(), expected);
+                .map(|t| right.iter().rposition(|r| r + lag * HOUR <= *t)).collect();
+            prop_assert_eq!(rows(&left, &right, How::AsOf { lag: lag * HOUR }), expected);
         }
 
         #[test]
@@ -142,11 +177,11 @@ mod tests {
             let mut grid = std::collections::HashMap::new();
             if let (Some(first), Some(last)) = (right.first(), right.last()) {
                 for t in (*first..=*last).step_by(HOUR as usize) {
-                    grid.insert(t, right.iter().rposition(|r| *r <= t).unwrap() as u32);
+                    grid.insert(t, right.iter().rposition(|r| *r <= t).unwrap());
                 }
             }
             let expected: Vec<_> = left.iter().map(|t| grid.get(t).copied()).collect();
-            prop_assert_eq!(join(&left, &right, How::Resampled { step: HOUR }).unwrap(), expected);
+            prop_assert_eq!(rows(&left, &right, How::Resampled { step: HOUR }), expected);
         }
     }
 
@@ -154,7 +189,7 @@ mod tests {
     fn the_grid_ends_with_the_last_row() {
         let right = [0, 24 * HOUR];
         let left = [23 * HOUR, 24 * HOUR, 25 * HOUR];
-        let rows = join(&left, &right, How::Resampled { step: HOUR }).unwrap();
+        let rows = rows(&left, &right, How::Resampled { step: HOUR });
         assert_eq!(rows, [Some(0), Some(1), None]);
     }
 

@@ -5,90 +5,121 @@
 //! sum of non-negative values is at most `2 * log2(window)` roundings, whatever the number of rows,
 //! and a NaN spoils only the windows that contain it.
 
-/// Buffers of [`sliding_sum`], kept so that repeated calls do not allocate.
+/// Sums over windows of one series. Several windows share the work.
 #[derive(Debug, Default)]
-pub struct Scratch {
-    partial: Vec<f64>,
-    doubled: Vec<f64>,
-    diffs: Vec<f64>,
+pub struct WindowSums {
+    /// `levels[k][i]` is the sum of `2^k` values from `i` on.
+    levels: Vec<Vec<f64>>,
+}
+
+impl WindowSums {
+    /// Takes `values` in, for windows of up to `longest` of them.
+    ///
+    /// # Panics
+    /// Unless `1 <= longest <= values.len()`.
+    pub fn update(&mut self, values: &[f64], longest: usize) {
+        assert!(1 <= longest && longest <= values.len());
+        let count = longest.ilog2() as usize + 1;
+        self.levels
+            .resize_with(count.max(self.levels.len()), Vec::new);
+        self.levels[0].clear();
+        self.levels[0].extend_from_slice(values);
+        for k in 1..count {
+            let (lower, upper) = self.levels.split_at_mut(k);
+            let (half, sums) = (&lower[k - 1], &mut upper[0]);
+            sums.clear();
+            sums.extend(half.iter().zip(&half[1 << (k - 1)..]).map(|(a, b)| a + b));
+        }
+    }
+
+    /// Writes the sum of the last `window` values at each of the last `out.len()` positions.
+    ///
+    /// # Panics
+    /// When `window` is 0 or longer than was announced, or there are fewer such positions.
+    pub fn write(&self, window: usize, out: &mut [f64]) {
+        assert!(window >= 1);
+        // The set bits of the window are the levels to add, two in one sweep.
+        let mut from = self.levels[0].len() + 1 - window - out.len();
+        let mut levels = (0..=window.ilog2() as usize)
+            .filter(|k| window >> k & 1 == 1)
+            .map(|k| {
+                let part = &self.levels[k][from..];
+                from += 1 << k;
+                part
+            });
+        let first = levels.next().expect("a window has a bit set");
+        match levels.next() {
+            None => out.copy_from_slice(&first[..out.len()]),
+            Some(second) => {
+                for ((sum, a), b) in out.iter_mut().zip(first).zip(second) {
+                    *sum = a + b;
+                }
+            }
+        }
+        while let Some(first) = levels.next() {
+            if let Some(second) = levels.next() {
+                for ((sum, a), b) in out.iter_mut().zip(first).zip(second) {
+                    *sum += a + b;
+                }
+            } else {
+                for (sum, a) in out.iter_mut().zip(first) {
+                    *sum += a;
+                }
+            }
+        }
+    }
+
+    /// Writes the mean of the last `window` values; see [`Self::write`].
+    ///
+    /// # Panics
+    /// As [`Self::write`].
+    pub fn write_mean(&self, window: usize, out: &mut [f64]) {
+        self.write(window, out);
+        for sum in out {
+            *sum /= window as f64;
+        }
+    }
+}
+
+/// Buffers for the simple-mean RSI, kept so that repeated calls do not allocate.
+#[derive(Debug, Default)]
+pub struct RsiSums {
+    changes: Vec<f64>,
+    sums: WindowSums,
     losses: Vec<f64>,
 }
 
-/// Writes `out[i] = values[i] + ... + values[i + window - 1]`.
-///
-/// # Panics
-/// Unless `window >= 1` and `values.len() == out.len() + window - 1`.
-fn sliding_sum(
-    values: &[f64],
-    window: usize,
-    out: &mut [f64],
-    (partial, doubled): (&mut Vec<f64>, &mut Vec<f64>),
-) {
-    assert!(window >= 1 && values.len() == out.len() + window - 1);
-    out.fill(0.0);
-    partial.clear();
-    partial.extend_from_slice(values);
-    let (mut span, mut offset) = (1, 0);
-    loop {
-        // Here partial[i] is the sum of `span` values from i on.
-        if window & span != 0 {
-            for (sum, part) in out.iter_mut().zip(&partial[offset..]) {
-                *sum += part;
-            }
-            offset += span;
-        }
-        if 2 * span > window {
+impl RsiSums {
+    /// Writes the simple-mean relative strength index (Cutler's RSI), 0..100:
+    /// `out[i] = 100 - 100 / (1 + mean(gain) / mean(loss))` over the `window` differences between
+    /// `values[i]` and `values[i + window]`. NaN where the window has neither gain nor loss.
+    ///
+    /// # Panics
+    /// Unless `window >= 1` and `values.len() == out.len() + window`.
+    pub fn write(&mut self, values: &[f64], window: usize, out: &mut [f64]) {
+        assert!(window >= 1 && values.len() == out.len() + window);
+        if out.is_empty() {
             return;
         }
-        doubled.clear();
-        doubled.extend(partial.iter().zip(&partial[span..]).map(|(a, b)| a + b));
-        std::mem::swap(partial, doubled);
-        span *= 2;
-    }
-}
-
-/// Writes the simple moving average: `out[i] = mean(values[i..i + window])`.
-///
-/// # Panics
-/// Unless `window >= 1` and `values.len() == out.len() + window - 1`.
-pub fn sma_valid(values: &[f64], window: usize, out: &mut [f64], scratch: &mut Scratch) {
-    sliding_sum(
-        values,
-        window,
-        out,
-        (&mut scratch.partial, &mut scratch.doubled),
-    );
-    for sum in out {
-        *sum /= window as f64;
-    }
-}
-
-/// Writes the simple-mean relative strength index (Cutler's RSI), 0..100:
-/// `out[i] = 100 - 100 / (1 + mean(gain) / mean(loss))` over the `window` differences between
-/// `values[i]` and `values[i + window]`. NaN where the window has neither gain nor loss.
-///
-/// # Panics
-/// Unless `window >= 1` and `values.len() == out.len() + window`.
-pub fn rsi_valid(values: &[f64], window: usize, out: &mut [f64], scratch: &mut Scratch) {
-    assert!(window >= 1 && values.len() == out.len() + window);
-    let Scratch {
-        partial,
-        doubled,
-        diffs,
-        losses,
-    } = scratch;
-    diffs.clear();
-    diffs.extend(values.windows(2).map(|pair| gain(pair[1] - pair[0])));
-    sliding_sum(diffs, window, out, (partial, doubled));
-    diffs.clear();
-    diffs.extend(values.windows(2).map(|pair| gain(pair[0] - pair[1])));
-    if losses.len() < out.len() {
-        losses.resize(out.len(), 0.0);
-    }
-    let losses = &mut losses[..out.len()];
-    sliding_sum(diffs, window, losses, (partial, doubled));
-    for (rsi, loss) in out.iter_mut().zip(losses) {
-        *rsi = strength(*rsi, *loss);
+        let earlier = values.iter();
+        let later = values[1..].iter();
+        self.changes.clear();
+        self.changes
+            .extend(earlier.clone().zip(later.clone()).map(|(a, b)| gain(b - a)));
+        self.sums.update(&self.changes, window);
+        self.sums.write(window, out);
+        self.changes.clear();
+        self.changes
+            .extend(earlier.zip(later).map(|(a, b)| gain(a - b)));
+        self.sums.update(&self.changes, window);
+        if self.losses.len() < out.len() {
+            self.losses.resize(out.len(), 0.0);
+        }
+        let losses = &mut self.losses[..out.len()];
+        self.sums.write(window, losses);
+        for (rsi, loss) in out.iter_mut().zip(losses) {
+            *rsi = strength(*rsi, *loss);
+        }
     }
 }
 
@@ -112,12 +143,9 @@ fn strength(gain: f64, loss: f64) -> f64 {
 pub fn sma(values: &[f64], window: usize) -> Vec<f64> {
     let mut out = vec![f64::NAN; values.len()];
     if values.len() >= window {
-        sma_valid(
-            values,
-            window,
-            &mut out[window - 1..],
-            &mut Scratch::default(),
-        );
+        let mut sums = WindowSums::default();
+        sums.update(values, window);
+        sums.write_mean(window, &mut out[window - 1..]);
     }
     out
 }
@@ -134,12 +162,7 @@ pub fn rsi(values: &[f64], window: usize) -> Vec<f64> {
         let mut padded = Vec::with_capacity(values.len() + 1);
         padded.push(values[0]);
         padded.extend_from_slice(values);
-        rsi_valid(
-            &padded,
-            window,
-            &mut out[window - 1..],
-            &mut Scratch::default(),
-        );
+        RsiSums::default().write(&padded, window, &mut out[window - 1..]);
     }
     out
 }

@@ -6,6 +6,7 @@ use arrow_array::types::{
     TimestampSecondType,
 };
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch};
+use arrow_buffer::ScalarBuffer;
 use arrow_schema::{DataType, SchemaRef, TimeUnit};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -70,14 +71,35 @@ impl Frame {
         }
     }
 
-    /// Returns column `name` as strictly ascending milliseconds since 1970.
-    pub fn timestamps(&self, name: &str) -> Result<Vec<i64>> {
-        let mut times = Vec::with_capacity(self.rows());
-        for chunk in self.column(name)? {
-            push_milliseconds(name, &chunk, &mut times)?;
-        }
+    /// Returns column `name` as strictly ascending milliseconds since 1970; without a copy if that
+    /// is what it has, in one chunk.
+    pub fn timestamps(&self, name: &str) -> Result<ScalarBuffer<i64>> {
+        let chunks = self.column(name)?;
+        let times = match &chunks[..] {
+            [chunk] if chunk.null_count() == 0 => milliseconds(chunk),
+            _ => None,
+        };
+        let times = if let Some(times) = times {
+            times.clone()
+        } else {
+            let mut times = Vec::with_capacity(self.rows());
+            for chunk in &chunks {
+                push_milliseconds(name, chunk, &mut times)?;
+            }
+            times.into()
+        };
         check_ascending(name, &times)?;
         Ok(times)
+    }
+}
+
+fn milliseconds(chunk: &ArrayRef) -> Option<&ScalarBuffer<i64>> {
+    match chunk.data_type() {
+        DataType::Int64 => Some(chunk.as_primitive::<Int64Type>().values()),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            Some(chunk.as_primitive::<TimestampMillisecondType>().values())
+        }
+        _ => None,
     }
 }
 
@@ -89,11 +111,11 @@ fn push_milliseconds(column: &str, chunk: &ArrayRef, times: &mut Vec<i64>) -> Re
             row: times.len() + row,
         });
     }
+    if let Some(values) = milliseconds(chunk) {
+        times.extend_from_slice(values);
+        return Ok(());
+    }
     match chunk.data_type() {
-        DataType::Int64 => times.extend_from_slice(values::<Int64Type>(chunk)),
-        DataType::Timestamp(TimeUnit::Millisecond, _) => {
-            times.extend_from_slice(values::<TimestampMillisecondType>(chunk));
-        }
         DataType::Timestamp(TimeUnit::Second, _) => {
             let seconds = values::<TimestampSecondType>(chunk);
             times.extend(seconds.iter().map(|t| t.saturating_mul(1000)));
