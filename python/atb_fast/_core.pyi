@@ -2,13 +2,16 @@
 
 Every `frame` argument takes any object with the Arrow PyCapsule interface (a Polars, pyarrow or
 pandas >= 2.2 frame); anything else is a TypeError. Nothing is converted: feature columns are
-float64. One rule holds everywhere:
+float64. In frames:
 
 - null is a missing value: the rows that depend on it are left out of the matrix;
 - NaN and infinities are a DataError that names column and row (pandas hands its NaN over as null);
-- timestamps are timestamps of any unit or int64 milliseconds, not null, strictly ascending;
-- a missing column, a wrong dtype and too few rows are a DataError;
-- a bad argument is an ArgumentError.
+- a `timestamp` column rises strictly: timestamps of any unit or int64 milliseconds, not null;
+- a missing column, a wrong dtype, and too few rows to fit a scaler on are a DataError;
+- `transform` of fewer rows than a window needs is an empty matrix.
+
+Arrays (of `sma`, `rsi` and the scalers) have no nulls: a NaN in makes NaN out. A bad argument is an
+ArgumentError, a negative number where a size is expected an OverflowError.
 """
 
 from collections.abc import Sequence
@@ -124,8 +127,8 @@ class Feature:
         Args:
             name: Its name in the matrix.
             source: The float64 column it is computed from.
-            sma: Simple moving average over so many rows.
-            rsi: Simple-mean relative strength index over so many rows.
+            sma: Simple moving average over so many rows, 1 to 1048576.
+            rsi: Simple-mean relative strength index over so many rows, 1 to 1048576.
             null_as: What a missing value counts as when the scaler is fitted (default: it is passed
                 over). The row is left out of the matrix either way.
         """
@@ -222,15 +225,16 @@ class FeatureMatrix:
         """
 
     def gather(
-        self, starts: ArrayLike, length: int, *, out: NDArray[np.float32] | None = None
+        self, starts: NDArray[np.int64], length: int, *, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Copy the windows at `starts` into one contiguous array, without the GIL.
 
         Args:
-            starts: First row of each window, int64, any order, shape (batch,).
+            starts: First row of each window, any order, shape (batch,).
             length: Rows in a window.
             out: Where to write instead of a new array: C-contiguous, shape
-                (batch, length, features). Reusing it saves the page faults of fresh memory.
+                (batch, length, features). Reusing it saves the page faults of fresh memory. No
+                other thread may use it meanwhile.
 
         Returns:
             Shape (batch, length, features), float32.
@@ -238,11 +242,11 @@ class FeatureMatrix:
 
     def batches(
         self,
-        targets: ArrayLike,
+        targets: NDArray[np.float32],
         length: int,
         batch_size: int,
         *,
-        starts: ArrayLike | None = None,
+        starts: NDArray[np.int64] | None = None,
         seed: int | None = None,
         epoch: int = 0,
     ) -> WindowBatches:

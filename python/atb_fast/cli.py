@@ -75,15 +75,15 @@ def _options() -> list[click.Parameter]:
 
 
 def _type(kind: str, metadata: Any) -> click.ParamType[Any]:
+    """Return the click type of a field annotated with `kind`."""
     if "choices" in metadata:
         return click.Choice(metadata["choices"])
-    if "date" in kind:
-        return click.DateTime(["%Y-%m-%d"])
-    if "Path" in kind:
-        return click.Path(path_type=Path)
-    if "int" in kind:
-        return click.IntRange(min=metadata.get("minimum"))
-    return click.STRING
+    types: dict[str, click.ParamType[Any]] = {
+        "date": click.DateTime(["%Y-%m-%d"]),
+        "Path": click.Path(path_type=Path),
+        "int": click.IntRange(min=metadata.get("minimum")),
+    }
+    return types[kind.removesuffix(" | None")]
 
 
 def _train_model(as_json: bool, symbol: str, **values: Any) -> None:

@@ -112,7 +112,8 @@ class TrainingConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check every option."""
+        """Check every option; text is taken for a date or a path where one is expected."""
+        self._convert()
         if not re.fullmatch(r"[A-Z0-9]{2,30}", self.symbol):
             raise ArgumentError(
                 f"symbol is {self.symbol!r}, expected capitals and digits, for example BTCUSDT"
@@ -133,6 +134,23 @@ class TrainingConfig:
             raise ArgumentError(f"seed is {self.seed}, expected less than 2**32")
         self._check_source()
 
+    def _convert(self) -> None:
+        for item in dataclasses.fields(self):
+            value, kind = getattr(self, item.name), str(item.type)
+            if isinstance(value, str) and kind.startswith("Path"):
+                object.__setattr__(self, item.name, Path(value))
+            elif isinstance(value, str) and kind.startswith("date"):
+                try:
+                    object.__setattr__(self, item.name, date.fromisoformat(value))
+                except ValueError:
+                    raise ArgumentError(
+                        f"{item.name} is {value!r}, expected a date such as 2024-01-31"
+                    ) from None
+            elif kind.startswith("int") and not (
+                type(value) is int or (value is None and "None" in kind)
+            ):
+                raise ArgumentError(f"{item.name} is {value!r}, expected a whole number")
+
     def _check_source(self) -> None:
         if self.source is None:
             if self.candles is None:
@@ -147,10 +165,8 @@ class TrainingConfig:
             )
         if self.source == "files" and self.candles is None:
             raise ArgumentError("--source files needs --candles FILE")
-        if self.force_price_only and (self.force_sentiment or self.sentiment):
-            raise ArgumentError(
-                "--force-price-only contradicts --force-sentiment and --sentiment; give one"
-            )
+        if self.force_price_only and self.force_sentiment:
+            raise ArgumentError("--force-price-only contradicts --force-sentiment; give one")
         if self.force_price_only:
             return
         if self.source == "files" and self.sentiment is None:

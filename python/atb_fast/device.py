@@ -61,13 +61,20 @@ def import_tensorflow() -> Any:
     """
     # TensorFlow's C++ side writes banners about instruction sets; errors stay visible.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else the user's Keras is set up for
     try:
+        import keras
         import tensorflow as tf
     except ImportError as error:
         raise MissingExtraError(
             f"training needs TensorFlow, which cannot be imported ({error}); install it with "
             "pip install 'atb-fast[train]', or 'atb-fast[train-gpu]' for NVIDIA GPUs"
         ) from error
+    if keras.backend.backend() != "tensorflow":
+        raise MissingExtraError(
+            f"Keras was imported with the backend {keras.backend.backend()}, expected tensorflow; "
+            "set KERAS_BACKEND=tensorflow before Keras is imported"
+        )
     tf.get_logger().setLevel("ERROR")
     return tf
 

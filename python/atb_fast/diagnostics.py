@@ -5,12 +5,13 @@ Every figure comes from `model.predict` on windows; nothing here is needed to us
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atb_fast._core import FeatureMatrix
 from atb_fast.datasets import WindowedData, gathered_dataset
 
 _PREDICT_BATCH = 256
@@ -86,9 +87,11 @@ def robustness(
         i for i, name in enumerate(data.prepared.matrix.names) if name.startswith("sentiment_")
     ]
     if sentiment:
-        windows = data.windows(data.test)
-        windows[:, :, sentiment] = 0.0
-        results["test_rmse_without_sentiment"] = rmse(actual, _predict(model, windows))
+        values = data.prepared.matrix.values.copy()
+        values[:, sentiment] = 0.0
+        matrix = FeatureMatrix(values, data.prepared.matrix.names)
+        without = replace(data, prepared=replace(data.prepared, matrix=matrix))
+        results["test_rmse_without_sentiment"] = rmse(actual, predict(model, without, data.test))
     return results
 
 

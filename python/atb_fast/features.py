@@ -33,6 +33,9 @@ PRICE_FEATURES = (
 )
 SENTIMENT_FEATURE = _core.Feature("sentiment_momentum_scaled", "sentiment_momentum", null_as=0.0)
 
+#: Rows before the longest average has a value.
+_WARMUP = max(feature.sma or feature.rsi or 1 for feature in PRICE_FEATURES) - 1
+
 Recommendation = Literal["full_sentiment", "hybrid_with_fallback", "price_only"]
 
 
@@ -106,6 +109,12 @@ def prepare(market: Market, config: TrainingConfig, *, now: datetime | None = No
     if not config.force_price_only:
         assert market.sentiment is not None  # load_market saw to it
         sentiment = _in_range(sentiment_features(market.sentiment), frame, config)
+        if config.force_sentiment and sentiment.is_empty():
+            first, last = _ends(market.sentiment)
+            raise DataError(
+                f"--force-sentiment, but the sentiment ({first:%Y-%m-%d} to {last:%Y-%m-%d}) has "
+                "no day in the range of the candles; give sentiment of that range"
+            )
         assessment = assess(frame, sentiment, force=config.force_sentiment, now=now)
         if assessment.recommendation == "price_only":
             log.warning(
@@ -230,13 +239,17 @@ def _gaps(sentiment: pl.DataFrame) -> tuple[tuple[str, str], ...]:
 
 def _report_dropped(frame: pl.DataFrame, rows: int) -> None:
     dropped = len(frame) - rows
-    without = (
-        frame["sentiment_momentum"].null_count() if "sentiment_momentum" in frame.columns else 0
-    )
-    if dropped:
-        log.info(
-            "%d of %d candles dropped: the first ones while averages fill up%s",
-            dropped,
-            len(frame),
-            f", and {without} without sentiment" if without else "",
-        )
+    warmup = min(len(frame), _WARMUP)
+    without = 0
+    if "sentiment_momentum" in frame.columns:
+        without = frame["sentiment_momentum"][warmup:].null_count()
+    flat = dropped - warmup - without
+    reasons = [f"{warmup} while averages fill up"]
+    if without:
+        reasons.append(f"{without} without sentiment")
+    if flat > 0:
+        reasons.append(f"{flat} whose RSI is undefined because prices stood still")
+    text = f"{dropped} of {len(frame)} candles dropped: {', '.join(reasons)}"
+    if rows == 0:
+        raise DataError(f"no candle has every feature; {text}")
+    log.info("%s", text)

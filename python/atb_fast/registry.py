@@ -70,7 +70,7 @@ def publish(
             if not it is kept where engines do not look.
 
     Raises:
-        StorageError: A file cannot be written. Nothing is visible then, and `latest` is unchanged.
+        StorageError: A file cannot be written. `latest` is unchanged then.
     """
     if live:
         home = registry / symbol / model_type

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast import registry
-from atb_fast.artifacts import RunRecord, export_onnx, feature_schema, metadata, write_json
+from atb_fast.artifacts import (
+    RunRecord,
+    check_export_packages,
+    export_onnx,
+    feature_schema,
+    metadata,
+    write_json,
+)
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData, split_windows
 from atb_fast.device import DevicePolicy, configure
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
 from atb_fast.engine import EpochCallback, FitResult, fit
-from atb_fast.errors import AtbFastError, ExportError, MissingExtraError, StorageError
+from atb_fast.errors import AtbFastError, ExportError, StorageError
 from atb_fast.features import prepare
 from atb_fast.ingestion.sources import load_market
 from atb_fast.models import build_model, float32_twin
@@ -94,12 +101,14 @@ def run_training_pipeline(
         data = split_windows(prepared, config.sequence_length)
     _describe(data, config)
 
-    with registry.staging(config.registry) as staged, _storage_errors(config.registry):
+    if not config.skip_onnx:
+        check_export_packages()
+    with registry.staging(config.registry) as staged:
         policy = configure(mixed_precision=config.mixed_precision, batch_size=config.batch_size)
         log.info("%s", policy.reason)
         with timer.stage("training"):
             model, fitted = _train(config, data, policy, on_epoch)
-        with timer.stage("artifacts"):
+        with timer.stage("artifacts"), _storage_errors(config.registry):
             model.save(staged / "model.keras")
 
         with _kept_on_failure(staged, data, config):
@@ -108,12 +117,12 @@ def run_training_pipeline(
                 record = RunRecord(config, data, policy, fitted, evaluate(model, data, predictions))
             with timer.stage("diagnostics"):
                 _diagnose(model, record, predictions, staged / "training.png")
-            with timer.stage("onnx"):
+            with timer.stage("onnx"), _storage_errors(config.registry):
                 export_error = _export(model, record, staged / "model.onnx")
-            with timer.stage("artifacts"):
+            with timer.stage("artifacts"), _storage_errors(config.registry):
                 bundle, version = _publish(record, staged)
     if export_error is not None:
-        raise type(export_error)(f"{export_error}; the trained model was kept in {bundle}")
+        raise ExportError(f"{export_error}; the trained model was kept in {bundle}")
     return TrainingResult(
         symbol=config.symbol,
         timeframe=config.timeframe,
@@ -205,21 +214,19 @@ def _diagnose(
 def _optional(step: str, record: RunRecord) -> Iterator[None]:
     try:
         yield
-    except OSError:
-        raise  # a disk that is full will not hold the bundle either
     except Exception as error:
         record.failures[step] = f"{type(error).__name__}: {error}"
         log.warning("%s failed, the model is not affected: %s", step, error)
 
 
-def _export(model: Any, record: RunRecord, path: Path) -> ExportError | MissingExtraError | None:
+def _export(model: Any, record: RunRecord, path: Path) -> ExportError | None:
     """Write the checked ONNX model; what failed is returned, to be raised when all is stored."""
     if record.config.skip_onnx:
         log.info("onnx: skipped, engines will not see this model")
         return None
     try:
         record.onnx_difference = export_onnx(model, path, record.data)
-    except (ExportError, MissingExtraError) as error:
+    except ExportError as error:
         path.unlink(missing_ok=True)
         return error
     return None
@@ -250,7 +257,8 @@ def _kept_on_failure(staged: Path, data: WindowedData, config: TrainingConfig) -
     try:
         yield
     except BaseException:
-        if staged.exists():
+        # A rename needs no room, so this works on a full disk too; if not, the first error counts.
+        with suppress(StorageError):
             kept, _ = registry.publish(
                 staged,
                 config.registry,

@@ -102,6 +102,12 @@ pub enum Error {
         /// The last valid start.
         last: i64,
     },
+    /// A result that does not fit into memory.
+    #[error("{values} values do not fit into memory; gather fewer windows at a time")]
+    TooLarge {
+        /// Number of values of the result.
+        values: usize,
+    },
     /// An argument outside of its range.
     #[error("{name} is {value}, expected {expected}")]
     InvalidArgument {

@@ -220,14 +220,11 @@ fn advise_huge_pages<T>(data: &mut [T]) {
         const PAGE: usize = 4096;
         let start = data.as_mut_ptr().cast::<u8>();
         let skip = start.align_offset(PAGE);
-        // SAFETY: the range lies within `data`, starts on a page, and MADV_HUGEPAGE changes neither
+        let length = (size_of_val(data) - skip) / PAGE * PAGE;
+        // SAFETY: the range consists of whole pages within `data`, and MADV_HUGEPAGE changes neither
         // contents nor protection.
         unsafe {
-            libc::madvise(
-                start.add(skip).cast(),
-                size_of_val(data) - skip,
-                libc::MADV_HUGEPAGE,
-            );
+            libc::madvise(start.add(skip).cast(), length, libc::MADV_HUGEPAGE);
         }
     }
     #[cfg(not(target_os = "linux"))]

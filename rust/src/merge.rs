@@ -79,9 +79,11 @@ pub fn join(left: &[i64], right: &[i64], how: How) -> Result<Vec<Run>> {
         });
     }
     // The resampling grid starts at midnight of the first row, as pandas lays it.
-    let origin = right.first().map_or(0, |t| t - t.rem_euclid(DAY));
+    let origin = right
+        .first()
+        .map_or(0, |t| t.saturating_sub(t.rem_euclid(DAY)));
     // Most candles follow the last one on the grid by one step: only the others need a division.
-    let mut on_grid = None;
+    let mut on_grid: Option<i64> = None;
     let mut runs: Vec<Run> = Vec::new();
     let mut next = 0; // right[..next] is not later than the candle
     for &time in left {
@@ -91,7 +93,8 @@ pub fn join(left: &[i64], right: &[i64], how: How) -> Result<Vec<Run>> {
         let row = next.checked_sub(1).filter(|&row| match how {
             How::Exact => right[row] == time,
             How::Resampled { .. } => {
-                if on_grid == Some(time - step) || (time - origin) % step == 0 {
+                let follows = on_grid.is_some_and(|last| last.checked_add(step) == Some(time));
+                if follows || time.saturating_sub(origin) % step == 0 {
                     on_grid = Some(time);
                 }
                 on_grid == Some(time) && time <= right[right.len() - 1]

@@ -3,17 +3,14 @@
 use std::ops::Range;
 use std::thread;
 
-/// Rows below which one thread is faster: starting two costs about as much as 10 000 rows of work.
-const SERIAL_BELOW: usize = 1 << 16;
+/// Fewest rows for a thread: starting it costs as much as about 10 000 rows of work.
+const ROWS_PER_THREAD: usize = 1 << 15;
 
 /// Returns `rows` in as many parts of about one size as there are processors; in one if few.
 #[must_use]
 pub fn split(rows: Range<usize>) -> Vec<Range<usize>> {
-    let threads = if rows.len() < SERIAL_BELOW {
-        1
-    } else {
-        thread::available_parallelism().map_or(1, usize::from)
-    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(rows.len() / ROWS_PER_THREAD).max(1);
     let size = rows.len().div_ceil(threads).max(1);
     let mut parts: Vec<_> = rows
         .clone()

@@ -14,6 +14,9 @@ use crate::{Error, Result, parallel};
 /// Rows worked on at a time: a block of ten features and its scratch stay close to the processor.
 const BLOCK: usize = 512;
 
+/// Longest window: each block reads that many rows before its first.
+pub const MAX_WINDOW: usize = 1 << 20;
+
 /// How a feature is computed from its source column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transform {
@@ -97,8 +100,14 @@ impl Pipeline {
             if features[..i].iter().any(|other| other.name == feature.name) {
                 return invalid("feature name", &feature.name, "a name only once");
             }
-            if let Transform::Sma(0) | Transform::Rsi(0) = feature.transform {
-                return invalid("window", "0", "at least 1");
+            if let Transform::Sma(window) | Transform::Rsi(window) = feature.transform
+                && !(1..=MAX_WINDOW).contains(&window)
+            {
+                let expected = format!("1 to {MAX_WINDOW}");
+                return invalid("window", &window.to_string(), &expected);
+            }
+            if feature.null_as.is_some_and(|value| !value.is_finite()) {
+                return invalid("null_as", "not finite", "a finite number");
             }
             let lookback = feature.transform.lookback();
             let mean = match feature.transform {
@@ -185,8 +194,8 @@ impl Pipeline {
     fn ranges(&self, columns: &[Column], rows: Range<usize>) -> Result<Vec<scale::Range>> {
         let mut ranges = vec![scale::Range::default(); self.features.len()];
         let mut block = Block::new(self);
-        for start in rows.clone().step_by(BLOCK) {
-            block.compute(self, columns, start..rows.end.min(start + BLOCK))?;
+        for start in rows.clone().step_by(block.size) {
+            block.compute(self, columns, start..rows.end.min(start + block.size))?;
             for (i, (range, feature)) in ranges.iter_mut().zip(&self.features).enumerate() {
                 let values = &mut block.derived[i][..block.rows];
                 if let Some(fill) = feature.null_as {
@@ -214,8 +223,8 @@ impl Pipeline {
         let parts = parallel::split(warmup.unwrap_or(0).min(len)..len);
         Matrix::build(self.features.len(), &parts, |rows, writer| {
             let mut block = Block::new(self);
-            for start in rows.clone().step_by(BLOCK) {
-                block.compute(self, columns, start..rows.end.min(start + BLOCK))?;
+            for start in rows.clone().step_by(block.size) {
+                block.compute(self, columns, start..rows.end.min(start + block.size))?;
                 let derived: Vec<&[f64]> = block
                     .derived
                     .iter()
@@ -237,6 +246,7 @@ impl Pipeline {
 
 /// The features of one block of rows, NaN where a value is missing.
 struct Block {
+    size: usize,
     derived: Vec<Vec<f64>>,
     source: Vec<f64>,
     rows: usize,
@@ -246,10 +256,14 @@ struct Block {
 
 impl Block {
     fn new(pipeline: &Pipeline) -> Self {
-        let lookback = pipeline.sources.iter().map(|source| source.lookback).max();
+        let lookbacks = pipeline.sources.iter().map(|source| source.lookback);
+        let lookback = lookbacks.max().unwrap_or(0);
+        // Long windows get longer blocks, so that at most half of what is read is lookback.
+        let size = BLOCK.max(lookback);
         Self {
-            derived: vec![vec![0.0; BLOCK]; pipeline.features.len()],
-            source: vec![0.0; BLOCK + lookback.unwrap_or(0)],
+            size,
+            derived: vec![vec![0.0; size]; pipeline.features.len()],
+            source: vec![0.0; size + lookback],
             rows: 0,
             means: WindowSums::default(),
             rsi: RsiSums::default(),
@@ -324,8 +338,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn agrees_with_whole_columns(
-            seed in 0..u64::MAX, len in prop_oneof![200..4000_usize, Just(70_000)], chunk in 1..3000_usize, nulls in 0..4_usize,
+            seed in 0..u64::MAX, len in prop_oneof![3 => 200..4000_usize, 1 => Just(70_000)], chunk in 1..3000_usize, nulls in 0..4_usize,
+            window in prop_oneof![Just(30), Just(1), 2..50_usize, Just(600)],
         ) {
+            prop_assume!(window < 50 || len >= 4000);
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut close: Vec<Option<f64>> =
                 (0..len).map(|_| Some(100.0 + rng.f64())).collect();
@@ -334,7 +350,7 @@ mod tests {
             }
             let volume: Vec<Option<f64>> = (0..len).map(|i| Some(i as f64)).collect();
             let pipeline = Pipeline::new(vec![
-                feature("sma", "close", Transform::Sma(30)),
+                feature("sma", "close", Transform::Sma(window)),
                 feature("volume", "volume", Transform::Identity),
                 feature("rsi", "close", Transform::Rsi(14)),
                 feature("close", "close", Transform::Identity),
@@ -352,7 +368,7 @@ mod tests {
                 column.iter().map(|v| v.unwrap_or(f64::NAN)).collect()
             };
             let (close, volume) = (flat(&close), flat(&volume));
-            let whole = [sma(&close, 30), volume, rsi(&close, 14), close];
+            let whole = [sma(&close, window), volume, rsi(&close, 14), close];
             let bounds: Vec<(f64, f64)> = whole.iter().map(|column| {
                 let seen = || column.iter().copied().filter(|v| !v.is_nan());
                 (seen().fold(f64::MAX, f64::min), seen().fold(f64::MIN, f64::max))
@@ -410,7 +426,10 @@ mod tests {
         let error = pipeline.fit(&columns, 0..3).unwrap_err();
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
         assert!(Pipeline::new(vec![]).is_err());
-        assert!(Pipeline::new(vec![feature("m", "m", Transform::Sma(0))]).is_err());
+        for window in [0, MAX_WINDOW + 1, usize::MAX] {
+            assert!(Pipeline::new(vec![feature("m", "m", Transform::Sma(window))]).is_err());
+            assert!(Pipeline::new(vec![feature("m", "m", Transform::Rsi(window))]).is_err());
+        }
         let twice = vec![feature("m", "a", Transform::Identity); 2];
         assert!(Pipeline::new(twice).is_err());
     }

@@ -307,22 +307,56 @@ mod tests {
         }
     }
 
+    /// Prices in cents, so that sums of them are exact, with one of 10^14 dollars in the middle.
+    fn spiked_cents() -> Vec<i64> {
+        let mut cents: Vec<i64> = (0..1_300_000).map(|i| (i * 7919) % 1_000_003 + 1).collect();
+        cents[600_000] = 10_000_000_000_000_000;
+        cents
+    }
+
     #[test]
-    fn no_drift_over_a_million_rows() {
-        // Cents as integers give the exact sums. A jump of eight orders of magnitude in the middle
-        // would leave a running sum with an error for ever.
-        let cents: Vec<i64> = (0..1_300_000_i64)
-            .map(|i| (i * 7919) % 1_000_003 + if i == 600_000 { 100_000_000_000_000 } else { 1 })
-            .collect();
-        let values: Vec<f64> = cents.iter().map(|c| *c as f64).collect();
+    fn means_do_not_drift_over_a_million_rows() {
+        let cents = spiked_cents();
+        let values: Vec<f64> = cents.iter().map(|c| *c as f64 / 100.0).collect();
         for window in [7, 14, 30] {
-            for (i, got) in sma(&values, window).iter().enumerate().skip(window - 1) {
-                let exact = cents[i + 1 - window..=i].iter().sum::<i64>() as f64 / window as f64;
-                assert!(
-                    (got - exact).abs() <= 1e-14 * exact,
-                    "{window} {i} {got} {exact}"
-                );
+            let means = sma(&values, window);
+            let (mut running, mut worst, mut worst_running) = (0.0, 0.0_f64, 0.0_f64);
+            for i in 0..values.len() {
+                running += values[i] - if i >= window { values[i - window] } else { 0.0 };
+                if i + 1 >= window {
+                    let sum: i64 = cents[i + 1 - window..=i].iter().sum();
+                    let exact = sum as f64 / 100.0 / window as f64;
+                    worst = worst.max((means[i] - exact).abs() / exact);
+                    worst_running =
+                        worst_running.max((running / window as f64 - exact).abs() / exact);
+                }
             }
+            assert!(worst <= 1e-14, "{window}: {worst}");
+            assert!(
+                worst_running > 1e-9,
+                "the series would not show a drift: {worst_running}"
+            );
+        }
+    }
+
+    #[test]
+    fn rsi_does_not_drift_over_a_million_rows() {
+        let cents = spiked_cents();
+        let values: Vec<f64> = cents.iter().map(|c| *c as f64 / 100.0).collect();
+        let (simple, wilder) = (rsi(&values, 14), rsi_wilder(&values, 14));
+        for i in (700_000..values.len()).step_by(1009) {
+            let moves = |i: usize| cents[i] - cents[i - 1];
+            let up: i64 = (i - 13..=i).map(|i| moves(i).max(0)).sum();
+            let all: i64 = (i - 13..=i).map(|i| moves(i).abs()).sum();
+            let exact = 100.0 * up as f64 / all as f64;
+            assert!(
+                (simple[i] - exact).abs() <= 1e-9 * exact,
+                "{i} {} {exact}",
+                simple[i]
+            );
+            // Wilder's averages forget: a start 2000 rows back gives the same.
+            let restarted = rsi_wilder(&values[i - 2000..=i], 14)[2000];
+            assert!((wilder[i] - restarted).abs() <= 1e-9 * restarted);
         }
     }
 

@@ -28,11 +28,15 @@ pub fn count(rows: usize, length: usize) -> Result<usize> {
 /// Returns the windows at `starts`, one after the other: `starts.len() * length` rows.
 ///
 /// # Errors
-/// As [`count`], and [`Error::WindowOutOfRange`] for a start whose window does not fit.
+/// As [`count`], [`Error::WindowOutOfRange`] for a start whose window does not fit, and
+/// [`Error::TooLarge`] when there is no memory for the windows.
 pub fn gather<T: Element>(matrix: &Matrix<T>, starts: &[i64], length: usize) -> Result<Vec<T>> {
     check_starts(matrix.rows(), starts, length)?;
     let size = length * matrix.columns();
-    let mut out = Vec::with_capacity(starts.len() * size);
+    let mut out = Vec::new();
+    let values = starts.len().saturating_mul(size);
+    out.try_reserve_exact(values)
+        .map_err(|_| Error::TooLarge { values })?;
     for &start in starts {
         let first = start as usize * matrix.columns();
         out.extend_from_slice(&matrix.data()[first..first + size]);
@@ -146,6 +150,9 @@ mod tests {
             );
         }
         assert!(gather_into(&matrix, &[0], 4, &mut [0.0; 11]).is_err());
+        let large = Matrix::<f32>::from_rows(vec![0.0; 1 << 20], 1);
+        let error = gather(&large, &vec![0; 1 << 22], 1 << 20).unwrap_err();
+        assert_eq!(error, Error::TooLarge { values: 1 << 42 });
     }
 
     #[test]

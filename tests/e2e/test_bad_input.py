@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         (
             ["BTCUSDT", "--candles", "text.csv", "--force-price-only"],
             3,
-            "text.csv: column close, row 1: found 'about 7', expected a number",
+            "text.csv: column close, row 1: found 'about 7', expected a price above 0",
         ),
         (["BTCUSDT", *GOOD, "--timeframe", "1h"], 3, "1440 minutes apart, expected 60"),
         (["BTCUSDT", *GOOD, "--registry", "a_file"], 6, "registry a_file cannot be written"),
@@ -87,6 +88,7 @@ def test_one_clear_line(
     assert len(errors) == 1
     assert message in errors[0]
     assert done.stderr.splitlines()[-1] == errors[0]
+    assert not re.search(r"Warning|\.py\b", done.stderr)
     assert sorted(files.rglob("*")) == before
 
 

@@ -262,6 +262,19 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     assert left == []
 
 
+def test_eth_trains_the_same_way(shared: Path, tmp_path: Path) -> None:
+    data = shared / "data"
+    done = run(
+        "ETHUSDT", "--start-date", "2019-01-01", "--end-date", "2024-12-01",
+        "--candles", str(data / "ETHUSDT_1d_2017-08-17_2024-12-31.parquet"), "--force-price-only",
+        "--epochs", "1", "--skip-plots", "--registry", "models", "--json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["model_type"] == "price"
+    assert result["paths"]["bundle"].startswith("models/ETHUSDT/price/")
+
+
 def test_canonical_candles_for_twenty_epochs(shared: Path, tmp_path: Path) -> None:
     data = shared / "data"
     done = run(

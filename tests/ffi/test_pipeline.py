@@ -155,8 +155,12 @@ def test_pipeline_arguments(daily: pl.DataFrame) -> None:
         Pipeline([])
     with pytest.raises(ArgumentError, match="a name only once"):
         Pipeline([Feature("x", "a"), Feature("x", "b")])
-    with pytest.raises(ArgumentError, match="window is 0"):
-        Pipeline([Feature("x", "a", rsi=0)])
+    for window in (0, 2**20 + 1, 2**44, 2**62, 2**64 - 1):
+        for kind in ({"sma": window}, {"rsi": window}):
+            with pytest.raises(ArgumentError, match=r"window is \d+, expected 1 to 1048576"):
+                Pipeline([Feature("x", "a", **kind)])
+    with pytest.raises(ArgumentError, match="null_as is not finite"):
+        Pipeline([Feature("x", "a", null_as=float("inf"))])
     with pytest.raises(ArgumentError, match="both sma and rsi"):
         Feature("x", "a", sma=2, rsi=2)
     with pytest.raises(ArgumentError, match="min <= max"):
@@ -173,7 +177,24 @@ def test_what_it_says_of_itself(daily: pl.DataFrame) -> None:
     assert "FeatureMatrix(" in repr(pipeline.fit(daily).transform(daily))
 
 
-def test_input_is_not_copied_and_not_changed(daily: pl.DataFrame) -> None:
+@pytest.mark.parametrize("order", [[0, 2, 1, 3], [0, 1, 1, 3]])
+def test_timestamps_must_rise(order: list[int]) -> None:
+    good = pl.DataFrame({"timestamp": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
+    fitted = Pipeline([Feature("x", "x")]).fit(good)
+    bad = good.with_columns(timestamp=pl.Series(order))
+    for use in (fitted.fit, fitted.transform, fitted.transform_float64):
+        with pytest.raises(DataError, match=r"column 'timestamp', row 2: .* strictly ascending"):
+            use(bad)
+
+
+def test_long_windows(daily: pl.DataFrame) -> None:
+    matrix = Pipeline([Feature("mean", "close", sma=2000)]).fit(daily).transform_float64(daily)
+    expected = daily["close"].to_pandas().rolling(2000).mean().dropna().to_numpy()
+    scaled = MinMaxScaler().fit_transform(expected[:, None])
+    np.testing.assert_allclose(matrix, scaled, rtol=0, atol=1e-12)
+
+
+def test_input_is_not_changed(daily: pl.DataFrame) -> None:
     table = daily.select("close").to_arrow()
     before = pa.table({"close": pa.array(table["close"].to_pylist())})
     Pipeline([Feature("mean", "close", sma=7)]).fit(table).transform(table)

@@ -59,6 +59,11 @@ def test_wilder_rsi_equals_pandas_ewm(prices: Any) -> None:
     np.testing.assert_allclose(got[14:], expected, rtol=1e-9)
 
 
+def test_series_take_integers_and_slices() -> None:
+    np.testing.assert_array_equal(_core.sma(np.arange(10)[::2], 2)[1:], [1.0, 3.0, 5.0, 7.0])
+    assert _core.sma([1, 2, 3], 3)[2] == 2.0
+
+
 def test_series_arguments() -> None:
     with pytest.raises(ArgumentError, match="window is 0"):
         _core.sma([1.0], 0)
@@ -133,6 +138,8 @@ def test_merge_arguments() -> None:
     for how, extra in [("resampled", {}), ("exact", {"lag_ms": 3}), ("nearest", {})]:
         with pytest.raises(ArgumentError, match="expected 'exact', 'resampled' with step_ms"):
             _core.merge(good, good, ["x"], how=how, **extra)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="columns is empty"):
+        _core.merge(good, good, [], how="exact")
     with pytest.raises(ArgumentError, match="would look into the future"):
         _core.merge(good, good, ["x"], how="asof", lag_ms=-1)
     with pytest.raises(TypeError, match=r"Arrow PyCapsule interface .* got list"):

@@ -80,6 +80,7 @@ def test_gather_equals_fancy_indexing(matrix: Any, values: Any) -> None:
     out = np.empty_like(batch)
     assert matrix.gather(starts, LENGTH, out=out) is out
     np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(matrix.gather(starts[::2], LENGTH), expected[::2])
     assert matrix.gather(np.array([], np.int64), LENGTH).shape == (0, LENGTH, FEATURES)
 
 
@@ -97,6 +98,9 @@ def test_gather_arguments(matrix: Any) -> None:
         matrix.windows(0)
     with pytest.raises(DataError, match="a window needs at least 501 rows, got 500"):
         matrix.windows(501)
+    large = _core.FeatureMatrix(np.zeros((2**16, 1), np.float32), ["x"])
+    with pytest.raises(MemoryError, match="gather fewer windows at a time"):
+        large.gather(np.zeros(2**28, np.int8).astype(np.int64)[: 2**26], 2**16)
     with pytest.raises(TypeError):
         matrix.gather(np.array([0.5]), LENGTH)
     with pytest.raises(ArgumentError, match="4 columns and names has 1"):

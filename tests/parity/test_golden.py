@@ -98,12 +98,11 @@ def test_persistence_is_that_of_the_legacy_run(data: WindowedData, seeds: Any) -
     assert error == pytest.approx(seeds["persistence_test_rmse"], abs=5e-4)
 
 
-@pytest.mark.parametrize("name", ["BTCUSDT_1h_2017-08-17_2024-12-31"])
-def test_hourly_candles_with_holes(shared: Path, name: str) -> None:
+def test_hourly_candles_with_holes(shared: Path) -> None:
     config = TrainingConfig(
         symbol="BTCUSDT",
         timeframe="1h",
-        candles=shared / "data" / f"{name}.parquet",
+        candles=shared / "data" / "BTCUSDT_1h_2017-08-17_2024-12-31.parquet",
         sentiment=shared / "data" / "fear_greed_1d_2018-02-01_2025-05-02.parquet",
         start_date=date(2019, 1, 1),
         end_date=date(2024, 12, 1),

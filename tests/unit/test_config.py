@@ -46,6 +46,9 @@ def test_every_option_has_help() -> None:
         ({"candles": Path("x.csv")}, "contradict each other"),
         ({"source": None, "candles": Path("x.csv")}, "no sentiment for --candles"),
         ({"force_price_only": True, "force_sentiment": True}, "--force-price-only contradicts"),
+        ({"epochs": 2.5}, "epochs is 2.5, expected a whole number"),
+        ({"seed": True}, "seed is True, expected a whole number"),
+        ({"start_date": "1.1.2024"}, "start_date is '1.1.2024', expected a date such as"),
         ({"timeframe": "1w"}, "timeframe is 1w and sentiment is daily"),
     ],
 )
@@ -57,6 +60,12 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 def test_source_follows_from_candles() -> None:
     made = config(source=None, candles=Path("x.csv"), force_price_only=True, timeframe="1w")
     assert made.source == "files"
+
+
+def test_text_is_taken_for_paths_and_dates() -> None:
+    made = config(source=None, candles="x.csv", sentiment="y.csv", start_date="2024-01-31")
+    assert made.candles == Path("x.csv")
+    assert made.start_date == date(2024, 1, 31)
 
 
 def test_range_is_inclusive() -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from atb_fast.device import decide, import_tensorflow
+from atb_fast.device import configure, decide, import_tensorflow
 from atb_fast.errors import MissingExtraError
 
 
@@ -25,8 +26,22 @@ def test_gpu() -> None:
 
 def test_gpu_without_mixed_precision() -> None:
     policy = decide(["/gpu:0"], mixed_precision=False, batch_size=None)
-    assert policy.dtype_policy == "float32"
+    assert (policy.dtype_policy, policy.jit) == ("float32", False)
     assert "switched off" in policy.reason
+
+
+def test_tensorflow_is_set_up_as_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    tf = import_tensorflow()
+    calls: list[tuple[object, ...]] = []
+    gpu = SimpleNamespace(name="/physical_device:GPU:0")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [gpu] * (kind == "GPU"))
+    monkeypatch.setattr(
+        tf.config.experimental, "set_memory_growth", lambda *a: calls.append(("growth", *a))
+    )
+    monkeypatch.setattr(tf.config.optimizer, "set_jit", lambda on: calls.append(("jit", on)))
+    policy = configure(mixed_precision=True, batch_size=None)
+    assert policy == decide([gpu.name], mixed_precision=True, batch_size=None)
+    assert calls == [("growth", gpu, True), ("jit", True)]
 
 
 def test_missing_tensorflow_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

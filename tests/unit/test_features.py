@@ -81,6 +81,33 @@ def test_force_sentiment_overrides_the_score(market: Market) -> None:
         split_windows(prepare(old, config(force_sentiment=True), now=NOW), 120)
 
 
+def test_forced_sentiment_that_is_not_there(market: Market) -> None:
+    assert market.sentiment is not None
+    later = market.candles.filter(pl.col("timestamp").dt.year() >= 2023)
+    early = market.sentiment.filter(pl.col("timestamp").dt.year() < 2020)
+    with pytest.raises(DataError, match=r"the sentiment \(2018-02-01 to 2019-12-31\) has no day"):
+        prepare(Market(later, early), config(force_sentiment=True), now=NOW)
+
+
+def test_no_candle_with_every_feature(market: Market) -> None:
+    shifted = market.candles.with_columns(pl.col("timestamp") + timedelta(hours=4))
+    with pytest.raises(DataError, match=r"no candle has every feature; .* without sentiment"):
+        prepare(Market(shifted, market.sentiment), config(force_sentiment=True), now=NOW)
+
+
+def test_prices_that_stand_still_are_named(
+    market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    close = market.candles["close"].to_numpy().copy()
+    close[100:131] = 5000.0
+    flat = market.candles.with_columns(close=pl.Series(close))
+    with caplog.at_level("INFO"):
+        made = prepare(Market(flat, None), config(force_price_only=True))
+    # 14 differences of 0 end at each of the bars 114 to 130.
+    assert len(made.matrix) == len(flat) - 29 - 17
+    assert "46 of 2557 candles dropped: 29 while averages fill up, 17 whose RSI" in caplog.text
+
+
 def test_price_only_has_no_sentiment(market: Market) -> None:
     made = prepare(Market(market.candles, None), config(force_price_only=True))
     assert made.model_type == "price"

@@ -40,6 +40,7 @@ def test_formats_hold_the_same(daily: pl.DataFrame, tmp_path: Path, suffix: str)
         "1706659200",
         "1706659200000",
         "1706659200000000",
+        "1706659200000000000",
     ],
 )
 def test_timestamps_of_all_kinds(tmp_path: Path, stamp: str) -> None:
@@ -60,10 +61,15 @@ def test_rows_are_sorted_and_other_columns_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("2024-01-01,1,1,1,abc,1\n", "column close, row 1: found 'abc', expected a number"),
+        ("2024-01-01,1,1,1,abc,1\n", "column close, row 1: found 'abc', expected a price above 0"),
         ("2024-01-01,1,1,1,1,1\n2024-01-02,1,1,1,,1\n", "column close, row 2: found nothing"),
-        ("2024-01-01,1,1,1,nan,1\n", "column close, row 1: found 'nan', expected a number"),
+        ("2024-01-01,1,1,1,nan,1\n", "column close, row 1: found 'nan', expected a price above 0"),
         ("2024-01-01,1,inf,1,1,1\n", "column high, row 1: found 'inf'"),
+        ("2024-01-01,1,1,0,1,1\n", "column low, row 1: found '0', expected a price above 0"),
+        ("2024-01-01,1,1,1,1,-2\n", "volume, row 1: found '-2', expected a number from 0 on"),
+        ("01/02/2024,1,1,1,1,1\n", "found '01/02/2024', expected a time from 2000 on"),
+        ("20240131,1,1,1,1,1\n", "found '20240131', expected a time from 2000 on"),
+        ("1706659200000,1,1,1,1,1\n99,1,1,1,1,1\n", "timestamp, row 2: found '99', expected"),
         ("yesterday,1,1,1,1,1\n", "column timestamp, row 1: found 'yesterday', expected a time"),
         (",1,1,1,1,1\n", "column timestamp, row 1: found None, expected a time"),
         ("2024-01-01,1,1,1,1,1\n" * 2, "2024-01-01 00:00:00 UTC stands there more than once"),
@@ -94,6 +100,20 @@ def test_bad_files(tmp_path: Path) -> None:
         read_candles(tmp_path / "folder.csv")
 
 
+@pytest.mark.parametrize("column", ["high", "volume"])
+def test_columns_of_another_kind(daily: pl.DataFrame, tmp_path: Path, column: str) -> None:
+    path = tmp_path / "candles.parquet"
+    for value in (pl.lit([1.0]), pl.col("timestamp").dt.date(), pl.lit(value=True)):
+        daily.with_columns(value.alias(column)).write_parquet(path)
+        with pytest.raises(DataError, match=f"column {column} has type .*, expected numbers"):
+            read_candles(path)
+
+
+def test_seconds_and_milliseconds_in_one_file(tmp_path: Path) -> None:
+    path = csv(tmp_path, "1706659200,1,1,1,1,0\n1706745600000,1,1,1,1,0\n")
+    assert read_candles(path)["timestamp"].dt.day().to_list() == [31, 1]
+
+
 def test_sentiment_stamps_count_for_their_day(tmp_path: Path) -> None:
     path = csv(tmp_path, "1551157200,40\n1551243600,42\n", "timestamp,value\n")
     frame = read_sentiment(path)
@@ -107,6 +127,16 @@ def test_sentiment_stamps_count_for_their_day(tmp_path: Path) -> None:
 def load(path: Path, **options: Any) -> pl.DataFrame:
     config = TrainingConfig(symbol="BTCUSDT", candles=path, force_price_only=True, **options)
     return load_market(config).candles
+
+
+def test_price_only_does_not_read_sentiment(
+    daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "candles.parquet"
+    daily.write_parquet(path)
+    with caplog.at_level("INFO"):
+        load(path, sentiment=tmp_path / "gone.csv")
+    assert "gone.csv is not used" in caplog.text
 
 
 def test_range_and_bar_length(daily: pl.DataFrame, tmp_path: Path) -> None:

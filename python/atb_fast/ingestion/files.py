@@ -85,13 +85,22 @@ def _tidy(path: Path, frame: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataF
 
 
 def _numbers(path: Path, column: pl.Series) -> pl.Series:
+    numeric = column.dtype.is_numeric() or column.dtype == pl.String
+    if not numeric:
+        raise DataError(f"{path}: column {column.name} has type {column.dtype}, expected numbers")
     numbers = column.cast(pl.Float64, strict=False)
-    bad = (~numbers.is_finite()).fill_null(value=True).arg_true()
+    expected = "a number"
+    good = numbers.is_finite()
+    if column.name in CANDLE_COLUMNS:
+        # A price of 0 would divide by 0 later; bars without trades have a volume of 0.
+        good &= numbers >= 0 if column.name == "volume" else numbers > 0
+        expected = "a number from 0 on" if column.name == "volume" else "a price above 0"
+    bad = (~good).fill_null(value=True).arg_true()
     if len(bad):
         value = column[bad[0]]
         found = "nothing" if value is None else repr(value)
         raise DataError(
-            f"{path}: column {column.name}, row {bad[0] + 1}: found {found}, expected a number"
+            f"{path}: column {column.name}, row {bad[0] + 1}: found {found}, expected {expected}"
         )
     return numbers
 
@@ -99,40 +108,58 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
 def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
     """Return the timestamp column as UTC milliseconds.
 
-    Numbers count as seconds, milliseconds or microseconds by their size; times without a zone
-    are UTC.
+    Whole numbers count as seconds, milliseconds, microseconds or nanoseconds by their size; times
+    without a zone are UTC.
     """
     if "timestamp" not in frame.columns:
         raise DataError(f"{path}: no column timestamp; the file has {', '.join(frame.columns)}")
     raw = frame["timestamp"]
     times = _to_datetime(raw)
-    bad = times.is_null().arg_true() if times is not None else pl.Series([0])
-    if times is None or len(bad):
+    # A number or a date taken for another unit lands far outside of the years of any exchange.
+    bad = (~times.dt.year().is_between(2000, 2100)).fill_null(value=True).arg_true()
+    if len(bad):
         raise DataError(
             f"{path}: column timestamp, row {bad[0] + 1}: found {raw[bad[0]]!r}, expected a time "
-            "such as 2024-01-31 00:00:00 or milliseconds since 1970"
+            "from 2000 on, such as 2024-01-31 00:00:00 or seconds, milliseconds, microseconds or "
+            "nanoseconds since 1970"
         )
     return times
 
 
-def _to_datetime(raw: pl.Series) -> pl.Series | None:
-    """Return UTC milliseconds, null where a value is not a time; None if none can be."""
+def _to_datetime(raw: pl.Series) -> pl.Series:
+    """Return UTC milliseconds, null where a value is not a time."""
     if raw.dtype == pl.String:
         numbers = raw.cast(pl.Int64, strict=False)
-        if numbers.null_count() == 0:
-            raw = numbers
-        else:
-            raw = raw.str.to_datetime(time_zone="UTC", strict=False)
+        # ISO 8601 only: 01/02/2024 is January to some and February to others.
+        iso = raw.str.contains(r"^\d{4}-\d{2}-\d{2}")
+        text = raw.set(~iso.fill_null(value=False), None)
+        raw = numbers if numbers.null_count() == 0 else _parse_iso(text)
     if raw.dtype.is_integer():
         numbers = raw.cast(pl.Int64)
-        largest = int(numbers.abs().max() or 0)  # type: ignore[arg-type]
-        # Seconds pass 1e11 in the year 5138 and milliseconds 1e14 then: sizes are unambiguous.
-        unit = 1_000_000 if largest < 10**11 else 1_000 if largest < 10**14 else 1
-        raw = (numbers * unit).cast(pl.Datetime("us", "UTC"))
+        # Seconds reach 1e11 in the year 5138, and so on for each finer unit.
+        micros = (
+            pl.when(numbers.abs() < 10**11)
+            .then(numbers * 1_000_000)
+            .when(numbers.abs() < 10**14)
+            .then(numbers * 1_000)
+            .when(numbers.abs() < 10**17)
+            .then(numbers)
+            .otherwise(numbers // 1_000)
+        )
+        raw = pl.select(micros.alias("timestamp")).to_series().cast(pl.Datetime("us", "UTC"))
     if raw.dtype == pl.Date:
         raw = raw.cast(pl.Datetime("ms"))
     if not isinstance(raw.dtype, pl.Datetime):
-        return None
+        return pl.Series("timestamp", [None] * len(raw), pl.Datetime("ms", "UTC"))
     if raw.dtype.time_zone is None:
         raw = raw.dt.replace_time_zone("UTC")
-    return raw.dt.convert_time_zone("UTC").dt.cast_time_unit("ms")
+    return raw.dt.convert_time_zone("UTC").dt.cast_time_unit("ms").rename("timestamp")
+
+
+def _parse_iso(text: pl.Series) -> pl.Series:
+    if text.null_count() == len(text):
+        return text.cast(pl.Datetime("us", "UTC"))
+    try:
+        return text.str.to_datetime(time_zone="UTC", strict=False)
+    except pl.exceptions.ComputeError:  # no format fits the first value
+        return pl.Series(text.name, [None] * len(text), pl.Datetime("us", "UTC"))

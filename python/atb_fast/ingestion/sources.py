@@ -45,7 +45,10 @@ def load_market(config: TrainingConfig) -> Market:
         if config.force_refresh:
             log.info("--force-refresh: local files are read anew every time")
         candles = files.read_candles(config.candles)
-        if config.sentiment is not None:
+        if config.force_price_only:
+            if config.sentiment is not None:
+                log.info("--force-price-only: %s is not used", config.sentiment)
+        elif config.sentiment is not None:
             sentiment = files.read_sentiment(config.sentiment)
     return Market(_cut(candles, config), sentiment)
 

@@ -1,5 +1,6 @@
 //! The one place where the GIL is released and a kernel's error becomes a Python exception.
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
 use crate::{Error, Result};
@@ -14,6 +15,7 @@ impl From<Error> for PyErr {
             Error::InvalidArgument { .. } | Error::NotFitted | Error::WindowOutOfRange { .. } => {
                 ArgumentError::new_err(message)
             }
+            Error::TooLarge { .. } => PyMemoryError::new_err(message),
             _ => DataError::new_err(message),
         }
     }

@@ -8,12 +8,19 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::{DataType, SchemaRef, TimeUnit};
+use numpy::{Element, PyReadonlyArray1};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3_arrow::input::AnyRecordBatch;
 
 use crate::merge::check_ascending;
 use crate::{Error, Result};
+
+/// Returns the values of an array argument, contiguous. Copied, because other threads may write to
+/// the array while a kernel runs without the GIL.
+pub fn copied<T: Element + Copy>(array: &PyReadonlyArray1<'_, T>) -> Vec<T> {
+    array.as_array().to_vec()
+}
 
 /// A frame of record batches that share memory with their Python owner.
 pub struct Frame {
@@ -69,6 +76,14 @@ impl Frame {
                     .join(", "),
             }),
         }
+    }
+
+    /// Returns an error unless the `timestamp` column, if there is one, rises strictly.
+    pub fn check_order(&self) -> Result<()> {
+        if self.schema.index_of("timestamp").is_ok() {
+            self.timestamps("timestamp")?;
+        }
+        Ok(())
     }
 
     /// Returns column `name` as strictly ascending milliseconds since 1970; without a copy if that

@@ -10,6 +10,7 @@ use numpy::{
 use pyo3::prelude::*;
 
 use super::error::{ArgumentError, detached};
+use super::frame::copied;
 use crate::matrix::Matrix;
 use crate::{Error, window};
 
@@ -98,9 +99,9 @@ impl PyFeatureMatrix {
         length: usize,
         out: Option<Bound<'py, PyArray3<f32>>>,
     ) -> PyResult<Bound<'py, PyArray3<f32>>> {
-        let starts = starts.as_slice()?;
+        let starts = copied(&starts);
         let Some(out) = out else {
-            let windows = detached(py, || window::gather(&self.matrix, starts, length))?;
+            let windows = detached(py, || window::gather(&self.matrix, &starts, length))?;
             return batch(py, windows, length, self.matrix.columns());
         };
         let shape = [starts.len(), length, self.matrix.columns()];
@@ -113,7 +114,7 @@ impl PyFeatureMatrix {
         }
         let slice = target.as_slice_mut()?;
         detached(py, || {
-            window::gather_into(&self.matrix, starts, length, slice)
+            window::gather_into(&self.matrix, &starts, length, slice)
         })?;
         drop(target);
         Ok(out)
@@ -135,7 +136,7 @@ impl PyFeatureMatrix {
         epoch: u64,
     ) -> PyResult<PyWindowBatches> {
         let rows = this.get().matrix.rows();
-        let targets = targets.as_slice()?.to_vec();
+        let targets = copied(&targets);
         if targets.len() != rows {
             return Err(ArgumentError::new_err(format!(
                 "targets has {} values, expected one for each of the {rows} rows",
@@ -150,7 +151,7 @@ impl PyFeatureMatrix {
         // The target of a window is the row behind it, so the last row starts no window's end.
         let usable = rows.saturating_sub(1);
         let mut starts = match starts {
-            Some(starts) => starts.as_slice()?.to_vec(),
+            Some(starts) => copied(&starts),
             None => (0..window::count(usable, length)? as i64).collect(),
         };
         window::check_starts(usable, &starts, length)?;
@@ -204,7 +205,11 @@ impl PyWindowBatches {
     }
 
     fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Batch<'py>>> {
-        let part: Range<usize> = self.next..self.starts.len().min(self.next + self.batch_size);
+        let part: Range<usize> = self.next
+            ..self
+                .starts
+                .len()
+                .min(self.next.saturating_add(self.batch_size));
         if part.is_empty() {
             return Ok(None);
         }

@@ -2,11 +2,11 @@
 
 use arrow_array::ArrayRef;
 use numpy::ndarray::Array2;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayLike1};
+use numpy::{AllowTypeChange, IntoPyArray, PyArray1, PyArray2, PyArrayLike1};
 use pyo3::prelude::*;
 
 use super::error::{ArgumentError, detached};
-use super::frame::Frame;
+use super::frame::{Frame, copied};
 use super::matrix::PyFeatureMatrix;
 use crate::Result;
 use crate::column::Column;
@@ -139,7 +139,7 @@ impl PyMinMaxScaler {
     fn transform<'py>(
         &self,
         py: Python<'py>,
-        values: PyArrayLike1<'py, f64>,
+        values: PyArrayLike1<'py, f64, AllowTypeChange>,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
         map(py, &values, |v| self.0.transform(v))
     }
@@ -151,7 +151,7 @@ impl PyMinMaxScaler {
     fn inverse_transform<'py>(
         &self,
         py: Python<'py>,
-        values: PyArrayLike1<'py, f64>,
+        values: PyArrayLike1<'py, f64, AllowTypeChange>,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
         map(py, &values, |v| self.0.inverse(v))
     }
@@ -166,14 +166,17 @@ impl PyMinMaxScaler {
 
 fn map<'py>(
     py: Python<'py>,
-    values: &PyArrayLike1<'py, f64>,
+    values: &PyArrayLike1<'py, f64, AllowTypeChange>,
     each: impl Fn(f64) -> f64 + Sync,
 ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-    let values = values.as_slice()?;
-    let out = detached(py, || {
-        Ok(values.iter().map(|v| each(*v)).collect::<Vec<_>>())
+    let mut values = copied(values);
+    detached(py, || {
+        for value in &mut values {
+            *value = each(*value);
+        }
+        Ok(())
     })?;
-    Ok(out.into_pyarray(py))
+    Ok(values.into_pyarray(py))
 }
 
 /// Features in channel order, and their scalers once fitted.
@@ -273,6 +276,7 @@ fn with_columns<T>(
     frame: &Frame,
     work: impl FnOnce(&[Column]) -> Result<T>,
 ) -> Result<T> {
+    frame.check_order()?;
     let chunks = pipeline
         .sources()
         .map(|name| Ok((name, frame.column(name)?)))

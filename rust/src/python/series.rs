@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
-use numpy::{IntoPyArray, PyArray1, PyArrayLike1};
+use numpy::{AllowTypeChange, IntoPyArray, PyArray1, PyArrayLike1};
 use pyo3::prelude::*;
 use pyo3_arrow::PyTable;
 
 use super::error::{ArgumentError, detached};
-use super::frame::Frame;
+use super::frame::{Frame, copied};
 use crate::Error;
 use crate::column::Column;
 use crate::merge::{How, join, take};
@@ -43,6 +43,11 @@ pub fn py_merge(
             )));
         }
     };
+    if columns.is_empty() {
+        return Err(ArgumentError::new_err(
+            "columns is empty, expected at least one name",
+        ));
+    }
     let merged = detached(py, || {
         let times = candles.timestamps("timestamp")?;
         let rows = join(&times, &other.timestamps("timestamp")?, how)?;
@@ -72,12 +77,12 @@ pub fn py_merge(
 )]
 pub fn py_sma<'py>(
     py: Python<'py>,
-    values: PyArrayLike1<'py, f64>,
+    values: PyArrayLike1<'py, f64, AllowTypeChange>,
     window: usize,
 ) -> PyResult<Bound<'py, PyArray1<f64>>> {
     check_window(window)?;
-    let values = values.as_slice()?;
-    Ok(detached(py, || Ok(rolling::sma(values, window)))?.into_pyarray(py))
+    let values = copied(&values);
+    Ok(detached(py, || Ok(rolling::sma(&values, window)))?.into_pyarray(py))
 }
 
 /// Relative strength index of a series, simple-mean or Wilder's.
@@ -89,7 +94,7 @@ pub fn py_sma<'py>(
 )]
 pub fn py_rsi<'py>(
     py: Python<'py>,
-    values: PyArrayLike1<'py, f64>,
+    values: PyArrayLike1<'py, f64, AllowTypeChange>,
     window: usize,
     method: &str,
 ) -> PyResult<Bound<'py, PyArray1<f64>>> {
@@ -103,8 +108,8 @@ pub fn py_rsi<'py>(
             )));
         }
     };
-    let values = values.as_slice()?;
-    Ok(detached(py, || Ok(kernel(values, window)))?.into_pyarray(py))
+    let values = copied(&values);
+    Ok(detached(py, || Ok(kernel(&values, window)))?.into_pyarray(py))
 }
 
 fn check_window(window: usize) -> PyResult<()> {
