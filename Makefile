@@ -47,7 +47,7 @@ format: build ## Format everything
 	$(BIN)/ruff check --fix .
 
 bench: build ## Time data preparation beside pandas, scikit-learn, Polars, NumPy and Keras
-	$(BIN)/python -m pytest benches --benchmark-group-by=group --benchmark-sort=mean \
+	$(BIN)/python -m pytest benches -q -s --benchmark-group-by=group --benchmark-sort=mean \
 		--benchmark-columns=median,min,max,rounds
 
 clean: ## Remove .venv and everything built

@@ -34,7 +34,9 @@ def case(request: pytest.FixtureRequest) -> Case:
     shared = Path(os.environ.get("ATB_FAST_SHARED", Path(__file__).parents[2] / "shared"))
     path = shared / "data" / _FILES[size]
     timeframe = _TIMEFRAMES[size]
-    if path.exists():
+    real = path.exists()
+    print(f"\n{size}: {'real candles' if real else 'the sample market; set ATB_FAST_SHARED'}")
+    if real:
         candles = files.read_candles(path)
         index = shared / "data" / "fear_greed_1d_2018-02-01_2025-05-02.parquet"
         sentiment = files.read_sentiment(index)
