@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from atb_fast.config import TrainingConfig
-from atb_fast.errors import AtbFastError
+from atb_fast.errors import AtbFastError, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,10 +102,17 @@ def _train_model(as_json: bool, symbol: str, **values: Any) -> None:
 
     console = Console(stderr=True, highlight=False)
     result = _with_progress(config, console)
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False, indent=2))
-    else:
-        _print_result(result, Console(highlight=False))
+    try:
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False, indent=2))
+        else:
+            _print_result(result, Console(highlight=False))
+        sys.stdout.flush()
+    except OSError as error:
+        raise StorageError(
+            f"the result cannot be printed ({error.strerror}); the bundle is complete: "
+            f"{result.paths['bundle']}"
+        ) from error
 
 
 train.add_command(
@@ -193,6 +201,8 @@ def main() -> NoReturn:
 
 def _fail(message: str, code: int) -> NoReturn:
     click.echo(f"error: {message}", err=True)
+    with suppress(OSError):  # what could not be printed must not fail again at the exit
+        sys.stdout.close()
     sys.exit(code)
 
 

@@ -7,8 +7,10 @@ here and nowhere else. Nothing heavy is imported: this module is on the way to `
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -49,6 +51,41 @@ def default_registry() -> Path:
 def _option(default: Any, help_text: str, **extra: Any) -> Any:
     """Return a field with what the command line needs to know about it."""
     return field(default=default, metadata={"help": help_text, **extra})
+
+
+def _to_date(value: date | str) -> date:
+    if isinstance(value, str):
+        return date.fromisoformat(value)
+    # A datetime is a date, too, but its hours would be lost.
+    if type(value) is not date:
+        raise TypeError
+    return value
+
+
+def _to_path(value: Path | str) -> Path:
+    if not str(value).strip():
+        raise ValueError
+    return Path(value).expanduser()
+
+
+def _to_int(value: int) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def _to_bool(value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+_CONVERTERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "date": (_to_date, "a date such as 2024-01-31"),
+    "Path": (_to_path, "a path"),
+    "int": (_to_int, "a whole number"),
+    "bool": (_to_bool, "True or False"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +151,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Check every option; text is taken for a date or a path where one is expected."""
         self._convert()
-        if not re.fullmatch(r"[A-Z0-9]{2,30}", self.symbol):
+        if not (isinstance(self.symbol, str) and re.fullmatch(r"[A-Z0-9]{2,30}", self.symbol)):
             raise ArgumentError(
                 f"symbol is {self.symbol!r}, expected capitals and digits, for example BTCUSDT"
             )
@@ -136,20 +173,16 @@ class TrainingConfig:
 
     def _convert(self) -> None:
         for item in dataclasses.fields(self):
-            value, kind = getattr(self, item.name), str(item.type)
-            if isinstance(value, str) and kind.startswith("Path"):
-                object.__setattr__(self, item.name, Path(value))
-            elif isinstance(value, str) and kind.startswith("date"):
-                try:
-                    object.__setattr__(self, item.name, date.fromisoformat(value))
-                except ValueError:
-                    raise ArgumentError(
-                        f"{item.name} is {value!r}, expected a date such as 2024-01-31"
-                    ) from None
-            elif kind.startswith("int") and not (
-                type(value) is int or (value is None and "None" in kind)
-            ):
-                raise ArgumentError(f"{item.name} is {value!r}, expected a whole number")
+            value = getattr(self, item.name)
+            kind, _, optional = str(item.type).partition(" | ")
+            if kind not in _CONVERTERS or (value is None and optional):
+                continue
+            convert, expected = _CONVERTERS[kind]
+            try:
+                converted = convert(value)
+            except (TypeError, ValueError):
+                raise ArgumentError(f"{item.name} is {value!r}, expected {expected}") from None
+            object.__setattr__(self, item.name, converted)
 
     def _check_source(self) -> None:
         if self.source is None:

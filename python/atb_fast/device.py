@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atb_fast.errors import MissingExtraError
+
+log = logging.getLogger(__name__)
 
 CPU_BATCH_SIZE = 32
 #: A GPU is idle most of the time with batches of 32. Not measured: see the README.
@@ -81,6 +84,7 @@ def import_tensorflow() -> Any:
 
 def configure(*, mixed_precision: bool, batch_size: int | None) -> DevicePolicy:
     """Return the policy for this machine, with TensorFlow set up for it."""
+    log.info("loading TensorFlow")
     tf = import_tensorflow()
     devices = tf.config.list_physical_devices("GPU")
     policy = decide(

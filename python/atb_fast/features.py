@@ -21,7 +21,7 @@ from atb_fast import _core
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.ingestion.files import CANDLE_COLUMNS
-from atb_fast.ingestion.sources import Market
+from atb_fast.ingestion.sources import Market, gaps
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class PreparedData:
         pipeline: The features and their fitted scalers.
         assessment: Of the sentiment; None if price only was asked for.
         candles: Number of candles that went in; those without every feature were dropped.
+        gaps: Number of steps between two candles that are longer than a bar.
     """
 
     matrix: _core.FeatureMatrix
@@ -84,6 +85,7 @@ class PreparedData:
     pipeline: _core.FeaturePipeline
     assessment: SentimentAssessment | None
     candles: int
+    gaps: int
 
     @property
     def model_type(self) -> Literal["sentiment", "price"]:
@@ -104,6 +106,11 @@ def prepare(market: Market, config: TrainingConfig, *, now: datetime | None = No
         DataError: No row has every feature, or sentiment was forced and there is none.
     """
     frame = market.candles
+    if len(frame) <= _WARMUP:
+        raise DataError(
+            f"{len(frame)} candles are in the range, expected more than the {_WARMUP} that the "
+            "longest average takes to fill up"
+        )
     features = PRICE_FEATURES
     assessment = None
     if not config.force_price_only:
@@ -126,10 +133,7 @@ def prepare(market: Market, config: TrainingConfig, *, now: datetime | None = No
             frame = merge_sentiment(frame, sentiment, config)
             features = (*PRICE_FEATURES, SENTIMENT_FEATURE)
 
-    try:
-        pipeline = _core.FeaturePipeline(features).fit(frame)
-    except DataError as error:
-        raise DataError(f"{error}; {len(frame)} candles are in the range") from None
+    pipeline = _core.FeaturePipeline(features).fit(frame)
     matrix = pipeline.transform(frame)
     kept = frame[matrix.rows]
     _report_dropped(frame, len(matrix))
@@ -140,6 +144,7 @@ def prepare(market: Market, config: TrainingConfig, *, now: datetime | None = No
         pipeline=pipeline,
         assessment=assessment,
         candles=len(frame),
+        gaps=len(gaps(frame["timestamp"], config.bar_ms)),
     )
 
 
@@ -251,5 +256,9 @@ def _report_dropped(frame: pl.DataFrame, rows: int) -> None:
         reasons.append(f"{flat} whose RSI is undefined because prices stood still")
     text = f"{dropped} of {len(frame)} candles dropped: {', '.join(reasons)}"
     if rows == 0:
-        raise DataError(f"no candle has every feature; {text}")
+        first, _ = _ends(frame)
+        raise DataError(
+            f"no candle has every feature; {text} (sentiment is stamped 00:00 UTC, the first "
+            f"candle {first:%H:%M})"
+        )
     log.info("%s", text)

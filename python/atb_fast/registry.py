@@ -16,12 +16,16 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from atb_fast.errors import StorageError
+
+#: Longer than any training run takes.
+_ABANDONED_SECONDS = 7 * 86_400
 
 
 @contextmanager
@@ -34,6 +38,7 @@ def staging(registry: Path) -> Iterator[Path]:
     try:
         root = registry / ".staging"
         root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
         directory = Path(tempfile.mkdtemp(dir=root))
         # mkdtemp makes it private; a published bundle must be readable by the engines' user.
         directory.chmod(0o777 & ~_umask())
@@ -127,6 +132,14 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what killed runs left, days ago."""
+    for path in root.iterdir():
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path)
 
 
 def _umask() -> int:

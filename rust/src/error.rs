@@ -82,6 +82,12 @@ pub enum Error {
         /// One past the last row of the fit.
         end: usize,
     },
+    /// The values of a feature are too large to be scaled.
+    #[error("feature '{feature}' has values too large to be scaled, expected less than 1e300")]
+    TooWide {
+        /// The feature.
+        feature: String,
+    },
     /// A pipeline was used before it was fitted.
     #[error("the pipeline has no scalers yet; call fit() first")]
     NotFitted,

@@ -180,11 +180,19 @@ impl Pipeline {
             .iter()
             .zip(&self.features)
             .map(|(range, feature)| {
-                range.scaler().ok_or_else(|| Error::NothingToFit {
+                let scaler = range.scaler().ok_or_else(|| Error::NothingToFit {
                     feature: feature.name.clone(),
                     start: rows.start,
                     end: rows.end,
-                })
+                })?;
+                // The sum of values near the largest float64 is infinite, and so is their range.
+                if (scaler.data_max - scaler.data_min).is_finite() {
+                    Ok(scaler)
+                } else {
+                    Err(Error::TooWide {
+                        feature: feature.name.clone(),
+                    })
+                }
             })
             .collect::<Result<_>>()?;
         Ok(self)

@@ -226,6 +226,23 @@ def test_skipped_steps_are_said_and_recorded(home: Path, bundle: Path) -> None:
     assert str((bundle.parent / "latest").readlink()) == bundle.name
 
 
+def test_a_result_that_cannot_be_printed(home: Path) -> None:
+    command = [sys.executable, "-m", "atb_fast", "train", "model", "BTCUSDT", *QUICK, "--json"]
+    options = ["--skip-onnx", "--skip-plots", "--skip-robustness", "--registry", "full"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*command, *options],
+            cwd=home,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr
+    assert "the result cannot be printed (No space left on device); the bundle" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_training_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "atb_fast", "train", "model", "BTCUSDT", *SHORT]

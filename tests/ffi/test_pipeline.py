@@ -132,6 +132,13 @@ def test_other_dtypes(dtype: pl.DataType) -> None:
         Pipeline([Feature("x", "x")]).fit(frame)
 
 
+def test_values_too_large_to_scale() -> None:
+    frame = pl.DataFrame({"x": [1e308, 1e308, -1e308, 0.0]})
+    for feature in (Feature("x", "x"), Feature("x", "x", sma=2)):
+        with pytest.raises(DataError, match="feature 'x' has values too large to be scaled"):
+            Pipeline([feature]).fit(frame)
+
+
 def test_missing_empty_and_short() -> None:
     with pytest.raises(DataError, match=r"column 'close' is missing; the frame has: x"):
         Pipeline([Feature("c", "close")]).fit(pl.DataFrame({"x": [1.0]}))

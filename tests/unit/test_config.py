@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from atb_fast.config import TrainingConfig
@@ -48,6 +49,11 @@ def test_every_option_has_help() -> None:
         ({"force_price_only": True, "force_sentiment": True}, "--force-price-only contradicts"),
         ({"epochs": 2.5}, "epochs is 2.5, expected a whole number"),
         ({"seed": True}, "seed is True, expected a whole number"),
+        ({"symbol": None}, "symbol is None, expected capitals"),
+        ({"skip_plots": "no"}, "skip_plots is 'no', expected True or False"),
+        ({"start_date": datetime(2024, 1, 1, 12, tzinfo=UTC)}, "expected a date such as"),
+        ({"start_date": 20240101}, "start_date is 20240101, expected a date"),
+        ({"registry": ""}, "registry is '', expected a path"),
         ({"start_date": "1.1.2024"}, "start_date is '1.1.2024', expected a date such as"),
         ({"timeframe": "1w"}, "timeframe is 1w and sentiment is daily"),
     ],
@@ -66,6 +72,8 @@ def test_text_is_taken_for_paths_and_dates() -> None:
     made = config(source=None, candles="x.csv", sentiment="y.csv", start_date="2024-01-31")
     assert made.candles == Path("x.csv")
     assert made.start_date == date(2024, 1, 31)
+    assert config(registry="~/models").registry == Path.home() / "models"
+    assert config(epochs=np.int64(7)).epochs == 7
 
 
 def test_range_is_inclusive() -> None:

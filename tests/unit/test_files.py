@@ -96,7 +96,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column timestamp"):
         read_candles(csv(tmp_path, "1,1,1,1,1\n", "open,high,low,close,volume\n"))
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="expected a file, this is a directory"):
         read_candles(tmp_path / "folder.csv")
 
 
@@ -112,6 +112,35 @@ def test_columns_of_another_kind(daily: pl.DataFrame, tmp_path: Path, column: st
 def test_seconds_and_milliseconds_in_one_file(tmp_path: Path) -> None:
     path = csv(tmp_path, "1706659200,1,1,1,1,0\n1706745600000,1,1,1,1,0\n")
     assert read_candles(path)["timestamp"].dt.day().to_list() == [31, 1]
+
+
+def test_a_path_is_one_file(daily: pl.DataFrame, tmp_path: Path) -> None:
+    daily.write_csv(tmp_path / "data [2024].csv")
+    daily.write_parquet(tmp_path / "a.parquet")
+    assert len(read_candles(tmp_path / "data [2024].csv")) == len(daily)
+    for pattern in ("*.csv", "*.parquet"):
+        with pytest.raises(DataError, match="there is no such file"):
+            read_candles(tmp_path / pattern)
+
+
+def test_headers_of_other_programs(tmp_path: Path) -> None:
+    path = csv(tmp_path, "2024-01-01,1,1,1,1,0\n\n", " Timestamp, Open, HIGH,low,close,volume\n")
+    assert len(read_candles(path)) == 1
+    with pytest.raises(DataError, match="columns must be separated by commas"):
+        read_candles(csv(tmp_path, "2024-01-01;1\n", "timestamp;open\n"))
+    with pytest.raises(DataError, match="a column name stands there twice"):
+        read_candles(csv(tmp_path, "2024-01-01,1,1,1,1,0,2\n", HEADER[:-1] + ",close\n"))
+
+
+def test_numbers_that_are_too_large(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="column close, row 1: found '1e39'"):
+        read_candles(csv(tmp_path, "2024-01-01,1,1,1,1e39,1\n"))
+    frame = pl.DataFrame(
+        {"timestamp": [2**63 + 1], "value": [1]}, schema_overrides={"timestamp": pl.UInt64}
+    )
+    frame.write_parquet(tmp_path / "sentiment.parquet")
+    with pytest.raises(DataError, match="column timestamp, row 1: found 9223372036854775809"):
+        read_sentiment(tmp_path / "sentiment.parquet")
 
 
 def test_sentiment_stamps_count_for_their_day(tmp_path: Path) -> None:
@@ -137,6 +166,16 @@ def test_price_only_does_not_read_sentiment(
     with caplog.at_level("INFO"):
         load(path, sentiment=tmp_path / "gone.csv")
     assert "gone.csv is not used" in caplog.text
+
+
+def test_holes_are_said(
+    daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "candles.parquet"
+    pl.concat([daily[:50], daily[51:90], daily[100:]]).write_parquet(path)
+    with caplog.at_level("INFO"):
+        load(path)
+    assert "2 holes in the candles, the longest 11 days" in caplog.text
 
 
 def test_range_and_bar_length(daily: pl.DataFrame, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,13 @@ def test_unwritable_registry(tmp_path: Path, root: str) -> None:
         registry.staging(tmp_path / root),
     ):
         pass
+
+
+def test_what_killed_runs_left_is_swept(tmp_path: Path) -> None:
+    root = tmp_path / ".staging"
+    for name, age in [("old", 8), ("fresh", 1)]:
+        (root / name).mkdir(parents=True)
+        stamp = time.time() - age * 86_400
+        os.utime(root / name, (stamp, stamp))
+    with registry.staging(tmp_path) as staged:
+        assert {path.name for path in root.iterdir()} == {"fresh", staged.name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +17,13 @@ CANDLE_COLUMNS = ("open", "high", "low", "close", "volume")
 
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     # Text columns become numbers below, where the row of a bad value can be named.
-    ".csv": lambda path: pl.read_csv(path, infer_schema=False),
-    ".feather": pl.read_ipc,
-    ".parquet": pl.read_parquet,
+    ".csv": lambda path: pl.read_csv(path, infer_schema=False, glob=False),
+    ".feather": lambda path: pl.read_ipc(path.read_bytes()),
+    ".parquet": lambda path: pl.read_parquet(path, glob=False),
 }
+
+#: Above any price or volume, and far below what float32 can square.
+_LARGEST = 1e15
 
 
 def read_candles(path: Path) -> pl.DataFrame:
@@ -51,13 +55,23 @@ def _read(path: Path) -> pl.DataFrame:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: expected a file ending in {', '.join(_READERS)}")
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file")
+    if path.is_dir():
+        raise DataError(f"{path}: expected a file, this is a directory")
     try:
         frame = reader(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {reason}") from error
+    # Polars gives the second column of one name this suffix.
+    twice = [name for name in frame.columns if re.search(r"_duplicated_\d+$", name)]
+    names = [name.strip().lower() for name in frame.columns]
+    if twice or len(set(names)) < len(names):
+        raise DataError(f"{path}: a column name stands there twice: {', '.join(frame.columns)}")
+    frame.columns = names
+    if path.suffix.lower() == ".csv":
+        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     if frame.is_empty():
         raise DataError(f"{path}: the file has no rows")
     return frame
@@ -66,9 +80,7 @@ def _read(path: Path) -> pl.DataFrame:
 def _tidy(path: Path, frame: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataFrame:
     missing = [name for name in columns if name not in frame.columns]
     if missing:
-        raise DataError(
-            f"{path}: no column {', '.join(missing)}; the file has {', '.join(frame.columns)}"
-        )
+        raise DataError(_no_column(path, frame, ", ".join(missing)))
     tidy = pl.DataFrame(
         [_timestamps(path, frame), *(_numbers(path, frame[name]) for name in columns)]
     )
@@ -84,13 +96,20 @@ def _tidy(path: Path, frame: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataF
     return tidy
 
 
+def _no_column(path: Path, frame: pl.DataFrame, missing: str) -> str:
+    text = f"{path}: no column {missing}; the file has {', '.join(frame.columns)}"
+    if path.suffix.lower() == ".csv" and frame.width == 1:
+        text += "; columns must be separated by commas"
+    return text
+
+
 def _numbers(path: Path, column: pl.Series) -> pl.Series:
     numeric = column.dtype.is_numeric() or column.dtype == pl.String
     if not numeric:
         raise DataError(f"{path}: column {column.name} has type {column.dtype}, expected numbers")
     numbers = column.cast(pl.Float64, strict=False)
     expected = "a number"
-    good = numbers.is_finite()
+    good = numbers.abs() < _LARGEST  # false for infinities and NaN, too
     if column.name in CANDLE_COLUMNS:
         # A price of 0 would divide by 0 later; bars without trades have a volume of 0.
         good &= numbers >= 0 if column.name == "volume" else numbers > 0
@@ -112,7 +131,7 @@ def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
     without a zone are UTC.
     """
     if "timestamp" not in frame.columns:
-        raise DataError(f"{path}: no column timestamp; the file has {', '.join(frame.columns)}")
+        raise DataError(_no_column(path, frame, "timestamp"))
     raw = frame["timestamp"]
     times = _to_datetime(raw)
     # A number or a date taken for another unit lands far outside of the years of any exchange.
@@ -135,7 +154,7 @@ def _to_datetime(raw: pl.Series) -> pl.Series:
         text = raw.set(~iso.fill_null(value=False), None)
         raw = numbers if numbers.null_count() == 0 else _parse_iso(text)
     if raw.dtype.is_integer():
-        numbers = raw.cast(pl.Int64)
+        numbers = raw.cast(pl.Int64, strict=False)
         # Seconds reach 1e11 in the year 5138, and so on for each finer unit.
         micros = (
             pl.when(numbers.abs() < 10**11)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import polars as pl
 
@@ -67,7 +67,20 @@ def _cut(candles: pl.DataFrame, config: TrainingConfig) -> pl.DataFrame:
             f"{config.end_date or 'the end'}; {_span(times)}"
         )
     _check_bar_length(inside["timestamp"], config)
+    missing = gaps(inside["timestamp"], config.bar_ms)
+    if missing:
+        log.info(
+            "%d holes in the candles, the longest %s; averages and windows run across them",
+            len(missing),
+            max(missing),
+        )
     return inside
+
+
+def gaps(times: pl.Series, bar_ms: int) -> list[timedelta]:
+    """Return how long each step between two candles is that is longer than a bar."""
+    steps = times.diff().drop_nulls()
+    return steps.filter(steps > timedelta(milliseconds=bar_ms)).to_list()
 
 
 def _check_bar_length(times: pl.Series, config: TrainingConfig) -> None:

@@ -32,17 +32,19 @@ impl FromPyObject<'_, '_> for Frame {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        let reader = object
-            .extract::<AnyRecordBatch>()
-            .map_err(|_| {
-                let found = object.get_type().qualname();
-                PyTypeError::new_err(format!(
-                    "expected a frame with the Arrow PyCapsule interface \
-                     (Polars, pyarrow, pandas >= 2.2), got {}",
-                    found.map_or_else(|_| "something else".to_owned(), |name| name.to_string())
-                ))
-            })?
-            .into_reader()?;
+        let speaks = ["__arrow_c_stream__", "__arrow_c_array__"];
+        if !speaks
+            .iter()
+            .any(|name| object.hasattr(*name).unwrap_or(false))
+        {
+            let found = object.get_type().qualname();
+            return Err(PyTypeError::new_err(format!(
+                "expected a frame with the Arrow PyCapsule interface \
+                 (Polars, pyarrow, pandas >= 2.2 with pyarrow), got {}",
+                found.map_or_else(|_| "something else".to_owned(), |name| name.to_string())
+            )));
+        }
+        let reader = object.extract::<AnyRecordBatch>()?.into_reader()?;
         let schema = reader.schema();
         let batches = reader
             .collect::<std::result::Result<_, _>>()
