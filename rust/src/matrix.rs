@@ -141,6 +141,7 @@ pub struct Writer<'a, T> {
     columns: usize,
     filled: usize,
     kept: Vec<Range<usize>>,
+    tile: Vec<T>,
 }
 
 impl<'a, T: Element> Writer<'a, T> {
@@ -150,6 +151,7 @@ impl<'a, T: Element> Writer<'a, T> {
             columns,
             filled: 0,
             kept: Vec::new(),
+            tile: vec![T::default(); TILE * columns],
         }
     }
 
@@ -186,17 +188,19 @@ impl<'a, T: Element> Writer<'a, T> {
         let end = self.filled + rows.len() * self.columns;
         let target = &mut self.target[self.filled..end];
         self.filled = end;
-        // Column by column, in tiles so small that all their rows stay in the L1 cache. Scaling is
-        // a loop of its own because it vectorises, and writing with a stride does not.
-        let mut scaled = [T::default(); TILE];
+        // Scaling goes down the columns, where it vectorises; writing goes along the rows, so that
+        // memory is written in order. A tile of rows between the two stays in the L1 cache.
         for (tile, cells) in target.chunks_mut(TILE * self.columns).enumerate() {
             let first = rows.start + tile * TILE;
-            for (c, (column, scaler)) in columns.iter().zip(scalers).enumerate() {
+            let parts = self.tile.chunks_exact_mut(TILE);
+            for ((column, scaler), scaled) in columns.iter().zip(scalers).zip(parts) {
                 let values = &column[first..rows.end.min(first + TILE)];
                 for (to, value) in scaled.iter_mut().zip(values) {
                     *to = T::from_f64(scaler.transform(*value));
                 }
-                for (to, value) in cells[c..].iter_mut().step_by(self.columns).zip(&scaled) {
+            }
+            for (r, row) in cells.chunks_exact_mut(self.columns).enumerate() {
+                for (to, value) in row.iter_mut().zip(self.tile[r..].iter().step_by(TILE)) {
                     *to = *value;
                 }
             }
@@ -214,7 +218,7 @@ fn push(ranges: &mut Vec<Range<usize>>, range: Range<usize>) {
 
 /// Asks for huge pages for memory that is not written yet. With 2 MiB instead of 4 KiB a page fault,
 /// the first write of a large matrix costs a third; where it is refused, nothing changes.
-fn advise_huge_pages<T>(data: &mut [T]) {
+pub(crate) fn advise_huge_pages<T>(data: &mut [T]) {
     #[cfg(target_os = "linux")]
     if size_of_val(data) >= 4 << 20 {
         const PAGE: usize = 4096;

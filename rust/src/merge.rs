@@ -7,6 +7,7 @@ use arrow_array::Float64Array;
 use arrow_buffer::NullBufferBuilder;
 
 use crate::column::Column;
+use crate::matrix::advise_huge_pages;
 use crate::{Error, Result};
 
 /// Which row of the right side a candle gets.
@@ -33,7 +34,12 @@ pub enum How {
 /// # Errors
 /// [`Error::NotAscending`] with the first row that does not.
 pub fn check_ascending<'a>(column: &str, times: &'a [i64]) -> Result<&'a [i64]> {
-    match times.windows(2).position(|pair| pair[0] >= pair[1]) {
+    // Without an early exit the check is several times faster; the row is looked up on failure.
+    let pairs = || times.iter().zip(times.iter().skip(1));
+    if pairs().filter(|(a, b)| a >= b).count() == 0 {
+        return Ok(times);
+    }
+    match pairs().position(|(a, b)| a >= b) {
         None => Ok(times),
         Some(i) => Err(Error::NotAscending {
             column: column.to_owned(),
@@ -122,11 +128,15 @@ pub fn take(column: &Column, runs: &[Run]) -> Result<Float64Array> {
     let mut source = vec![0.0; column.len()];
     column.read(0..column.len(), &mut source)?;
     let candles = runs.iter().map(|run| run.candles).sum();
-    let mut values = Vec::with_capacity(candles);
+    let mut values = vec![0.0; candles];
+    advise_huge_pages(&mut values);
     let mut valid = NullBufferBuilder::new(candles);
+    let mut rest = values.as_mut_slice();
     for run in runs {
         let value = run.row.map(|row| source[row]).filter(|v| !v.is_nan());
-        values.extend(std::iter::repeat_n(value.unwrap_or(0.0), run.candles));
+        let (part, tail) = rest.split_at_mut(run.candles);
+        part.fill(value.unwrap_or(0.0));
+        rest = tail;
         if value.is_some() {
             valid.append_n_non_nulls(run.candles);
         } else {
