@@ -28,6 +28,7 @@ __all__ = [
     "WindowBatches",
     "build_info",
     "merge",
+    "read_archive",
     "rsi",
     "sma",
 ]
@@ -43,6 +44,26 @@ def build_info() -> _BuildInfo:
     """Return the version and the Cargo profile of this extension.
 
     Benchmarks refuse a debug build.
+    """
+
+def read_archive(
+    files: Sequence[tuple[int, bytes]], *, max_rows: int, day_ms: int
+) -> tuple[_ArrowStream, list[tuple[int, str]]]:
+    """Return the candles of daily files of Binance's bulk archive, as an Arrow table.
+
+    timestamp (ms, UTC; the archive's microseconds are recognised) and open, high, low, close,
+    volume (float64, rounded to nearest), file after file. Cores share the files.
+
+    Args:
+        files: The first millisecond of the day, since 1970, and a zip that holds one headerless CSV
+            of twelve columns.
+        max_rows: Bars that a day can hold; a CSV that expands beyond what they need is refused.
+        day_ms: Length of a day, milliseconds.
+
+    Returns:
+        The table, and (number, reason) of each file that gave it no rows: the zip is corrupt or too
+        large, or a row is not twelve plain numbers, is not of the day, is not later than the one
+        before it, or is a bar that cannot be.
     """
 
 def merge(
@@ -174,7 +195,11 @@ class MinMaxScaler:
 class FeaturePipeline:
     """Features in channel order, and their scalers once fitted. Immutable."""
 
-    def __new__(cls, features: Sequence[Feature]) -> FeaturePipeline: ...
+    def __new__(
+        cls, features: Sequence[Feature], *, scalers: Sequence[MinMaxScaler] | None = None
+    ) -> FeaturePipeline:
+        """Describe a pipeline; with `scalers`, one for each feature, it is fitted already."""
+
     @property
     def features(self) -> list[Feature]: ...
     @property

@@ -62,6 +62,9 @@ pub enum Error {
         /// The time of this row, milliseconds since 1970.
         found: i64,
     },
+    /// A file of the bulk archive that cannot be read.
+    #[error("{0}")]
+    Archive(String),
     /// Fewer rows than the operation needs.
     #[error("{what} needs at least {needed} rows, got {rows}")]
     TooShort {

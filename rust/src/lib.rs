@@ -3,6 +3,7 @@
 //! The kernels are plain Rust over slices and Arrow arrays and know nothing of Python;
 //! [`mod@python`] (feature `python`) is the thin layer that hands frames in and `NumPy` views out.
 
+pub mod archive;
 pub mod column;
 pub mod error;
 pub mod matrix;

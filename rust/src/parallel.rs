@@ -9,8 +9,14 @@ const ROWS_PER_THREAD: usize = 1 << 15;
 /// Returns `rows` in as many parts of about one size as there are processors; in one if few.
 #[must_use]
 pub fn split(rows: Range<usize>) -> Vec<Range<usize>> {
+    split_by(rows, ROWS_PER_THREAD)
+}
+
+/// Does what [`split`] does with items of which `fewest` are worth a thread.
+#[must_use]
+pub fn split_by(rows: Range<usize>, fewest: usize) -> Vec<Range<usize>> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(rows.len() / ROWS_PER_THREAD).max(1);
+    let threads = cores.min(rows.len() / fewest).max(1);
     let size = rows.len().div_ceil(threads).max(1);
     let mut parts: Vec<_> = rows
         .clone()

@@ -135,6 +135,22 @@ impl Pipeline {
         })
     }
 
+    /// Returns this pipeline with scalers that were fitted before.
+    ///
+    /// # Errors
+    /// If there is not one for each feature.
+    pub fn with_scalers(mut self, scalers: Vec<MinMax>) -> Result<Self> {
+        if scalers.len() != self.features.len() {
+            return Err(Error::InvalidArgument {
+                name: "scalers",
+                value: format!("{} of them", scalers.len()),
+                expected: format!("one for each of {} features", self.features.len()),
+            });
+        }
+        self.scalers = scalers;
+        Ok(self)
+    }
+
     /// The features in channel order.
     #[must_use]
     pub fn features(&self) -> &[Feature] {

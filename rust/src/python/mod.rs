@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+mod archive;
 mod error;
 mod frame;
 mod matrix;
@@ -28,6 +29,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<pipeline::PyFeaturePipeline>()?;
     m.add_class::<pipeline::PyMinMaxScaler>()?;
     m.add_function(wrap_pyfunction!(py_build_info, m)?)?;
+    m.add_function(wrap_pyfunction!(archive::py_read_archive, m)?)?;
     m.add_function(wrap_pyfunction!(series::py_merge, m)?)?;
     m.add_function(wrap_pyfunction!(series::py_rsi, m)?)?;
     m.add_function(wrap_pyfunction!(series::py_sma, m)?)?;

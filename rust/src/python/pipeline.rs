@@ -96,8 +96,14 @@ impl PyFeature {
 }
 
 /// A fitted min-max scaler of one feature.
-#[pyclass(name = "MinMaxScaler", module = "atb_fast._core", frozen, eq)]
-#[derive(PartialEq)]
+#[pyclass(
+    name = "MinMaxScaler",
+    module = "atb_fast._core",
+    frozen,
+    eq,
+    from_py_object
+)]
+#[derive(Clone, PartialEq)]
 pub struct PyMinMaxScaler(MinMax);
 
 #[pymethods]
@@ -186,9 +192,16 @@ pub struct PyFeaturePipeline(Pipeline);
 #[pymethods]
 impl PyFeaturePipeline {
     #[new]
-    fn new(features: Vec<PyFeature>) -> PyResult<Self> {
+    #[pyo3(signature = (features, *, scalers=None))]
+    fn new(features: Vec<PyFeature>, scalers: Option<Vec<PyMinMaxScaler>>) -> PyResult<Self> {
         let features = features.into_iter().map(|feature| feature.0).collect();
-        Ok(Self(Pipeline::new(features)?))
+        let pipeline = Pipeline::new(features)?;
+        Ok(Self(match scalers {
+            Some(fitted) => {
+                pipeline.with_scalers(fitted.into_iter().map(|scaler| scaler.0).collect())?
+            }
+            None => pipeline,
+        }))
     }
 
     #[getter]
