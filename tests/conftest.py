@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
+from exchange import Exchange
 
-from atb_fast.ingestion import sample
+from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.sources import Market
+
+_SHARED = Path(os.environ.get("ATB_FAST_SHARED", Path(__file__).parents[2] / "shared"))
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -20,14 +25,57 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real candles and golden files: `$ATB_FAST_SHARED`, or `shared` beside the checkout."""
-    beside = Path(__file__).parents[2] / "shared"
-    path = Path(os.environ.get("ATB_FAST_SHARED", beside))
-    if not (path / "data").is_dir():
-        message = f"no real candles in {path}; set ATB_FAST_SHARED to the folder that has them"
+    if not (_SHARED / "data").is_dir():
+        message = f"no real candles in {_SHARED}; set ATB_FAST_SHARED to the folder that has them"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    return path
+    return _SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test touches the user's store, nor a network."""
+    path = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATB_FAST_CACHE", str(path))
+        for source in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG"):
+            patch.setenv(f"ATB_FAST_{source}_URL", "http://127.0.0.1:9")
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield path
+
+
+@pytest.fixture(scope="session")
+def truth() -> Callable[[str, str], pl.DataFrame]:
+    """Candles by symbol and timeframe: real ones if there are any, else synthetic ones."""
+    return functools.cache(_truth)
+
+
+def _truth(symbol: str, timeframe: str) -> pl.DataFrame:
+    found = sorted((_SHARED / "data").glob(f"{symbol}_{timeframe}_20*.parquet"))
+    return files.read_candles(found[0]) if found else sample.candles(symbol, timeframe)
+
+
+@pytest.fixture(scope="session")
+def true_index() -> pl.DataFrame:
+    """The real Fear & Greed index, else a synthetic one."""
+    found = sorted((_SHARED / "data").glob("fear_greed_1d_*.parquet"))
+    return files.read_sentiment(found[0]) if found else sample.sentiment()
+
+
+@pytest.fixture
+def exchange(
+    truth: Callable[[str, str], pl.DataFrame],
+    true_index: pl.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Exchange]:
+    """A local exchange in the middle of 2024-12-31, and the environment that points to it."""
+    now = int(datetime(2024, 12, 31, 12, 34, 56, tzinfo=UTC).timestamp()) * 1000
+    candles = {("BTCUSDT", timeframe): truth("BTCUSDT", timeframe) for timeframe in ("1d", "1h")}
+    with Exchange(candles, true_index, now) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 @pytest.fixture(scope="session")

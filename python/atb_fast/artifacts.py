@@ -234,6 +234,7 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "dataset": {
             "source": config.source,
             "synthetic": config.source == "sample",
+            "sha256": prepared.sha256,
             "candles": prepared.candles,
             "gaps": prepared.gaps,
             "rows": len(prepared.matrix),

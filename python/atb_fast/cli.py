@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from atb_fast.config import TrainingConfig
+from atb_fast.data_commands import data
 from atb_fast.errors import AtbFastError, StorageError
 
 if TYPE_CHECKING:
@@ -26,14 +27,18 @@ _INTERRUPTED = 130
 
 _EXIT_CODES = """\b
 Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
-cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the registry cannot be
-written, 7 a part is not installed, 130 interrupted."""
+cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the registry or the store
+cannot be written or is damaged, 7 a part is not installed, 8 candles or sentiment cannot be
+fetched, 130 interrupted."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.version_option(package_name="atb-fast", message="%(prog)s %(version)s")
 def cli() -> None:
     """Train price and sentiment models on candles."""
+
+
+cli.add_command(data)
 
 
 @cli.group()
@@ -134,29 +139,17 @@ train.add_command(
 
 
 def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
-    """Run the pipeline; on a terminal with a bar that moves with every epoch."""
+    """Run the pipeline; on a terminal with bars that move with every page and epoch."""
+    from atb_fast.progress import bars
     from atb_fast.runner import run_training_pipeline
 
-    if not console.is_terminal:
-        return run_training_pipeline(config)
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = ("training", BarColumn(), MofNCompleteColumn(), "epochs", TimeElapsedColumn())
-    with Progress(
-        *columns, TextColumn("{task.description}"), console=console, transient=True
-    ) as progress:
-        task = progress.add_task("", total=config.epochs, visible=False)
+    with bars(console) as shown:
 
         def on_epoch(epoch: int, logs: dict[str, float]) -> None:
-            progress.update(
-                task,
-                completed=epoch,
-                visible=epoch < config.epochs,
-                description=f"RMSE {logs['rmse']:,.0f}, test {logs['val_rmse']:,.0f}",
-            )
+            note = f"RMSE {logs['rmse']:,.0f}, test {logs['val_rmse']:,.0f}"
+            shown.update("training", epoch, config.epochs, unit="epochs", note=note)
 
-        return run_training_pipeline(config, on_epoch=on_epoch)
+        return run_training_pipeline(config, on_epoch=on_epoch, on_fetch=shown.rows)
 
 
 def _print_result(result: TrainingResult, console: Console) -> None:

@@ -48,6 +48,24 @@ def default_registry() -> Path:
     return Path(os.environ.get("MODEL_REGISTRY_PATH") or "src/ml/models")
 
 
+def default_cache_dir() -> Path:
+    """Return where candles and sentiment are kept: `ATB_FAST_CACHE`, else the platform's place."""
+    given = os.environ.get("ATB_FAST_CACHE")
+    if given:
+        return Path(given).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("atb-fast", appauthor=False)
+
+
+def check_symbol(symbol: str) -> None:
+    """Raise ArgumentError unless `symbol` can be one; it becomes part of URLs and paths."""
+    if not (isinstance(symbol, str) and re.fullmatch(r"[A-Z0-9]{2,30}", symbol)):
+        raise ArgumentError(
+            f"symbol is {symbol!r}, expected capitals and digits, for example BTCUSDT"
+        )
+
+
 def _option(default: Any, help_text: str, **extra: Any) -> Any:
     """Return a field with what the command line needs to know about it."""
     return field(default=default, metadata={"help": help_text, **extra})
@@ -104,11 +122,12 @@ class TrainingConfig:
     end_date: date | None = _option(
         None, "Last day, UTC, inclusive. Default: the last day the source has."
     )
-    source: Literal["files", "sample"] | None = _option(
+    source: Literal["binance", "files", "sample"] | None = _option(
         None,
-        "Where candles and sentiment come from: the files named by --candles and --sentiment, or "
-        "the synthetic sample market. Default: files if --candles is given.",
-        choices=("files", "sample"),
+        "Where candles and sentiment come from: Binance and alternative.me, through the store; the "
+        "files named by --candles and --sentiment; or the synthetic sample market. Default: files "
+        "if --candles is given, else binance.",
+        choices=("binance", "files", "sample"),
     )
     candles: Path | None = _option(
         None, "Candles: CSV, Feather or Parquet with timestamp, open, high, low, close, volume."
@@ -138,7 +157,18 @@ class TrainingConfig:
         False, "Do not export ONNX. The model is kept, but engines will not see it."
     )
     force_refresh: bool = _option(
-        False, "Read every input anew (local files and the sample market always are)."
+        False, "Fetch candles and sentiment of the range anew; prepare the features anew."
+    )
+    offline: bool = _option(False, "Open no connection; what is not stored is an error.")
+    freshness_days: int = _option(
+        7, "Days that the newest stored sentiment may be older than the end date.", minimum=0
+    )
+    cache_dir: Path = field(
+        default_factory=default_cache_dir,
+        metadata={
+            "help": "Where candles, sentiment and features are kept. Default: $ATB_FAST_CACHE, "
+            "else the platform's cache directory."
+        },
     )
     registry: Path = field(
         default_factory=default_registry,
@@ -151,10 +181,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Check every option; text is taken for a date or a path where one is expected."""
         self._convert()
-        if not (isinstance(self.symbol, str) and re.fullmatch(r"[A-Z0-9]{2,30}", self.symbol)):
-            raise ArgumentError(
-                f"symbol is {self.symbol!r}, expected capitals and digits, for example BTCUSDT"
-            )
+        check_symbol(self.symbol)
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             choices = item.metadata.get("choices")
@@ -186,18 +213,16 @@ class TrainingConfig:
 
     def _check_source(self) -> None:
         if self.source is None:
-            if self.candles is None:
-                raise ArgumentError(
-                    "no source of candles; give --candles FILE (and --sentiment FILE), or "
-                    "--source sample for the synthetic sample market"
-                )
-            object.__setattr__(self, "source", "files")
-        if self.source == "sample" and (self.candles or self.sentiment):
+            object.__setattr__(self, "source", "binance" if self.candles is None else "files")
+        if self.source != "files" and (self.candles or self.sentiment):
             raise ArgumentError(
-                "--source sample and --candles/--sentiment contradict each other; give one"
+                f"--source {self.source} and --candles/--sentiment contradict each other; give "
+                "both --candles and --sentiment, or neither"
             )
         if self.source == "files" and self.candles is None:
             raise ArgumentError("--source files needs --candles FILE")
+        if self.offline and self.force_refresh:
+            raise ArgumentError("--offline contradicts --force-refresh; give one")
         if self.force_price_only and self.force_sentiment:
             raise ArgumentError("--force-price-only contradicts --force-sentiment; give one")
         if self.force_price_only:

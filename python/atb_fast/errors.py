@@ -37,7 +37,7 @@ class ExportError(AtbFastError, RuntimeError):
 
 
 class StorageError(AtbFastError, OSError):
-    """A bundle could not be written."""
+    """A bundle or the store could not be written, or the store is damaged."""
 
     exit_code = 6
 
@@ -46,3 +46,9 @@ class MissingExtraError(AtbFastError, ImportError):
     """A part of atb-fast that is not installed."""
 
     exit_code = 7
+
+
+class FetchError(AtbFastError, OSError):
+    """Candles or sentiment that are not stored and cannot be fetched."""
+
+    exit_code = 8

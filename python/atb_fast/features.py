@@ -11,15 +11,17 @@ import logging
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from atb_fast import _core
+from atb_fast import _core, feature_cache
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
+from atb_fast.feature_cache import Features, content_hash
 from atb_fast.ingestion.files import CANDLE_COLUMNS
 from atb_fast.ingestion.sources import Market, gaps
 
@@ -77,6 +79,8 @@ class PreparedData:
         assessment: Of the sentiment; None if price only was asked for.
         candles: Number of candles that went in; those without every feature were dropped.
         gaps: Number of steps between two candles that are longer than a bar.
+        sha256: Content of the `candles`, and of the `sentiment` if it is used, as
+            `feature_cache.content_hash` defines it.
     """
 
     matrix: _core.FeatureMatrix
@@ -86,6 +90,7 @@ class PreparedData:
     assessment: SentimentAssessment | None
     candles: int
     gaps: int
+    sha256: dict[str, str]
 
     @property
     def model_type(self) -> Literal["sentiment", "price"]:
@@ -94,13 +99,21 @@ class PreparedData:
         return "sentiment" if has_sentiment else "price"
 
 
-def prepare(market: Market, config: TrainingConfig, *, now: datetime | None = None) -> PreparedData:
+def prepare(
+    market: Market,
+    config: TrainingConfig,
+    *,
+    now: datetime | None = None,
+    cache: Path | None = None,
+) -> PreparedData:
     """Return the features and targets of `market`.
 
     Args:
         market: Candles of the range, and the whole sentiment history.
         config: Timeframe, range, and whether sentiment is wanted.
         now: The time that the age of the sentiment is judged against, default the clock.
+        cache: Directory to keep the features in, and to take them from if they were prepared
+            before and `config.force_refresh` is off.
 
     Raises:
         DataError: No row has every feature, or sentiment was forced and there is none.
@@ -112,40 +125,74 @@ def prepare(market: Market, config: TrainingConfig, *, now: datetime | None = No
             "longest average takes to fill up"
         )
     features = PRICE_FEATURES
-    assessment = None
+    assessment = sentiment = None
     if not config.force_price_only:
         assert market.sentiment is not None  # load_market saw to it
         sentiment = _in_range(sentiment_features(market.sentiment), frame, config)
-        if config.force_sentiment and sentiment.is_empty():
-            first, last = _ends(market.sentiment)
-            raise DataError(
-                f"--force-sentiment, but the sentiment ({first:%Y-%m-%d} to {last:%Y-%m-%d}) has "
-                "no day in the range of the candles; give sentiment of that range"
-            )
-        assessment = assess(frame, sentiment, force=config.force_sentiment, now=now)
+        assessment = _assess(sentiment, market, config, now)
         if assessment.recommendation == "price_only":
-            log.warning(
-                "sentiment covers too little of the candles (score %.2f, 0.40 is needed): training "
-                "a price model without it; --force-sentiment trains with it all the same",
-                assessment.score,
-            )
+            sentiment = None
         else:
-            frame = merge_sentiment(frame, sentiment, config)
             features = (*PRICE_FEATURES, SENTIMENT_FEATURE)
+    sha256 = {"candles": content_hash(frame)}
+    if sentiment is not None:
+        sha256["sentiment"] = content_hash(sentiment)
 
+    prepared = None
+    name = feature_cache.key(recipe="legacy", timeframe=config.timeframe, data=sha256)
+    if cache and not config.force_refresh:
+        prepared = feature_cache.load(cache, name, features)
+    if prepared:
+        log.info("features: prepared before, from the cache")
+    else:
+        prepared = _features(frame, sentiment, features, config)
+        if cache:
+            feature_cache.save(cache, name, prepared)
+    return PreparedData(
+        matrix=prepared.matrix,
+        target=prepared.target,
+        timestamps=prepared.timestamps,
+        pipeline=prepared.pipeline,
+        assessment=assessment,
+        candles=len(frame),
+        gaps=len(gaps(frame["timestamp"], config.bar_ms)),
+        sha256=sha256,
+    )
+
+
+def _assess(
+    sentiment: pl.DataFrame, market: Market, config: TrainingConfig, now: datetime | None
+) -> SentimentAssessment:
+    if config.force_sentiment and sentiment.is_empty():
+        assert market.sentiment is not None
+        first, last = _ends(market.sentiment)
+        raise DataError(
+            f"--force-sentiment, but the sentiment ({first:%Y-%m-%d} to {last:%Y-%m-%d}) has "
+            "no day in the range of the candles; give sentiment of that range"
+        )
+    assessment = assess(market.candles, sentiment, force=config.force_sentiment, now=now)
+    if assessment.recommendation == "price_only":
+        log.warning(
+            "sentiment covers too little of the candles (score %.2f, 0.40 is needed): training "
+            "a price model without it; --force-sentiment trains with it all the same",
+            assessment.score,
+        )
+    return assessment
+
+
+def _features(
+    frame: pl.DataFrame,
+    sentiment: pl.DataFrame | None,
+    features: tuple[_core.Feature, ...],
+    config: TrainingConfig,
+) -> Features:
+    if sentiment is not None:
+        frame = merge_sentiment(frame, sentiment, config)
     pipeline = _core.FeaturePipeline(features).fit(frame)
     matrix = pipeline.transform(frame)
     kept = frame[matrix.rows]
     _report_dropped(frame, len(matrix))
-    return PreparedData(
-        matrix=matrix,
-        target=kept["close"].to_numpy(),
-        timestamps=kept["timestamp"],
-        pipeline=pipeline,
-        assessment=assessment,
-        candles=len(frame),
-        gaps=len(gaps(frame["timestamp"], config.bar_ms)),
-    )
+    return Features(matrix, kept["close"].to_numpy(), kept["timestamp"], pipeline)
 
 
 def sentiment_features(sentiment: pl.DataFrame) -> pl.DataFrame:

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from atb_fast.atomic import sync_directory, umask
 from atb_fast.errors import StorageError
 
 #: Longer than any training run takes.
@@ -41,7 +42,7 @@ def staging(registry: Path) -> Iterator[Path]:
         _sweep(root)
         directory = Path(tempfile.mkdtemp(dir=root))
         # mkdtemp makes it private; a published bundle must be readable by the engines' user.
-        directory.chmod(0o777 & ~_umask())
+        directory.chmod(0o777 & ~umask())
     except OSError as error:
         raise StorageError(
             f"registry {registry} cannot be written ({error.strerror}); give a writable --registry"
@@ -102,7 +103,7 @@ def publish(
                     continue
                 raise
             break
-        _sync_directory(home)
+        sync_directory(home)
         if live:
             _point_latest(home, version, staged.parent)
     except OSError as error:
@@ -114,7 +115,7 @@ def _point_latest(home: Path, version: str, scratch: Path) -> None:
     link = Path(tempfile.mktemp(dir=scratch, prefix="latest-"))
     link.symlink_to(version)
     link.replace(home / "latest")
-    _sync_directory(home)
+    sync_directory(home)
 
 
 def _sync(directory: Path) -> None:
@@ -122,16 +123,7 @@ def _sync(directory: Path) -> None:
     for path in directory.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_directory(directory)
 
 
 def _sweep(root: Path) -> None:
@@ -140,9 +132,3 @@ def _sweep(root: Path) -> None:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -29,6 +29,7 @@ from atb_fast.diagnostics import evaluate, permutation_importance, predict, robu
 from atb_fast.engine import EpochCallback, FitResult, fit
 from atb_fast.errors import AtbFastError, ExportError, StorageError
 from atb_fast.features import prepare
+from atb_fast.ingestion.fetch import OnProgress
 from atb_fast.ingestion.sources import load_market
 from atb_fast.models import build_model, float32_twin
 from atb_fast.report import plot_training
@@ -76,16 +77,21 @@ class TrainingResult:
 
 
 def run_training_pipeline(
-    config: TrainingConfig, *, on_epoch: EpochCallback | None = None
+    config: TrainingConfig,
+    *,
+    on_epoch: EpochCallback | None = None,
+    on_fetch: OnProgress | None = None,
 ) -> TrainingResult:
     """Train a model and put its bundle into the registry.
 
     Args:
         config: What to train, on what, and how.
         on_epoch: Called after each epoch with its number and Keras' logs.
+        on_fetch: Called while candles are fetched with their name, the rows so far and in all.
 
     Raises:
         DataError: Candles or sentiment that cannot be used.
+        FetchError: Candles or sentiment that are not stored and cannot be fetched.
         TrainingError: The loss became NaN.
         ExportError: ONNX failed, or does not agree with Keras. The model was kept: the message
             says where.
@@ -94,9 +100,9 @@ def run_training_pipeline(
     """
     timer = StageTimer()
     with timer.stage("ingestion"):
-        market = load_market(config)
+        market = load_market(config, on_progress=on_fetch)
     with timer.stage("features"):
-        prepared = prepare(market, config)
+        prepared = prepare(market, config, cache=config.cache_dir / "features")
     with timer.stage("dataset"):
         data = split_windows(prepared, config.sequence_length)
     _describe(data, config)

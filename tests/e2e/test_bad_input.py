@@ -28,7 +28,12 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["BTCUSDT"], 2, "no source of candles; give --candles FILE"),
+        (
+            ["BTCUSDT"],
+            8,
+            "error: http://127.0.0.1:9/api/v3/time: Connection refused, 4 times in a row",
+        ),
+        (["BTCUSDT", "--offline"], 8, "atb-fast data fetch BTCUSDT --timeframe 1d"),
         (["BTC/USDT", *GOOD], 2, "symbol is 'BTC/USDT', expected capitals and digits"),
         ([*GOOD], 2, "Missing argument 'SYMBOL'"),
         (["BTCUSDT", *GOOD, "--batch-size", "-5"], 2, "-5 is not in the range x>=1"),

@@ -42,7 +42,6 @@ def test_every_option_has_help() -> None:
             {"start_date": date(2024, 2, 1), "end_date": date(2024, 1, 1)},
             "start_date 2024-02-01 is after end_date 2024-01-01; swap them",
         ),
-        ({"source": None}, "no source of candles; give --candles"),
         ({"source": "files"}, "needs --candles"),
         ({"candles": Path("x.csv")}, "contradict each other"),
         ({"source": None, "candles": Path("x.csv")}, "no sentiment for --candles"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from atb_fast import registry
+from atb_fast.atomic import umask
 from atb_fast.errors import StorageError
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -40,7 +41,7 @@ def test_layout(tmp_path: Path) -> None:
     assert str(latest.readlink()) == path.name
     assert sorted(p.name for p in path.parent.iterdir()) == [path.name, "latest"]
     assert list((tmp_path / ".staging").iterdir()) == []
-    assert path.stat().st_mode & 0o777 == 0o777 & ~registry._umask()
+    assert path.stat().st_mode & 0o777 == 0o777 & ~umask()
 
 
 def test_versions_of_the_same_second(tmp_path: Path) -> None:

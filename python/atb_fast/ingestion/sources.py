@@ -11,6 +11,8 @@ import polars as pl
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.ingestion import files, sample
+from atb_fast.ingestion.fetch import Fetcher, OnProgress
+from atb_fast.ingestion.quality import bar_length, off_grid
 
 log = logging.getLogger(__name__)
 
@@ -28,22 +30,40 @@ class Market:
     sentiment: pl.DataFrame | None
 
 
-def load_market(config: TrainingConfig) -> Market:
+def load_market(config: TrainingConfig, *, on_progress: OnProgress | None = None) -> Market:
     """Return the candles and the sentiment that `config` asks for.
 
+    Args:
+        config: Symbol, timeframe, range and source.
+        on_progress: Called while candles are fetched; see `Fetcher`.
+
     Raises:
+        ArgumentError: The exchange does not know the symbol.
         DataError: A source that cannot be read, or has no candle in the range.
+        FetchError: Something is not stored and cannot be fetched.
+        StorageError: The store is damaged, or cannot be written.
     """
     sentiment = None
-    if config.source == "sample":
+    if config.source == "binance":
+        fetcher = Fetcher(
+            cache_dir=config.cache_dir,
+            offline=config.offline,
+            force_refresh=config.force_refresh,
+            freshness_days=config.freshness_days,
+            on_progress=on_progress or (lambda *_: None),
+        )
+        candles = fetcher.candles(
+            config.symbol, config.timeframe, config.start_date, config.end_date
+        )
+        if not config.force_price_only:
+            sentiment = fetcher.sentiment(config.end_date)
+    elif config.source == "sample":
         log.info("source: the sample market. It is synthetic: its prices are made up.")
         candles = sample.candles(config.symbol, config.timeframe)
         if not config.force_price_only:
             sentiment = sample.sentiment()
     else:
         assert config.candles is not None  # TrainingConfig saw to it
-        if config.force_refresh:
-            log.info("--force-refresh: local files are read anew every time")
         candles = files.read_candles(config.candles)
         if config.force_price_only:
             if config.sentiment is not None:
@@ -61,18 +81,31 @@ def _cut(candles: pl.DataFrame, config: TrainingConfig) -> pl.DataFrame:
     if config.end:
         wanted &= times <= config.end
     inside = candles.filter(wanted)
+    if candles.is_empty():
+        raise DataError(
+            f"{config.symbol} {config.timeframe} has no candle from "
+            f"{config.start_date or 'the beginning'} to {config.end_date or 'the end'}; it may "
+            "not have been listed yet"
+        )
     if inside.is_empty():
         raise DataError(
             f"no candle between {config.start_date or 'the beginning'} and "
             f"{config.end_date or 'the end'}; {_span(times)}"
         )
-    _check_bar_length(inside["timestamp"], config)
+    _check_bar_length(inside, config)
     missing = gaps(inside["timestamp"], config.bar_ms)
     if missing:
         log.info(
             "%d holes in the candles, the longest %s; averages and windows run across them",
             len(missing),
             max(missing),
+        )
+    astray = int(off_grid(inside, config.bar_ms).sum())
+    if astray:
+        log.info(
+            "%d candles are off the grid of %s; sentiment does not meet them",
+            astray,
+            config.timeframe,
         )
     return inside
 
@@ -83,13 +116,12 @@ def gaps(times: pl.Series, bar_ms: int) -> list[timedelta]:
     return steps.filter(steps > timedelta(milliseconds=bar_ms)).to_list()
 
 
-def _check_bar_length(times: pl.Series, config: TrainingConfig) -> None:
+def _check_bar_length(candles: pl.DataFrame, config: TrainingConfig) -> None:
     """Refuse candles of another timeframe: they would make a different model."""
-    if len(times) < 2:
+    if len(candles) < 2:
         return
-    step = times.diff().drop_nulls().dt.total_milliseconds().mode().min()
+    step = bar_length(candles)
     if step != config.bar_ms:
-        assert isinstance(step, int)
         raise DataError(
             f"the candles are {step / 60_000:g} minutes apart, expected "
             f"{config.bar_ms / 60_000:g} for timeframe {config.timeframe}; give the file of that "

@@ -1,0 +1,142 @@
+"""Candles from the exchange's bulk archive: one zip a day, https://github.com/binance/binance-public-data.
+
+Its daily files hold what the REST interface answers and cost no request weight. Monthly files are
+known to differ and are not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import polars as pl
+import requests
+
+from atb_fast import _core
+from atb_fast.config import TIMEFRAMES
+from atb_fast.errors import FetchError
+from atb_fast.ingestion.binance import Binance, Progress
+from atb_fast.ingestion.http import Http
+
+log = logging.getLogger(__name__)
+
+DAY_MS = TIMEFRAMES["1d"]
+#: A page of the REST interface holds more than ten days of longer bars: there it is quicker.
+TIMEFRAMES_IN_ARCHIVE = ("1m", "3m", "5m")
+
+_INSTEAD = "taking that day from the REST interface"
+
+
+class Archive:
+    """Daily files of the spot exchange.
+
+    Args:
+        http: For the requests.
+        base: Address of the archive; `file:///path` for a local copy of its tree.
+        rest: Has what the archive does not have.
+    """
+
+    def __init__(self, http: Http, base: str, rest: Binance) -> None:
+        self._http = http
+        self._base = base
+        url = urlsplit(base)
+        self._local = Path(unquote(url.path)) if url.scheme == "file" else None
+        self._rest = rest
+
+    def candles(
+        self, symbol: str, timeframe: str, start: int, end: int, progress: Progress
+    ) -> pl.DataFrame:
+        """Return the candles that opened in [start, end), ascending.
+
+        Days that the archive does not have, or not in one piece, and parts of days come from the
+        REST interface.
+        """
+        first, behind = -(-start // DAY_MS) * DAY_MS, end // DAY_MS * DAY_MS
+        days = range(first, behind, DAY_MS)
+        if not days:
+            return self._rest.candles(symbol, timeframe, start, end, progress)
+        frame, absent = self._days(symbol, timeframe, days, progress)
+        edges = [part for part in ((start, first), (behind, end)) if part[0] < part[1]]
+        others = [
+            self._rest.candles(symbol, timeframe, *part, progress) for part in (*absent, *edges)
+        ]
+        return pl.concat([frame, *others], rechunk=True).sort("timestamp") if others else frame
+
+    def _days(
+        self, symbol: str, timeframe: str, days: Sequence[int], progress: Progress
+    ) -> tuple[pl.DataFrame, list[tuple[int, int]]]:
+        """Return the candles of `days`, and the stretches of days without a sound file."""
+        rows = DAY_MS // TIMEFRAMES[timeframe]
+
+        def download(day: int) -> tuple[int, bytes] | None:
+            data = self._file(symbol, timeframe, day)
+            progress(0 if data is None else rows)
+            return None if data is None else (day, data)
+
+        def parse(files: list[tuple[int, bytes]]) -> tuple[pl.DataFrame, dict[int, str]]:
+            table, problems = _core.read_archive(files, max_rows=rows, day_ms=DAY_MS)
+            return pl.DataFrame(table), {files[number][0]: text for number, text in problems}
+
+        # A disk needs no threads to hide its latency.
+        each = map if self._local else self._http.parallel
+        files = [file for file in each(download, days) if file is not None]
+        frame, damaged = parse(files)
+        if damaged:  # once more, it may have happened on the way
+            again = [file for file in each(download, damaged) if file is not None]
+            late, damaged = parse(again)
+            frame = pl.concat([frame, late]).sort("timestamp")
+            for day, reason in damaged.items():
+                name = _path(symbol, timeframe, day).rsplit("/", 1)[-1]
+                log.warning("archive: %s: %s; %s", name, reason, _INSTEAD)
+        there = {day for day, _ in files} - set(damaged)
+        absent: list[tuple[int, int]] = []
+        for day in days:
+            if day in there:
+                continue
+            if absent and absent[-1][1] == day:
+                absent[-1] = (absent[-1][0], day + DAY_MS)
+            else:
+                absent.append((day, day + DAY_MS))
+        return frame, absent
+
+    def _file(self, symbol: str, timeframe: str, day: int) -> bytes | None:
+        """Return the file of a day, its checksum verified; None if there is none."""
+        path = _path(symbol, timeframe, day)
+        name = path.rsplit("/", 1)[-1]
+        for _ in range(2):
+            data = self._get(path)
+            if data is None:
+                return None
+            checksum = self._get(f"{path}.CHECKSUM")
+            if checksum is None:
+                log.info("archive: there is no checksum of %s", name)
+                return data
+            if checksum[:64].lower() == hashlib.sha256(data).hexdigest().encode():
+                return data
+        log.warning("archive: %s does not have its checksum; %s", name, _INSTEAD)
+        return None
+
+    def _get(self, path: str) -> bytes | None:
+        """Return a file of the archive, None if it is not there."""
+        if self._local:
+            try:
+                return (self._local / path[1:]).read_bytes()
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise FetchError(f"{self._base}{path}: {error.strerror}") from error
+
+        def read(response: requests.Response) -> bytes | None:
+            return None if response.status_code == 404 else response.content
+
+        return self._http.get(self._base + path, read, accepted=(404,))
+
+
+def _path(symbol: str, timeframe: str, day: int) -> str:
+    date = datetime.fromtimestamp(day / 1000, UTC).date()
+    name = f"{symbol}-{timeframe}-{date}.zip"
+    return f"/data/spot/daily/klines/{symbol}/{timeframe}/{name}"

@@ -1,0 +1,277 @@
+"""Candles and sentiment from the store; what is missing there is fetched once and kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from atb_fast.config import TIMEFRAMES
+from atb_fast.errors import DataError, FetchError
+from atb_fast.ingestion.files import read_candles
+from atb_fast.ingestion.quality import bar_length, inspect
+from atb_fast.ingestion.schemas import ATTRIBUTION
+from atb_fast.ingestion.store import (
+    CandleStore,
+    Piece,
+    SentimentStore,
+    Span,
+    epoch_ms,
+    intersection,
+    iso,
+    now_iso,
+)
+
+log = logging.getLogger(__name__)
+
+_DAY_MS = TIMEFRAMES["1d"]
+#: Bars that are fetched before they are stored: what a killed run can lose, and has in memory.
+CHUNK_ROWS = 100_000
+#: Where the old downloader put its files, relative to the working directory.
+OLD_FILES = Path("data")
+
+#: Gets what is fetched, the rows so far, and the rows there will be.
+OnProgress = Callable[[str, int, int], None]
+
+
+def _quiet(_name: str, _done: int, _total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetcher:
+    """The way to stored candles and sentiment.
+
+    Attributes:
+        cache_dir: Where the store is.
+        offline: Open no socket; what is missing is an error.
+        force_refresh: Fetch all that is asked for anew; it takes the place of what is stored once
+            it is complete.
+        freshness_days: Days that the newest sentiment may be older than what is asked for.
+        on_progress: Called while candles come in.
+        now: The clock, milliseconds since 1970.
+    """
+
+    cache_dir: Path
+    offline: bool = False
+    force_refresh: bool = False
+    freshness_days: int = 7
+    on_progress: OnProgress = _quiet
+    now: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+
+    def candles(
+        self, symbol: str, timeframe: str, first: date | None, last: date | None
+    ) -> pl.DataFrame:
+        """Return the closed candles of the days `first` to `last`, ascending, as stored.
+
+        Args:
+            symbol: For example BTCUSDT.
+            timeframe: One of `TIMEFRAMES`.
+            first: First day, UTC; default the first one there is.
+            last: Last day, UTC, inclusive; default the last one there is.
+
+        Returns:
+            timestamp (ms, open time), open, high, low, close, volume.
+
+        Raises:
+            ArgumentError: The exchange does not know the symbol.
+            DataError: No candle of the range has closed yet.
+            FetchError: Something is missing and cannot be fetched.
+            StorageError: The store is damaged, or cannot be written.
+        """
+        store = CandleStore(self.cache_dir, symbol, timeframe)
+        span = self._span(store, first, last)
+        missing = store.missing(*span)
+        if missing or self.force_refresh:
+            with store.lock(lambda: log.info("%s: another process is at it, waiting", store.name)):
+                self.complete(store, span)
+        candles = store.read(*span)
+        with suppress(OSError):  # when it was last used, for `data prune`
+            os.utime(store.directory / "manifest.json")
+        if not missing and not self.force_refresh:
+            log.info("%s: %s candles from the store", store.name, f"{len(candles):,}")
+        return candles
+
+    def sentiment(self, last: date | None) -> pl.DataFrame:
+        """Return the whole Fear & Greed history, fresh enough for the day `last`, default today.
+
+        Returns:
+            timestamp (ms, UTC midnight) and value (0..100), ascending.
+
+        Raises:
+            FetchError: It is missing or too old, and cannot be fetched.
+            StorageError: The store is damaged, or cannot be written.
+        """
+        store = SentimentStore(self.cache_dir)
+        today = datetime.fromtimestamp(self.now() / 1000, UTC).date()
+        needed = min(last or today, today) - timedelta(days=self.freshness_days)
+        if self.force_refresh or not self._is_fresh(store, needed):
+            if self.offline:
+                raise FetchError(
+                    f"--offline, and the stored sentiment does not reach {needed}; run without "
+                    "--offline, raise --freshness-days, or use --force-price-only"
+                )
+            with store.lock(lambda: log.info("sentiment: another process is at it, waiting")):
+                if self.force_refresh or not self._is_fresh(store, needed):
+                    self._fetch_sentiment(store)
+        else:
+            log.info("sentiment: from the store. %s", ATTRIBUTION)
+        index = store.read()
+        with suppress(OSError):
+            os.utime(store.directory / "manifest.json")
+        return index
+
+    def _span(self, store: CandleStore, first: date | None, last: date | None) -> Span:
+        """Return the milliseconds of the days asked for, without bars that have not closed."""
+        start = _midnight(first) if first else 0
+        closed = self.now() - TIMEFRAMES[store.timeframe] + 1
+        end = min(_midnight(last) + _DAY_MS, closed) if last else closed
+        if self.offline and not (first and last):
+            # Without a network the first and the last there is are the stored ones.
+            ranges = store.manifest().ranges
+            if ranges:
+                start = start if first else ranges[0].start
+                end = end if last else min(end, ranges[-1].end)
+        if start >= end:
+            raise DataError(
+                f"{store.name}: no candle from {first or 'the beginning'} to {last or 'now'} has "
+                "closed yet"
+            )
+        return start, end
+
+    def complete(self, store: CandleStore, span: Span) -> None:
+        """Make sure that all of `span` is stored; call with the store's lock held."""
+        if self.force_refresh:
+            self._fetch(store, [span])
+            return
+        missing = store.missing(*span)  # another process may have fetched it meanwhile
+        if missing:
+            _take_old_files(store, missing)
+            missing = store.missing(*span)
+        if not missing:
+            return
+        if self.offline:
+            raise FetchError(_offline_message(store, missing))
+        self._fetch(store, missing)
+
+    def _fetch(self, store: CandleStore, missing: list[Span]) -> None:
+        # requests takes a tenth of a second to import, and a stored range needs none of it.
+        from atb_fast.ingestion.exchange import Exchange
+
+        began = time.perf_counter()
+        rows = 0
+        with Exchange(self.now()) as exchange:
+            refreshed: list[Piece] = []
+            outages: list[Span] = []
+            for piece, holes in exchange.pieces(store, missing, CHUNK_ROWS, self.on_progress):
+                rows += len(piece.candles)
+                if self.force_refresh:
+                    refreshed.append(piece)
+                    outages += holes
+                else:
+                    store.commit([piece], holes)
+            if refreshed:
+                store.commit(refreshed, outages, overwrite=True)
+            log.info(
+                "%s: fetched %s candles in %s requests, %.1f s",
+                store.name,
+                f"{rows:,}",
+                f"{exchange.requests:,}",
+                time.perf_counter() - began,
+            )
+
+    def _is_fresh(self, store: SentimentStore, needed: date) -> bool:
+        entry = store.entry()
+        return entry is not None and date.fromisoformat(entry["last"]) >= needed
+
+    def _fetch_sentiment(self, store: SentimentStore) -> None:
+        from atb_fast.ingestion.feargreed import fetch_index
+        from atb_fast.ingestion.http import Endpoints, Http
+
+        endpoints = Endpoints.from_environment()
+        with Http() as http:
+            index = fetch_index(http, endpoints)
+        stored = None if self.force_refresh else store.entry()
+        if stored and len(index) < stored["rows"]:
+            raise FetchError(
+                f"{endpoints.fng}: the index came with {len(index)} days, {stored['rows']} are "
+                "stored; it may be cut short. --force-refresh takes it all the same"
+            )
+        store.replace(index, endpoints.fng, now_iso())
+        log.info("sentiment: fetched %s days. %s", f"{len(index):,}", ATTRIBUTION)
+
+
+def _midnight(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
+
+
+def _offline_message(store: CandleStore, missing: list[Span]) -> str:
+    ranges = ", ".join(f"{iso(start)[:16]} to {iso(end)[:16]}" for start, end in missing[:3])
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    first, last = iso(missing[0][0])[:10], iso(missing[-1][1] - 1)[:10]
+    return (
+        f"--offline, and {store.name} is not stored for {ranges}{more} UTC; fetch it with: "
+        f"atb-fast data fetch {store.symbol} --timeframe {store.timeframe} "
+        f"--start-date {first} --end-date {last}"
+    )
+
+
+def _take_old_files(store: CandleStore, missing: list[Span]) -> None:
+    """Store what the old downloader's files have of `missing`."""
+    name = re.compile(
+        rf"{store.symbol}_{store.timeframe}_\d{{4}}-\d\d-\d\d_\d{{4}}-\d\d-\d\d\.(csv|feather)"
+    )
+    for path in sorted(OLD_FILES.glob(f"{store.symbol}_{store.timeframe}_*")):
+        if not name.fullmatch(path.name):
+            continue
+        try:
+            candles = _old_candles(path, TIMEFRAMES[store.timeframe])
+        except DataError as error:
+            log.warning("not used: %s", error)
+            continue
+        pieces = [
+            Piece(*part, candles.filter(_opened_in(candles, part)), f"file {path}", now_iso())
+            for run in _runs(candles, TIMEFRAMES[store.timeframe])
+            for part in intersection(run, missing)
+        ]
+        if pieces:
+            store.commit(pieces, [])
+            rows = sum(len(piece.candles) for piece in pieces)
+            log.info("%s: reused %s candles of %s", store.name, f"{rows:,}", path)
+            missing = [part for span in missing for part in store.missing(*span)]
+
+
+def _old_candles(path: Path, bar: int) -> pl.DataFrame:
+    """Return the candles of a file, without the last one if it was written before that closed."""
+    candles = read_candles(path)
+    written = path.stat().st_mtime_ns // 1_000_000
+    candles = candles.filter(epoch_ms(candles) + bar <= written)
+    quality = inspect(candles, bar)
+    if len(candles) > 1 and bar_length(candles) != bar:
+        raise DataError(f"{path}: its candles are not {bar // 60_000} minutes apart")
+    if not quality.sound:
+        raise DataError(f"{path}: {quality.bad_bars} of its bars cannot be")
+    return candles
+
+
+def _runs(candles: pl.DataFrame, bar: int) -> Iterator[Span]:
+    """Yield the times that have all of their bars: of a hole it is not known whose it is."""
+    times = epoch_ms(candles)
+    if times.is_empty():
+        return
+    breaks = (times.diff() > bar).arg_true().to_list()
+    for begin, behind in zip([0, *breaks], [*breaks, len(times)], strict=True):
+        yield int(times[begin]), int(times[behind - 1]) + bar
+
+
+def _opened_in(candles: pl.DataFrame, span: Span) -> pl.Series:
+    times = epoch_ms(candles)
+    return (times >= span[0]) & (times < span[1])

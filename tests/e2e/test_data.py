@@ -1,0 +1,202 @@
+"""`atb-fast data` and `atb-fast train` through the store, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from exchange import Answer, Exchange
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+CANONICAL = ["--timeframe", "1d", "--start-date", "2019-01-01", "--end-date", "2024-12-01"]
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: Exchange) -> Path:
+    """A store and an exchange that the program finds by the environment."""
+    monkeypatch.setenv("ATB_FAST_CACHE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+def document(done: subprocess.CompletedProcess[str], code: int = 0) -> Any:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout)["rows"]
+
+
+def by_series(rows: Any) -> dict[str, Any]:
+    return {row["series"]: row for row in rows}
+
+
+def damage(store: Path, pattern: str) -> None:
+    (path,) = store.glob(pattern)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_fetch_list_verify_repair(atb_fast: Run, exchange: Exchange, store: Path) -> None:
+    fetch = ["data", "fetch", "btcusdt", *CANONICAL, "--timeframe", "1h", "--json"]
+    rows = by_series(document(atb_fast(*fetch)))
+    assert rows["BTCUSDT 1d"] == {
+        "series": "BTCUSDT 1d",
+        "rows": 2162,
+        "first": "2019-01-01 00:00",
+        "last": "2024-12-01 00:00",
+    }
+    assert rows["BTCUSDT 1h"]["last"] == "2024-12-01 23:00"
+    assert rows["sentiment"]["first"] == "2018-02-01 00:00"
+    exchange.requests.clear()
+    again = atb_fast(*fetch)
+    assert by_series(document(again)) == rows
+    assert "BTCUSDT 1d: 2,162 candles from the store" in again.stderr
+    assert exchange.requests == []
+
+    listed = by_series(document(atb_fast("data", "ls", "--json")))
+    assert listed["BTCUSDT 1d"]["candles"] == 2162
+    assert listed["sentiment"]["source"] == exchange.url
+    assert all(row["sound"] for row in document(atb_fast("data", "verify", "--json")))
+
+    damage(store, "candles/BTCUSDT/1h/*.parquet")
+    damage(store, "sentiment/*.parquet")
+    found = atb_fast("data", "verify")
+    assert found.returncode == 3
+    assert found.stdout.count("its hash is not that of its manifest") == 2
+    assert found.stderr == "error: 2 problems in the store\n"
+    refused = atb_fast(*fetch)
+    assert refused.returncode == 6
+    assert "run: atb-fast data repair" in refused.stderr
+    repaired = document(atb_fast("data", "repair", "--json"))
+    assert {row["series"] for row in repaired} == {"BTCUSDT 1h", "sentiment"}
+    assert all(row["sound"] for row in document(atb_fast("data", "verify", "--json")))
+    exchange.requests.clear()
+    assert by_series(document(atb_fast(*fetch))) == rows
+    assert exchange.requests == []
+
+
+def test_repair_offline_only_drops(atb_fast: Run, exchange: Exchange, store: Path) -> None:
+    document(atb_fast("data", "fetch", "BTCUSDT", *CANONICAL, "--json"))
+    damage(store, "candles/BTCUSDT/1d/*.parquet")
+    exchange.requests.clear()
+    document(atb_fast("data", "repair", "--offline", "--json"))
+    assert exchange.requests == []
+    assert by_series(document(atb_fast("data", "ls", "--json")))["BTCUSDT 1d"]["candles"] == 0
+
+
+def test_clear_removes_what_is_named(atb_fast: Run, store: Path) -> None:
+    both = ["--timeframe", "1d", "--timeframe", "1h", "--start-date", "2024-11-01"]
+    document(atb_fast("data", "fetch", "BTCUSDT", *both, "--end-date", "2024-12-01", "--json"))
+
+    def left() -> set[str]:
+        return set(by_series(document(atb_fast("data", "ls", "--json"))))
+
+    everything = {"BTCUSDT 1d", "BTCUSDT 1h", "sentiment"}
+    assert left() == everything
+    refused = atb_fast("data", "clear")
+    assert refused.returncode == 2
+    assert "nothing is named" in refused.stderr
+    named = document(atb_fast("data", "clear", "--all", "--dry-run", "--json"))
+    assert set(by_series(named)) == everything
+    assert document(atb_fast("data", "clear", "ETHUSDT", "--json")) == []
+    assert left() == everything
+    document(atb_fast("data", "clear", "BTCUSDT", "--timeframe", "1h", "--json"))
+    assert left() == {"BTCUSDT 1d", "sentiment"}
+    document(atb_fast("data", "clear", "--sentiment", "--json"))
+    assert left() == {"BTCUSDT 1d"}
+    assert document(atb_fast("data", "prune", "--older-than", "1", "--json")) == []
+    assert left() == {"BTCUSDT 1d"}
+    document(atb_fast("data", "prune", "--older-than", "0", "--json"))
+    assert left() == set()
+
+
+def test_files_are_verified(atb_fast: Run, shared: Path, tmp_path: Path, daily: Any) -> None:
+    names = ("BTCUSDT_1h_2017-08-17_2024-12-31", "BTCUSDT_1h_offgrid_2017-08-17_2025-01-20")
+    paths = [shared / "data" / f"{name}.parquet" for name in names]
+    clean, off = document(atb_fast("data", "verify", *paths, "--json"))
+    assert (clean["missing"], clean["hole_runs"], clean["off_grid"]) == (129, 28, 0)
+    assert clean["longest_step"] == "34 h"
+    assert clean["zero_volume"] == 3
+    assert (off["missing"], off["hole_runs"], off["off_grid"]) == (170, 28, 43)
+    assert clean["sound"]
+    assert off["sound"]
+
+    daily.with_columns(high=pl.col("low")).write_csv(tmp_path / "bad.csv")
+    pl.concat([daily, daily[:1]]).write_csv(tmp_path / "doubled.csv")
+    found = atb_fast("data", "verify", "bad.csv", "doubled.csv")
+    assert found.returncode == 3
+    assert "bars cannot be" in found.stdout
+    assert "stands there more than once" in found.stdout
+
+
+def test_bad_symbols_and_refusals(atb_fast: Run, exchange: Exchange) -> None:
+    unknown = atb_fast("data", "fetch", "NOPEUSDT", *CANONICAL)
+    assert unknown.returncode == 2
+    assert "symbol is 'NOPEUSDT', which Binance does not trade" in unknown.stderr
+    impossible = atb_fast("data", "fetch", "../etc", *CANONICAL)
+    assert impossible.returncode == 2
+    assert "expected capitals and digits" in impossible.stderr
+    exchange.fault("klines", Answer(403, b"<html>"))
+    refused = atb_fast("data", "fetch", "BTCUSDT", *CANONICAL)
+    assert refused.returncode == 8
+    assert refused.stderr.count("\n") == 1
+    assert "refused by a firewall" in refused.stderr
+
+
+def test_eight_processes_make_one_download(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange.latency = 0.3
+    command = [sys.executable, "-m", "atb_fast", "data", "fetch", "BTCUSDT", *CANONICAL, "--json"]
+    processes = [
+        subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(8)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, outputs
+    assert len({out for out, _ in outputs}) == 1
+    assert exchange.counts() == {"/api/v3/klines": 3, "/fng/": 1}
+    assert any("another process is at it" in err for _, err in outputs)
+
+
+def train(atb_fast: Run, *options: str) -> Any:
+    quick = ["--epochs", "1", "--sequence-length", "20", "--skip-plots", "--skip-robustness"]
+    done = atb_fast(
+        "train", "model", "BTCUSDT", *CANONICAL, *quick, "--skip-onnx", "--json", *options
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    result["metadata"] = json.loads(Path(result["paths"]["bundle"], "metadata.json").read_text())
+    return result | {"log": done.stderr}
+
+
+def test_training_twice_asks_once(
+    atb_fast: Run, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = train(atb_fast)
+    assert exchange.counts() == {"/api/v3/klines": 3, "/fng/": 1}
+    assert first["model_type"] == "sentiment"
+    dataset = first["metadata"]["dataset"]
+    assert dataset["source"] == "binance"
+    assert set(dataset["sha256"]) == {"candles", "sentiment"}
+    exchange.requests.clear()
+    second = train(atb_fast, "--batch-size", "64", "--offline")
+    assert exchange.requests == []
+    assert second["metadata"]["dataset"]["sha256"] == dataset["sha256"]
+    assert second["persistence_rmse"] == first["persistence_rmse"]
+    for said in ("candles from the store", "sentiment: from the store", "from the cache"):
+        assert said not in first["log"]
+        assert said in second["log"]
+    # Without a network a missing index is an error, never a model of another kind.
+    assert atb_fast("data", "clear", "--sentiment").returncode == 0
+    refused = atb_fast("train", "model", "BTCUSDT", *CANONICAL, "--offline")
+    assert refused.returncode == 8
+    assert "the stored sentiment does not reach" in refused.stderr

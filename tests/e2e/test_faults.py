@@ -1,0 +1,130 @@
+"""A store that survives: processes killed at any moment, disks that fill, answers cut anywhere.
+
+`ATB_FAST_FAULTS=200 pytest tests/e2e/test_faults.py -o log_cli=true -o log_cli_level=INFO` injects
+so many; the default is fewer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from exchange import Exchange
+
+from atb_fast.ingestion.store import CandleStore, SentimentStore, epoch_ms
+
+log = logging.getLogger(__name__)
+
+FAULTS = int(os.environ.get("ATB_FAST_FAULTS", "60"))
+FIRST = date(2022, 1, 1)
+DAYS = 500
+
+
+class Forks:
+    """A process that forks fetches."""
+
+    def __init__(self, now: int, cache: Path) -> None:
+        script = Path(__file__).parents[1] / "servers" / "fetching.py"
+        self.process = subprocess.Popen(
+            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.job = {"now": now, "cache": str(cache), "kill_after": None, "room": None}
+
+    def run(self, first: date, last: date, *, refresh: bool = False, **how: Any) -> int:
+        assert self.process.stdin
+        assert self.process.stdout
+        job = self.job | {"first": str(first), "last": str(last), "refresh": refresh} | how
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture
+def forks(exchange: Exchange, tmp_path: Path) -> Iterator[Forks]:
+    forks = Forks(exchange.now, tmp_path)
+    yield forks
+    forks.process.communicate(timeout=60)
+
+
+def check(cache: Path, truth: pl.DataFrame, index: pl.DataFrame) -> bool:
+    """Return whether the store had to be repaired; whatever it holds must be right."""
+    candles = CandleStore(cache, "BTCUSDT", "1h")
+    sentiment = SentimentStore(cache)
+    damaged = False
+    for store in (candles, sentiment):
+        if store.verify().problems:
+            damaged = True
+            with store.lock():
+                store.repair()
+            assert store.verify().problems == []
+    times = epoch_ms(truth)
+    for item in candles.manifest().ranges:
+        expected = truth.filter((times >= item.start) & (times < item.end))
+        assert candles.read(item.start, item.end).equals(expected)
+    if sentiment.path.exists():
+        assert sentiment.read().equals(index)
+    return damaged
+
+
+def test_no_fault_leaves_a_wrong_bar(
+    forks: Forks,
+    exchange: Exchange,
+    tmp_path: Path,
+    truth: Callable[[str, str], pl.DataFrame],
+    true_index: pl.DataFrame,
+) -> None:
+    candles = truth("BTCUSDT", "1h")
+    index = true_index.filter(
+        pl.col("timestamp") <= datetime.fromtimestamp(exchange.now / 1000, UTC)
+    )
+    rng = random.Random(7)
+    began = time.perf_counter()
+    whole = FIRST, FIRST + timedelta(days=DAYS)
+    assert forks.run(*whole) == 0
+    seconds = time.perf_counter() - began
+    outcomes: dict[str, list[int]] = {"kill": [], "room": [], "cut": []}
+    repairs = 0
+    for number in range(FAULTS):
+        if number % 6 == 0:
+            shutil.rmtree(tmp_path)
+            tmp_path.mkdir()
+        kind = ("kill", "room", "cut")[number % 3]
+        begin = rng.randrange(DAYS // 2)
+        span = FIRST + timedelta(begin), FIRST + timedelta(rng.randrange(begin + 5, DAYS))
+        how: dict[str, Any] = {"refresh": rng.random() < 0.2}
+        if kind == "kill":
+            how["kill_after"] = rng.uniform(0, seconds * (span[1] - span[0]).days / DAYS)
+        elif kind == "room":
+            how["room"] = rng.randrange(30_000)
+        exchange.cut_at_random(number if kind == "cut" else None)
+        outcomes[kind].append(forks.run(*span, **how))
+        exchange.cut_at_random(None)
+        repairs += check(tmp_path, candles, index)
+    log.info("exit codes %s, repaired %d times", outcomes, repairs)
+    assert set(outcomes["kill"]) <= {0, -9}
+    assert set(outcomes["room"]) <= {0, 6}
+    assert set(outcomes["cut"]) <= {0, 8}
+    struck = sum(code != 0 for codes in outcomes.values() for code in codes)
+    assert struck > FAULTS // 4
+    assert repairs == 0  # nothing that a fault leaves has to be repaired
+    assert forks.run(*whole) == 0
+    store = CandleStore(tmp_path, "BTCUSDT", "1h")
+    assert (
+        store.missing(
+            *(int(datetime(d.year, d.month, d.day, tzinfo=UTC).timestamp()) * 1000 for d in whole)
+        )
+        == []
+    )
+    check(tmp_path, candles, index)

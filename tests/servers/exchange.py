@@ -1,0 +1,287 @@
+"""A local server that speaks the exchange's REST interface, its archive, and the index.
+
+It answers as the real ones do, from a frame of candles, and as badly as a test asks for.
+"""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import hashlib
+import io
+import json
+import random
+import re
+import threading
+import time
+import zipfile
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import polars as pl
+
+from atb_fast.config import TIMEFRAMES
+
+DAY_MS = TIMEFRAMES["1d"]
+#: From here on the archive's timestamps are microseconds.
+MICROSECONDS_FROM = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp()) * 1000
+
+
+@dataclass
+class Answer:
+    """A prepared answer.
+
+    Attributes:
+        status: HTTP status.
+        body: Instead of the right one.
+        headers: Besides the usual ones.
+        cut_at: Close the connection after so many bytes of the body; negative: from its end.
+        length: Whether to announce the length of the body.
+    """
+
+    status: int = 200
+    body: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    cut_at: int | None = None
+    length: bool = True
+
+
+class Exchange:
+    """The server, and the knobs of its behaviour; use as a context.
+
+    Attributes:
+        candles: By (symbol, timeframe): timestamp (ms, UTC) and five numbers, ascending. The
+            newest are still running when `now` says so.
+        index: timestamp and value, ascending; nothing is added for days that are not there.
+        now: The exchange's clock, milliseconds since 1970.
+        latency: Seconds before each answer.
+        weight_limit: Weight a minute after which 429 follows, and 418 after three more requests.
+        five_o_clock: Stamp the index at 05:00.
+        unpublished: Days (ISO) that the archive does not have.
+        no_checksum: Days without a checksum file.
+        archive_lacks: Open times that are missing from the archive, not from the REST interface.
+        requests: The path of each request, in order; with the query for klines.
+    """
+
+    def __init__(
+        self, candles: dict[tuple[str, str], pl.DataFrame], index: pl.DataFrame, now: int
+    ) -> None:
+        self.candles = {
+            key: (frame["timestamp"].dt.epoch("ms").to_list(), frame.drop("timestamp").rows())
+            for key, frame in candles.items()
+        }
+        self.index = list(zip(index["timestamp"].dt.epoch("s"), index["value"], strict=True))
+        self.now = now
+        self.latency = 0.0
+        self.weight_limit: int | None = None
+        self.five_o_clock = False
+        self.unpublished: set[str] = set()
+        self.no_checksum: set[str] = set()
+        self.archive_lacks: set[int] = set()
+        self.requests: list[str] = []
+        self._weight = 0
+        self._refused = 0
+        self._faults: list[tuple[re.Pattern[str], Answer]] = []
+        self._cuts: random.Random | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Exchange:
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What points the client here; the second host has /second in front of its paths."""
+        return {
+            "ATB_FAST_BINANCE_URL": self.url,
+            "ATB_FAST_BINANCE_FALLBACK_URL": f"{self.url}/second",
+            "ATB_FAST_ARCHIVE_URL": self.url,
+            "ATB_FAST_FNG_URL": self.url,
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def fault(self, path: str, answer: Answer, times: int = 1) -> None:
+        """Give `answer` to the next `times` requests whose path and query match the pattern."""
+        self._faults += [(re.compile(path), answer)] * times
+
+    def cut_at_random(self, seed: int | None) -> None:
+        """Cut every second answer at a random byte, announcing its length or not; None: stop."""
+        self._cuts = None if seed is None else random.Random(seed)
+
+    def counts(self) -> Counter[str]:
+        """Return how often each path was asked for, without the requests of days."""
+        return Counter(re.sub(r"\?.*|/[^/]*\.zip", "", path) for path in self.requests)
+
+    def answer(self, target: str) -> Answer:
+        """Return what a request gets."""
+        time.sleep(self.latency)
+        with self._lock:
+            self.requests.append(target)
+            for number, (pattern, prepared) in enumerate(self._faults):
+                if pattern.search(target):
+                    del self._faults[number]
+                    body = prepared.body
+                    if body is None and prepared.status == 200:
+                        body = self._right(target).body
+                    return Answer(
+                        prepared.status, body, prepared.headers, prepared.cut_at, prepared.length
+                    )
+            answer = self._right(target)
+            if self._cuts and answer.body and self._cuts.random() < 0.5:
+                answer.cut_at = self._cuts.randrange(len(answer.body))
+                answer.length = self._cuts.random() < 0.5
+            return answer
+
+    def _right(self, target: str) -> Answer:
+        parts = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        path = parts.path.removeprefix("/second")
+        if path == "/api/v3/time":
+            return self._weighed(1, _json({"serverTime": self.now}))
+        if path == "/api/v3/klines":
+            return self._weighed(2, self._klines(query))
+        if path == "/fng/":
+            return _json(self._fear_greed())
+        if path.startswith("/data/spot/daily/klines/"):
+            return self._archive(path)
+        return Answer(404, b"not here")
+
+    def _weighed(self, weight: int, answer: Answer) -> Answer:
+        self._weight += weight
+        answer.headers["X-MBX-USED-WEIGHT-1M"] = str(self._weight)
+        if self.weight_limit is not None and self._weight > self.weight_limit:
+            self._refused += 1
+            if self._refused > 3:
+                until = self.now + 120_000
+                text = f"Way too much request weight used; IP banned until {until}."
+                return _json({"code": -1003, "msg": text}, 418)
+            refusal = _json({"code": -1003, "msg": "Too much request weight used"}, 429)
+            refusal.headers = {"Retry-After": "1"}
+            return refusal
+        return answer
+
+    def forget_weight(self) -> None:
+        """Begin a new minute."""
+        self._weight = self._refused = 0
+
+    def _klines(self, query: dict[str, str]) -> Answer:
+        if query["interval"] not in TIMEFRAMES:
+            return _json({"code": -1120, "msg": "Invalid interval."}, 400)
+        key = query["symbol"], query["interval"]
+        if query["symbol"] not in {symbol for symbol, _ in self.candles}:
+            return _json({"code": -1121, "msg": "Invalid symbol."}, 400)
+        start, end = int(query["startTime"]), int(query["endTime"])
+        limit = min(int(query.get("limit", "500")), 1000)
+        times, _ = self.candles.get(key, ([], []))
+        rows: list[list[Any]] = []
+        for number in range(bisect.bisect_left(times, start), len(times)):
+            if times[number] > min(end, self.now) or len(rows) == limit:
+                break
+            rows.append(self.row(key, number))
+        return _json(rows)
+
+    def row(self, key: tuple[str, str], number: int) -> list[Any]:
+        times, values = self.candles[key]
+        bar = TIMEFRAMES[key[1]]
+        open_, high, low, close, volume = (f"{value:.8f}" for value in values[number])
+        behind = times[number] + bar - 1
+        quote = f"{values[number][3] * values[number][4]:.8f}"
+        return [times[number], open_, high, low, close, volume, behind, quote, 9, "1.0", "1.0", "0"]
+
+    def _fear_greed(self) -> dict[str, Any]:
+        shift = 5 * 3600 if self.five_o_clock else 0
+        data = [
+            {
+                "value": f"{value:.0f}",
+                "value_classification": "Fear" if value < 50 else "Greed",
+                "timestamp": str(second + shift),
+            }
+            for second, value in reversed(self.index)
+            if second * 1000 <= self.now
+        ]
+        data[0]["time_until_update"] = "68499"
+        return {"name": "Fear and Greed Index", "data": data, "metadata": {"error": None}}
+
+    def _archive(self, path: str) -> Answer:
+        found = re.fullmatch(r".*/(\w+)/(\w+)/\1-\2-(\d{4}-\d\d-\d\d)\.zip(\.CHECKSUM)?", path)
+        if found is None:
+            return Answer(404, b"")
+        symbol, timeframe, day, checksum = found.groups()
+        start = int(datetime.fromisoformat(f"{day}T00:00+00:00").timestamp()) * 1000
+        times, _ = self.candles.get((symbol, timeframe), ([], []))
+        numbers = range(bisect.bisect_left(times, start), bisect.bisect_left(times, start + DAY_MS))
+        if not numbers or day in self.unpublished or start + DAY_MS > self.now:
+            return Answer(404, b"")
+        if checksum and day in self.no_checksum:
+            return Answer(404, b"")
+        rows = [
+            self.row((symbol, timeframe), number)
+            for number in numbers
+            if times[number] not in self.archive_lacks
+        ]
+        data = zipped(f"{symbol}-{timeframe}-{day}.csv", rows)
+        if checksum:
+            name = path.rsplit("/", 1)[-1].removesuffix(".CHECKSUM")
+            return Answer(200, f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode())
+        return Answer(200, data)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients that are killed or hang up are what the tests are about."""
+
+
+def zipped(name: str, rows: list[list[Any]]) -> bytes:
+    """Return a file of the archive; microseconds from 2025 on, as there."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        scale = 1000 if row[0] >= MICROSECONDS_FROM else 1
+        writer.writerow([row[0] * scale, *row[1:6], row[6] * scale, *row[7:]])
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo(name), text.getvalue(), zipfile.ZIP_DEFLATED)
+    return data.getvalue()
+
+
+def _json(document: Any, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(document).encode())
+
+
+def _handler(exchange: Exchange) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            answer = exchange.answer(self.path)
+            body = answer.body or b""
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            if answer.length:
+                self.send_header("Content-Length", str(len(body)))
+            if answer.cut_at is not None or not answer.length:
+                self.close_connection = True
+                self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(body[: answer.cut_at])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler

@@ -1,0 +1,214 @@
+"""The store: what is written is what is read, or an error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from atb_fast.atomic import write_atomic
+from atb_fast.config import TIMEFRAMES
+from atb_fast.errors import StorageError
+from atb_fast.ingestion import store as module
+from atb_fast.ingestion.store import CandleStore, Piece, SentimentStore, Span
+
+DAY = TIMEFRAMES["1d"]
+START = 1_546_300_800_000  # 2019-01-01
+WHEN = "2026-01-01T00:00:00+00:00"
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> CandleStore:
+    store = CandleStore(tmp_path, "BTCUSDT", "1d")
+    store.directory.mkdir(parents=True)
+    return store
+
+
+def days(first: int, behind: int) -> Span:
+    return START + first * DAY, START + behind * DAY
+
+
+def piece(daily: pl.DataFrame, first: int, behind: int, source: str = "here") -> Piece:
+    span = days(first, behind)
+    times = daily["timestamp"].dt.epoch("ms")
+    return Piece(*span, daily.filter((times >= span[0]) & (times < span[1])), source, WHEN)
+
+
+def test_reads_what_was_written(stored: CandleStore, daily: pl.DataFrame) -> None:
+    assert stored.missing(*days(0, 9)) == [days(0, 9)]
+    stored.commit([piece(daily, 2, 5), piece(daily, 7, 8)], [])
+    assert stored.missing(*days(0, 9)) == [days(0, 2), days(5, 7), days(8, 9)]
+    assert stored.missing(*days(3, 5)) == []
+    got = stored.read(*days(3, 8))
+    assert got.equals(pl.concat([piece(daily, 3, 5).candles, piece(daily, 7, 8).candles]))
+    assert stored.read(*days(20, 30)).is_empty()
+
+
+def test_neighbours_become_one_file(
+    stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FILE_ROWS", 100)
+    stored.commit([piece(daily, 10, 50, "rest")], [])
+    stored.commit([piece(daily, 0, 10, "archive")], [])
+    stored.commit([piece(daily, 50, 51, "rest")], [])
+    (single,) = stored.manifest().ranges
+    assert (single.start, single.end, single.rows) == (*days(0, 51), 51)
+    assert single.source == "archive, rest"
+    assert (single.first, single.last) == (START, START + 50 * DAY)
+    stored.commit([piece(daily, 51, 111)], [])  # too many for one file
+    assert [item.rows for item in stored.manifest().ranges] == [51, 60]
+    assert stored.read(*days(0, 111)).equals(piece(daily, 0, 111).candles)
+    names = {path.name for path in stored.directory.iterdir()}
+    assert names == {"manifest.json"} | {item.file for item in stored.manifest().ranges}
+
+
+def test_manifest_says_what_is_where(stored: CandleStore, daily: pl.DataFrame) -> None:
+    stored.commit([piece(daily, 0, 3)], [days(1, 2)])
+    document = json.loads((stored.directory / "manifest.json").read_text())
+    (entry,) = document["ranges"]
+    data = (stored.directory / entry["file"]).read_bytes()
+    assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+    assert entry["start"] == "2019-01-01T00:00:00.000+00:00"
+    assert entry["last"] == "2019-01-03T00:00:00.000+00:00"
+    assert (entry["rows"], entry["source"], entry["fetched_at"]) == (3, "here", WHEN)
+    assert document["outages"] == [
+        ["2019-01-02T00:00:00.000+00:00", "2019-01-03T00:00:00.000+00:00"]
+    ]
+    assert pl.read_parquet(stored.directory / entry["file"]).equals(piece(daily, 0, 3).candles)
+
+
+def test_overwriting_replaces_a_part(stored: CandleStore, daily: pl.DataFrame) -> None:
+    stored.commit([piece(daily, 0, 10)], [days(4, 5), days(8, 9)])
+    doubled = daily.with_columns(pl.col(pl.Float64) * 2)
+    stored.commit([piece(doubled, 3, 6)], [], overwrite=True)
+    got = stored.read(*days(0, 10))
+    expected = [piece(daily, 0, 3), piece(doubled, 3, 6), piece(daily, 6, 10)]
+    assert got.equals(pl.concat([part.candles for part in expected]))
+    assert stored.manifest().outages == (days(8, 9),)
+
+
+def test_a_commit_that_fails_changes_nothing(
+    stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored.commit([piece(daily, 0, 10)], [])
+    before = (stored.directory / "manifest.json").read_bytes()
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "manifest.json":
+            raise OSError(28, "No space left on device")
+        path.write_bytes(data)
+
+    monkeypatch.setattr(module, "write_atomic", full)
+    with pytest.raises(StorageError, match=r"No space left on device.*another --cache-dir"):
+        stored.commit([piece(daily, 10, 12)], [])
+    assert (stored.directory / "manifest.json").read_bytes() == before
+    assert stored.read(*days(0, 12)).equals(piece(daily, 0, 10).candles)
+    assert stored.verify().problems == []
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["flip", "remove", "swap", "drop outage", "cut manifest"])
+def test_damage_is_found_and_repaired(
+    stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(module, "FILE_ROWS", 10)
+    hollow = daily.filter(daily["timestamp"].dt.epoch("ms") != START + 4 * DAY)
+    stored.commit([piece(hollow, 0, 10)], [days(4, 5)])
+    stored.commit([piece(daily, 10, 20)], [])
+    assert stored.verify().problems == []
+    manifest = stored.directory / "manifest.json"
+    first, second = (stored.directory / item.file for item in stored.manifest().ranges)
+    if how == "flip":
+        damage(first)
+    elif how == "remove":
+        first.unlink()
+    elif how == "swap":
+        first.write_bytes(second.read_bytes())
+    elif how == "drop outage":
+        document = json.loads(manifest.read_text())
+        document["outages"] = []
+        manifest.write_text(json.dumps(document))
+    else:
+        manifest.write_bytes(manifest.read_bytes()[:-40])
+    if how != "drop outage":  # the candles themselves are right
+        with pytest.raises(StorageError, match="run: atb-fast data repair"):
+            stored.read(*days(0, 20))
+    finding = stored.verify()
+    assert len(finding.problems) == 1
+    (stored.directory / ".x.tmp").touch()
+    lost = stored.repair()
+    assert lost == ([] if how == "cut manifest" else [days(0, 10)])
+    assert stored.verify().problems == []
+    kept = piece(daily, 0, 0) if how == "cut manifest" else piece(daily, 10, 20)
+    assert stored.read(*days(0, 20)).equals(kept.candles)
+    assert not (stored.directory / ".x.tmp").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"format": 99}', '{"format": 1, "ranges": 5, "outages": []}', "[" * 9999]
+)
+def test_a_manifest_that_is_none(stored: CandleStore, text: str) -> None:
+    (stored.directory / "manifest.json").write_text(text)
+    with pytest.raises(StorageError, match=r"manifest\.json"):
+        stored.read(*days(0, 9))
+    assert len(stored.verify().problems) == 1
+
+
+def test_a_manifest_cannot_name_other_files(stored: CandleStore, daily: pl.DataFrame) -> None:
+    stored.commit([piece(daily, 0, 10)], [])
+    manifest = stored.directory / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["ranges"][0]["file"] = "../../../secret.parquet"
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(StorageError, match="outside of here"):
+        stored.read(*days(0, 9))
+
+
+def test_a_reader_follows_a_writer(stored: CandleStore, daily: pl.DataFrame) -> None:
+    stored.commit([piece(daily, 0, 10)], [])
+    old = stored.manifest()
+    stored.commit([piece(daily, 10, 20)], [])  # the file of the old manifest is gone
+    late = CandleStore(stored.directory.parents[2], "BTCUSDT", "1d")
+    manifests = iter([old, stored.manifest()])
+    late.manifest = lambda: next(manifests)  # type: ignore[method-assign]
+    assert late.read(*days(0, 10)).equals(piece(daily, 0, 10).candles)
+
+
+def test_sentiment_is_one_of_two_whatever_happens(
+    tmp_path: Path, true_index: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SentimentStore(tmp_path)
+    store.directory.mkdir()
+    assert store.entry() is None
+    store.replace(true_index[:100], "there", WHEN)
+    assert store.read().equals(true_index[:100])
+
+    def killed(path: Path, data: bytes) -> None:
+        if path.suffix == ".parquet":
+            raise KeyboardInterrupt
+        write_atomic(path, data)
+
+    monkeypatch.setattr(module, "write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.replace(true_index[:101], "there", WHEN)
+    assert store.read().equals(true_index[:100])  # the manifest knows both
+    entry = store.entry()
+    assert entry
+    assert entry["rows"] == 100
+    monkeypatch.undo()
+    store.replace(true_index[:102], "there", WHEN)
+    assert store.read().equals(true_index[:102])
+    damage(store.path)
+    with pytest.raises(StorageError, match="data repair"):
+        store.read()
+    assert len(store.verify().problems) == 1
+    assert store.repair()
+    assert store.entry() is None
