@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from atb_fast.runner import TrainingResult
 
 _INTERRUPTED = 130
+_STORAGE = StorageError.exit_code
 
 _EXIT_CODES = """\b
 Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
 cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the registry or the store
-cannot be written or is damaged, 7 a part is not installed, 8 candles or sentiment cannot be
-fetched, 130 interrupted."""
+cannot be read or written, or is damaged, 7 a part is not installed, 8 candles or sentiment cannot
+be fetched, 130 interrupted."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
@@ -189,14 +191,20 @@ def main() -> NoReturn:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", _INTERRUPTED)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; see that it can be read and written", _STORAGE)
     sys.exit(0)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
-    with suppress(OSError):  # what could not be printed must not fail again at the exit
-        sys.stdout.close()
-    sys.exit(code)
+    with suppress(OSError):
+        click.echo(f"error: {message}", err=True)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    # All is cleaned up. A thread that waits for an answer of a server must not keep the program.
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +14,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atb_fast.config import TIMEFRAMES, check_symbol, default_cache_dir
-from atb_fast.errors import ArgumentError, DataError
+from atb_fast.errors import ArgumentError, AtbFastError, DataError, FetchError, StorageError
 
 if TYPE_CHECKING:
-    from atb_fast.ingestion.store import CandleStore, Finding, SentimentStore
+    from atb_fast.ingestion.disk import Finding
+    from atb_fast.ingestion.sentiment_store import SentimentStore
+    from atb_fast.ingestion.store import CandleStore
 
 log = logging.getLogger(__name__)
 
+
+def _root(_context: click.Context, _parameter: click.Parameter, given: Path | None) -> Path:
+    """Return the cache directory; one that was named must not be a file."""
+    root = given.expanduser() if given else default_cache_dir()
+    if root.exists() and not root.is_dir():
+        raise ArgumentError(f"--cache-dir is {root}, expected a directory")
+    return root
+
+
 _cache_dir = click.option(
     "--cache-dir",
+    "root",
     type=click.Path(path_type=Path),
+    callback=_root,
     help="Where the store is. Default: $ATB_FAST_CACHE, else the platform's cache directory.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -37,6 +52,15 @@ _timeframes = click.option(
 
 #: Of a finding; JSON has them, the table only says whether it is sound.
 _DETAILS = ("problems", "duplicates", "out_of_order", "bad_bars")
+
+
+#: Headers that are shorter than the names, so that a table fits 80 columns.
+_HEADERS = {
+    "hole_runs": "holes",
+    "off_grid": "off grid",
+    "zero_volume": "no trade",
+    "longest_step": "longest",
+}
 
 
 def _day(name: str, help_text: str) -> Callable[[Any], Any]:
@@ -55,7 +79,14 @@ def data() -> None:
 @_day("--end-date", "Last day, UTC, inclusive. Default: the last closed candle.")
 @click.option("--skip-sentiment", is_flag=True, help="Leave the Fear & Greed index out.")
 @click.option("--force-refresh", is_flag=True, help="Fetch anew what is stored, too.")
-@click.option("--freshness-days", type=click.IntRange(min=0), default=7, show_default=True)
+@click.option("--offline", is_flag=True, help="Open no connection: is all of it stored?")
+@click.option(
+    "--freshness-days",
+    type=click.IntRange(min=0),
+    default=7,
+    show_default=True,
+    help="Days that the newest stored sentiment may be older than the end date.",
+)
 @_cache_dir
 @_json
 def fetch(
@@ -66,11 +97,15 @@ def fetch(
     end_date: datetime | None,
     skip_sentiment: bool,
     force_refresh: bool,
+    offline: bool,
     freshness_days: int,
-    cache_dir: Path | None,
+    root: Path,
     as_json: bool,
 ) -> None:
-    """Fetch what is missing of the candles of SYMBOL... (default: 1d), and of the sentiment."""
+    """Fetch what is missing of the candles of SYMBOL..., and of the sentiment.
+
+    Timeframe 1d unless others are given. One series that cannot be had does not stop the others.
+    """
     from rich.console import Console
 
     from atb_fast.ingestion.fetch import Fetcher
@@ -82,62 +117,51 @@ def fetch(
     first, last = (day.date() if day else None for day in (start_date, end_date))
     if first and last and first > last:
         raise ArgumentError(f"start_date {first} is after end_date {last}; swap them")
-    rows = []
+    if offline and force_refresh:
+        raise ArgumentError("--offline contradicts --force-refresh; give one")
+    rows: list[dict[str, Any]] = []
+    problems: list[AtbFastError] = []
     with bars(Console(stderr=True, highlight=False)) as shown:
         fetcher = Fetcher(
-            cache_dir=cache_dir or default_cache_dir(),
+            cache_dir=root,
+            offline=offline,
             force_refresh=force_refresh,
             freshness_days=freshness_days,
             on_progress=shown.rows,
         )
-        for symbol in names:
-            for timeframe in timeframes or ("1d",):
+        for symbol, timeframe in itertools.product(names, timeframes or ("1d",)):
+            if _no_use(problems):
+                break
+            with _collected(problems):
                 candles = fetcher.candles(symbol, timeframe, first, last)
+                if candles.is_empty():
+                    raise DataError(
+                        f"{symbol} {timeframe} has no closed candle from {first or 'its listing'} "
+                        f"to {last or 'now'}; give days between its listing and yesterday"
+                    )
                 rows.append({"series": f"{symbol} {timeframe}"} | _extent(candles))
-        if not skip_sentiment:
-            rows.append({"series": "sentiment"} | _extent(fetcher.sentiment(last)))
-    _show(rows, as_json, "fetched and stored")
+        if not (skip_sentiment or _no_use(problems)):
+            with _collected(problems):
+                rows.append({"series": "sentiment"} | _extent(fetcher.sentiment(last)))
+    _show(rows, as_json, "stored")
+    _raise(problems)
 
 
 @data.command("ls")
 @_cache_dir
 @_json
-def list_stored(cache_dir: Path | None, as_json: bool) -> None:
+def list_stored(root: Path, as_json: bool) -> None:
     """List what is stored."""
-    root = cache_dir or default_cache_dir()
+    from atb_fast.ingestion.store import CandleStore
+
     rows = []
-    for store in _series(root):
-        manifest = store.manifest()
-        files = [store.directory / item.file for item in manifest.ranges]
-        known = [(i.first, i.last) for i in manifest.ranges if i.first and i.last]
-        rows.append(
-            {
-                "series": store.name,
-                "candles": sum(item.rows for item in manifest.ranges),
-                "first": _minute(min(first for first, _ in known)) if known else None,
-                "last": _minute(max(last for _, last in known)) if known else None,
-                "files": len(files),
-                "outages": len(manifest.outages),
-                "bytes": sum(path.stat().st_size for path in files if path.exists()),
-                "fetched": max((i.fetched_at for i in manifest.ranges), default=None),
-                "source": ", ".join(dict.fromkeys(i.source for i in manifest.ranges)),
-            }
-        )
-    sentiment = _sentiment(root)
-    if entry := sentiment.entry():
-        rows.append(
-            {
-                "series": "sentiment",
-                "candles": entry["rows"],
-                "first": entry["first"],
-                "last": entry["last"],
-                "files": 1,
-                "outages": None,
-                "bytes": sentiment.path.stat().st_size,
-                "fetched": entry["fetched_at"],
-                "source": entry["source"],
-            }
-        )
+    for store in _stores(root):
+        try:
+            row = _candle_row(store) if isinstance(store, CandleStore) else _index_row(store)
+        except StorageError as error:
+            row = {"series": store.name, "state": "damaged"}
+            log.warning("%s", error)
+        rows += [row] if row else []
     features = list((root / "features").glob("*.npz"))
     if features:
         size = sum(path.stat().st_size for path in features)
@@ -149,13 +173,12 @@ def list_stored(cache_dir: Path | None, as_json: bool) -> None:
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @_cache_dir
 @_json
-def verify(files: tuple[Path, ...], cache_dir: Path | None, as_json: bool) -> None:
+def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
     """Check all that is stored, or FILES of candles: hashes, grid, holes, doubled and bad bars.
 
     Exit code 3 if anything is damaged. Holes and bars off the grid are reported; if the exchange
     has them so, they are no damage.
     """
-    root = cache_dir or default_cache_dir()
     if files:
         findings = [_verify_file(path) for path in files]
     else:
@@ -167,31 +190,43 @@ def verify(files: tuple[Path, ...], cache_dir: Path | None, as_json: bool) -> No
         click.echo("\n".join(problems))
     if problems:
         what = "the files" if files else "the store"
-        raise DataError(f"{len(problems)} problems in {what}")
+        raise DataError(f"{what} must be repaired; problems: {len(problems)}")
 
 
 @data.command()
 @click.option("--offline", is_flag=True, help="Only drop what is damaged, fetch nothing.")
 @_cache_dir
 @_json
-def repair(offline: bool, cache_dir: Path | None, as_json: bool) -> None:
+def repair(offline: bool, root: Path, as_json: bool) -> None:
     """Drop what is damaged, and fetch it again."""
     from atb_fast.ingestion.fetch import Fetcher
-    from atb_fast.ingestion.store import CandleStore, SentimentStore, iso
+    from atb_fast.ingestion.spans import iso
+    from atb_fast.ingestion.store import CandleStore
 
-    root = cache_dir or default_cache_dir()
     fetcher = Fetcher(cache_dir=root)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    problems: list[AtbFastError] = []
     for store in _stores(root):
-        with store.lock():
-            for start, end in store.repair():
-                lost = {} if start == end else {"from": iso(start)[:16], "to": iso(end)[:16]}
-                rows.append({"series": store.name} | lost)
-                if isinstance(store, CandleStore) and not offline:
-                    fetcher.complete(store, (start, end))
-        if isinstance(store, SentimentStore) and not offline and not store.path.exists():
-            fetcher.sentiment(None)
+        if _no_use(problems):
+            break
+        with _collected(problems):
+            if isinstance(store, CandleStore):
+                with store.lock():
+                    lost = store.repair()
+                    rows += [
+                        {"series": store.name, "from": iso(start)[:16], "to": iso(end)[:16]}
+                        for start, end in lost
+                    ]
+                    for span in lost if not offline else []:
+                        fetcher.complete(store, span)
+            else:
+                with store.lock():
+                    gone = store.repair()
+                rows += [{"series": store.name, "from": None, "to": None}] if gone else []
+                if gone and not offline:
+                    fetcher.sentiment(None)
     _show(rows, as_json, "dropped" + ("" if offline else " and fetched again"))
+    _raise(problems)
 
 
 @data.command()
@@ -205,22 +240,23 @@ def repair(offline: bool, cache_dir: Path | None, as_json: bool) -> None:
 @_dry_run
 @_cache_dir
 @_json
-def prune(older_than: float, dry_run: bool, cache_dir: Path | None, as_json: bool) -> None:
+def prune(older_than: float, dry_run: bool, root: Path, as_json: bool) -> None:
     """Remove what was not used for some time."""
     from atb_fast import feature_cache
 
-    root = cache_dir or default_cache_dir()
     deadline = datetime.now(UTC).timestamp() - older_than * 86_400
-    unused = [
-        store
+
+    def unused(store: CandleStore | SentimentStore) -> bool:
+        manifest = store.directory / "manifest.json"
+        return manifest.exists() and manifest.stat().st_mtime <= deadline
+
+    rows = [
+        row
         for store in _stores(root)
-        if (manifest := store.directory / "manifest.json").exists()
-        and manifest.stat().st_mtime <= deadline
+        if unused(store) and (row := _remove(store, dry_run=dry_run, only_if=unused))
     ]
-    rows = [_remove(store, dry_run=dry_run) for store in unused]
     removed = feature_cache.remove_unused(root / "features", older_than, dry_run=dry_run)
-    rows += [{"series": f"features {path.name}"} for path in removed]
-    _show(rows, as_json, "would be removed" if dry_run else "removed")
+    _show(rows + _features_row(removed), as_json, "would be removed" if dry_run else "removed")
 
 
 @data.command()
@@ -240,7 +276,7 @@ def clear(
     features: bool,
     everything: bool,
     dry_run: bool,
-    cache_dir: Path | None,
+    root: Path,
     as_json: bool,
 ) -> None:
     """Remove what is named: candles of SYMBOL, of --timeframe, or of both; and what flags say."""
@@ -250,7 +286,6 @@ def clear(
         raise ArgumentError(
             "nothing is named; give SYMBOL, --timeframe, --sentiment, --features or --all"
         )
-    root = cache_dir or default_cache_dir()
     names = {symbol.upper() for symbol in symbols}
     chosen: list[CandleStore | SentimentStore] = [
         store
@@ -265,11 +300,73 @@ def clear(
     stored = _sentiment(root)
     if (sentiment or everything) and stored.path.exists():
         chosen.append(stored)
-    rows = [_remove(store, dry_run=dry_run) for store in chosen]
+    rows = [row for store in chosen if (row := _remove(store, dry_run=dry_run))]
     if features or everything:
         removed = feature_cache.remove_unused(root / "features", 0, dry_run=dry_run)
-        rows += [{"series": f"features {path.name}"} for path in removed]
+        rows += _features_row(removed)
     _show(rows, as_json, "would be removed" if dry_run else "removed")
+
+
+@contextmanager
+def _collected(problems: list[AtbFastError]) -> Iterator[None]:
+    """Go on with the next series after an error that concerns only one."""
+    try:
+        yield
+    except AtbFastError as error:
+        problems.append(error)
+
+
+def _no_use(problems: list[AtbFastError]) -> bool:
+    """Return whether the next series will fail, too: without a network, or banned."""
+    return any(isinstance(error, FetchError) for error in problems)
+
+
+def _raise(problems: list[AtbFastError]) -> None:
+    """Report all but the last error, and raise that."""
+    for error in problems[:-1]:
+        log.error("error: %s", error)
+    if problems:
+        raise problems[-1]
+
+
+def _candle_row(store: CandleStore) -> dict[str, Any]:
+    manifest = store.manifest()
+    files = [store.directory / item.file for item in manifest.ranges]
+    known = [(i.first, i.last) for i in manifest.ranges if i.first is not None and i.last]
+    return {
+        "series": store.name,
+        "rows": sum(item.rows for item in manifest.ranges),
+        "first": _minute(min(first for first, _ in known)) if known else None,
+        "last": _minute(max(last for _, last in known)) if known else None,
+        "files": len(files),
+        "outages": len(manifest.outages),
+        "bytes": sum(path.stat().st_size for path in files if path.exists()),
+        "state": "ok" if all(path.exists() for path in files) else "damaged",
+        "fetched": max((i.fetched_at for i in manifest.ranges), default=None),
+        "source": ", ".join(dict.fromkeys(i.source for i in manifest.ranges)),
+    }
+
+
+def _index_row(store: SentimentStore) -> dict[str, Any] | None:
+    entry = store.entry()
+    return entry and {
+        "series": store.name,
+        "rows": entry["rows"],
+        "first": entry["first"],
+        "last": entry["last"],
+        "files": 1,
+        "bytes": store.path.stat().st_size,
+        "state": "ok",
+        "fetched": entry["fetched_at"],
+        "source": entry["source"],
+    }
+
+
+def _features_row(paths: list[tuple[Path, int]]) -> list[dict[str, Any]]:
+    if not paths:
+        return []
+    size = sum(size for _, size in paths)
+    return [{"series": "features", "files": len(paths), "bytes": size}]
 
 
 def _series(root: Path) -> list[CandleStore]:
@@ -284,7 +381,7 @@ def _series(root: Path) -> list[CandleStore]:
 
 
 def _sentiment(root: Path) -> SentimentStore:
-    from atb_fast.ingestion.store import SentimentStore
+    from atb_fast.ingestion.sentiment_store import SentimentStore
 
     return SentimentStore(root)
 
@@ -292,22 +389,30 @@ def _sentiment(root: Path) -> SentimentStore:
 def _stores(root: Path) -> list[CandleStore | SentimentStore]:
     """Return all that is stored."""
     sentiment = _sentiment(root)
-    return [*_series(root), *([sentiment] if sentiment.directory.exists() else [])]
+    there = sentiment.path.exists() or (sentiment.directory / "manifest.json").exists()
+    return [*_series(root), *([sentiment] if there else [])]
 
 
-def _remove(store: CandleStore | SentimentStore, *, dry_run: bool) -> dict[str, Any]:
-    files = [path for path in store.directory.iterdir() if path.name != ".lock"]
-    size = sum(path.stat().st_size for path in files)
-    if not dry_run:
-        with store.lock():
+def _remove(
+    store: CandleStore | SentimentStore,
+    *,
+    dry_run: bool,
+    only_if: Callable[[CandleStore | SentimentStore], bool] = lambda _: True,
+) -> dict[str, Any] | None:
+    """Remove a series and return what it was, None if `only_if` has become false."""
+    with nullcontext() if dry_run else store.lock():
+        if not only_if(store):
+            return None
+        sizes = [path.stat().st_size for path in store.directory.glob("*.parquet")]
+        if not dry_run:
             store.remove()
-    return {"series": store.name, "files": len(files), "bytes": size}
+    return {"series": store.name, "files": len(sizes), "bytes": sum(sizes)}
 
 
 def _verify_file(path: Path) -> Finding:
+    from atb_fast.ingestion.disk import Finding
     from atb_fast.ingestion.files import read_candles
     from atb_fast.ingestion.quality import bar_length, inspect
-    from atb_fast.ingestion.store import Finding
 
     finding = Finding(path.name)
     try:
@@ -325,10 +430,11 @@ def _report(finding: Finding, *, stored: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"series": finding.name, "sound": not finding.problems}
     if finding.quality:
         quality = finding.quality.to_dict()
-        quality["longest_step"] = f"{quality.pop('longest_step_ms') / 3_600_000:.4g} h"
+        hours = quality.pop("longest_step_ms") / 3_600_000
+        quality["longest_step"] = f"{hours:.4g} h" if hours >= 1 else f"{hours * 60:.4g} min"
         row |= quality
-    if stored:
-        row["outages"] = finding.outages
+        if stored:
+            row["outages"] = finding.outages
     return row | {"problems": finding.problems}
 
 
@@ -356,13 +462,13 @@ def _show(rows: list[dict[str, Any]], as_json: bool, title: str, hide: Iterable[
     from rich.table import Table
 
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in hide]
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     for name in columns:
         number = any(isinstance(row.get(name), int) for row in rows)
         table.add_column(
-            name.replace("_", " "),
-            justify="right" if number else "left",
-            no_wrap=name == "series",
+            _HEADERS.get(name, name), justify="right" if number else "left", no_wrap=True
         )
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in columns))

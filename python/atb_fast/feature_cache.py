@@ -65,7 +65,8 @@ def load(directory: Path, name: str, features: tuple[_core.Feature, ...]) -> Fea
     """Return the features stored under `name`, None if there are none that can be read."""
     path = directory / f"{name}.npz"
     try:
-        with np.load(path, allow_pickle=False) as stored:  # the zip's checksums are verified
+        # The zip's checksums are verified. numpy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             matrix, target, times, scalers = (
                 stored[part] for part in ("matrix", "target", "timestamps", "scalers")
             )
@@ -104,15 +105,22 @@ def save(directory: Path, name: str, features: Features) -> None:
         log.warning("the features are not kept: %s: %s", directory, error.strerror)
 
 
-def remove_unused(directory: Path, days: float, *, dry_run: bool = False) -> list[Path]:
-    """Remove what was not used for `days`, and what killed runs left; return what it was."""
-    old = [
-        path for path in directory.glob("*") if time.time() - path.stat().st_mtime > days * 86_400
-    ]
-    if not dry_run:
-        for path in old:
-            path.unlink(missing_ok=True)
-    return old
+def remove_unused(directory: Path, days: float, *, dry_run: bool = False) -> list[tuple[Path, int]]:
+    """Remove what was not used for `days`; return what it was, and the bytes of each.
+
+    What killed runs left goes after a day: before that another run may be writing it.
+    """
+    removed = []
+    for pattern, least in (("*.npz", 0.0), (".*.tmp", 1.0)):
+        for path in directory.glob(pattern):
+            with suppress(FileNotFoundError):  # another process was quicker
+                stat = path.stat()
+                if time.time() - stat.st_mtime < max(days, least) * 86_400:
+                    continue
+                if not dry_run:
+                    path.unlink()
+                removed.append((path, stat.st_size))
+    return removed
 
 
 def _features_module() -> Any:

@@ -143,7 +143,11 @@ def prepare(
     if cache and not config.force_refresh:
         prepared = feature_cache.load(cache, name, features)
     if prepared:
-        log.info("features: prepared before, from the cache")
+        log.info(
+            "features: prepared before, from the cache: %d of %d candles have all of them",
+            len(prepared.matrix),
+            len(frame),
+        )
     else:
         prepared = _features(frame, sentiment, features, config)
         if cache:

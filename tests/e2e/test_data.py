@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def test_fetch_list_verify_repair(atb_fast: Run, exchange: Exchange, store: Path
     assert exchange.requests == []
 
     listed = by_series(document(atb_fast("data", "ls", "--json")))
-    assert listed["BTCUSDT 1d"]["candles"] == 2162
+    assert listed["BTCUSDT 1d"]["rows"] == 2162
     assert listed["sentiment"]["source"] == exchange.url
     assert all(row["sound"] for row in document(atb_fast("data", "verify", "--json")))
 
@@ -68,7 +70,7 @@ def test_fetch_list_verify_repair(atb_fast: Run, exchange: Exchange, store: Path
     found = atb_fast("data", "verify")
     assert found.returncode == 3
     assert found.stdout.count("its hash is not that of its manifest") == 2
-    assert found.stderr == "error: 2 problems in the store\n"
+    assert found.stderr == "error: the store must be repaired; problems: 2\n"
     refused = atb_fast(*fetch)
     assert refused.returncode == 6
     assert "run: atb-fast data repair" in refused.stderr
@@ -80,13 +82,46 @@ def test_fetch_list_verify_repair(atb_fast: Run, exchange: Exchange, store: Path
     assert exchange.requests == []
 
 
+def test_repair_brings_back_a_series_whose_manifest_is_damaged(
+    atb_fast: Run, exchange: Exchange, store: Path
+) -> None:
+    fetch = ["data", "fetch", "BTCUSDT", *CANONICAL, "--skip-sentiment", "--json"]
+    rows = document(atb_fast(*fetch))
+    manifest = store / "candles/BTCUSDT/1d/manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    assert by_series(document(atb_fast("data", "ls", "--json")))["BTCUSDT 1d"]["state"] == "damaged"
+    (repaired,) = document(atb_fast("data", "repair", "--json"))
+    assert repaired == {
+        "series": "BTCUSDT 1d",
+        "from": "2019-01-01T00:00",
+        "to": "2024-12-02T00:00",
+    }
+    exchange.requests.clear()
+    assert document(atb_fast(*fetch)) == rows
+    assert exchange.requests == []
+
+
+def test_one_series_does_not_stop_the_others(atb_fast: Run, exchange: Exchange) -> None:
+    options = ["--start-date", "2024-11-01", "--end-date", "2024-11-30", "--json"]
+    done = atb_fast("data", "fetch", "NOPEUSDT", "BTCUSDT", "--skip-sentiment", *options)
+    assert list(by_series(document(done, code=2))) == ["BTCUSDT 1d"]
+    assert "symbol is 'NOPEUSDT'" in done.stderr
+    early = ["--start-date", "1990-01-01", "--end-date", "1990-01-02", "--skip-sentiment"]
+    none = atb_fast("data", "fetch", "BTCUSDT", "--timeframe", "1h", *early)
+    assert none.returncode == 3
+    assert "has no closed candle from 1990-01-01 to 1990-01-02" in none.stderr
+    first = atb_fast("data", "fetch", "BTCUSDT", "--start-date", "0001-01-01", *options[2:])
+    assert first.returncode == 0
+    assert "Traceback" not in first.stderr
+
+
 def test_repair_offline_only_drops(atb_fast: Run, exchange: Exchange, store: Path) -> None:
     document(atb_fast("data", "fetch", "BTCUSDT", *CANONICAL, "--json"))
     damage(store, "candles/BTCUSDT/1d/*.parquet")
     exchange.requests.clear()
     document(atb_fast("data", "repair", "--offline", "--json"))
     assert exchange.requests == []
-    assert by_series(document(atb_fast("data", "ls", "--json")))["BTCUSDT 1d"]["candles"] == 0
+    assert by_series(document(atb_fast("data", "ls", "--json")))["BTCUSDT 1d"]["rows"] == 0
 
 
 def test_clear_removes_what_is_named(atb_fast: Run, store: Path) -> None:
@@ -146,6 +181,41 @@ def test_bad_symbols_and_refusals(atb_fast: Run, exchange: Exchange) -> None:
     assert refused.returncode == 8
     assert refused.stderr.count("\n") == 1
     assert "refused by a firewall" in refused.stderr
+
+
+def test_an_interrupt_ends_at_once_and_loses_nothing(
+    atb_fast: Run, exchange: Exchange, tmp_path: Path
+) -> None:
+    exchange.latency = 3.0
+    command = [sys.executable, "-m", "atb_fast", "data", "fetch", "BTCUSDT", *CANONICAL]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while len(exchange.requests) < 3:  # three threads wait for their answers
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < exchange.latency / 2
+    assert process.returncode == 130
+    assert said.strip() == "error: interrupted"
+    exchange.latency = 0.0
+    assert atb_fast("data", "verify").returncode == 0
+    assert atb_fast("data", "fetch", "BTCUSDT", *CANONICAL).returncode == 0
+
+
+def test_places_that_cannot_be_used(atb_fast: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = atb_fast("data", "ls", "--cache-dir", "file")
+    assert refused.returncode == 2
+    assert "--cache-dir is file, expected a directory" in refused.stderr
+    full = subprocess.run(
+        ["sh", "-c", '"$0" -m atb_fast data ls --json > /dev/full', sys.executable],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert full.returncode == 6
+    assert full.stderr.count("\n") == 1
+    assert "No space left on device" in full.stderr
 
 
 def test_eight_processes_make_one_download(

@@ -18,6 +18,7 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -280,6 +281,11 @@ def _handler(exchange: Exchange) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(body[: answer.cut_at])
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return formatdate(
+                (exchange.now if timestamp is None else timestamp) / 1000, usegmt=True
+            )
 
         def log_message(self, *_: Any) -> None:
             pass

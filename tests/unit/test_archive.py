@@ -17,6 +17,7 @@ from exchange import Answer, Exchange, zipped
 
 from atb_fast import _core
 from atb_fast.config import TIMEFRAMES
+from atb_fast.errors import FetchError
 from atb_fast.ingestion.archive import Archive
 from atb_fast.ingestion.binance import Binance
 from atb_fast.ingestion.http import Endpoints, Http
@@ -58,7 +59,7 @@ def set_minutes(exchange: Exchange, frame: pl.DataFrame) -> None:
 def archive(exchange: Exchange) -> Iterator[Archive]:
     with Http(lambda _: False) as http:
         endpoints = Endpoints.from_environment()
-        yield Archive(http, endpoints.archive, Binance(http, endpoints))
+        yield Archive(http, endpoints.archive, Binance(http, endpoints, exchange.now))
 
 
 def fetch(archive: Archive, start: int = START, end: int = START + 4 * DAY) -> pl.DataFrame:
@@ -140,6 +141,7 @@ def test_a_damaged_file_is_replaced_by_rest(
     data: bytes | None,
     reason: str,
 ) -> None:
+    caplog.set_level("INFO")
     checksum = f"{hashlib.sha256(data).hexdigest()}  file" if data else "0" * 64
     if data:
         exchange.fault(r"12-31.zip$", Answer(body=data), times=2)
@@ -147,7 +149,24 @@ def test_a_damaged_file_is_replaced_by_rest(
     assert fetch(archive).equals(minutes)
     assert exchange.counts()["/api/v3/klines"] == 2
     assert reason in caplog.text
-    assert "taking that day from the REST interface" in caplog.text
+    assert "1 of 4 days are not there in one piece" in caplog.text
+
+
+def test_a_damaged_file_that_is_gone_the_second_time(
+    archive: Archive, exchange: Exchange, minutes: pl.DataFrame
+) -> None:
+    exchange.no_checksum = {"2024-12-30"}
+    exchange.fault(r"12-30.zip$", Answer(body=b"junk"))
+    exchange.fault(r"12-30.zip$", Answer(404))
+    assert fetch(archive).equals(minutes)
+    assert exchange.counts()["/api/v3/klines"] == 2
+
+
+def test_a_copy_that_is_not_there(tmp_path: Path) -> None:
+    with Http() as http:
+        rest = Binance(http, Endpoints.from_environment(), 0)
+        with pytest.raises(FetchError, match="no such directory"):
+            Archive(http, (tmp_path / "typo").as_uri(), rest)
 
 
 def test_a_local_copy_needs_no_requests(
@@ -163,7 +182,7 @@ def test_a_local_copy_needs_no_requests(
     exchange.requests.clear()
     with Http() as http:
         base = (tmp_path / "a copy").as_uri()
-        local = Archive(http, base, Binance(http, Endpoints.from_environment()))
+        local = Archive(http, base, Binance(http, Endpoints.from_environment(), exchange.now))
         assert fetch(local).equals(minutes)
     assert exchange.requests == []
 

@@ -35,7 +35,7 @@ def client(exchange: Exchange, waits: list[float]) -> Iterator[Binance]:
         return False
 
     with Http(wait) as http:
-        yield Binance(http, Endpoints.from_environment())
+        yield Binance(http, Endpoints.from_environment(), exchange.now)
 
 
 def between(frame: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
@@ -136,7 +136,7 @@ def test_weight_ends_in_a_ban_for_who_goes_on(client: Binance, exchange: Exchang
         (Answer(403, b"<html>Forbidden</html>"), "refused by a firewall"),
         (Answer(404, b"gone"), "HTTP 404: 'gone'"),
         (Answer(400, b'{"code": -1100, "msg": "Illegal characters"}'), "Illegal characters"),
-        (Answer(400, b'{"code": -1130, "msg": "Bad limit"}'), "limit.: 1000.*Bad limit"),
+        (Answer(400, b'{"code": -1130, "msg": "Bad limit"}'), "limit 1000: Bad limit"),
     ],
 )
 def test_stops_at_once(client: Binance, exchange: Exchange, answer: Answer, message: str) -> None:
@@ -144,6 +144,28 @@ def test_stops_at_once(client: Binance, exchange: Exchange, answer: Answer, mess
     with pytest.raises(FetchError, match=message):
         fetch(client, START, START + DAY)
     assert len(exchange.requests) == 1
+
+
+def test_running_candles_are_dropped_by_the_clock_of_the_answer(
+    client: Binance, exchange: Exchange, truth: Truth
+) -> None:
+    # Half of the days are over; this machine believes that all of them are.
+    exchange.now = START + 50 * DAY + DAY // 2
+    got = fetch(client, START, START + 100 * DAY)
+    assert got.equals(between(truth("BTCUSDT", "1d"), START, START + 50 * DAY))
+    assert "/api/v3/time" not in exchange.counts()
+    assert client.clock == exchange.now
+
+
+def test_near_the_present_the_exchange_is_asked_for_its_time(
+    client: Binance, exchange: Exchange, truth: Truth
+) -> None:
+    end = exchange.now
+    client.clock += 3 * DAY  # this machine's clock is ahead
+    exchange.now -= DAY
+    got = fetch(client, end - 10 * DAY, end + 5 * DAY)
+    assert got.equals(between(truth("BTCUSDT", "1d"), end - 10 * DAY, exchange.now - DAY))
+    assert exchange.counts() == {"/api/v3/time": 1, "/api/v3/klines": 1}
 
 
 def test_names_what_the_exchange_does_not_know(client: Binance) -> None:
@@ -208,7 +230,7 @@ def test_an_exchange_that_is_not_there(waits: list[float]) -> None:
         return False
 
     with Http(wait) as http:
-        client = Binance(http, Endpoints(binance="http://127.0.0.1:9"))
+        client = Binance(http, Endpoints(binance="http://127.0.0.1:9"), 2 * START)
         with pytest.raises(FetchError, match=r"127.0.0.1:9/api.*Connection refused"):
             fetch(client, START, START + DAY)
     assert len(waits) == ATTEMPTS - 1
@@ -240,21 +262,12 @@ def test_every_hole_is_asked_for_by_itself(
     end = START + 100 * HOUR
     got = fetch(client, START, end, "1h")
     exchange.requests.clear()
-    got, outages = client.confirm_holes(got, "BTCUSDT", "1h", end, start=START)
+    got, outages = client.confirm_holes(got, "BTCUSDT", "1h", START, end)
     assert got.equals(candles)
     expected = [(0, 1), (7, 9), (50, 51), (98, 100)]
     assert outages == [(START + first * HOUR, START + behind * HOUR) for first, behind in expected]
     asked = [re.findall(r"Time=(\d+)", path) for path in exchange.requests]
     assert sorted((int(first), int(last) + 1) for first, last in asked) == outages
-
-
-def test_a_hole_before_the_listing_is_none(
-    client: Binance, exchange: Exchange, truth: Truth
-) -> None:
-    hourly(exchange, truth, [0, 1, 2])
-    got = fetch(client, START, START + 100 * HOUR, "1h")
-    _, outages = client.confirm_holes(got, "BTCUSDT", "1h", START + 100 * HOUR, start=None)
-    assert outages == []
 
 
 def test_candles_that_a_page_left_out_are_found(
@@ -265,7 +278,7 @@ def test_candles_that_a_page_left_out_are_found(
     exchange.fault("klines", Answer(body=json.dumps(rows).encode()))
     got = fetch(client, START, START + 100 * HOUR, "1h")
     assert len(got) == 69
-    got, outages = client.confirm_holes(got, "BTCUSDT", "1h", START + 100 * HOUR, start=START)
+    got, outages = client.confirm_holes(got, "BTCUSDT", "1h", START, START + 100 * HOUR)
     assert got.equals(candles)
     assert outages == [(START + 40 * HOUR, START + 41 * HOUR)]
 

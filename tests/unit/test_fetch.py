@@ -15,7 +15,8 @@ from exchange import Answer, Exchange
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import DataError, FetchError
 from atb_fast.ingestion.fetch import Fetcher
-from atb_fast.ingestion.store import CandleStore, SentimentStore
+from atb_fast.ingestion.sentiment_store import SentimentStore
+from atb_fast.ingestion.store import CandleStore
 
 DAY = TIMEFRAMES["1d"]
 FIRST, LAST = date(2019, 1, 1), date(2024, 12, 1)
@@ -164,14 +165,115 @@ def test_an_outage_where_two_fetches_meet(
     assert store.verify().problems == []
 
 
+EMPTY = Answer(body=b"[]")
+
+
+def test_one_answer_without_candles_is_not_believed(
+    fetcher: Fetcher, exchange: Exchange, truth: Truth
+) -> None:
+    candles = truth("BTCUSDT", "1d")
+    exchange.fault("klines", EMPTY)
+    assert daily(fetcher).equals(expected(candles, FIRST, LAST))
+    exchange.fault("klines", EMPTY)  # before what is stored
+    first = date(2018, 3, 1)
+    assert daily(fetcher, first, LAST).equals(expected(candles, first, LAST))
+    exchange.fault("klines", EMPTY)  # in place of what is stored
+    assert daily(refreshing(fetcher), first, LAST).equals(expected(candles, first, LAST))
+
+
 def test_nothing_at_all_is_not_remembered(fetcher: Fetcher, exchange: Exchange) -> None:
-    exchange.fault("klines", Answer(body=b"[]"))
+    exchange.fault("klines", EMPTY, times=9)
     assert daily(fetcher).is_empty()
-    assert len(daily(fetcher)) > 2000
+    exchange._faults.clear()
+    assert len(daily(fetcher)) == 2162
+
+
+def test_a_refresh_does_not_lose_candles(fetcher: Fetcher, exchange: Exchange) -> None:
+    before = daily(fetcher)
+    times, values = exchange.candles["BTCUSDT", "1d"]
+    exchange.candles["BTCUSDT", "1d"] = (times[:800] + times[810:], values[:800] + values[810:])
+    with pytest.raises(FetchError, match="2,152 candles came where 2,162 are stored, which stay"):
+        daily(refreshing(fetcher))
+    assert daily(offline(fetcher)).equals(before)
+
+
+def cut(exchange: Exchange, timeframe: str, behind: date) -> None:
+    """Let the exchange have no candles from `behind` on."""
+    times, values = exchange.candles["BTCUSDT", timeframe]
+    moment = int(datetime(behind.year, behind.month, behind.day, tzinfo=UTC).timestamp()) * 1000
+    left = sum(time < moment for time in times)
+    exchange.candles["BTCUSDT", timeframe] = (times[:left], values[:left])
+
+
+def test_what_is_missing_at_the_end_is_no_outage(
+    fetcher: Fetcher, exchange: Exchange, truth: Truth, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    whole = exchange.candles["BTCUSDT", "1d"]
+    cut(exchange, "1d", date(2024, 11, 20))
+    candles = truth("BTCUSDT", "1d")
+    assert daily(fetcher).equals(expected(candles, FIRST, date(2024, 11, 19)))
+    assert "no candles from 2024-11-20T00:00 on yet" in caplog.text
+    store = CandleStore(fetcher.cache_dir, "BTCUSDT", "1d")
+    assert store.manifest().outages == ()
+    exchange.candles["BTCUSDT", "1d"] = whole
+    assert daily(fetcher).equals(expected(candles, FIRST, LAST))
+
+
+@pytest.mark.parametrize("ahead", [3, 30])
+def test_a_clock_that_is_days_ahead(
+    fetcher: Fetcher, exchange: Exchange, truth: Truth, ahead: int
+) -> None:
+    fast = Fetcher(cache_dir=fetcher.cache_dir, now=lambda: exchange.now + ahead * DAY)
+    candles = truth("BTCUSDT", "1d")
+    last = date(2025, 1, 10)
+    assert daily(fast, FIRST, last).equals(expected(candles, FIRST, date(2024, 12, 30)))
+    store = CandleStore(fetcher.cache_dir, "BTCUSDT", "1d")
+    assert store.manifest().outages == ()
+    exchange.now += DAY // 2
+    assert daily(fetcher, FIRST, last).equals(expected(candles, FIRST, date(2024, 12, 31)))
+
+
+def test_a_weekly_bar_that_is_missing_between_two_fetches(
+    fetcher: Fetcher, exchange: Exchange, truth: Truth
+) -> None:
+    mondays = truth("BTCUSDT", "1d").filter(pl.col("timestamp").dt.weekday() == 1)
+    gone = datetime(2024, 6, 10, tzinfo=UTC)
+    left = mondays.filter(pl.col("timestamp") != gone)
+    times = left["timestamp"].dt.epoch("ms").to_list()
+    exchange.candles["BTCUSDT", "1w"] = (times, left.drop("timestamp").rows())
+    first = date(2024, 1, 1)
+    fetcher.candles("BTCUSDT", "1w", first, date(2024, 6, 12))  # a Wednesday
+    got = fetcher.candles("BTCUSDT", "1w", first, date(2024, 9, 1))
+    assert got.equals(expected(left, first, date(2024, 9, 1)))
+    store = CandleStore(fetcher.cache_dir, "BTCUSDT", "1w")
+    assert [first for first, _ in store.manifest().outages] == [int(gone.timestamp()) * 1000]
+    assert store.verify().problems == []
+
+
+def test_minutes_that_the_first_file_lacks_are_asked_for(
+    fetcher: Fetcher, exchange: Exchange, truth: Truth
+) -> None:
+    source = truth("BTCUSDT", "1h")[:2880]
+    start = int(datetime(2024, 11, 1, tzinfo=UTC).timestamp()) * 1000
+    times = list(range(start, start + 2880 * 60_000, 60_000))
+    exchange.candles["BTCUSDT", "1m"] = (times, source.drop("timestamp").rows())
+    exchange.archive_lacks = set(times[:7]) | set(times[1500:1510])
+    got = fetcher.candles("BTCUSDT", "1m", date(2024, 11, 1), date(2024, 11, 2))
+    assert got["timestamp"].dt.epoch("ms").to_list() == times
+    assert CandleStore(fetcher.cache_dir, "BTCUSDT", "1m").manifest().outages == ()
+
+
+def test_an_index_that_ends_too_early_is_said(
+    fetcher: Fetcher, exchange: Exchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    exchange.index = exchange.index[:1000]
+    fetcher.sentiment(LAST)
+    assert "Source: alternative.me has no day after" in caplog.text
 
 
 def test_a_range_that_lies_ahead(fetcher: Fetcher, exchange: Exchange) -> None:
-    with pytest.raises(DataError, match="no candle from 2031-01-01 to now has closed yet"):
+    with pytest.raises(DataError, match="no candle from 2031-01-01 to now can have closed"):
         daily(fetcher, date(2031, 1, 1), None)
     assert exchange.requests == []
 
@@ -187,11 +289,23 @@ def test_offline_names_what_is_missing_and_how_to_get_it(
     with pytest.raises(FetchError) as caught:
         daily(alone, date(2018, 11, 1), date(2024, 12, 20))
     assert str(caught.value) == (
-        "--offline, and BTCUSDT 1d is not stored for 2018-11-01T00:00 to 2019-01-01T00:00, "
+        "--offline, and BTCUSDT 1d is not stored for 2018-11-01T00:00 to 2019-01-01T00:00 UTC, "
         "2024-12-02T00:00 to 2024-12-21T00:00 UTC; fetch it with: atb-fast data fetch BTCUSDT "
-        "--timeframe 1d --start-date 2018-11-01 --end-date 2024-12-20"
+        "--timeframe 1d --start-date 2018-11-01 --end-date 2024-12-20 --cache-dir "
+        f"{fetcher.cache_dir}"
     )
     assert len(daily(alone, None, None)) == 2162  # the first and the last that are stored
+    assert exchange.requests == []
+
+
+def test_offline_is_stronger_than_a_refresh(fetcher: Fetcher, exchange: Exchange) -> None:
+    before, index = daily(fetcher), fetcher.sentiment(LAST)
+    exchange.requests.clear()
+    both = Fetcher(
+        cache_dir=fetcher.cache_dir, offline=True, force_refresh=True, now=lambda: exchange.now
+    )
+    assert daily(both).equals(before)
+    assert both.sentiment(LAST).equals(index)
     assert exchange.requests == []
 
 
@@ -313,7 +427,7 @@ def test_holes_of_old_files_are_asked_for(
     write(old_file, pl.concat([candles[:100], candles[105:]]))
     got = daily(fetcher, date(2020, 1, 1), date(2023, 12, 31))
     assert got.equals(candles)
-    assert len(exchange.requests) == 1
+    assert len(exchange.requests) == 2  # the hole, and the last candle
 
 
 def test_a_candle_that_had_not_closed_is_not_reused(
@@ -321,11 +435,20 @@ def test_a_candle_that_had_not_closed_is_not_reused(
 ) -> None:
     written = datetime(2023, 12, 31, 12, tzinfo=UTC).timestamp()
     os.utime(old_file, (written, written))
-    daily(fetcher, date(2020, 1, 1), date(2023, 12, 31))
-    assert len(exchange.requests) == 1
+    with pytest.raises(FetchError, match="2023-12-31T00:00 to 2024-01-01T00:00"):
+        daily(offline(fetcher), date(2020, 1, 1), date(2023, 12, 31))
 
 
-@pytest.mark.parametrize("how", ["text", "bad bar", "other timeframe", "doubled"])
+def test_the_last_candle_of_an_old_file_is_fetched(
+    fetcher: Fetcher, exchange: Exchange, truth: Truth, old_file: Path
+) -> None:
+    candles = expected(truth("BTCUSDT", "1d"), date(2020, 1, 1), date(2023, 12, 31))
+    running = candles[-1:].with_columns(close=pl.col("open"), low=pl.col("open") * 0.5)
+    write(old_file, pl.concat([candles[:-1], running]))
+    assert daily(fetcher, date(2020, 1, 1), date(2023, 12, 31)).equals(candles)
+
+
+@pytest.mark.parametrize("how", ["shifted", "text", "bad bar", "other timeframe", "doubled"])
 def test_damaged_old_files_are_not_used(
     fetcher: Fetcher,
     exchange: Exchange,
@@ -335,7 +458,9 @@ def test_damaged_old_files_are_not_used(
     how: str,
 ) -> None:
     candles = expected(truth("BTCUSDT", "1d"), date(2020, 1, 1), date(2023, 12, 31))
-    if how == "text":
+    if how == "shifted":  # stamped in another time zone
+        write(old_file, candles.with_columns(pl.col("timestamp").dt.offset_by("5h")))
+    elif how == "text":
         old_file.write_text("timestamp\nno candles")
     elif how == "bad bar":
         write(old_file, candles.with_columns(high=pl.col("low")))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -12,8 +14,12 @@ import pytest
 from atb_fast.atomic import write_atomic
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import StorageError
+from atb_fast.ingestion import disk, sentiment_store
 from atb_fast.ingestion import store as module
-from atb_fast.ingestion.store import CandleStore, Piece, SentimentStore, Span
+from atb_fast.ingestion.disk import DamagedError
+from atb_fast.ingestion.sentiment_store import SentimentStore
+from atb_fast.ingestion.spans import Span
+from atb_fast.ingestion.store import CandleStore, Piece
 
 DAY = TIMEFRAMES["1d"]
 START = 1_546_300_800_000  # 2019-01-01
@@ -102,6 +108,7 @@ def test_a_commit_that_fails_changes_nothing(
         path.write_bytes(data)
 
     monkeypatch.setattr(module, "write_atomic", full)
+    monkeypatch.setattr(disk, "write_atomic", full)
     with pytest.raises(StorageError, match=r"No space left on device.*another --cache-dir"):
         stored.commit([piece(daily, 10, 12)], [])
     assert (stored.directory / "manifest.json").read_bytes() == before
@@ -109,13 +116,25 @@ def test_a_commit_that_fails_changes_nothing(
     assert stored.verify().problems == []
 
 
-def damage(path: Path) -> None:
+def edit(stored: CandleStore, change: Callable[[Any], object], *, sign: bool = False) -> None:
+    """Change the manifest as a hand or, with `sign`, as a faulty writer would."""
+    path = stored.directory / "manifest.json"
+    document = json.loads(path.read_text())
+    change(document)
+    if sign:
+        del document["sha256"], document["format"]
+        disk.write_manifest(path, document)
+    else:
+        path.write_text(json.dumps(document))
+
+
+def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("how", ["flip", "remove", "swap", "drop outage", "cut manifest"])
+@pytest.mark.parametrize("how", ["flip", "remove", "swap", "outage", "cut", "start", "twice"])
 def test_damage_is_found_and_repaired(
     stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -124,52 +143,76 @@ def test_damage_is_found_and_repaired(
     stored.commit([piece(hollow, 0, 10)], [days(4, 5)])
     stored.commit([piece(daily, 10, 20)], [])
     assert stored.verify().problems == []
-    manifest = stored.directory / "manifest.json"
     first, second = (stored.directory / item.file for item in stored.manifest().ranges)
-    if how == "flip":
-        damage(first)
-    elif how == "remove":
-        first.unlink()
-    elif how == "swap":
-        first.write_bytes(second.read_bytes())
-    elif how == "drop outage":
-        document = json.loads(manifest.read_text())
-        document["outages"] = []
-        manifest.write_text(json.dumps(document))
-    else:
-        manifest.write_bytes(manifest.read_bytes()[:-40])
-    if how != "drop outage":  # the candles themselves are right
-        with pytest.raises(StorageError, match="run: atb-fast data repair"):
+    manifest = stored.directory / "manifest.json"
+    damages: dict[str, Callable[[], object]] = {
+        "flip": lambda: flip(first),
+        "remove": first.unlink,
+        "swap": lambda: first.write_bytes(second.read_bytes()),
+        "outage": lambda: edit(stored, lambda text: text["outages"].clear(), sign=True),
+        "cut": lambda: manifest.write_bytes(manifest.read_bytes()[:-40]),
+        "start": lambda: edit(stored, lambda text: text["ranges"][0].update(start=None)),
+        "twice": lambda: edit(stored, lambda text: text["ranges"].append(text["ranges"][0])),
+    }
+    damages[how]()
+    if how != "outage":  # the candles themselves are right
+        with pytest.raises(DamagedError, match="run: atb-fast data repair --cache-dir"):
             stored.read(*days(0, 20))
     finding = stored.verify()
     assert len(finding.problems) == 1
     (stored.directory / ".x.tmp").touch()
+    (stored.directory / "notes.txt").touch()
+    (stored.directory / "folder").mkdir()
     lost = stored.repair()
-    assert lost == ([] if how == "cut manifest" else [days(0, 10)])
+    whole = how in ("cut", "start", "twice")  # without a manifest only the names are known
+    assert lost == ([days(0, 20)] if whole else [days(0, 10)])
     assert stored.verify().problems == []
-    kept = piece(daily, 0, 0) if how == "cut manifest" else piece(daily, 10, 20)
+    kept = piece(daily, 0, 0) if whole else piece(daily, 10, 20)
     assert stored.read(*days(0, 20)).equals(kept.candles)
-    assert not (stored.directory / ".x.tmp").exists()
+    names = {path.name for path in stored.directory.iterdir()}
+    assert ".x.tmp" not in names
+    assert {"notes.txt", "folder"} <= names  # not ours
 
 
-@pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"format": 99}', '{"format": 1, "ranges": 5, "outages": []}', "[" * 9999]
-)
+def test_what_another_version_wrote_is_left_alone(stored: CandleStore, daily: pl.DataFrame) -> None:
+    stored.commit([piece(daily, 0, 10)], [])
+    edit(stored, lambda text: text.update(format=2))
+    before = {path: path.read_bytes() for path in stored.directory.iterdir()}
+    for use in (stored.manifest, stored.verify, stored.repair):
+        with pytest.raises(StorageError, match="has format 2, this version reads 1"):
+            use()
+    assert {path: path.read_bytes() for path in stored.directory.iterdir()} == before
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 1, "ranges": 5}', "[" * 9999, "\x00"])
 def test_a_manifest_that_is_none(stored: CandleStore, text: str) -> None:
     (stored.directory / "manifest.json").write_text(text)
-    with pytest.raises(StorageError, match=r"manifest\.json"):
+    with pytest.raises(DamagedError, match=r"manifest\.json"):
         stored.read(*days(0, 9))
     assert len(stored.verify().problems) == 1
+    assert stored.repair() == []
 
 
 def test_a_manifest_cannot_name_other_files(stored: CandleStore, daily: pl.DataFrame) -> None:
     stored.commit([piece(daily, 0, 10)], [])
-    manifest = stored.directory / "manifest.json"
-    document = json.loads(manifest.read_text())
-    document["ranges"][0]["file"] = "../../../secret.parquet"
-    manifest.write_text(json.dumps(document))
-    with pytest.raises(StorageError, match="outside of here"):
+    edit(stored, lambda text: text["ranges"][0].update(file="../../../a.parquet"), sign=True)
+    with pytest.raises(DamagedError, match="outside of here"):
         stored.read(*days(0, 9))
+
+
+def test_a_second_writer_that_overlaps_is_refused(stored: CandleStore, daily: pl.DataFrame) -> None:
+    stored.commit([piece(daily, 0, 10)], [])
+    with pytest.raises(StorageError, match="another process stored 2019-01-01T00:00"):
+        stored.commit([piece(daily, 5, 15)], [])
+    assert stored.read(*days(0, 20)).equals(piece(daily, 0, 10).candles)
+
+
+def test_a_reader_does_not_go_on_with_less(stored: CandleStore, daily: pl.DataFrame) -> None:
+    stored.commit([piece(daily, 0, 10)], [])
+    assert len(stored.read(*days(0, 10), lacking=())) == 10
+    with pytest.raises(StorageError, match="removed while it was read"):
+        stored.read(*days(0, 12), lacking=())
+    assert len(stored.read(*days(0, 12), lacking=[days(10, 12)])) == 10
 
 
 def test_a_reader_follows_a_writer(stored: CandleStore, daily: pl.DataFrame) -> None:
@@ -196,7 +239,7 @@ def test_sentiment_is_one_of_two_whatever_happens(
             raise KeyboardInterrupt
         write_atomic(path, data)
 
-    monkeypatch.setattr(module, "write_atomic", killed)
+    monkeypatch.setattr(sentiment_store, "write_atomic", killed)
     with pytest.raises(KeyboardInterrupt):
         store.replace(true_index[:101], "there", WHEN)
     assert store.read().equals(true_index[:100])  # the manifest knows both
@@ -206,7 +249,7 @@ def test_sentiment_is_one_of_two_whatever_happens(
     monkeypatch.undo()
     store.replace(true_index[:102], "there", WHEN)
     assert store.read().equals(true_index[:102])
-    damage(store.path)
+    flip(store.path)
     with pytest.raises(StorageError, match="data repair"):
         store.read()
     assert len(store.verify().problems) == 1

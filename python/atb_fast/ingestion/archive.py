@@ -28,8 +28,6 @@ DAY_MS = TIMEFRAMES["1d"]
 #: A page of the REST interface holds more than ten days of longer bars: there it is quicker.
 TIMEFRAMES_IN_ARCHIVE = ("1m", "3m", "5m")
 
-_INSTEAD = "taking that day from the REST interface"
-
 
 class Archive:
     """Daily files of the spot exchange.
@@ -46,6 +44,10 @@ class Archive:
         url = urlsplit(base)
         self._local = Path(unquote(url.path)) if url.scheme == "file" else None
         self._rest = rest
+        #: The address, if candles came from it; to be cleared by who reads it.
+        self.used: dict[str, None] = {}
+        if self._local and not self._local.is_dir():
+            raise FetchError(f"{base}: there is no such directory; see ATB_FAST_ARCHIVE_URL")
 
     def candles(
         self, symbol: str, timeframe: str, start: int, end: int, progress: Progress
@@ -85,14 +87,24 @@ class Archive:
         each = map if self._local else self._http.parallel
         files = [file for file in each(download, days) if file is not None]
         frame, damaged = parse(files)
+        there = {day for day, _ in files} - set(damaged)
         if damaged:  # once more, it may have happened on the way
             again = [file for file in each(download, damaged) if file is not None]
             late, damaged = parse(again)
             frame = pl.concat([frame, late]).sort("timestamp")
+            there |= {day for day, _ in again} - set(damaged)
             for day, reason in damaged.items():
                 name = _path(symbol, timeframe, day).rsplit("/", 1)[-1]
-                log.warning("archive: %s: %s; %s", name, reason, _INSTEAD)
-        there = {day for day, _ in files} - set(damaged)
+                log.warning("archive: %s: %s", name, reason)
+        if there:
+            self.used[self._base] = None
+        if len(there) < len(days):
+            log.info(
+                "archive: %d of %d days are not there in one piece; taking them from the REST "
+                "interface",
+                len(days) - len(there),
+                len(days),
+            )
         absent: list[tuple[int, int]] = []
         for day in days:
             if day in there:
@@ -117,7 +129,7 @@ class Archive:
                 return data
             if checksum[:64].lower() == hashlib.sha256(data).hexdigest().encode():
                 return data
-        log.warning("archive: %s does not have its checksum; %s", name, _INSTEAD)
+        log.warning("archive: %s does not have its checksum", name)
         return None
 
     def _get(self, path: str) -> bytes | None:

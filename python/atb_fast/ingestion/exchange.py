@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -11,29 +12,32 @@ import polars as pl
 from atb_fast.config import TIMEFRAMES
 from atb_fast.ingestion.archive import TIMEFRAMES_IN_ARCHIVE, Archive
 from atb_fast.ingestion.binance import Binance
+from atb_fast.ingestion.disk import now_iso
 from atb_fast.ingestion.http import Endpoints, Http
 from atb_fast.ingestion.schemas import CANDLE_SCHEMA
-from atb_fast.ingestion.store import CandleStore, Piece, Span, epoch_ms, now_iso
+from atb_fast.ingestion.spans import Span, epoch_ms, iso, opened_in
+from atb_fast.ingestion.store import CandleStore, Piece, Range
 
 if TYPE_CHECKING:
     from atb_fast.ingestion.fetch import OnProgress
 
+log = logging.getLogger(__name__)
+
 _DAY_MS = TIMEFRAMES["1d"]
+_LATE_MS = TIMEFRAMES["1h"]
 
 
 class Exchange:
     """A session with the exchange; use as a context.
 
     Args:
-        now: This machine's clock, milliseconds since 1970.
-        http: For tests.
+        now: This machine's clock, milliseconds since 1970; the exchange's counts where they differ.
     """
 
-    def __init__(self, now: int, http: Http | None = None) -> None:
-        self._http = http or Http()
-        self._now = now
+    def __init__(self, now: int) -> None:
+        self._http = Http()
         self._endpoints = Endpoints.from_environment()
-        self._rest = Binance(self._http, self._endpoints)
+        self._rest = Binance(self._http, self._endpoints, now)
         self._archive = Archive(self._http, self._endpoints.archive, self._rest)
 
     def __enter__(self) -> Exchange:
@@ -58,40 +62,37 @@ class Exchange:
             FetchError: The exchange cannot be reached, or gives nothing that can be used.
         """
         bar = TIMEFRAMES[store.timeframe]
-        listed_at = min((item.start for item in store.manifest().ranges if item.rows), default=None)
-        spans: list[tuple[int, int, int, bool]] = []
-        for start, end in missing:
-            listed = listed_at is not None and listed_at <= start
-            begin: int | None = start
-            # Pages jump to the listing by themselves; a long range would be many empty ones.
-            if not listed and (
-                (end - start) // bar > rows or store.timeframe in TIMEFRAMES_IN_ARCHIVE
-            ):
-                begin = self._rest.first_open(store.symbol, store.timeframe, start, end)
-            spans.append((start, end, end if begin is None else begin, listed))
-        progress = _Progress(
-            store.name, sum((end - begin) // bar for _, end, begin, _ in spans), on_progress
-        )
-        closed = self._closed(max(end for _, end in missing), bar)
-        for start, end, begin, listed in spans:
-            # The piece with the first candle reaches back to `start`: nothing was listed before.
-            known, seen = start, listed
+        stored = [item for item in store.manifest().ranges if item.first is not None]
+        begins = [self._begin(store, span, stored, rows) for span in missing]
+        total = sum((end - begin) // bar for (_, end), begin in zip(missing, begins, strict=True))
+        progress = _Progress(store.name, total, on_progress)
+        for (start, end), begin in zip(missing, begins, strict=True):
+            known, listed = start, _listed(stored, start)
             while known < end:
+                first = max(known, begin)
                 # Whole days at a time: that is what the archive's files hold.
-                behind = min((max(known, begin) + rows * bar) // _DAY_MS * _DAY_MS, end)
-                candles = self._candles(store, max(known, begin), behind, progress)
-                piece, holes = self._piece(store, candles, (known, behind), closed, listed=seen)
+                behind = min((first + rows * bar) // _DAY_MS * _DAY_MS, end)
+                behind = max(behind, min(first + bar, end))
+                self._rest.used.clear()
+                self._archive.used.clear()
+                candles = self._candles(store, first, behind, progress)
+                piece, holes = self._piece(store, candles, (known, behind), stored, listed=listed)
                 if piece.end <= piece.start:
                     break
-                seen = seen or len(piece.candles) > 0
-                # That there is nothing at all is not worth remembering: it may be a mistake.
-                if seen or listed_at is not None:
-                    yield piece, holes
+                yield piece, holes
+                listed = listed or len(piece.candles) > 0
+                if piece.end < behind:
+                    break
                 known = behind
 
-    def _closed(self, end: int, bar: int) -> int | None:
-        """Return the exchange's time if bars before `end` may still be running, else None."""
-        return self._rest.server_time() if end + bar > self._now - _DAY_MS else None
+    def _begin(self, store: CandleStore, span: Span, stored: Sequence[Range], rows: int) -> int:
+        """Return where the candles of `span` begin, if that saves asking for all before it."""
+        start, end = span
+        long = (end - start) // TIMEFRAMES[store.timeframe] > rows
+        if _listed(stored, start) or not (long or store.timeframe in TIMEFRAMES_IN_ARCHIVE):
+            return start  # pages jump to the first candle by themselves
+        first = self._rest.first_open(store.symbol, store.timeframe, start, end)
+        return end if first is None else first
 
     def _candles(
         self, store: CandleStore, start: int, end: int, progress: Callable[[int], None]
@@ -107,25 +108,52 @@ class Exchange:
         store: CandleStore,
         candles: pl.DataFrame,
         span: Span,
-        closed: int | None,
+        stored: Sequence[Range],
         *,
         listed: bool,
     ) -> tuple[Piece, list[Span]]:
-        """Return the closed candles of `span` and the holes that the exchange confirmed."""
+        """Return what is known of `span` now, and its holes that the exchange confirmed.
+
+        Time is known up to a candle that came, or that comes later: no clock says so, and no
+        single answer without candles.
+        """
         bar = TIMEFRAMES[store.timeframe]
         start, end = span
-        if closed is not None:
-            candles = candles.filter(epoch_ms(candles) + bar <= closed)
-            # A bar that has just closed may not be there yet: the last one is known once it came.
-            known = [(closed - bar) // bar * bar, *epoch_ms(candles).tail(1) + bar]
-            end = min(end, max(known))
         candles, holes = self._rest.confirm_holes(
-            candles, store.symbol, store.timeframe, end, start=start if listed else None
+            candles, store.symbol, store.timeframe, start, end
         )
-        used = [self._rest.base]
-        if store.timeframe in TIMEFRAMES_IN_ARCHIVE:
-            used.insert(0, self._endpoints.archive)
-        return Piece(start, end, candles, ", ".join(used), now_iso()), holes
+        covered = int(epoch_ms(candles)[-1]) + bar if len(candles) else start
+        if covered < end:
+            short = end - covered < bar  # less than a bar: the next fetch looks at it
+            if short or not self._goes_on(store, end, stored):
+                end = covered
+                holes = [hole for hole in holes if hole[0] < end]
+                if not short:
+                    log.info("%s: no candles from %s on yet", store.name, iso(covered)[:16])
+        for hole in holes:
+            # What is missing for less than an hour may only be late.
+            if hole[1] > self._rest.clock - _LATE_MS:
+                end = min(end, hole[0])
+        candles = opened_in(candles, (start, end))
+        holes = [hole for hole in holes if hole[0] < end]
+        if not listed:  # before its listing a series has no holes
+            holes = [hole for hole in holes if hole[0] > start]
+        used = ", ".join([*self._archive.used, *self._rest.used])
+        return Piece(start, end, candles, used, now_iso()), holes
+
+    def _goes_on(self, store: CandleStore, end: int, stored: Sequence[Range]) -> bool:
+        """Return whether there is a candle from `end` on."""
+        if any(item.last is not None and item.last >= end for item in stored):
+            return True
+        later = self._rest.clock + _DAY_MS
+        if end >= later:
+            return False
+        return self._rest.first_open(store.symbol, store.timeframe, end, later) is not None
+
+
+def _listed(stored: Sequence[Range], start: int) -> bool:
+    """Return whether a stored candle opened before `start`."""
+    return any(item.first is not None and item.first < start for item in stored)
 
 
 class _Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,8 @@ import requests
 
 from atb_fast.ingestion.http import Endpoints, Http, MalformedError
 from atb_fast.ingestion.schemas import SENTIMENT_SCHEMA
+
+_FIRST_MS = 1_517_443_200_000  # 2018-02-01, the first day there is
 
 
 def fetch_index(http: Http, endpoints: Endpoints) -> pl.DataFrame:
@@ -25,7 +28,7 @@ def fetch_index(http: Http, endpoints: Endpoints) -> pl.DataFrame:
     def read(response: requests.Response) -> pl.DataFrame:
         try:
             return _index(json.loads(response.content))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise MalformedError(f"the answer is not the index: {error!r}") from error
 
     return http.get(endpoints.fng + "/fng/", read, params={"limit": 0, "format": "json"})
@@ -36,6 +39,8 @@ def _index(document: Any) -> pl.DataFrame:
     if problem is not None:
         raise MalformedError(f"the answer is an error: {problem}")
     rows = [(int(row["timestamp"]) * 1000, float(row["value"])) for row in document["data"]]
+    if not all(_FIRST_MS <= ms <= (time.time() + 86_400) * 1000 for ms, _ in rows):
+        raise MalformedError("the answer has days before 2018-02-01, or to come")
     frame = (
         pl.DataFrame(rows, schema=["timestamp", "value"], orient="row")
         .sort("timestamp")

@@ -9,26 +9,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
 
 from atb_fast.config import TIMEFRAMES
-from atb_fast.errors import DataError, FetchError
+from atb_fast.errors import DataError, FetchError, StorageError
+from atb_fast.ingestion.disk import flag, now_iso
 from atb_fast.ingestion.files import read_candles
 from atb_fast.ingestion.quality import bar_length, inspect
 from atb_fast.ingestion.schemas import ATTRIBUTION
-from atb_fast.ingestion.store import (
-    CandleStore,
-    Piece,
-    SentimentStore,
-    Span,
-    epoch_ms,
-    intersection,
-    iso,
-    now_iso,
-)
+from atb_fast.ingestion.sentiment_store import SentimentStore
+from atb_fast.ingestion.spans import Span, epoch_ms, intersection, opened_in, text
+from atb_fast.ingestion.store import CandleStore, Piece
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +46,7 @@ class Fetcher:
 
     Attributes:
         cache_dir: Where the store is.
-        offline: Open no socket; what is missing is an error.
+        offline: Open no socket; what is missing is an error. Stronger than `force_refresh`.
         force_refresh: Fetch all that is asked for anew; it takes the place of what is stored once
             it is complete.
         freshness_days: Days that the newest sentiment may be older than what is asked for.
@@ -90,13 +84,15 @@ class Fetcher:
         store = CandleStore(self.cache_dir, symbol, timeframe)
         span = self._span(store, first, last)
         missing = store.missing(*span)
-        if missing or self.force_refresh:
+        if missing or self._refresh:
             with store.lock(lambda: log.info("%s: another process is at it, waiting", store.name)):
                 self.complete(store, span)
-        candles = store.read(*span)
+                candles = store.read(*span)
+        else:
+            candles = store.read(*span, lacking=())
         with suppress(OSError):  # when it was last used, for `data prune`
             os.utime(store.directory / "manifest.json")
-        if not missing and not self.force_refresh:
+        if not missing and not self._refresh:
             log.info("%s: %s candles from the store", store.name, f"{len(candles):,}")
         return candles
 
@@ -112,16 +108,19 @@ class Fetcher:
         """
         store = SentimentStore(self.cache_dir)
         today = datetime.fromtimestamp(self.now() / 1000, UTC).date()
-        needed = min(last or today, today) - timedelta(days=self.freshness_days)
-        if self.force_refresh or not self._is_fresh(store, needed):
+        newest = min(last or today, today)
+        needed = date.fromordinal(max(1, newest.toordinal() - self.freshness_days))
+        if self._refresh or not self._is_fresh(store, needed):
             if self.offline:
                 raise FetchError(
                     f"--offline, and the stored sentiment does not reach {needed}; run without "
                     "--offline, raise --freshness-days, or use --force-price-only"
                 )
             with store.lock(lambda: log.info("sentiment: another process is at it, waiting")):
-                if self.force_refresh or not self._is_fresh(store, needed):
+                if self._refresh or not self._is_fresh(store, needed):
                     self._fetch_sentiment(store)
+            if not self._is_fresh(store, needed):
+                log.warning("sentiment: %s has no day after %s", ATTRIBUTION, _last_day(store))
         else:
             log.info("sentiment: from the store. %s", ATTRIBUTION)
         index = store.read()
@@ -129,32 +128,34 @@ class Fetcher:
             os.utime(store.directory / "manifest.json")
         return index
 
+    @property
+    def _refresh(self) -> bool:
+        return self.force_refresh and not self.offline
+
     def _span(self, store: CandleStore, first: date | None, last: date | None) -> Span:
         """Return the milliseconds of the days asked for, without bars that have not closed."""
-        start = _midnight(first) if first else 0
+        start = max(0, _midnight(first)) if first else 0
         closed = self.now() - TIMEFRAMES[store.timeframe] + 1
         end = min(_midnight(last) + _DAY_MS, closed) if last else closed
-        if self.offline and not (first and last):
-            # Without a network the first and the last there is are the stored ones.
-            ranges = store.manifest().ranges
-            if ranges:
-                start = start if first else ranges[0].start
-                end = end if last else min(end, ranges[-1].end)
+        stored = store.span if self.offline else None
+        if stored:  # without a network the first and the last there is are the stored ones
+            start = start if first else stored[0]
+            end = end if last else min(end, stored[1])
         if start >= end:
             raise DataError(
-                f"{store.name}: no candle from {first or 'the beginning'} to {last or 'now'} has "
-                "closed yet"
+                f"{store.name}: no candle from {first or 'the beginning'} to {last or 'now'} can "
+                "have closed; give days that are over"
             )
         return start, end
 
     def complete(self, store: CandleStore, span: Span) -> None:
         """Make sure that all of `span` is stored; call with the store's lock held."""
-        if self.force_refresh:
+        if self._refresh:
             self._fetch(store, [span])
             return
         missing = store.missing(*span)  # another process may have fetched it meanwhile
         if missing:
-            _take_old_files(store, missing)
+            _take_old_files(store, missing, keep_last=self.offline)
             missing = store.missing(*span)
         if not missing:
             return
@@ -173,13 +174,15 @@ class Fetcher:
             outages: list[Span] = []
             for piece, holes in exchange.pieces(store, missing, CHUNK_ROWS, self.on_progress):
                 rows += len(piece.candles)
-                if self.force_refresh:
+                if self._refresh:
                     refreshed.append(piece)
                     outages += holes
                 else:
                     store.commit([piece], holes)
             if refreshed:
+                _refuse_less(store, refreshed)
                 store.commit(refreshed, outages, overwrite=True)
+            self.on_progress(store.name, rows, rows)  # holes made it fewer than were expected
             log.info(
                 "%s: fetched %s candles in %s requests, %.1f s",
                 store.name,
@@ -189,8 +192,8 @@ class Fetcher:
             )
 
     def _is_fresh(self, store: SentimentStore, needed: date) -> bool:
-        entry = store.entry()
-        return entry is not None and date.fromisoformat(entry["last"]) >= needed
+        last = _last_day(store)
+        return last is not None and last >= needed
 
     def _fetch_sentiment(self, store: SentimentStore) -> None:
         from atb_fast.ingestion.feargreed import fetch_index
@@ -199,7 +202,7 @@ class Fetcher:
         endpoints = Endpoints.from_environment()
         with Http() as http:
             index = fetch_index(http, endpoints)
-        stored = None if self.force_refresh else store.entry()
+        stored = None if self._refresh else store.entry()
         if stored and len(index) < stored["rows"]:
             raise FetchError(
                 f"{endpoints.fng}: the index came with {len(index)} days, {stored['rows']} are "
@@ -209,36 +212,70 @@ class Fetcher:
         log.info("sentiment: fetched %s days. %s", f"{len(index):,}", ATTRIBUTION)
 
 
+def _last_day(store: SentimentStore) -> date | None:
+    entry = store.entry()
+    return date.fromisoformat(entry["last"]) if entry else None
+
+
 def _midnight(day: date) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
 
 
+def _refuse_less(store: CandleStore, pieces: list[Piece]) -> None:
+    """Raise if `pieces` have fewer candles than they would replace."""
+    try:
+        before = sum(len(store.read(piece.start, piece.end)) for piece in pieces)
+    except StorageError:
+        return  # what is damaged may go
+    after = sum(len(piece.candles) for piece in pieces)
+    if after < before:
+        raise FetchError(
+            f"{store.name}: {after:,} candles came where {before:,} are stored, which stay; if it "
+            f"is right, remove those first: atb-fast data clear {store.symbol} --timeframe "
+            f"{store.timeframe}"
+        )
+
+
 def _offline_message(store: CandleStore, missing: list[Span]) -> str:
-    ranges = ", ".join(f"{iso(start)[:16]} to {iso(end)[:16]}" for start, end in missing[:3])
+    ranges = ", ".join(text(span) for span in missing[:3])
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    first, last = iso(missing[0][0])[:10], iso(missing[-1][1] - 1)[:10]
+    first, last = (
+        datetime.fromtimestamp(ms / 1000, UTC).date() for ms in (missing[0][0], missing[-1][1] - 1)
+    )
     return (
-        f"--offline, and {store.name} is not stored for {ranges}{more} UTC; fetch it with: "
+        f"--offline, and {store.name} is not stored for {ranges}{more}; fetch it with: "
         f"atb-fast data fetch {store.symbol} --timeframe {store.timeframe} "
-        f"--start-date {first} --end-date {last}"
+        f"--start-date {first} --end-date {last}{flag(store.cache_dir)}"
     )
 
 
-def _take_old_files(store: CandleStore, missing: list[Span]) -> None:
-    """Store what the old downloader's files have of `missing`."""
-    name = re.compile(
-        rf"{store.symbol}_{store.timeframe}_\d{{4}}-\d\d-\d\d_\d{{4}}-\d\d-\d\d\.(csv|feather)"
-    )
+def _take_old_files(store: CandleStore, missing: list[Span], *, keep_last: bool) -> None:
+    """Store what the old downloader's files have of `missing`.
+
+    Args:
+        store: With its lock held.
+        missing: What is not stored.
+        keep_last: Take the last candle of a file, too. It may have been running when the file was
+            written, and copies of files do not tell; with a network it is fetched instead.
+    """
+    day = r"(\d{4}-\d\d-\d\d)"
+    name = re.compile(rf"{store.symbol}_{store.timeframe}_{day}_{day}\.(csv|feather)")
     for path in sorted(OLD_FILES.glob(f"{store.symbol}_{store.timeframe}_*")):
-        if not name.fullmatch(path.name):
+        found = name.fullmatch(path.name)
+        if not found:
             continue
         try:
+            first, last = (_midnight(date.fromisoformat(found[number])) for number in (1, 2))
+            if not intersection((first, last + _DAY_MS), missing):
+                continue
             candles = _old_candles(path, TIMEFRAMES[store.timeframe])
-        except DataError as error:
+        except (DataError, ValueError) as error:
             log.warning("not used: %s", error)
             continue
+        if not keep_last:
+            candles = candles[:-1]
         pieces = [
-            Piece(*part, candles.filter(_opened_in(candles, part)), f"file {path}", now_iso())
+            Piece(*part, opened_in(candles, part), f"file {path}", now_iso())
             for run in _runs(candles, TIMEFRAMES[store.timeframe])
             for part in intersection(run, missing)
         ]
@@ -250,13 +287,15 @@ def _take_old_files(store: CandleStore, missing: list[Span]) -> None:
 
 
 def _old_candles(path: Path, bar: int) -> pl.DataFrame:
-    """Return the candles of a file, without the last one if it was written before that closed."""
+    """Return the sound candles of a file that had closed when it was written."""
     candles = read_candles(path)
     written = path.stat().st_mtime_ns // 1_000_000
     candles = candles.filter(epoch_ms(candles) + bar <= written)
     quality = inspect(candles, bar)
     if len(candles) > 1 and bar_length(candles) != bar:
         raise DataError(f"{path}: its candles are not {bar // 60_000} minutes apart")
+    if quality.off_grid > len(candles) // 2:
+        raise DataError(f"{path}: its candles do not open on the grid; is its time zone UTC?")
     if not quality.sound:
         raise DataError(f"{path}: {quality.bad_bars} of its bars cannot be")
     return candles
@@ -270,8 +309,3 @@ def _runs(candles: pl.DataFrame, bar: int) -> Iterator[Span]:
     breaks = (times.diff() > bar).arg_true().to_list()
     for begin, behind in zip([0, *breaks], [*breaks, len(times)], strict=True):
         yield int(times[begin]), int(times[behind - 1]) + bar
-
-
-def _opened_in(candles: pl.DataFrame, span: Span) -> pl.Series:
-    times = epoch_ms(candles)
-    return (times >= span[0]) & (times < span[1])

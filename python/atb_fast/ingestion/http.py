@@ -114,7 +114,7 @@ class Http:
         for attempt in range(ATTEMPTS):
             if attempt:
                 self._sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(1.0, 1.5))
-            self._sleep(self._resume_at - time.monotonic())
+            self._wait_for_resume()
             try:
                 response = self._session().get(url, params=params, timeout=_TIMEOUT)
                 if response.status_code == 200 or response.status_code in accepted:
@@ -142,7 +142,10 @@ class Http:
                 raise FetchError(f"{url}: banned for too many requests (HTTP 418)")
             elif response.status_code < 500:
                 raise FetchError(f"{url}: HTTP {response.status_code}: {response.text[:200]!r}")
-        raise FetchError(f"{url}: {reason}, {ATTEMPTS} times in a row")
+        raise FetchError(
+            f"{url}: {reason}, {ATTEMPTS} times in a row; try again later, see whether the address "
+            "can be reached, or use --offline with what is stored"
+        )
 
     def pause(self, seconds: float) -> None:
         """Let every thread wait before its next request."""
@@ -170,6 +173,12 @@ class Http:
             session = self._local.session = requests.Session()
             self._sessions.append(session)
         return session
+
+    def _wait_for_resume(self) -> None:
+        until = 0.0
+        while until < self._resume_at:  # it may move on while this thread waits
+            until = self._resume_at
+            self._sleep(until - time.monotonic())
 
     def _sleep(self, seconds: float) -> None:
         if self._stopped.is_set() or (seconds > 0 and self._wait(seconds)):

@@ -7,6 +7,11 @@ from typing import Any
 
 import polars as pl
 
+from atb_fast.config import TIMEFRAMES
+from atb_fast.ingestion.spans import Span, epoch_ms
+
+_DAY_MS = TIMEFRAMES["1d"]
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -46,7 +51,7 @@ class Quality:
 
 def inspect(candles: pl.DataFrame, bar_ms: int) -> Quality:
     """Return what is wrong with `candles` of bars of `bar_ms` milliseconds."""
-    times = candles["timestamp"].dt.epoch("ms")
+    times = epoch_ms(candles)
     steps = times.diff().drop_nulls()
     astray = off_grid(candles, bar_ms)
     on_grid = times.filter(~astray).unique()
@@ -72,14 +77,18 @@ def inspect(candles: pl.DataFrame, bar_ms: int) -> Quality:
 
 
 def off_grid(candles: pl.DataFrame, bar_ms: int) -> pl.Series:
-    """Return which candles do not open where most of the others do, as booleans."""
-    phases = candles["timestamp"].dt.epoch("ms") % bar_ms
-    return phases != (phases.mode().min() if len(phases) else 0)
+    """Return which candles do not open on the grid, as booleans.
+
+    Bars of up to a day open at multiples of their length, UTC; longer ones where most of them do.
+    """
+    phases = epoch_ms(candles) % bar_ms
+    long = bar_ms > _DAY_MS and len(phases) > 0
+    return phases != (phases.mode().min() if long else 0)
 
 
 def bar_length(candles: pl.DataFrame) -> int:
     """Return the usual step between two candles, milliseconds; a minute if there is none."""
-    usual = candles["timestamp"].dt.epoch("ms").diff().drop_nulls().mode().min()
+    usual = epoch_ms(candles).diff().drop_nulls().mode().min()
     return usual if isinstance(usual, int) and usual > 0 else 60_000
 
 
@@ -99,9 +108,7 @@ def bad_bars(candles: pl.DataFrame) -> pl.Series:
     return candles.select(bad=~possible.fill_null(value=False)).to_series()
 
 
-def holes(
-    times: pl.Series, bar_ms: int, end: int, *, start: int | None = None
-) -> list[tuple[int, int]]:
+def holes(times: pl.Series, bar_ms: int, end: int, *, start: int | None = None) -> list[Span]:
     """Return each run of time that a bar is missing from, as (first, behind the last) millisecond.
 
     What is shorter than a bar is none: bars that left the grid find it again with a shorter step.

@@ -1,0 +1,67 @@
+"""Stretches of time, in milliseconds since 1970."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import polars as pl
+
+Span = tuple[int, int]
+"""First millisecond, and the first behind it."""
+
+
+def without(span: Span, others: Iterable[Span]) -> list[Span]:
+    """Return what is left of `span` outside of all `others`."""
+    left = [span]
+    for first, behind in others:
+        left = [
+            part
+            for start, end in left
+            for part in ((start, min(end, first)), (max(start, behind), end))
+            if part[0] < part[1]
+        ]
+    return left
+
+
+def intersection(span: Span, others: Iterable[Span]) -> list[Span]:
+    """Return the parts of `span` that are inside of one of `others`."""
+    parts = [(max(span[0], first), min(span[1], behind)) for first, behind in others]
+    return [part for part in parts if part[0] < part[1]]
+
+
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """Return `spans` in order, those that touch made one."""
+    result: list[Span] = []
+    for start, end in sorted(spans):
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(end, result[-1][1]))
+        else:
+            result.append((start, end))
+    return result
+
+
+def opened_in(candles: pl.DataFrame, span: Span) -> pl.DataFrame:
+    """Return the candles that opened in `span`."""
+    times = epoch_ms(candles)
+    return candles.filter((times >= span[0]) & (times < span[1]))
+
+
+def epoch_ms(frame: pl.DataFrame) -> pl.Series:
+    """Return the timestamps in milliseconds since 1970."""
+    return frame["timestamp"].dt.epoch("ms")
+
+
+def iso(ms: int) -> str:
+    """Return a moment as a UTC time."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def from_iso(text: str) -> int:
+    """Return the moment that `iso` was given."""
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def text(span: Span) -> str:
+    """Return a stretch of time for people."""
+    return f"{iso(span[0])[:16]} to {iso(span[1])[:16]} UTC"
