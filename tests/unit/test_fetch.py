@@ -261,7 +261,9 @@ def test_minutes_that_the_first_file_lacks_are_asked_for(
     exchange.archive_lacks = set(times[:7]) | set(times[1500:1510])
     got = fetcher.candles("BTCUSDT", "1m", date(2024, 11, 1), date(2024, 11, 2))
     assert got["timestamp"].dt.epoch("ms").to_list() == times
-    assert CandleStore(fetcher.cache_dir, "BTCUSDT", "1m").manifest().outages == ()
+    store = CandleStore(fetcher.cache_dir, "BTCUSDT", "1m")
+    assert store.manifest().outages == ()
+    assert store.manifest().ranges[0].source == exchange.url  # both interfaces are there
 
 
 def test_an_index_that_ends_too_early_is_said(

@@ -157,7 +157,8 @@ class Binance:
             return candles.filter(epoch_ms(candles) + bar <= min(limits))
 
         candles = self._get("/api/v3/klines", query, read)
-        self.used[self._base] = None
+        if len(candles):
+            self.used[self._base] = None
         return candles
 
     def _get(self, path: str, query: dict[str, Any], parse: Callable[[Any, int | None], T]) -> T:

@@ -138,7 +138,7 @@ class Exchange:
         holes = [hole for hole in holes if hole[0] < end]
         if not listed:  # before its listing a series has no holes
             holes = [hole for hole in holes if hole[0] > start]
-        used = ", ".join([*self._archive.used, *self._rest.used])
+        used = ", ".join([*self._archive.used, *self._rest.used]) or self._endpoints.binance
         return Piece(start, end, candles, used, now_iso()), holes
 
     def _goes_on(self, store: CandleStore, end: int, stored: Sequence[Range]) -> bool:
