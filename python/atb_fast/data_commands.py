@@ -130,7 +130,7 @@ def fetch(
             on_progress=shown.rows,
         )
         for symbol, timeframe in itertools.product(names, timeframes or ("1d",)):
-            if _no_use(problems):
+            if _no_use(problems) and not offline:
                 break
             with _collected(problems):
                 candles = fetcher.candles(symbol, timeframe, first, last)
@@ -140,7 +140,7 @@ def fetch(
                         f"to {last or 'now'}; give days between its listing and yesterday"
                     )
                 rows.append({"series": f"{symbol} {timeframe}"} | _extent(candles))
-        if not (skip_sentiment or _no_use(problems)):
+        if not skip_sentiment and (offline or not _no_use(problems)):
             with _collected(problems):
                 rows.append({"series": "sentiment"} | _extent(fetcher.sentiment(last)))
     _show(rows, as_json, "stored")
@@ -317,7 +317,7 @@ def _collected(problems: list[AtbFastError]) -> Iterator[None]:
 
 
 def _no_use(problems: list[AtbFastError]) -> bool:
-    """Return whether the next series will fail, too: without a network, or banned."""
+    """Return whether the exchange cannot be had for the next series either."""
     return any(isinstance(error, FetchError) for error in problems)
 
 
