@@ -29,7 +29,7 @@ from atb_fast.diagnostics import evaluate, permutation_importance, predict, robu
 from atb_fast.engine import EpochCallback, FitResult, fit
 from atb_fast.errors import AtbFastError, ExportError, StorageError
 from atb_fast.features import prepare
-from atb_fast.ingestion.fetch import OnProgress
+from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
 from atb_fast.models import build_model, float32_twin
 from atb_fast.report import plot_training
@@ -80,7 +80,7 @@ def run_training_pipeline(
     config: TrainingConfig,
     *,
     on_epoch: EpochCallback | None = None,
-    on_fetch: OnProgress | None = None,
+    on_fetch: OnProgress = quiet,
 ) -> TrainingResult:
     """Train a model and put its bundle into the registry.
 

@@ -21,6 +21,7 @@ from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import FetchError
 from atb_fast.ingestion.binance import Binance, Progress
 from atb_fast.ingestion.http import Http
+from atb_fast.ingestion.spans import Span, joined
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Archive:
 
     def _days(
         self, symbol: str, timeframe: str, days: Sequence[int], progress: Progress
-    ) -> tuple[pl.DataFrame, list[tuple[int, int]]]:
+    ) -> tuple[pl.DataFrame, list[Span]]:
         """Return the candles of `days`, and the stretches of days without a sound file."""
         rows = DAY_MS // TIMEFRAMES[timeframe]
 
@@ -105,15 +106,7 @@ class Archive:
                 len(days) - len(there),
                 len(days),
             )
-        absent: list[tuple[int, int]] = []
-        for day in days:
-            if day in there:
-                continue
-            if absent and absent[-1][1] == day:
-                absent[-1] = (absent[-1][0], day + DAY_MS)
-            else:
-                absent.append((day, day + DAY_MS))
-        return frame, absent
+        return frame, joined((day, day + DAY_MS) for day in days if day not in there)
 
     def _file(self, symbol: str, timeframe: str, day: int) -> bytes | None:
         """Return the file of a day, its checksum verified; None if there is none."""

@@ -22,7 +22,7 @@ from atb_fast.errors import ArgumentError, FetchError
 from atb_fast.ingestion.http import Endpoints, Http, MalformedError
 from atb_fast.ingestion.quality import bad_bars, holes
 from atb_fast.ingestion.schemas import CANDLE_SCHEMA
-from atb_fast.ingestion.spans import epoch_ms
+from atb_fast.ingestion.spans import Span, epoch_ms
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Binance:
 
     def confirm_holes(
         self, candles: pl.DataFrame, symbol: str, timeframe: str, start: int, end: int
-    ) -> tuple[pl.DataFrame, list[tuple[int, int]]]:
+    ) -> tuple[pl.DataFrame, list[Span]]:
         """Ask again for every hole in [start, end).
 
         Returns:
@@ -107,10 +107,10 @@ class Binance:
             confirmed, (first, behind the last) millisecond each.
         """
 
-        def ask(hole: tuple[int, int]) -> pl.DataFrame:
+        def ask(hole: Span) -> pl.DataFrame:
             return self._window(symbol, timeframe, *hole)
 
-        confirmed: set[tuple[int, int]] = set()
+        confirmed: set[Span] = set()
         while True:
             found = holes(candles["timestamp"], TIMEFRAMES[timeframe], end, start=start)
             unsure = [hole for hole in found if hole not in confirmed]
@@ -137,8 +137,8 @@ class Binance:
         bar = TIMEFRAMES.get(timeframe, 0)
         if end + bar > self.clock - _DAY_MS and not self._asked_for_time:
             # Before the page: what had closed then has closed in it.
-            self._asked_for_time = True
             self.clock = self.server_time()
+            self._asked_for_time = True  # not before: another thread would go on without it
         closed = self.clock
         query = {
             "symbol": symbol,

@@ -36,8 +36,8 @@ OLD_FILES = Path("data")
 OnProgress = Callable[[str, int, int], None]
 
 
-def _quiet(_name: str, _done: int, _total: int) -> None:
-    pass
+def quiet(_name: str, _done: int, _total: int) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Fetcher:
     offline: bool = False
     force_refresh: bool = False
     freshness_days: int = 7
-    on_progress: OnProgress = _quiet
+    on_progress: OnProgress = quiet
     now: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
     def candles(

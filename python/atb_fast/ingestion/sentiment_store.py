@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,6 @@ class SentimentStore:
             self.path.unlink(missing_ok=True)
             (self.directory / "manifest.json").unlink(missing_ok=True)
 
-    @contextmanager
-    def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def lock(self, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Hold the index, so that no other process writes it; see `locked`."""
-        with locked(self.directory, on_wait):
-            yield
+        return locked(self.directory, on_wait)

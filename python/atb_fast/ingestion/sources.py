@@ -11,7 +11,7 @@ import polars as pl
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.ingestion import files, sample
-from atb_fast.ingestion.fetch import Fetcher, OnProgress
+from atb_fast.ingestion.fetch import Fetcher, OnProgress, quiet
 from atb_fast.ingestion.quality import bar_length, off_grid
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Market:
     sentiment: pl.DataFrame | None
 
 
-def load_market(config: TrainingConfig, *, on_progress: OnProgress | None = None) -> Market:
+def load_market(config: TrainingConfig, *, on_progress: OnProgress = quiet) -> Market:
     """Return the candles and the sentiment that `config` asks for.
 
     Args:
@@ -50,7 +50,7 @@ def load_market(config: TrainingConfig, *, on_progress: OnProgress | None = None
             offline=config.offline,
             force_refresh=config.force_refresh,
             freshness_days=config.freshness_days,
-            on_progress=on_progress or (lambda *_: None),
+            on_progress=on_progress,
         )
         candles = fetcher.candles(
             config.symbol, config.timeframe, config.start_date, config.end_date

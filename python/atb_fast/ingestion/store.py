@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -376,11 +376,9 @@ class CandleStore:
             (self.directory / "manifest.json").unlink(missing_ok=True)
             sweep(self.directory)
 
-    @contextmanager
-    def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def lock(self, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Hold the series, so that no other process writes it; see `locked`."""
-        with locked(self.directory, on_wait):
-            yield
+        return locked(self.directory, on_wait)
 
 
 def _compact(ms: int) -> str:
