@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from atb_fast.runner import TrainingResult
 
 _INTERRUPTED = 130
+#: Windows of an epoch that takes more than a few seconds.
+_LONG_EPOCH = 20_000
 _STORAGE = StorageError.exit_code
 
 _EXIT_CODES = """\b
@@ -151,7 +153,14 @@ def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
             note = f"RMSE {logs['rmse']:,.0f}, test {logs['val_rmse']:,.0f}"
             shown.update("training", epoch, config.epochs, unit="epochs", note=note)
 
-        return run_training_pipeline(config, on_epoch=on_epoch, on_fetch=shown.rows)
+        def on_windows(done: int, windows: int) -> None:
+            # Short epochs would only flicker.
+            if windows > _LONG_EPOCH:
+                shown.update("epoch", done, windows, unit="windows")
+
+        return run_training_pipeline(
+            config, on_epoch=on_epoch, on_windows=on_windows, on_fetch=shown.rows
+        )
 
 
 def _print_result(result: TrainingResult, console: Console) -> None:
@@ -170,7 +179,8 @@ def _print_result(result: TrainingResult, console: Console) -> None:
     console.print(
         f"test RMSE {result.test_rmse:,.2f} (persistence {result.persistence_rmse:,.2f}"
         + (": the model is worse than no change)" if worse else ")")
-        + f", MAPE {result.mape:.2f} %, {result.epochs} epochs, best {result.best_epoch}"
+        + f", MAPE {result.mape:.2f} %, {result.epochs} {result.engine} epochs "
+        f"of {result.seconds_per_epoch:.2f} s, best {result.best_epoch}"
     )
     where = "bundle" if result.published else "not published, kept in"
     console.print(f"{where}: {result.paths['bundle']}", soft_wrap=True)

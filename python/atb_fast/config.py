@@ -148,6 +148,12 @@ class TrainingConfig:
         15, "Epochs without a better validation loss before training stops.", minimum=1
     )
     seed: int = _option(42, "Seed of weights, shuffling and dropout.", minimum=0)
+    engine: Literal["auto", "compiled", "keras"] = _option(
+        "auto",
+        "How the model is fitted: by compiled epochs, or by Keras' own loop. auto: compiled on a "
+        "CPU, keras on a GPU.",
+        choices=("auto", "compiled", "keras"),
+    )
     mixed_precision: bool = _option(
         True, "Train in float32 on a GPU too (default there: mixed float16)."
     )

@@ -23,6 +23,7 @@ class DevicePolicy:
 
     Attributes:
         gpus: Names of the GPUs that TensorFlow sees.
+        engine: `keras`, `compiled`, or `auto` if the layers of the model decide.
         dtype_policy: Keras dtype policy of the hidden layers.
         jit: Whether TensorFlow's graph optimizer may compile clusters with XLA.
         batch_size: Windows in a batch.
@@ -30,30 +31,39 @@ class DevicePolicy:
     """
 
     gpus: tuple[str, ...]
+    engine: str
     dtype_policy: str
     jit: bool
     batch_size: int
     reason: str
 
 
-def decide(gpus: Sequence[str], *, mixed_precision: bool, batch_size: int | None) -> DevicePolicy:
+def decide(
+    gpus: Sequence[str], *, engine: str, mixed_precision: bool, batch_size: int | None
+) -> DevicePolicy:
     """Return the policy for the devices given.
 
     Args:
         gpus: Names of the GPUs, empty for none.
+        engine: What the user asked for: `auto`, `compiled` or `keras`.
         mixed_precision: Whether mixed float16 may be used on a GPU.
         batch_size: What the user asked for, None for the default of the device.
     """
     if not gpus:
         size = batch_size or CPU_BATCH_SIZE
         reason = f"CPU: float32, batch {size} (no GPU found)"
-        return DevicePolicy((), "float32", False, size, reason)
+        return DevicePolicy((), engine, "float32", False, size, reason)
     size = batch_size or GPU_BATCH_SIZE
+    found = f"batch {size} ({len(gpus)} found"
+    if engine == "compiled":
+        reason = f"GPU: float32, compiled engine, {found}; --engine keras for mixed precision)"
+        return DevicePolicy(tuple(gpus), engine, "float32", False, size, reason)
+    # Keras' own loop has cuDNN for the LSTMs.
     if mixed_precision:
-        reason = f"GPU: mixed_float16, XLA, batch {size} ({len(gpus)} found; --no-mixed-precision)"
-        return DevicePolicy(tuple(gpus), "mixed_float16", True, size, reason)
-    reason = f"GPU: float32, batch {size} ({len(gpus)} found; mixed precision is switched off)"
-    return DevicePolicy(tuple(gpus), "float32", False, size, reason)
+        reason = f"GPU: mixed_float16, XLA, {found}; --no-mixed-precision)"
+        return DevicePolicy(tuple(gpus), "keras", "mixed_float16", True, size, reason)
+    reason = f"GPU: float32, {found}; mixed precision is switched off)"
+    return DevicePolicy(tuple(gpus), "keras", "float32", False, size, reason)
 
 
 def import_tensorflow() -> Any:
@@ -82,13 +92,14 @@ def import_tensorflow() -> Any:
     return tf
 
 
-def configure(*, mixed_precision: bool, batch_size: int | None) -> DevicePolicy:
+def configure(*, engine: str, mixed_precision: bool, batch_size: int | None) -> DevicePolicy:
     """Return the policy for this machine, with TensorFlow set up for it."""
     log.info("loading TensorFlow")
     tf = import_tensorflow()
     devices = tf.config.list_physical_devices("GPU")
     policy = decide(
         [device.name for device in devices],
+        engine=engine,
         mixed_precision=mixed_precision,
         batch_size=batch_size,
     )

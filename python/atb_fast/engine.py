@@ -1,17 +1,29 @@
-"""Fitting a model, behind one function."""
+"""Fitting a model, behind one function: by compiled epochs, or by Keras' own loop."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from atb_fast.datasets import WindowedData, gathered_dataset
 from atb_fast.errors import TrainingError
 
+if TYPE_CHECKING:
+    from atb_fast.compiled import CompiledModel
+
+log = logging.getLogger(__name__)
+
 #: Called after each epoch with its number (from 1) and Keras' logs.
 EpochCallback = Callable[[int, dict[str, float]], None]
+#: Called during an epoch with the windows that are done and their number in all.
+WindowsCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -19,25 +31,40 @@ class FitResult:
     """How a fit went.
 
     Attributes:
+        engine: `compiled` or `keras`.
         history: Each epoch's value of loss, rmse, val_loss, val_rmse.
         epochs: Epochs that were run.
         best_epoch: The epoch whose weights the model has, from 1.
+        epoch_seconds: What each epoch took, with its evaluation; the first compiles the programs.
+        diverged: The epoch in which the loss stopped being a number, None if it never did. The
+            model has the weights of `best_epoch` in that case, too.
     """
 
+    engine: str
     history: dict[str, list[float]]
     epochs: int
     best_epoch: int
+    epoch_seconds: list[float]
+    diverged: int | None = None
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median of the epochs after the first, which compiles; of that one if it is the only."""
+        return float(np.median(self.epoch_seconds[1:] or self.epoch_seconds))
 
 
 def fit(
     model: Any,
     data: WindowedData,
     *,
+    engine: str = "auto",
     epochs: int,
     batch_size: int,
     patience: int,
     seed: int,
     on_epoch: EpochCallback | None = None,
+    on_windows: WindowsCallback | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> FitResult:
     """Fit `model` on the training windows; it ends with the weights of its best epoch.
 
@@ -48,48 +75,123 @@ def fit(
     Args:
         model: Uncompiled, (batch, length, features) to (batch, 1).
         data: Training and test windows.
+        engine: `compiled`, `keras`, or `auto`: compiled if it knows all layers of the model.
         epochs: Most epochs.
         batch_size: Windows in a batch.
         patience: Epochs without improvement before the fit ends.
-        seed: Of the shuffling.
+        seed: Of the shuffling, and of dropout in compiled epochs.
         on_epoch: Called after each epoch.
+        on_windows: Called during an epoch, after each call of a program; not by `keras`.
+        callbacks: Keras callbacks. Compiled epochs call what goes by epoch, not by batch.
 
     Raises:
-        TrainingError: The loss is not a finite number.
+        TrainingError: The loss is not a number in the first epoch, or the engine asked for does
+            not know a layer.
     """
-    from keras import callbacks, metrics
+    from keras import callbacks as keras_callbacks
+    from keras import metrics
 
+    engine = _choose(engine, model)
     model.compile(
         optimizer=_optimizer(model),
         loss="mse",
         metrics=[metrics.RootMeanSquaredError(name="rmse")],
     )
-    early = callbacks.EarlyStopping(
-        monitor="val_loss", patience=patience, restore_best_weights=True
+    early = keras_callbacks.EarlyStopping(
+        monitor="val_loss", mode="min", patience=patience, restore_best_weights=True
     )
+    history = keras_callbacks.History()
+    diverged: list[int] = []
+    ends = [time.perf_counter()]
 
     def check(epoch: int, logs: dict[str, float]) -> None:
+        ends.append(time.perf_counter())
         if not all(math.isfinite(value) for value in logs.values()):
-            raise TrainingError(
-                f"the loss is not a number in epoch {epoch + 1}; check the candles for outliers, "
-                "or try another --seed or --no-mixed-precision"
-            )
+            diverged.append(epoch + 1)
+            model.stop_training = True
         if on_epoch:
             on_epoch(epoch + 1, logs)
 
-    fitted = model.fit(
-        gathered_dataset(data, data.train, batch_size, seed=seed),
-        validation_data=gathered_dataset(data, data.test, batch_size),
+    together = keras_callbacks.CallbackList(
+        [early, history, keras_callbacks.LambdaCallback(on_epoch_end=check), *callbacks],
+        model=model,
         epochs=epochs,
-        shuffle=False,  # the dataset shuffles
         verbose=0,
-        callbacks=[early, callbacks.LambdaCallback(on_epoch_end=check)],
     )
+    if engine == "compiled":
+        from atb_fast.compiled import CompiledModel
+
+        program = CompiledModel(model, data, batch_size, seed=seed)
+        _run_epochs(program, data, together, epochs=epochs, seed=seed, on_windows=on_windows)
+    else:
+        model.fit(
+            gathered_dataset(data, data.train, batch_size, seed=seed),
+            validation_data=gathered_dataset(data, data.test, batch_size),
+            epochs=epochs,
+            shuffle=False,  # the dataset shuffles
+            verbose=0,
+            callbacks=together,
+        )
+    if diverged == [1]:
+        raise TrainingError(
+            "the loss is not a number in epoch 1; check the candles for outliers, or try another "
+            "--seed or --no-mixed-precision"
+        )
     return FitResult(
-        history={name: [float(v) for v in values] for name, values in fitted.history.items()},
-        epochs=len(fitted.epoch),
+        engine=engine,
+        history={name: [float(v) for v in values] for name, values in history.history.items()},
+        epochs=len(history.epoch),
         best_epoch=early.best_epoch + 1,
+        epoch_seconds=[end - start for start, end in pairwise(ends)],
+        diverged=diverged[0] if diverged else None,
     )
+
+
+def _choose(engine: str, model: Any) -> str:
+    if engine == "keras":
+        return engine
+    from atb_fast.compiled import unsupported
+
+    reason = unsupported(model)
+    if reason is None:
+        return "compiled"
+    if engine == "compiled":
+        raise TrainingError(
+            f"the compiled engine cannot train this model: {reason}; use --engine keras"
+        )
+    log.info("training with Keras' own loop, because %s", reason)
+    return "keras"
+
+
+def _run_epochs(
+    program: CompiledModel,
+    data: WindowedData,
+    callbacks: Any,
+    *,
+    epochs: int,
+    seed: int,
+    on_windows: WindowsCallback | None,
+) -> None:
+    """Do what `Model.fit` does, with an epoch as a program and Keras' names in the logs."""
+    model = callbacks.model
+    model.stop_training = False
+    callbacks.on_train_begin()
+    logs: dict[str, float] = {}
+    for epoch in range(epochs):
+        callbacks.on_epoch_begin(epoch)
+        order = np.random.default_rng([seed, epoch]).permutation(data.train)
+        loss = program.train(order, on_windows)
+        val_loss = program.evaluate(data.test)
+        logs = {
+            "loss": loss,
+            "rmse": math.sqrt(loss),
+            "val_loss": val_loss,
+            "val_rmse": math.sqrt(val_loss),
+        }
+        callbacks.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    callbacks.on_train_end(logs)
 
 
 def _optimizer(model: Any) -> Any:

@@ -26,8 +26,8 @@ from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData, split_windows
 from atb_fast.device import DevicePolicy, configure
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
-from atb_fast.engine import EpochCallback, FitResult, fit
-from atb_fast.errors import AtbFastError, ExportError, StorageError
+from atb_fast.engine import EpochCallback, FitResult, WindowsCallback, fit
+from atb_fast.errors import AtbFastError, ExportError, StorageError, TrainingError
 from atb_fast.features import prepare
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
@@ -51,8 +51,10 @@ class TrainingResult:
         stages: Seconds per stage.
         total_seconds: Seconds of the whole run, with what lies between the stages (mostly
             TensorFlow's import).
+        engine: `compiled` or `keras`.
         epochs: Epochs that were run.
         best_epoch: The epoch whose weights were kept, from 1.
+        seconds_per_epoch: Median of the epochs after the first, which compiles.
         test_rmse: Quote currency.
         persistence_rmse: Error of "no change" on the same windows, quote currency.
         mape: Per cent, test windows.
@@ -67,8 +69,10 @@ class TrainingResult:
     published: bool
     stages: dict[str, float]
     total_seconds: float
+    engine: str
     epochs: int
     best_epoch: int
+    seconds_per_epoch: float
     test_rmse: float
     persistence_rmse: float
     mape: float
@@ -80,6 +84,7 @@ def run_training_pipeline(
     config: TrainingConfig,
     *,
     on_epoch: EpochCallback | None = None,
+    on_windows: WindowsCallback | None = None,
     on_fetch: OnProgress = quiet,
 ) -> TrainingResult:
     """Train a model and put its bundle into the registry.
@@ -87,12 +92,14 @@ def run_training_pipeline(
     Args:
         config: What to train, on what, and how.
         on_epoch: Called after each epoch with its number and Keras' logs.
+        on_windows: Called during a compiled epoch with the windows done and their number in all.
         on_fetch: Called while candles are fetched with their name, the rows so far and in all.
 
     Raises:
         DataError: Candles or sentiment that cannot be used.
         FetchError: Candles or sentiment that are not stored and cannot be fetched.
-        TrainingError: The loss became NaN.
+        TrainingError: The loss became NaN. What was best before that was kept: the message says
+            where.
         ExportError: ONNX failed, or does not agree with Keras. The model was kept: the message
             says where.
         StorageError: The registry cannot be written.
@@ -110,14 +117,23 @@ def run_training_pipeline(
     if not config.skip_onnx:
         check_export_packages()
     with registry.staging(config.registry) as staged:
-        policy = configure(mixed_precision=config.mixed_precision, batch_size=config.batch_size)
+        policy = configure(
+            engine=config.engine,
+            mixed_precision=config.mixed_precision,
+            batch_size=config.batch_size,
+        )
         log.info("%s", policy.reason)
         with timer.stage("training"):
-            model, fitted = _train(config, data, policy, on_epoch)
+            model, fitted = _train(config, data, policy, on_epoch, on_windows)
         with timer.stage("artifacts"), _storage_errors(config.registry):
             model.save(staged / "model.keras")
 
         with _kept_on_failure(staged, data, config):
+            if fitted.diverged:
+                raise TrainingError(
+                    f"the loss stopped being a number in epoch {fitted.diverged}; try another "
+                    f"--seed, or fewer --epochs (the best was {fitted.best_epoch})"
+                )
             with timer.stage("evaluation"):
                 predictions = predict(model, data, data.test)
                 record = RunRecord(config, data, policy, fitted, evaluate(model, data, predictions))
@@ -137,8 +153,10 @@ def run_training_pipeline(
         published=record.diagnostics["onnx"],
         stages=timer.seconds,
         total_seconds=timer.total,
+        engine=fitted.engine,
         epochs=fitted.epochs,
         best_epoch=fitted.best_epoch,
+        seconds_per_epoch=fitted.seconds_per_epoch,
         test_rmse=record.evaluation.test_rmse,
         persistence_rmse=record.evaluation.persistence_rmse,
         mape=record.evaluation.mape,
@@ -167,6 +185,7 @@ def _train(
     data: WindowedData,
     policy: DevicePolicy,
     on_epoch: EpochCallback | None,
+    on_windows: WindowsCallback | None,
 ) -> tuple[Any, FitResult]:
     """Return the trained model, in float32, and how the fit went."""
     import keras
@@ -177,11 +196,13 @@ def _train(
     fitted = fit(
         model,
         data,
+        engine=policy.engine,
         epochs=config.epochs,
         batch_size=policy.batch_size,
         patience=config.patience,
         seed=config.seed,
         on_epoch=on_epoch,
+        on_windows=on_windows,
     )
     if policy.dtype_policy != "float32":
         model = float32_twin(model, data.length, features)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import math
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData, split_windows
 from atb_fast.device import decide
 from atb_fast.diagnostics import permutation_importance, predict, rmse
-from atb_fast.engine import fit
+from atb_fast.engine import FitResult, fit
 from atb_fast.errors import ExportError, MissingExtraError, StorageError, TrainingError
 from atb_fast.features import prepare
 from atb_fast.ingestion.sources import Market
@@ -32,7 +33,8 @@ def data(market: Market) -> WindowedData:
 
 
 def quick_fit(model: Any, data: WindowedData, **options: Any) -> Any:
-    defaults = {"epochs": 3, "batch_size": 32, "patience": 15, "seed": 1}
+    # Compiling takes seconds; what the compiled engine does is in tests/parity/test_engine.py.
+    defaults = {"epochs": 3, "batch_size": 32, "patience": 15, "seed": 1, "engine": "keras"}
     return fit(model, data, **{**defaults, **options})
 
 
@@ -45,13 +47,16 @@ def test_the_model_is_the_legacy_one() -> None:
     assert build_model(10, 3).output_shape == (None, 1)
 
 
-def test_fit_keeps_the_best_epoch(data: WindowedData) -> None:
+@pytest.mark.parametrize("engine", ["compiled", "keras"])
+def test_fit_keeps_the_best_epoch(data: WindowedData, engine: str) -> None:
     import keras
 
     keras.utils.set_random_seed(0)
     model = build_model(LENGTH, 9)
     epochs: list[int] = []
-    fitted = quick_fit(model, data, epochs=9, patience=2, on_epoch=lambda n, _: epochs.append(n))
+    fitted = quick_fit(
+        model, data, epochs=9, patience=2, engine=engine, on_epoch=lambda n, _: epochs.append(n)
+    )
     assert epochs == list(range(1, fitted.epochs + 1))
     best = int(np.argmin(fitted.history["val_loss"])) + 1
     assert fitted.best_epoch == best
@@ -59,12 +64,15 @@ def test_fit_keeps_the_best_epoch(data: WindowedData) -> None:
     assert kept == pytest.approx(fitted.history["val_rmse"][best - 1], rel=1e-4)
 
 
-def test_patience_ends_the_fit(data: WindowedData, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ["compiled", "keras"])
+def test_patience_ends_the_fit(
+    data: WindowedData, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
     from keras import optimizers
 
     # A learning rate of 0 never improves on the first epoch.
     monkeypatch.setattr("atb_fast.engine._optimizer", lambda _: optimizers.SGD(0.0))
-    fitted = quick_fit(build_model(LENGTH, 9), data, epochs=9, patience=2)
+    fitted = quick_fit(build_model(LENGTH, 9), data, epochs=9, patience=2, engine=engine)
     assert (fitted.epochs, fitted.best_epoch) == (3, 1)
 
 
@@ -78,7 +86,7 @@ def test_a_loss_that_is_not_a_number_stops(data: WindowedData) -> None:
 def test_mixed_float16(data: WindowedData, tmp_path: Path) -> None:
     from keras import optimizers
 
-    policy = decide(["/gpu:0"], mixed_precision=True, batch_size=32)
+    policy = decide(["/gpu:0"], engine="auto", mixed_precision=True, batch_size=32)
     model = build_model(LENGTH, 9, dtype_policy=policy.dtype_policy)
     assert {layer.compute_dtype for layer in model.layers[:-1]} == {"float16"}
     assert model.layers[-1].compute_dtype == "float32"
@@ -118,11 +126,15 @@ def test_the_gate_refuses_another_model(data: WindowedData, tmp_path: Path) -> N
         artifacts.check_onnx(model, path, data)
 
 
-def test_one_seed_gives_one_model(config: TrainingConfig) -> None:
+@pytest.mark.parametrize("engine", ["compiled", "keras"])
+def test_one_seed_gives_one_model(
+    config: TrainingConfig, engine: Literal["compiled", "keras"]
+) -> None:
     import keras
 
     def weights(seed: int) -> Any:
-        result = runner.run_training_pipeline(replace(config, seed=seed, skip_onnx=True))
+        given = replace(config, seed=seed, skip_onnx=True, engine=engine)
+        result = runner.run_training_pipeline(given)
         return keras.models.load_model(result.paths["model.keras"]).get_weights()
 
     first, again, other = weights(1), weights(1), weights(2)
@@ -160,6 +172,7 @@ def config(tmp_path: Path) -> TrainingConfig:
         sequence_length=LENGTH,
         registry=tmp_path,
         skip_plots=True,
+        engine="keras",
     )
 
 
@@ -175,6 +188,20 @@ def test_a_failed_export_keeps_the_model_and_fails_the_run(
     (kept,) = (config.registry / ".unpublished").iterdir()
     assert (kept / "model.keras").is_file()
     assert (kept / "metadata.json").is_file()
+    assert not (config.registry / "BTCUSDT").exists()
+
+
+def test_a_fit_that_diverges_keeps_the_best_and_fails_the_run(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(model: Any, *_: Any, **__: Any) -> FitResult:
+        return FitResult("keras", {"loss": [1.0, math.nan]}, 2, 1, [0.1, 0.1], diverged=2)
+
+    monkeypatch.setattr(runner, "fit", diverging)
+    with pytest.raises(TrainingError, match=r"stopped being a number in epoch 2.*best was 1"):
+        runner.run_training_pipeline(config)
+    (kept,) = (config.registry / ".unpublished").iterdir()
+    assert (kept / "model.keras").is_file()
     assert not (config.registry / "BTCUSDT").exists()
 
 

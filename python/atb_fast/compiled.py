@@ -1,0 +1,361 @@
+"""Training and evaluation as compiled programs: many steps each, over the resident matrix.
+
+Keras' `fit` starts every step from Python and every operation from TensorFlow's executor; with a
+network this small that takes longer than the arithmetic. Here XLA compiles one program of many
+steps: it cuts the windows out of the matrix, runs the network forward and back, and lets the
+model's own optimizer change the model's own variables. What comes out is the same Keras model, to
+rounding.
+
+What XLA is good at on a CPU decides how the layers are written:
+
+- A batch is two parts that know nothing of each other, so that two cores have work.
+- Tensors are time-major, (steps, batch, channels): shifts and pools are contiguous blocks.
+- A convolution is one matrix product of shifted copies; XLA's own has a slow gradient.
+- An LSTM projects all steps with one product, and notes on its way forward what the way back needs.
+- Dropout draws from a counter-based generator; Keras' takes longer than the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras import Sequential, activations, layers
+from numpy.typing import NDArray
+
+# Writes in place; a scatter would copy the array at every step of a loop.
+from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
+
+from atb_fast.datasets import WindowedData
+
+#: Windows of one call of a program: a few seconds, after which an interrupt is heard.
+_CHUNK_WINDOWS = 6400
+#: Windows that are evaluated at once; their activations are in memory together.
+_EVALUATED = 512
+#: Of a batch. Two use two cores; four were no faster there. More cores were not measured.
+_PARTS = 2
+
+#: Returns a dropout mask for a layer, a part of the batch (by number) and a shape.
+DrawMask = Callable[[Any, int, Any], Any]
+#: Called with the windows that are done and their number in all.
+OnWindows = Callable[[int, int], None]
+
+
+def unsupported(model: Any) -> str | None:
+    """Return why `model` cannot be trained here, None if it can."""
+    if not isinstance(model, Sequential) or model.output_shape != (None, 1):
+        return "it is not a Sequential model with one output"
+    reasons = ((layer, _unsupported(layer)) for layer in model.layers)
+    return next((f"layer {layer.name} {reason}" for layer, reason in reasons if reason), None)
+
+
+def _unsupported(layer: Any) -> str | None:
+    if type(layer) not in _LAYERS:
+        return f"is a {type(layer).__name__}"
+    if layer.compute_dtype != "float32":
+        return f"computes in {layer.compute_dtype}"
+    if not layer.trainable:
+        return "is frozen"
+    for name, expected in _LAYERS[type(layer)][1].items():
+        if getattr(layer, name) != expected:
+            return f"has {name} {getattr(layer, name)!r}"
+    # An LSTM has these at its cell.
+    for name, value in (vars(layer) | vars(getattr(layer, "cell", layer))).items():
+        if name.endswith(("_regularizer", "_constraint")) and value is not None:
+            return f"has a {name}"
+    return None
+
+
+def _conv1d(layer: Any, x: Any) -> Any:
+    width = layer.kernel_size[0]
+    steps = x.shape[0] - width + 1
+    shifted = tf.concat([x[i : i + steps] for i in range(width)], -1)
+    kernel = tf.reshape(layer.kernel, (-1, layer.filters))
+    return layer.activation(_matmul(shifted, kernel) + layer.bias)
+
+
+def _max_pooling1d(layer: Any, x: Any) -> Any:
+    size = layer.pool_size[0]
+    steps = x.shape[0] // size
+    blocks = tf.reshape(x[: steps * size], (steps, size, *x.shape[1:]))
+    return reduce(tf.maximum, (blocks[:, i] for i in range(size)))
+
+
+def _dense(layer: Any, x: Any) -> Any:
+    return layer.activation(_matmul(x, layer.kernel) + layer.bias)
+
+
+def _lstm(layer: Any, parts: list[Any]) -> list[Any]:
+    cell = layer.cell
+    weights = (cell.kernel, cell.recurrent_kernel, cell.bias)
+    hidden = _lstm_sequence(*(tf.convert_to_tensor(weight) for weight in weights), *parts)
+    return hidden if layer.return_sequences else [h[-1] for h in hidden]
+
+
+def _matmul(x: Any, kernel: Any) -> Any:
+    product = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), kernel)
+    return tf.reshape(product, (*x.shape[:-1], kernel.shape[-1]))
+
+
+def _outer(x: Any, dz: Any) -> Any:
+    """Return the gradient of a kernel: inputs times changes, summed over steps and batch."""
+    flat = (tf.reshape(array, (-1, array.shape[-1])) for array in (x, dz))
+    return tf.matmul(*flat, transpose_a=True)
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _lstm_sequence(kernel: Any, recurrent: Any, bias: Any, *parts: Any) -> Any:
+    """Return the hidden states of an LSTM that starts from zeros.
+
+    The cell is that of F. Gers, J. Schmidhuber and F. Cummins, Learning to Forget (2000), as in
+    Keras. The loops advance all parts in each step: XLA runs what is independent on both cores.
+
+    Args:
+        kernel: (inputs, 4 * units), gates in Keras' order: input, forget, candidate, output.
+        recurrent: (units, 4 * units).
+        bias: (4 * units,).
+        parts: (steps, batch, inputs) each.
+
+    Returns:
+        (steps, batch, units) for each part; by custom_gradient, how to go back.
+    """
+    steps, units = parts[0].shape[0], recurrent.shape[0]
+    columns = [slice(k * units, (k + 1) * units) for k in range(4)]
+
+    def put(array: Any, value: Any, t: Any, column: int = 0) -> Any:
+        return dynamic_update_slice(array, value[None], [t, 0, column])
+
+    # sigmoid(z) is tanh(z / 2) / 2 + 1 / 2. So one tanh over all gates does, in one fast loop;
+    # halving a weight is exact.
+    halved = tf.constant(np.repeat([0.5, 0.5, 1.0, 0.5], units), tf.float32)
+    gates = recurrent * halved
+    projected = [_matmul(x, kernel * halved) + bias * halved for x in parts]
+
+    def forward(t: Any, now: Any, h: Any, c: Any, notes: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, slopes, through, kept = notes
+        z = tf.tanh(now[t] + tf.matmul(h, gates))
+        i, f, o = (0.5 * z[:, columns[k]] + 0.5 for k in (0, 1, 3))
+        g = z[:, columns[2]]
+        next_c = f * c + i * g
+        s = tf.tanh(next_c)
+        next_h = o * s
+        # How the gates move the state (the first three) and the output, before their nonlinearity.
+        moves = (g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), s * o * (1 - o))
+        for column, move in zip(columns, moves, strict=True):
+            slopes = put(slopes, move, t, column.start)
+        # How the state moves the output and the next state.
+        through, kept = put(through, o * (1 - s * s), t), put(kept, f, t)
+        return next_h, next_c, (put(hidden, next_h, t), slopes, through, kept)
+
+    def zeros(x: Any, *shape: int) -> Any:
+        return tf.zeros((*shape[:-1], x.shape[1], shape[-1]))
+
+    def blank(x: Any) -> tuple[Any, ...]:
+        narrow, wide = zeros(x, steps, units), zeros(x, steps, 4 * units)
+        return zeros(x, units), zeros(x, units), (narrow, wide, narrow, narrow)
+
+    _, ends = tf.while_loop(
+        lambda t, _: t < steps,
+        lambda t, states: (
+            t + 1,
+            [forward(t, now, *state) for now, state in zip(projected, states, strict=True)],
+        ),
+        (0, [blank(x) for x in parts]),
+    )
+    notes = [end[2] for end in ends]
+
+    def gradient(*upstream: Any) -> tuple[Any, ...]:
+        back = tf.transpose(recurrent)
+
+        def backward(t: Any, noted: Any, up: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
+            (_, slopes, through, kept), (dh, dc, dz) = noted, state
+            dh = dh + up[t]
+            dc = dc + dh * through[t]
+            slope = slopes[t]
+            # Multiplied before they are joined: XLA joins finished arrays much faster.
+            new = [d * slope[:, c] for d, c in zip((dc, dc, dc, dh), columns, strict=True)]
+            new_dz = tf.concat(new, 1)
+            return tf.matmul(new_dz, back), dc * kept[t], put(dz, new_dz, t)
+
+        _, changes = tf.while_loop(
+            lambda t, _: t >= 0,
+            lambda t, states: (
+                t - 1,
+                [
+                    backward(t, noted, up, state)
+                    for noted, up, state in zip(notes, upstream, states, strict=True)
+                ],
+            ),
+            (
+                steps - 1,
+                [(zeros(x, units), zeros(x, units), zeros(x, steps, 4 * units)) for x in parts],
+            ),
+        )
+        dzs = [change[2] for change in changes]
+        hidden = [noted[0] for noted in notes]
+        return (
+            tf.add_n([_outer(x, dz) for x, dz in zip(parts, dzs, strict=True)]),
+            tf.add_n([_outer(h[:-1], dz[1:]) for h, dz in zip(hidden, dzs, strict=True)]),
+            tf.add_n([tf.reduce_sum(dz, (0, 1)) for dz in dzs]),
+            *(_matmul(dz, tf.transpose(kernel)) for dz in dzs),
+        )
+
+    return [noted[0] for noted in notes], gradient
+
+
+_PLAIN = {"padding": "valid", "data_format": "channels_last"}
+#: How a layer is computed, and the settings it must have for that. An LSTM sees all parts at once,
+#: dropout is drawn, and the others see one part.
+_LAYERS: dict[type, tuple[Callable[..., Any] | None, dict[str, Any]]] = {
+    layers.Conv1D: (
+        _conv1d,
+        {**_PLAIN, "strides": (1,), "dilation_rate": (1,), "groups": 1, "use_bias": True},
+    ),
+    layers.MaxPooling1D: (_max_pooling1d, _PLAIN),
+    layers.Dense: (_dense, {"use_bias": True}),
+    layers.LSTM: (
+        _lstm,
+        {
+            "activation": activations.tanh,
+            "recurrent_activation": activations.sigmoid,
+            "use_bias": True,
+            "dropout": 0.0,
+            "recurrent_dropout": 0.0,
+            "go_backwards": False,
+            "stateful": False,
+            "return_state": False,
+        },
+    ),
+    layers.Dropout: (None, {"noise_shape": None}),
+}
+
+
+def _apply(layer: Any, parts: list[Any], draw: DrawMask | None) -> list[Any]:
+    function = _LAYERS[type(layer)][0]
+    if isinstance(layer, layers.LSTM):
+        return _lstm(layer, parts)
+    if function is not None:
+        return [function(layer, x) for x in parts]
+    if draw is None:
+        return parts
+    return [x * draw(layer, number, x.shape) for number, x in enumerate(parts)]
+
+
+class CompiledModel:
+    """A compiled Keras model, and its epochs as programs.
+
+    The model's variables and those of its optimizer are the only state: between two calls the model
+    can be saved, evaluated or changed as any other.
+    """
+
+    def __init__(self, model: Any, data: WindowedData, batch_size: int, *, seed: int) -> None:
+        """Put the feature matrix on the device; the programs are compiled by their first call.
+
+        Args:
+            model: `unsupported` returned None for it; its loss is mean squared error.
+            data: What windows are cut from.
+            batch_size: Windows in a batch; the last one of an epoch may be smaller.
+            seed: Of dropout.
+        """
+        self._model = model
+        self._length = data.length
+        self._rows = tf.constant(data.prepared.matrix.values)
+        self._target = tf.constant(data.prepared.target.astype(np.float32))
+        self._batch_size = batch_size
+        self._seed = np.uint32(seed)
+        model.optimizer.build(model.trainable_variables)
+
+    def train(self, starts: NDArray[np.int64], on_windows: OnWindows | None = None) -> float:
+        """Fit the windows at `starts` once, in this order; return their mean squared error.
+
+        As in Keras' logs, the error of a batch is from before its step and with dropout.
+        """
+        return self._run(self._train_steps, starts, self._batch_size, on_windows)
+
+    def evaluate(self, starts: NDArray[np.int64]) -> float:
+        """Return the mean squared error of the windows at `starts`, without dropout."""
+        return self._run(self._evaluate_steps, starts, min(len(starts), _EVALUATED))
+
+    def _run(
+        self,
+        program: Any,
+        starts: NDArray[np.int64],
+        size: int,
+        on_windows: OnWindows | None = None,
+    ) -> float:
+        batches = -(-len(starts) // size)
+        chunks = -(-batches // max(1, _CHUNK_WINDOWS // size))
+        steps = -(-batches // chunks)
+        # All chunks have one shape, for one program. What fills the last batch has no weight, so
+        # its gradient is that of a smaller batch; steps without any window are not run.
+        filled = np.zeros((chunks, steps, size), np.int32)
+        weights = np.zeros((chunks, steps, size), np.float32)
+        filled.reshape(-1)[: len(starts)] = starts
+        weights.reshape(-1)[: len(starts)] = 1.0
+        total = 0.0
+        for chunk in range(chunks):
+            count = min(steps, batches - chunk * steps)
+            total += float(program(filled[chunk], weights[chunk], tf.constant(count)))
+            if on_windows:
+                on_windows(min((chunk + 1) * steps * size, len(starts)), len(starts))
+        return total / len(starts)
+
+    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
+    def _train_steps(self, starts: Any, weights: Any, count: Any) -> Any:
+        optimizer, variables = self._model.optimizer, self._model.trainable_variables
+
+        def step(t: Any, total: Any) -> Any:
+            with tf.GradientTape() as tape:
+                error = self.squared_error(starts[t], weights[t], self._draw_mask)
+                loss = error / tf.reduce_sum(weights[t])
+            optimizer.apply(tape.gradient(loss, variables), variables)
+            return t + 1, total + error
+
+        return tf.while_loop(lambda t, _: t < count, step, (0, 0.0))[1]
+
+    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
+    def _evaluate_steps(self, starts: Any, weights: Any, count: Any) -> Any:
+        def step(t: Any, total: Any) -> Any:
+            return t + 1, total + self.squared_error(starts[t], weights[t], None)
+
+        return tf.while_loop(lambda t, _: t < count, step, (0, 0.0))[1]
+
+    def squared_error(self, starts: Any, weights: Any, draw: DrawMask | None) -> Any:
+        """Return the sum of the weighted squared errors of a batch, in the graph.
+
+        Args:
+            starts: int32, (batch,).
+            weights: float32, (batch,).
+            draw: Dropout masks; no dropout if None.
+        """
+        size = starts.shape[0]
+        edges = [size * part // _PARTS for part in range(_PARTS + 1)]
+        slices = [slice(first, last) for first, last in pairwise(edges) if first < last]
+        offsets = tf.range(self._length)[:, None]
+        parts = [tf.gather(self._rows, offsets + starts[part]) for part in slices]
+        for layer in self._model.layers:
+            parts = _apply(layer, parts, draw)
+        predicted = tf.concat([x[:, 0] for x in parts], 0)
+        actual = tf.gather(self._target, starts + self._length)
+        return tf.reduce_sum(weights * tf.square(predicted - actual))
+
+    def _draw_mask(self, layer: Any, part: int, shape: Any) -> Any:
+        """Return 0 at a share `rate` of the places, 1 / (1 - rate) elsewhere."""
+        step = tf.bitcast(tf.cast(self._model.optimizer.iterations, tf.int32), tf.uint32)
+        stream = np.uint32(self._model.layers.index(layer) * _PARTS + part)
+        key = _mix(_mix(step + _mix(self._seed)) + stream)
+        places = tf.bitcast(tf.range(int(np.prod(shape))), tf.uint32)
+        dropped = _mix(_mix(places) + key) < np.uint32(layer.rate * 2**32)
+        return tf.reshape(tf.where(dropped, 0.0, 1.0 / (1.0 - layer.rate)), shape)
+
+
+def _mix(x: Any) -> Any:
+    """Return uint32 numbers with their bits mixed: the finalizer of MurmurHash3 (A. Appleby)."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        shifted = tf.bitwise.right_shift(x, np.uint32(shift))
+        x = tf.bitwise.bitwise_xor(x, shifted) * np.uint32(factor)
+    return x

@@ -1,0 +1,322 @@
+"""The compiled engine beside plain Keras: gradients, epochs, callbacks."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atb_fast import compiled
+from atb_fast.compiled import CompiledModel, unsupported
+from atb_fast.config import TrainingConfig
+from atb_fast.datasets import WindowedData, split_windows
+from atb_fast.engine import fit
+from atb_fast.errors import TrainingError
+from atb_fast.features import prepare
+from atb_fast.ingestion.sources import Market, load_market
+from atb_fast.models import build_model
+
+LENGTH = 24
+
+
+@pytest.fixture(scope="module")
+def data(market: Market) -> WindowedData:
+    config = TrainingConfig(symbol="BTCUSDT", source="sample", force_price_only=True)
+    return split_windows(prepare(Market(market.candles.head(300), None), config), LENGTH)
+
+
+def made(data: WindowedData, *, dropout: bool = True) -> Any:
+    """Return a model with the same weights every time, compiled as the engine does it."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    model = build_model(data.length, data.prepared.matrix.shape[1])
+    for layer in model.layers:
+        if not dropout and hasattr(layer, "rate"):
+            layer.rate = 0.0
+    model.compile("adam", "mse", metrics=[keras.metrics.RootMeanSquaredError(name="rmse")])
+    return model
+
+
+def masks(model: Any, data: WindowedData, size: int) -> dict[str, Any]:
+    """Return a mask (batch, ...) for each dropout layer."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        layer.name: (size, *layer.output.shape[1:])
+        for layer in model.layers
+        if "rate" in vars(layer)
+    }
+    return {
+        name: np.where(rng.random(shape) < 0.2, 0.0, 1.25).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_gradients_are_those_of_keras(data: WindowedData, size: int, dropout: bool) -> None:
+    import tensorflow as tf
+
+    model = made(data)
+    starts = data.train[:size]
+    weights = np.ones(size, np.float32)
+    given = masks(model, data, size)
+    target = data.targets(starts).astype(np.float32)
+
+    x = tf.constant(data.windows(starts))
+    with tf.GradientTape() as tape:
+        for layer in model.layers:
+            x = x * given[layer.name] if dropout and layer.name in given else layer(x)
+        loss = tf.reduce_sum(tf.square(x[:, 0] - target))
+    expected = tape.gradient(loss, model.trainable_variables)
+
+    sizes = [size * (part + 1) // 2 - size * part // 2 for part in range(2)]
+    parts = [part for part in np.split(np.arange(size), [sizes[0]]) if len(part)]
+
+    def draw(layer: Any, part: int, shape: Any) -> Any:
+        mask = given[layer.name][parts[part]]
+        return tf.constant(np.moveaxis(mask, 0, -2) if mask.ndim == 3 else mask)
+
+    program = CompiledModel(model, data, size, seed=0)
+    with tf.GradientTape() as tape:
+        error = program.squared_error(starts.astype(np.int32), weights, draw if dropout else None)
+    got = tape.gradient(error, model.trainable_variables)
+
+    assert float(error) == pytest.approx(float(loss), rel=1e-5)
+    for variable, a, b in zip(model.trainable_variables, got, expected, strict=True):
+        difference = np.linalg.norm(a - b) / np.linalg.norm(b)
+        assert difference <= 1e-5, f"{variable.path} {difference}"
+
+
+def in_order(data: WindowedData, *, epochs: int, batch_size: int, seed: int) -> dict[str, Any]:
+    """Return the history of plain Keras on NumPy windows, in the engine's order of windows."""
+    model = made(data, dropout=False)
+    x, y = data.windows(data.train), data.targets(data.train)
+    test = data.windows(data.test), data.targets(data.test)
+    history: dict[str, Any] = {}
+    for epoch in range(epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(len(x))
+        one = model.fit(
+            x[order], y[order], batch_size, 1, 0, validation_data=test, shuffle=False
+        ).history
+        for name, values in one.items():
+            history.setdefault(name, []).extend(values)
+    return history
+
+
+def assert_follows(data: WindowedData, *, epochs: int, batch_size: int) -> None:
+    expected = in_order(data, epochs=epochs, batch_size=batch_size, seed=5)
+    fitted = fit(
+        made(data, dropout=False),
+        data,
+        engine="compiled",
+        epochs=epochs,
+        batch_size=batch_size,
+        patience=epochs,
+        seed=5,
+    )
+    assert fitted.engine == "compiled"
+    assert set(fitted.history) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(fitted.history[name], values, rtol=1e-3, err_msg=name)
+        # A few epochs change little, so what they changed has to be the same, too.
+        learned = abs(values[-1] - values[0])
+        assert np.abs(np.subtract(fitted.history[name], values)).max() <= 0.05 * learned, name
+
+
+@pytest.mark.parametrize("batch_size", [32, 50])
+def test_epochs_follow_keras(data: WindowedData, batch_size: int) -> None:
+    assert len(data.train) % batch_size != 0  # the last batch is smaller
+    assert_follows(data, epochs=20, batch_size=batch_size)
+
+
+CASES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
+    "canonical": ("1d", {}, 120, 32, 20),
+    "batch 256": ("1d", {}, 120, 256, 5),
+    "60 bars": ("1d", {}, 60, 32, 5),
+    "price only": ("1d", {"force_price_only": True}, 120, 32, 5),
+    "hourly": ("1h", {"end_date": date(2019, 3, 1)}, 120, 32, 5),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_epochs_follow_keras_on_real_candles(shared: Path, case: str) -> None:
+    timeframe, options, length, batch_size, epochs = CASES[case]
+    given: dict[str, Any] = {"start_date": date(2019, 1, 1), "end_date": date(2024, 12, 1)}
+    given["candles"] = shared / "data" / f"BTCUSDT_{timeframe}_2017-08-17_2024-12-31.parquet"
+    if "force_price_only" not in options:
+        given["sentiment"] = shared / "data" / "fear_greed_1d_2018-02-01_2025-05-02.parquet"
+    config = TrainingConfig(symbol="BTCUSDT", timeframe=timeframe, **given | options)
+    windows = split_windows(prepare(load_market(config), config), length)
+    assert_follows(windows, epochs=epochs, batch_size=batch_size)
+
+
+def test_long_epochs_are_cut_into_programs(
+    data: WindowedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = made(data), made(data)
+    order = np.random.default_rng(0).permutation(data.train)
+    done: list[tuple[int, int]] = []
+    losses = [CompiledModel(whole, data, 32, seed=1).train(order)]
+    monkeypatch.setattr(compiled, "_CHUNK_WINDOWS", 96)
+    program = CompiledModel(cut, data, 32, seed=1)
+    losses.append(program.train(order, lambda *at: done.append(at)))
+    total = len(order)
+    assert done == [(n, total) for n in (*range(96, total, 96), total)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for a, b in zip(whole.get_weights(), cut.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_is_that_of_keras(data: WindowedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(data)
+    expected, _ = model.evaluate(data.windows(data.train), data.targets(data.train), verbose=0)
+    program = CompiledModel(model, data, 32, seed=1)
+    assert program.evaluate(data.train) == pytest.approx(expected, rel=1e-5)
+    monkeypatch.setattr(compiled, "_EVALUATED", 50)  # more than one batch, the last one smaller
+    assert CompiledModel(model, data, 32, seed=1).evaluate(data.train) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_dropout_masks(data: WindowedData) -> None:
+    model = made(data)
+    program = CompiledModel(model, data, 32, seed=1)
+    first, second, _ = (layer for layer in model.layers if "rate" in vars(layer))
+    shape = (60, 16, 100)
+
+    def draw(layer: Any = first, part: int = 0, program: Any = program) -> Any:
+        return program._draw_mask(layer, part, shape).numpy()
+
+    mask = draw()
+    assert set(np.unique(mask)) == {0.0, np.float32(1.25)}
+    # The share of 96 000 draws has a standard deviation of 0.0013.
+    assert np.mean(mask == 0) == pytest.approx(0.2, abs=0.006)
+    assert np.mean(mask == 0, axis=(1, 2)) == pytest.approx(0.2, abs=0.05)
+    np.testing.assert_array_equal(draw(), mask)
+    others = [draw(second), draw(part=1), draw(program=CompiledModel(model, data, 32, seed=2))]
+    model.optimizer.iterations.assign_add(1)
+    others.append(draw())
+    for other in others:
+        # Independent masks drop 4 % together.
+        assert np.mean((mask == 0) & (other == 0)) == pytest.approx(0.04, abs=0.004)
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(data: WindowedData) -> None:
+    with_dropout, without = made(data), made(data, dropout=False)
+    programs = [CompiledModel(m, data, 32, seed=1) for m in (with_dropout, without)]
+    evaluated = [program.evaluate(data.test) for program in programs]
+    assert evaluated[0] == evaluated[1]
+    trained = [program.train(data.train) for program in programs]
+    assert abs(trained[0] / trained[1] - 1) > 1e-6
+
+
+def quick_fit(model: Any, data: WindowedData, **options: Any) -> Any:
+    defaults = {"epochs": 4, "batch_size": 32, "patience": 15, "seed": 1, "engine": "compiled"}
+    return fit(model, data, **{**defaults, **options})
+
+
+def test_keras_callbacks(data: WindowedData, tmp_path: Path) -> None:
+    import keras
+    from keras import callbacks
+
+    rates: list[float] = []
+    model = made(data)
+    fitted = quick_fit(
+        model,
+        data,
+        callbacks=[
+            callbacks.ModelCheckpoint(tmp_path / "best.keras", "val_loss", save_best_only=True),
+            callbacks.TensorBoard(tmp_path / "board"),
+            callbacks.CSVLogger(tmp_path / "log.csv"),
+            callbacks.LearningRateScheduler(lambda epoch, rate: 0.0 if epoch >= 2 else rate),
+            callbacks.LambdaCallback(
+                on_epoch_end=lambda *_: rates.append(float(model.optimizer.learning_rate))
+            ),
+        ],
+    )
+    assert rates == [pytest.approx(1e-3)] * 2 + [0.0] * 2
+    # The program reads the rate at every call: without one, nothing is learned.
+    assert fitted.history["val_loss"][2] == fitted.history["val_loss"][3]
+    assert fitted.history["val_loss"][0] != fitted.history["val_loss"][1]
+    best = keras.models.load_model(tmp_path / "best.keras")
+    for a, b in zip(best.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (tmp_path / "log.csv").read_text().count("\n") == 5
+    assert list((tmp_path / "board").rglob("events.*"))
+
+
+def test_a_callback_may_stop_it(data: WindowedData) -> None:
+    from keras import callbacks
+
+    model = made(data)
+
+    def stop(epoch: int, _: Any) -> None:
+        model.stop_training = epoch == 1
+
+    fitted = quick_fit(model, data, callbacks=[callbacks.LambdaCallback(on_epoch_end=stop)])
+    assert fitted.epochs == 2
+
+
+@pytest.mark.parametrize("engine", ["compiled", "keras"])
+def test_a_loss_that_diverges_keeps_the_best_epoch(data: WindowedData, engine: str) -> None:
+    from keras import callbacks
+
+    model = made(data)
+
+    def break_it(epoch: int, _: Any = None) -> None:
+        if epoch == 2:
+            model.layers[-1].bias.assign([np.nan])
+
+    breaking = callbacks.LambdaCallback(on_epoch_begin=break_it)
+    fitted = quick_fit(model, data, engine=engine, epochs=9, callbacks=[breaking])
+    assert (fitted.epochs, fitted.diverged) == (3, 3)
+    assert fitted.best_epoch in {1, 2}
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def test_what_it_does_not_know_trains_with_keras(
+    data: WindowedData, caplog: pytest.LogCaptureFixture
+) -> None:
+    from keras import Sequential, layers, regularizers
+
+    def model(*some: Any) -> Any:
+        return Sequential([layers.Input((LENGTH, 9)), *some, layers.Dense(1)])
+
+    def norm() -> Any:
+        return model(layers.BatchNormalization(name="norm"), layers.LSTM(3))
+
+    conv, dense = layers.Conv1D(8, 3), layers.Dense(5)
+    assert unsupported(made(data)) is None
+    assert unsupported(model(conv, layers.LSTM(3), dense)) is None
+    cases = [
+        (model(layers.LSTM(3, return_sequences=True)), "not a Sequential model with one output"),
+        (norm(), "layer norm is a BatchNormalization"),
+        (model(layers.Conv1D(8, 3, strides=2, name="c"), layers.LSTM(3)), "c has strides (2,)"),
+        (model(layers.Conv1D(8, 3, padding="causal", name="c"), layers.LSTM(3)), "c has padding"),
+        (model(layers.LSTM(5, dropout=0.1, name="l")), "layer l has dropout 0.1"),
+        (model(layers.LSTM(5, activation="relu", name="l")), "layer l has activation "),
+        (
+            model(layers.LSTM(5, recurrent_regularizer=regularizers.L2(0.1), name="l")),
+            "layer l has a recurrent_regularizer",
+        ),
+        (
+            model(layers.LSTM(3), layers.Dense(5, kernel_constraint="non_neg")),
+            "a kernel_constraint",
+        ),
+        (model(layers.LSTM(3), layers.Dense(5, use_bias=False, name="d")), "d has use_bias False"),
+        (model(layers.LSTM(3), layers.Dense(5, trainable=False, name="d")), "layer d is frozen"),
+        (model(layers.LSTM(3, dtype="mixed_float16", name="l")), "l computes in float16"),
+    ]
+    for built, reason in cases:
+        assert reason in (unsupported(built) or "")
+
+    with pytest.raises(TrainingError, match=r"layer norm is a Batch.*use --engine keras"):
+        quick_fit(norm(), data)
+    with caplog.at_level("INFO"):
+        fitted = quick_fit(norm(), data, engine="auto", epochs=1)
+    assert fitted.engine == "keras"
+    assert "training with Keras' own loop, because layer norm is a Batch" in caplog.text
