@@ -6,10 +6,10 @@ PYTHON ?= python3
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint format bench clean
+.PHONY: help build demo test lint format bench bench-run gate clean
 
 help: ## List the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 build: $(VENV)/.built ## Set up .venv and build the extension into it
 
@@ -49,6 +49,19 @@ format: build ## Format everything
 bench: build ## Time data preparation beside pandas, scikit-learn, Polars, NumPy and Keras
 	$(BIN)/python -m pytest benches -q -s --benchmark-group-by=group --benchmark-sort=mean \
 		--benchmark-columns=median,min,max,rounds
+
+# Seeds of bench-run, and the file that keeps its runs: what is there is not run again.
+SEEDS ?= 1 2 3
+RUNS ?= .bench-runs.jsonl
+
+bench-run: build ## Train with the old trainer and with atb-fast in turns (SEEDS="1 2 3"); an hour
+	$(BIN)/python benches/run.py --seeds $(SEEDS) --results $(RUNS)
+
+gate: build ## Fail if kernels, data preparation or a short training run got slower; needs valgrind
+	$(BIN)/python benches/instructions.py
+	$(BIN)/python -m pytest benches/test_preparation.py -q -s --gate --benchmark-disable-gc \
+		--benchmark-columns=median,rounds -k "64k and not epoch"
+	$(BIN)/python benches/run.py --seeds 1 --epochs 8 --min-run 1.1 --min-epoch 1.8
 
 clean: ## Remove .venv and everything built
 	rm -rf $(VENV) target models python/atb_fast/*.so

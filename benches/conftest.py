@@ -19,7 +19,37 @@ _FILES = {
     "64k": "BTCUSDT_1h_2017-08-17_2024-12-31.parquet",
     "1.3M": "BTCUSDT_1m_2022-01-01_2024-06-25.parquet",
 }
+#: How many times as fast as each other way atb-fast has to be at 64 k rows, by group. About half of
+#: what was measured: timings here are noisy, and a gate that cries wolf is switched off.
+FLOORS = {
+    "features": {"pandas_sklearn": 5.0, "polars": 1.1},
+    "scaling": {"sklearn": 2.0},
+    "window view": {"numpy": 5.0},
+    "batch gather": {"numpy_indices": 3.5, "numpy_take": 1.4, "python_loop": 3.5},
+}
 _TIMEFRAMES = {"2k": "1d", "64k": "1h", "1.3M": "1m"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gate", action="store_true", help="fail below the floors; needs -k 64k")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Compare the medians of this run with the floors."""
+    if not session.config.getoption("--gate"):
+        return
+    medians = {
+        (bench.group, bench.params["way"]): bench.stats.median
+        for bench in session.config._benchmarksession.benchmarks  # type: ignore[attr-defined]
+    }
+    print("\nas fast as, at 64 k rows:")
+    for name, floors in FLOORS.items():
+        for way, floor in floors.items():
+            ratio = medians[f"{name} 64k", way] / medians[f"{name} 64k", "atb_fast"]
+            print(f"  {name}, {way}: {ratio:.1f} times, at least {floor}")
+            if not ratio >= floor:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_sessionstart() -> None:

@@ -28,12 +28,37 @@ COLUMNS = ["open", "high", "low", "close", "volume"]
 FEATURES = [*COLUMNS, "sma_7", "sma_14", "sma_30", "rsi", "sentiment_momentum"]
 
 
-def pandas_features(candles: pd.DataFrame, sentiment: pd.DataFrame, timeframe: str) -> Any:
-    """Return the legacy feature matrix, float32, as the old trainer makes it.
+def legacy_frame(
+    candles: pd.DataFrame, sentiment: pd.DataFrame | None, timeframe: str
+) -> pd.DataFrame:
+    """Return candles, sentiment and scaled features as the old trainer makes them, float64.
 
     That is with all of its sentiment columns: a row that lacks one of them is dropped.
     Both frames have their timestamps as index; sentiment has the column value.
     """
+    frame, names = candles.copy(), FEATURES[:-1]
+    if sentiment is not None:
+        names = FEATURES
+        joined = _legacy_sentiment(sentiment)
+        if timeframe != "1d":
+            joined = joined.resample(timeframe.replace("m", "min")).ffill()
+        frame = candles.join(joined, how="left")
+    for window in (7, 14, 30):
+        frame[f"sma_{window}"] = frame["close"].rolling(window).mean()
+    delta = frame["close"].diff()
+    gain = delta.where(delta > 0, 0.0).rolling(14).mean()
+    loss = (-delta.where(delta < 0, 0.0)).rolling(14).mean()
+    frame["rsi"] = 100 - 100 / (1 + gain / loss)
+    for name in names:
+        column = frame[name].fillna(0.0) if name == "sentiment_momentum" else frame[name]
+        present = column.notna()
+        scaled = pd.Series(np.nan, index=frame.index)
+        scaled[present] = MinMaxScaler().fit_transform(column[present].to_numpy()[:, None])[:, 0]
+        frame[f"{name}_scaled"] = scaled
+    return frame.dropna()
+
+
+def _legacy_sentiment(sentiment: pd.DataFrame) -> pd.DataFrame:
     index = sentiment["value"].clip(0, 100) / 100
     joined = index.rename("sentiment_primary").to_frame()
     change = index.pct_change().replace([np.inf, -np.inf], np.nan)
@@ -43,22 +68,12 @@ def pandas_features(candles: pd.DataFrame, sentiment: pd.DataFrame, timeframe: s
         joined[f"sentiment_ma_{days}"] = index.rolling(days, min_periods=1).mean()
     joined["sentiment_extreme_positive"] = (index > 0.8).astype(float)
     joined["sentiment_extreme_negative"] = (index < 0.2).astype(float)
-    if timeframe != "1d":
-        joined = joined.resample({"1h": "1h", "1m": "1min"}[timeframe]).ffill()
-    frame = candles.join(joined, how="left")
-    for window in (7, 14, 30):
-        frame[f"sma_{window}"] = frame["close"].rolling(window).mean()
-    delta = frame["close"].diff()
-    gain = delta.where(delta > 0, 0.0).rolling(14).mean()
-    loss = (-delta.where(delta < 0, 0.0)).rolling(14).mean()
-    frame["rsi"] = 100 - 100 / (1 + gain / loss)
-    for name in FEATURES:
-        column = frame[name].fillna(0.0) if name == "sentiment_momentum" else frame[name]
-        present = column.notna()
-        scaled = pd.Series(np.nan, index=frame.index)
-        scaled[present] = MinMaxScaler().fit_transform(column[present].to_numpy()[:, None])[:, 0]
-        frame[f"{name}_scaled"] = scaled
-    frame = frame.dropna()
+    return joined
+
+
+def pandas_features(candles: pd.DataFrame, sentiment: pd.DataFrame, timeframe: str) -> Any:
+    """Return the legacy feature matrix, float32."""
+    frame = legacy_frame(candles, sentiment, timeframe)
     return frame[[f"{name}_scaled" for name in FEATURES]].to_numpy(dtype=np.float32)
 
 
