@@ -39,14 +39,13 @@ CASES: dict[str, tuple[str, list[str], bool]] = {
 }
 
 
-def inputs(timeframe: str) -> tuple[Path, Path, str]:
-    """Return files of candles and sentiment, and what they are."""
+def inputs(timeframe: str, scratch: Path) -> tuple[Path, Path, str]:
+    """Return files of candles and sentiment, made in `scratch` if need be, and what they are."""
     shared = Path(os.environ.get("ATB_FAST_SHARED", HERE.parents[1] / "shared")) / "data"
     candles = shared / f"BTCUSDT_{timeframe}_2017-08-17_2024-12-31.parquet"
     if candles.exists():
         return candles, shared / "fear_greed_1d_2018-02-01_2025-05-02.parquet", "real candles"
-    folder = Path(tempfile.mkdtemp(prefix="atb-fast-bench-"))
-    made = folder / "candles.parquet", folder / "sentiment.parquet"
+    made = scratch / "candles.parquet", scratch / "sentiment.parquet"
     for frame, path in zip(
         (sample.candles("BTCUSDT", timeframe), sample.sentiment()), made, strict=True
     ):
@@ -78,6 +77,8 @@ def run(side: str, seed: int, case: str, epochs: int, files: tuple[Path, Path]) 
     result = json.loads(done.stdout)
     names = ("epochs", "seconds_per_epoch", "test_rmse", "persistence_rmse", "stages")
     kept = {name: result[name] for name in names}
+    if side == "new" and result["engine"] != "compiled":
+        sys.exit(f"atb-fast trained with the engine {result['engine']}, expected compiled")
     return (
         {"side": side, "seed": seed, "case": case, "max_epochs": epochs}
         | kept
@@ -132,10 +133,11 @@ def main() -> None:
     parser.add_argument("--case", choices=tuple(CASES), default="canonical")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--results", type=Path, help="Where runs are kept; default: nowhere.")
-    parser.add_argument("--min-run", type=float, help="Fail if whole runs are less faster.")
-    parser.add_argument("--min-epoch", type=float, help="Fail if epochs are less faster.")
+    parser.add_argument("--min-run", type=float, help="Fail if the ratio of whole runs is smaller.")
+    parser.add_argument("--min-epoch", type=float, help="Fail if the ratio of epochs is smaller.")
     given = parser.parse_args()
-    *files, what = inputs(CASES[given.case][0])
+    scratch = tempfile.TemporaryDirectory(prefix="atb-fast-bench-")
+    *files, what = inputs(CASES[given.case][0], Path(scratch.name))
     print(f"{given.case}: {what}")
     runs: list[dict[str, Any]] = []
     if given.results and given.results.exists():
@@ -159,9 +161,12 @@ def main() -> None:
             if given.results:
                 with given.results.open("a") as out:
                     out.write(json.dumps(result) + "\n")
-    chosen = [r for r in runs if (r["case"], r["max_epochs"]) == key]
+    chosen = [r for r in runs if (r["case"], r["max_epochs"]) == key and r["seed"] in given.seeds]
     if {r["side"] for r in chosen} != set(SIDES):
-        return
+        sys.exit("one side has not run yet: nothing to compare")
+    floors = [r["persistence_rmse"] for r in chosen]
+    if not math.isclose(min(floors), max(floors), rel_tol=1e-9):
+        sys.exit(f"not the same test rows: persistence RMSE from {min(floors)} to {max(floors)}")
     ratios = table(chosen)
     for ratio, floor, name in zip(
         ratios, (given.min_run, given.min_epoch), ("whole run", "one epoch"), strict=True

@@ -180,7 +180,8 @@ def _print_result(result: TrainingResult, console: Console) -> None:
         f"test RMSE {result.test_rmse:,.2f} (persistence {result.persistence_rmse:,.2f}"
         + (": the model is worse than no change)" if worse else ")")
         + f", MAPE {result.mape:.2f} %, {result.epochs} {result.engine} epochs "
-        f"of {result.seconds_per_epoch:.2f} s, best {result.best_epoch}"
+        f"of {result.seconds_per_epoch:.2f} s (the first {result.first_epoch_seconds:.1f}), "
+        f"best {result.best_epoch}"
     )
     where = "bundle" if result.published else "not published, kept in"
     console.print(f"{where}: {result.paths['bundle']}", soft_wrap=True)

@@ -3,23 +3,25 @@
 Keras' `fit` starts every step from Python and every operation from TensorFlow's executor; with a
 network this small that takes longer than the arithmetic. Here XLA compiles one program of many
 steps: it cuts the windows out of the matrix, runs the network forward and back, and lets the
-model's own optimizer change the model's own variables. What comes out is the same Keras model, to
-rounding.
+model's own optimizer change the model's own variables. It is Keras' arithmetic, to rounding, with
+other random numbers for shuffling and dropout.
 
 What XLA is good at on a CPU decides how the layers are written:
 
-- A batch is two parts that know nothing of each other, so that two cores have work.
+- A batch is two parts that know nothing of each other, so that two cores have work: on two cores a
+  step takes a tenth less than with one part.
 - Tensors are time-major, (steps, batch, channels): shifts and pools are contiguous blocks.
 - A convolution is one matrix product of shifted copies; XLA's own has a slow gradient.
-- An LSTM projects all steps with one product, and notes on its way forward what the way back needs.
+- An LSTM projects all steps with one product, and saves on its way forward what the way back needs.
 - Dropout draws from a counter-based generator; Keras' takes longer than the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
 from itertools import pairwise
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -32,42 +34,52 @@ from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
 from atb_fast.datasets import WindowedData
 
-#: Windows of one call of a program: a few seconds, after which an interrupt is heard.
+#: Windows of one call of a program: a few seconds, after which progress is shown.
 _CHUNK_WINDOWS = 6400
 #: Windows that are evaluated at once; their activations are in memory together.
 _EVALUATED = 512
-#: Of a batch. Two use two cores; four were no faster there. More cores were not measured.
+#: Of a batch. On two cores, four were no faster; more cores were not measured.
 _PARTS = 2
 
 #: Returns a dropout mask for a layer, a part of the batch (by number) and a shape.
 DrawMask = Callable[[Any, int, Any], Any]
-#: Called with the windows that are done and their number in all.
-OnWindows = Callable[[int, int], None]
+#: Called during an epoch with the windows that are done and their number in all.
+WindowsCallback = Callable[[int, int], None]
 
 
 def unsupported(model: Any) -> str | None:
     """Return why `model` cannot be trained here, None if it can."""
-    if not isinstance(model, Sequential) or model.output_shape != (None, 1):
-        return "it is not a Sequential model with one output"
-    reasons = ((layer, _unsupported(layer)) for layer in model.layers)
-    return next((f"layer {layer.name} {reason}" for layer, reason in reasons if reason), None)
+    # A subclass may compute anything.
+    if type(model) is not Sequential:
+        return "it is not a Sequential model"
+    if not model.built:
+        return "it has no input shape yet"
+    if model.output_shape != (None, 1):
+        return f"its output is {model.output_shape}, not one value"
+    reasons = (f"layer {layer.name} {reason}" for layer in model.layers for reason in _odd(layer))
+    return next(reasons, None)
 
 
-def _unsupported(layer: Any) -> str | None:
+def _odd(layer: Any) -> Iterator[str]:
+    """Give what is not known about `layer`, the type first."""
     if type(layer) not in _LAYERS:
-        return f"is a {type(layer).__name__}"
-    if layer.compute_dtype != "float32":
-        return f"computes in {layer.compute_dtype}"
+        yield f"is a {type(layer).__name__}"
+        return
+    if layer.compute_dtype != "float32" or any(w.dtype != "float32" for w in layer.weights):
+        yield f"computes in {layer.compute_dtype}, with weights not all float32"
     if not layer.trainable:
-        return "is frozen"
-    for name, expected in _LAYERS[type(layer)][1].items():
-        if getattr(layer, name) != expected:
-            return f"has {name} {getattr(layer, name)!r}"
-    # An LSTM has these at its cell.
-    for name, value in (vars(layer) | vars(getattr(layer, "cell", layer))).items():
-        if name.endswith(("_regularizer", "_constraint")) and value is not None:
-            return f"has a {name}"
-    return None
+        yield "is frozen"
+    for name, allowed in _LAYERS[type(layer)][1].items():
+        if getattr(layer, name) not in allowed:
+            yield f"has {name} {getattr(layer, name)!r}"
+    if isinstance(layer, layers.MaxPooling1D) and layer.strides != layer.pool_size:
+        yield f"has strides {layer.strides!r}, other than pool_size"
+    if isinstance(layer, layers.Dropout) and not layer.rate < 1:
+        yield f"has rate {layer.rate!r}"
+    for part in (layer, getattr(layer, "cell", layer)):
+        for name, value in vars(part).items():
+            if name.endswith(("_regularizer", "_constraint")) and value is not None:
+                yield f"has a {name}"
 
 
 def _conv1d(layer: Any, x: Any) -> Any:
@@ -101,8 +113,8 @@ def _matmul(x: Any, kernel: Any) -> Any:
     return tf.reshape(product, (*x.shape[:-1], kernel.shape[-1]))
 
 
-def _outer(x: Any, dz: Any) -> Any:
-    """Return the gradient of a kernel: inputs times changes, summed over steps and batch."""
+def _kernel_gradient(x: Any, dz: Any) -> Any:
+    """Return inputs times gradients of what they made, summed over steps and batch."""
     flat = (tf.reshape(array, (-1, array.shape[-1])) for array in (x, dz))
     return tf.matmul(*flat, transpose_a=True)
 
@@ -135,26 +147,25 @@ def _lstm_sequence(kernel: Any, recurrent: Any, bias: Any, *parts: Any) -> Any:
     gates = recurrent * halved
     projected = [_matmul(x, kernel * halved) + bias * halved for x in parts]
 
-    def forward(t: Any, now: Any, h: Any, c: Any, notes: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, slopes, through, kept = notes
+    def forward(t: Any, now: Any, h: Any, c: Any, saved: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, slopes, dh_dc, forget = saved
         z = tf.tanh(now[t] + tf.matmul(h, gates))
         i, f, o = (0.5 * z[:, columns[k]] + 0.5 for k in (0, 1, 3))
         g = z[:, columns[2]]
         next_c = f * c + i * g
         s = tf.tanh(next_c)
         next_h = o * s
-        # How the gates move the state (the first three) and the output, before their nonlinearity.
-        moves = (g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), s * o * (1 - o))
-        for column, move in zip(columns, moves, strict=True):
-            slopes = put(slopes, move, t, column.start)
-        # How the state moves the output and the next state.
-        through, kept = put(through, o * (1 - s * s), t), put(kept, f, t)
-        return next_h, next_c, (put(hidden, next_h, t), slopes, through, kept)
+        # How state (the first three) and output change with what goes into each gate.
+        now_slopes = (g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), s * o * (1 - o))
+        for column, slope in zip(columns, now_slopes, strict=True):
+            slopes = put(slopes, slope, t, column.start)
+        dh_dc, forget = put(dh_dc, o * (1 - s * s), t), put(forget, f, t)
+        return next_h, next_c, (put(hidden, next_h, t), slopes, dh_dc, forget)
 
     def zeros(x: Any, *shape: int) -> Any:
         return tf.zeros((*shape[:-1], x.shape[1], shape[-1]))
 
-    def blank(x: Any) -> tuple[Any, ...]:
+    def initial(x: Any) -> tuple[Any, ...]:
         narrow, wide = zeros(x, steps, units), zeros(x, steps, 4 * units)
         return zeros(x, units), zeros(x, units), (narrow, wide, narrow, narrow)
 
@@ -164,30 +175,30 @@ def _lstm_sequence(kernel: Any, recurrent: Any, bias: Any, *parts: Any) -> Any:
             t + 1,
             [forward(t, now, *state) for now, state in zip(projected, states, strict=True)],
         ),
-        (0, [blank(x) for x in parts]),
+        (0, [initial(x) for x in parts]),
     )
-    notes = [end[2] for end in ends]
+    saved = [end[2] for end in ends]
 
     def gradient(*upstream: Any) -> tuple[Any, ...]:
         back = tf.transpose(recurrent)
 
-        def backward(t: Any, noted: Any, up: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
-            (_, slopes, through, kept), (dh, dc, dz) = noted, state
+        def backward(t: Any, one: Any, up: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
+            (_, slopes, dh_dc, forget), (dh, dc, dz) = one, state
             dh = dh + up[t]
-            dc = dc + dh * through[t]
+            dc = dc + dh * dh_dc[t]
             slope = slopes[t]
             # Multiplied before they are joined: XLA joins finished arrays much faster.
             new = [d * slope[:, c] for d, c in zip((dc, dc, dc, dh), columns, strict=True)]
             new_dz = tf.concat(new, 1)
-            return tf.matmul(new_dz, back), dc * kept[t], put(dz, new_dz, t)
+            return tf.matmul(new_dz, back), dc * forget[t], put(dz, new_dz, t)
 
         _, changes = tf.while_loop(
             lambda t, _: t >= 0,
             lambda t, states: (
                 t - 1,
                 [
-                    backward(t, noted, up, state)
-                    for noted, up, state in zip(notes, upstream, states, strict=True)
+                    backward(t, one, up, state)
+                    for one, up, state in zip(saved, upstream, states, strict=True)
                 ],
             ),
             (
@@ -196,41 +207,60 @@ def _lstm_sequence(kernel: Any, recurrent: Any, bias: Any, *parts: Any) -> Any:
             ),
         )
         dzs = [change[2] for change in changes]
-        hidden = [noted[0] for noted in notes]
+        hidden = [one[0] for one in saved]
         return (
-            tf.add_n([_outer(x, dz) for x, dz in zip(parts, dzs, strict=True)]),
-            tf.add_n([_outer(h[:-1], dz[1:]) for h, dz in zip(hidden, dzs, strict=True)]),
+            tf.add_n([_kernel_gradient(x, dz) for x, dz in zip(parts, dzs, strict=True)]),
+            tf.add_n([_kernel_gradient(h[:-1], dz[1:]) for h, dz in zip(hidden, dzs, strict=True)]),
             tf.add_n([tf.reduce_sum(dz, (0, 1)) for dz in dzs]),
             *(_matmul(dz, tf.transpose(kernel)) for dz in dzs),
         )
 
-    return [noted[0] for noted in notes], gradient
+    return [one[0] for one in saved], gradient
 
 
-_PLAIN = {"padding": "valid", "data_format": "channels_last"}
-#: How a layer is computed, and the settings it must have for that. An LSTM sees all parts at once,
+#: Each value by itself: these may be given any part of the batch, in any order of axes.
+_ELEMENTWISE = (
+    activations.linear,
+    activations.relu,
+    activations.tanh,
+    activations.sigmoid,
+    activations.elu,
+    activations.selu,
+    activations.gelu,
+    activations.silu,
+    activations.softplus,
+)
+_PLAIN = {"padding": ("valid",), "data_format": ("channels_last",)}
+#: How a layer is computed, and the settings it may have for that. An LSTM sees all parts at once,
 #: dropout is drawn, and the others see one part.
 _LAYERS: dict[type, tuple[Callable[..., Any] | None, dict[str, Any]]] = {
     layers.Conv1D: (
         _conv1d,
-        {**_PLAIN, "strides": (1,), "dilation_rate": (1,), "groups": 1, "use_bias": True},
+        {
+            **_PLAIN,
+            "strides": ((1,),),
+            "dilation_rate": ((1,),),
+            "groups": (1,),
+            "use_bias": (True,),
+            "activation": _ELEMENTWISE,
+        },
     ),
     layers.MaxPooling1D: (_max_pooling1d, _PLAIN),
-    layers.Dense: (_dense, {"use_bias": True}),
+    layers.Dense: (_dense, {"use_bias": (True,), "activation": _ELEMENTWISE}),
     layers.LSTM: (
         _lstm,
         {
-            "activation": activations.tanh,
-            "recurrent_activation": activations.sigmoid,
-            "use_bias": True,
-            "dropout": 0.0,
-            "recurrent_dropout": 0.0,
-            "go_backwards": False,
-            "stateful": False,
-            "return_state": False,
+            "activation": (activations.tanh,),
+            "recurrent_activation": (activations.sigmoid,),
+            "use_bias": (True,),
+            "dropout": (0.0,),
+            "recurrent_dropout": (0.0,),
+            "go_backwards": (False,),
+            "stateful": (False,),
+            "return_state": (False,),
         },
     ),
-    layers.Dropout: (None, {"noise_shape": None}),
+    layers.Dropout: (None, {"noise_shape": (None,), "seed": (None,)}),
 }
 
 
@@ -249,7 +279,8 @@ class CompiledModel:
     """A compiled Keras model, and its epochs as programs.
 
     The model's variables and those of its optimizer are the only state: between two calls the model
-    can be saved, evaluated or changed as any other.
+    can be saved, evaluated or changed as any other. TensorFlow keeps the machine code of each
+    instance as long as the process lives, about 20 MB.
     """
 
     def __init__(self, model: Any, data: WindowedData, batch_size: int, *, seed: int) -> None:
@@ -266,45 +297,49 @@ class CompiledModel:
         self._rows = tf.constant(data.prepared.matrix.values)
         self._target = tf.constant(data.prepared.target.astype(np.float32))
         self._batch_size = batch_size
-        self._seed = np.uint32(seed)
+        self._seed = np.uint32(seed % 2**32)
         model.optimizer.build(model.trainable_variables)
+        self._train_program = tf.function(self._train_steps, jit_compile=True, autograph=False)
+        self._evaluate_program = tf.function(
+            self._evaluate_steps, jit_compile=True, autograph=False
+        )
 
-    def train(self, starts: NDArray[np.int64], on_windows: OnWindows | None = None) -> float:
+    def train(self, starts: NDArray[np.int64], on_windows: WindowsCallback | None = None) -> float:
         """Fit the windows at `starts` once, in this order; return their mean squared error.
 
         As in Keras' logs, the error of a batch is from before its step and with dropout.
         """
-        return self._run(self._train_steps, starts, self._batch_size, on_windows)
+        size = min(len(starts), self._batch_size)
+        return self._run(self._train_program, starts, size, on_windows)
 
     def evaluate(self, starts: NDArray[np.int64]) -> float:
         """Return the mean squared error of the windows at `starts`, without dropout."""
-        return self._run(self._evaluate_steps, starts, min(len(starts), _EVALUATED))
+        return self._run(self._evaluate_program, starts, min(len(starts), _EVALUATED))
 
     def _run(
         self,
         program: Any,
         starts: NDArray[np.int64],
         size: int,
-        on_windows: OnWindows | None = None,
+        on_windows: WindowsCallback | None = None,
     ) -> float:
         batches = -(-len(starts) // size)
         chunks = -(-batches // max(1, _CHUNK_WINDOWS // size))
         steps = -(-batches // chunks)
         # All chunks have one shape, for one program. What fills the last batch has no weight, so
         # its gradient is that of a smaller batch; steps without any window are not run.
-        filled = np.zeros((chunks, steps, size), np.int32)
+        padded = np.full((chunks, steps, size), starts[-1], np.int32)
         weights = np.zeros((chunks, steps, size), np.float32)
-        filled.reshape(-1)[: len(starts)] = starts
+        padded.reshape(-1)[: len(starts)] = starts
         weights.reshape(-1)[: len(starts)] = 1.0
         total = 0.0
         for chunk in range(chunks):
             count = min(steps, batches - chunk * steps)
-            total += float(program(filled[chunk], weights[chunk], tf.constant(count)))
+            total += _interruptible(program, padded[chunk], weights[chunk], tf.constant(count))
             if on_windows:
                 on_windows(min((chunk + 1) * steps * size, len(starts)), len(starts))
         return total / len(starts)
 
-    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
     def _train_steps(self, starts: Any, weights: Any, count: Any) -> Any:
         optimizer, variables = self._model.optimizer, self._model.trainable_variables
 
@@ -317,7 +352,6 @@ class CompiledModel:
 
         return tf.while_loop(lambda t, _: t < count, step, (0, 0.0))[1]
 
-    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
     def _evaluate_steps(self, starts: Any, weights: Any, count: Any) -> Any:
         def step(t: Any, total: Any) -> Any:
             return t + 1, total + self.squared_error(starts[t], weights[t], None)
@@ -351,6 +385,29 @@ class CompiledModel:
         places = tf.bitcast(tf.range(int(np.prod(shape))), tf.uint32)
         dropped = _mix(_mix(places) + key) < np.uint32(layer.rate * 2**32)
         return tf.reshape(tf.where(dropped, 0.0, 1.0 / (1.0 - layer.rate)), shape)
+
+
+def _interruptible(program: Any, *arguments: Any) -> float:
+    """Return what `program` gives; an interrupt is heard while it is compiled and while it runs.
+
+    Python hears signals between instructions of its main thread, and a program is one of them. One
+    that was interrupted runs to its end beside whatever follows.
+    """
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(float(program(*arguments)))
+        except BaseException as error:
+            results.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    (result,) = results
+    if isinstance(result, BaseException):
+        raise result
+    return float(result)
 
 
 def _mix(x: Any) -> Any:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atb_fast.datasets import WindowedData, gathered_dataset
-from atb_fast.errors import TrainingError
+from atb_fast.errors import ArgumentError, TrainingError
 
 if TYPE_CHECKING:
     from atb_fast.compiled import CompiledModel
 
 log = logging.getLogger(__name__)
+
+ENGINES = ("auto", "compiled", "keras")
 
 #: Called after each epoch with its number (from 1) and Keras' logs.
 EpochCallback = Callable[[int, dict[str, float]], None]
@@ -75,23 +77,30 @@ def fit(
     Args:
         model: Uncompiled, (batch, length, features) to (batch, 1).
         data: Training and test windows.
-        engine: `compiled`, `keras`, or `auto`: compiled if it knows all layers of the model.
+        engine: `compiled`, `keras`, or `auto`: compiled if it can do all that is asked for, and
+            `keras` otherwise, which is logged.
         epochs: Most epochs.
         batch_size: Windows in a batch.
         patience: Epochs without improvement before the fit ends.
         seed: Of the shuffling, and of dropout in compiled epochs.
         on_epoch: Called after each epoch.
-        on_windows: Called during an epoch, after each call of a program; not by `keras`.
-        callbacks: Keras callbacks. Compiled epochs call what goes by epoch, not by batch.
+        on_windows: Called during a compiled epoch, every few seconds.
+        callbacks: Keras callbacks. Compiled epochs cannot serve those that go by batch.
 
     Raises:
-        TrainingError: The loss is not a number in the first epoch, or the engine asked for does
-            not know a layer.
+        ArgumentError: No such engine, or less than one epoch or window in a batch.
+        TrainingError: The loss is not a number in the first epoch, or the compiled engine was asked
+            for and cannot do it.
     """
     from keras import callbacks as keras_callbacks
     from keras import metrics
 
-    engine = _choose(engine, model)
+    if engine not in ENGINES or epochs < 1 or batch_size < 1:
+        raise ArgumentError(
+            f"got engine {engine!r}, epochs {epochs}, batch_size {batch_size}; expected one of "
+            f"{ENGINES}, and at least 1"
+        )
+    engine = _choose(engine, model, callbacks)
     model.compile(
         optimizer=_optimizer(model),
         loss="mse",
@@ -100,7 +109,6 @@ def fit(
     early = keras_callbacks.EarlyStopping(
         monitor="val_loss", mode="min", patience=patience, restore_best_weights=True
     )
-    history = keras_callbacks.History()
     diverged: list[int] = []
     ends = [time.perf_counter()]
 
@@ -112,16 +120,21 @@ def fit(
         if on_epoch:
             on_epoch(epoch + 1, logs)
 
-    together = keras_callbacks.CallbackList(
-        [early, history, keras_callbacks.LambdaCallback(on_epoch_end=check), *callbacks],
-        model=model,
-        epochs=epochs,
-        verbose=0,
-    )
+    # Last, so that no other callback takes its stop back.
+    asked = [early, *callbacks, keras_callbacks.LambdaCallback(on_epoch_end=check)]
     if engine == "compiled":
         from atb_fast.compiled import CompiledModel
 
+        log.info("compiling the epochs, which takes some seconds once")
         program = CompiledModel(model, data, batch_size, seed=seed)
+        together = keras_callbacks.CallbackList(
+            asked,
+            add_history=True,
+            model=model,
+            epochs=epochs,
+            steps=-(-len(data.train) // batch_size),
+            verbose=0,
+        )
         _run_epochs(program, data, together, epochs=epochs, seed=seed, on_windows=on_windows)
     else:
         model.fit(
@@ -130,13 +143,14 @@ def fit(
             epochs=epochs,
             shuffle=False,  # the dataset shuffles
             verbose=0,
-            callbacks=together,
+            callbacks=asked,
         )
-    if diverged == [1]:
+    if diverged and diverged[0] == 1:
         raise TrainingError(
             "the loss is not a number in epoch 1; check the candles for outliers, or try another "
             "--seed or --no-mixed-precision"
         )
+    history = model.history
     return FitResult(
         engine=engine,
         history={name: [float(v) for v in values] for name, values in history.history.items()},
@@ -147,12 +161,13 @@ def fit(
     )
 
 
-def _choose(engine: str, model: Any) -> str:
+def _choose(engine: str, model: Any, callbacks: Sequence[Any]) -> str:
     if engine == "keras":
         return engine
     from atb_fast.compiled import unsupported
 
-    reason = unsupported(model)
+    by_batch = next((type(c).__name__ for c in callbacks if _goes_by_batch(c)), None)
+    reason = f"{by_batch} goes by batch" if by_batch else unsupported(model)
     if reason is None:
         return "compiled"
     if engine == "compiled":
@@ -161,6 +176,22 @@ def _choose(engine: str, model: Any) -> str:
         )
     log.info("training with Keras' own loop, because %s", reason)
     return "keras"
+
+
+def _goes_by_batch(callback: Any) -> bool:
+    """Return whether a Keras callback has to be called for each batch."""
+    from keras.callbacks import Callback, ModelCheckpoint, TensorBoard
+
+    # These two see each batch, but do something only every so many, if asked to.
+    if isinstance(callback, ModelCheckpoint):
+        return bool(callback.save_freq != "epoch")
+    if isinstance(callback, TensorBoard):
+        return bool(callback.update_freq != "epoch")
+    hooks = ("on_train_batch_begin", "on_train_batch_end", "on_test_batch_begin")
+    return any(
+        getattr(type(callback), hook) is not getattr(Callback, hook) or hook in vars(callback)
+        for hook in (*hooks, "on_test_batch_end", "on_batch_begin", "on_batch_end")
+    )
 
 
 def _run_epochs(
@@ -181,13 +212,12 @@ def _run_epochs(
         callbacks.on_epoch_begin(epoch)
         order = np.random.default_rng([seed, epoch]).permutation(data.train)
         loss = program.train(order, on_windows)
+        callbacks.on_test_begin()
         val_loss = program.evaluate(data.test)
-        logs = {
-            "loss": loss,
-            "rmse": math.sqrt(loss),
-            "val_loss": val_loss,
-            "val_rmse": math.sqrt(val_loss),
-        }
+        tested = {"loss": val_loss, "rmse": math.sqrt(val_loss)}
+        callbacks.on_test_end(tested)
+        logs = {"loss": loss, "rmse": math.sqrt(loss)}
+        logs |= {f"val_{name}": value for name, value in tested.items()}
         callbacks.on_epoch_end(epoch, logs)
         if model.stop_training:
             break

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from atb_fast.artifacts import (
 )
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData, split_windows
-from atb_fast.device import DevicePolicy, configure
+from atb_fast.device import DevicePolicy, configure, import_tensorflow
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
 from atb_fast.engine import EpochCallback, FitResult, WindowsCallback, fit
 from atb_fast.errors import AtbFastError, ExportError, StorageError, TrainingError
@@ -54,7 +56,8 @@ class TrainingResult:
         engine: `compiled` or `keras`.
         epochs: Epochs that were run.
         best_epoch: The epoch whose weights were kept, from 1.
-        seconds_per_epoch: Median of the epochs after the first, which compiles.
+        seconds_per_epoch: Median of the epochs after the first.
+        first_epoch_seconds: What the first took, with what was compiled for all of them.
         test_rmse: Quote currency.
         persistence_rmse: Error of "no change" on the same windows, quote currency.
         mape: Per cent, test windows.
@@ -73,6 +76,7 @@ class TrainingResult:
     epochs: int
     best_epoch: int
     seconds_per_epoch: float
+    first_epoch_seconds: float
     test_rmse: float
     persistence_rmse: float
     mape: float
@@ -98,14 +102,16 @@ def run_training_pipeline(
     Raises:
         DataError: Candles or sentiment that cannot be used.
         FetchError: Candles or sentiment that are not stored and cannot be fetched.
-        TrainingError: The loss became NaN. What was best before that was kept: the message says
-            where.
+        TrainingError: The loss became NaN, or the compiled engine was asked for and cannot train
+            the model. What was best before a NaN was kept: the log says where.
         ExportError: ONNX failed, or does not agree with Keras. The model was kept: the message
             says where.
         StorageError: The registry cannot be written.
         MissingExtraError: TensorFlow or another part is not installed.
     """
     timer = StageTimer()
+    # TensorFlow takes seconds to import: it comes while inputs are read or fetched.
+    _ahead(import_tensorflow)
     with timer.stage("ingestion"):
         market = load_market(config, on_progress=on_fetch)
     with timer.stage("features"):
@@ -123,6 +129,7 @@ def run_training_pipeline(
             batch_size=config.batch_size,
         )
         log.info("%s", policy.reason)
+        _ahead(lambda: _import_late_packages(config))
         with timer.stage("training"):
             model, fitted = _train(config, data, policy, on_epoch, on_windows)
         with timer.stage("artifacts"), _storage_errors(config.registry):
@@ -157,12 +164,33 @@ def run_training_pipeline(
         epochs=fitted.epochs,
         best_epoch=fitted.best_epoch,
         seconds_per_epoch=fitted.seconds_per_epoch,
+        first_epoch_seconds=fitted.epoch_seconds[0],
         test_rmse=record.evaluation.test_rmse,
         persistence_rmse=record.evaluation.persistence_rmse,
         mape=record.evaluation.mape,
         diagnostics=record.diagnostics,
         paths={"bundle": str(bundle)} | {p.name: str(p) for p in sorted(bundle.iterdir())},
     )
+
+
+def _ahead(work: Callable[[], object]) -> None:
+    """Do `work` beside what follows; whoever needs its result does it again and sees what fails."""
+
+    def run() -> None:
+        with suppress(Exception):
+            work()
+
+    Thread(target=run, daemon=True).start()
+
+
+def _import_late_packages(config: TrainingConfig) -> None:
+    """Import what the steps behind the training need, while the training does not need Python."""
+    if not config.skip_plots:
+        import_module("matplotlib.figure")
+        import_module("matplotlib.backends.backend_agg")
+    if not config.skip_onnx:
+        import_module("onnxruntime")
+        import_module("tf2onnx")
 
 
 def _describe(data: WindowedData, config: TrainingConfig) -> None:

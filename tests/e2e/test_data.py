@@ -238,6 +238,7 @@ def test_eight_processes_make_one_download(
 
 def train(atb_fast: Run, *options: str) -> Any:
     quick = ["--epochs", "1", "--sequence-length", "20", "--skip-plots", "--skip-robustness"]
+    quick += ["--engine", "keras"]  # nothing to compile
     done = atb_fast(
         "train", "model", "BTCUSDT", *CANONICAL, *quick, "--skip-onnx", "--json", *options
     )

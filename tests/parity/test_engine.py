@@ -14,7 +14,7 @@ from atb_fast.compiled import CompiledModel, unsupported
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData, split_windows
 from atb_fast.engine import fit
-from atb_fast.errors import TrainingError
+from atb_fast.errors import ArgumentError, TrainingError
 from atb_fast.features import prepare
 from atb_fast.ingestion.sources import Market, load_market
 from atb_fast.models import build_model
@@ -62,7 +62,6 @@ def test_gradients_are_those_of_keras(data: WindowedData, size: int, dropout: bo
 
     model = made(data)
     starts = data.train[:size]
-    weights = np.ones(size, np.float32)
     given = masks(model, data, size)
     target = data.targets(starts).astype(np.float32)
 
@@ -73,17 +72,26 @@ def test_gradients_are_those_of_keras(data: WindowedData, size: int, dropout: bo
         loss = tf.reduce_sum(tf.square(x[:, 0] - target))
     expected = tape.gradient(loss, model.trainable_variables)
 
-    sizes = [size * (part + 1) // 2 - size * part // 2 for part in range(2)]
-    parts = [part for part in np.split(np.arange(size), [sizes[0]]) if len(part)]
+    # As in the last batch of an epoch: padded, the padding without weight, in two parts.
+    padded = size + 5
+    indices = np.minimum(np.arange(padded), size - 1)
+    starts = data.train[indices].astype(np.int32)
+    weights = (np.arange(padded) < size).astype(np.float32)
+    parts = np.split(indices, [padded // 2])
 
     def draw(layer: Any, part: int, shape: Any) -> Any:
         mask = given[layer.name][parts[part]]
         return tf.constant(np.moveaxis(mask, 0, -2) if mask.ndim == 3 else mask)
 
-    program = CompiledModel(model, data, size, seed=0)
-    with tf.GradientTape() as tape:
-        error = program.squared_error(starts.astype(np.int32), weights, draw if dropout else None)
-    got = tape.gradient(error, model.trainable_variables)
+    program = CompiledModel(model, data, padded, seed=0)
+
+    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
+    def compute(starts: Any, weights: Any) -> Any:
+        with tf.GradientTape() as tape:
+            error = program.squared_error(starts, weights, draw if dropout else None)
+        return error, tape.gradient(error, model.trainable_variables)
+
+    error, got = compute(starts, weights)
 
     assert float(error) == pytest.approx(float(loss), rel=1e-5)
     for variable, a, b in zip(model.trainable_variables, got, expected, strict=True):
@@ -207,11 +215,15 @@ def test_dropout_masks(data: WindowedData) -> None:
 
 def test_dropout_is_on_in_training_and_off_in_evaluation(data: WindowedData) -> None:
     with_dropout, without = made(data), made(data, dropout=False)
+    for model in (with_dropout, without):
+        # So that predictions have the size of prices, and masks move them.
+        last = model.layers[-1]
+        last.kernel.assign(1e5 * last.kernel)
     programs = [CompiledModel(m, data, 32, seed=1) for m in (with_dropout, without)]
     evaluated = [program.evaluate(data.test) for program in programs]
     assert evaluated[0] == evaluated[1]
     trained = [program.train(data.train) for program in programs]
-    assert abs(trained[0] / trained[1] - 1) > 1e-6
+    assert abs(trained[0] / trained[1] - 1) > 1e-3
 
 
 def quick_fit(model: Any, data: WindowedData, **options: Any) -> Any:
@@ -275,13 +287,29 @@ def test_a_loss_that_diverges_keeps_the_best_epoch(data: WindowedData, engine: s
     fitted = quick_fit(model, data, engine=engine, epochs=9, callbacks=[breaking])
     assert (fitted.epochs, fitted.diverged) == (3, 3)
     assert fitted.best_epoch in {1, 2}
-    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    kept = CompiledModel(model, data, 32, seed=1).evaluate(data.test)
+    assert kept == pytest.approx(fitted.history["val_loss"][fitted.best_epoch - 1], rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "keras"])
+def test_no_callback_hides_that_the_first_epoch_diverged(data: WindowedData, engine: str) -> None:
+    from keras import callbacks
+
+    model = made(data)
+
+    def go_on(*_: Any) -> None:
+        model.layers[-1].bias.assign([np.nan])
+        model.stop_training = False
+
+    meddling = callbacks.LambdaCallback(on_epoch_begin=go_on, on_epoch_end=go_on)
+    with pytest.raises(TrainingError, match="the loss is not a number in epoch 1"):
+        quick_fit(model, data, engine=engine, callbacks=[meddling])
 
 
 def test_what_it_does_not_know_trains_with_keras(
     data: WindowedData, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from keras import Sequential, layers, regularizers
+    from keras import Sequential, layers
 
     def model(*some: Any) -> Any:
         return Sequential([layers.Input((LENGTH, 9)), *some, layers.Dense(1)])
@@ -289,27 +317,55 @@ def test_what_it_does_not_know_trains_with_keras(
     def norm() -> Any:
         return model(layers.BatchNormalization(name="norm"), layers.LSTM(3))
 
-    conv, dense = layers.Conv1D(8, 3), layers.Dense(5)
-    assert unsupported(made(data)) is None
-    assert unsupported(model(conv, layers.LSTM(3), dense)) is None
+    class Own(Sequential):  # type: ignore[misc]
+        """May compute anything."""
+
+    def conv(**options: Any) -> Any:
+        return model(layers.Conv1D(9, 3, name="c", **options), layers.LSTM(3))
+
+    def pool(*options: int) -> Any:
+        return model(layers.MaxPooling1D(*options, name="p"), layers.LSTM(3))
+
+    def lstm(**options: Any) -> Any:
+        return model(layers.LSTM(5, name="l", **options))
+
+    def drop(rate: float, **options: Any) -> Any:
+        return model(layers.LSTM(3), layers.Dropout(rate, name="o", **options))
+
+    def dense(**options: Any) -> Any:
+        return model(layers.LSTM(3), layers.Dense(5, name="d", **options))
+
+    plain = [made(data), conv(), pool(3), lstm(), drop(0.1), dense(activation="relu")]
+    assert [unsupported(built) for built in plain] == [None] * 6
     cases = [
-        (model(layers.LSTM(3, return_sequences=True)), "not a Sequential model with one output"),
+        (Own([layers.Input((LENGTH, 9)), layers.LSTM(3), layers.Dense(1)]), "not a Sequential"),
+        (Sequential([layers.LSTM(3), layers.Dense(1)]), "it has no input shape yet"),
+        (model(layers.LSTM(3, return_sequences=True)), "its output is (None, 24, 1)"),
         (norm(), "layer norm is a BatchNormalization"),
-        (model(layers.Conv1D(8, 3, strides=2, name="c"), layers.LSTM(3)), "c has strides (2,)"),
-        (model(layers.Conv1D(8, 3, padding="causal", name="c"), layers.LSTM(3)), "c has padding"),
-        (model(layers.LSTM(5, dropout=0.1, name="l")), "layer l has dropout 0.1"),
-        (model(layers.LSTM(5, activation="relu", name="l")), "layer l has activation "),
-        (
-            model(layers.LSTM(5, recurrent_regularizer=regularizers.L2(0.1), name="l")),
-            "layer l has a recurrent_regularizer",
-        ),
-        (
-            model(layers.LSTM(3), layers.Dense(5, kernel_constraint="non_neg")),
-            "a kernel_constraint",
-        ),
-        (model(layers.LSTM(3), layers.Dense(5, use_bias=False, name="d")), "d has use_bias False"),
-        (model(layers.LSTM(3), layers.Dense(5, trainable=False, name="d")), "layer d is frozen"),
-        (model(layers.LSTM(3, dtype="mixed_float16", name="l")), "l computes in float16"),
+        (conv(strides=2), "layer c has strides (2,)"),
+        (conv(dilation_rate=2), "layer c has dilation_rate (2,)"),
+        (conv(groups=3), "layer c has groups 3"),
+        (conv(padding="causal"), "layer c has padding 'causal'"),
+        (conv(use_bias=False), "layer c has use_bias False"),
+        (conv(activation="softmax"), "layer c has activation "),
+        (conv(bias_regularizer="l2"), "layer c has a bias_regularizer"),
+        (pool(3, 1), "layer p has strides (1,)"),
+        (lstm(dropout=0.1), "layer l has dropout 0.1"),
+        (lstm(recurrent_dropout=0.1), "layer l has recurrent_dropout 0.1"),
+        (lstm(activation="relu"), "layer l has activation "),
+        (lstm(recurrent_activation="relu"), "layer l has recurrent_activation "),
+        (lstm(go_backwards=True), "layer l has go_backwards True"),
+        (lstm(use_bias=False), "layer l has use_bias False"),
+        (lstm(recurrent_regularizer="l2"), "layer l has a recurrent_regularizer"),
+        (lstm(activity_regularizer="l2"), "layer l has a activity_regularizer"),
+        (lstm(dtype="mixed_float16"), "layer l computes in float16"),
+        (drop(1.0), "layer o has rate 1.0"),
+        (drop(0.1, seed=7), "layer o has seed 7"),
+        (drop(0.1, noise_shape=(None, 1)), "layer o has noise_shape (None, 1)"),
+        (dense(kernel_constraint="non_neg"), "layer d has a kernel_constraint"),
+        (dense(use_bias=False), "layer d has use_bias False"),
+        (dense(trainable=False), "layer d is frozen"),
+        (dense(activation="softmax"), "layer d has activation "),
     ]
     for built, reason in cases:
         assert reason in (unsupported(built) or "")
@@ -320,3 +376,33 @@ def test_what_it_does_not_know_trains_with_keras(
         fitted = quick_fit(norm(), data, engine="auto", epochs=1)
     assert fitted.engine == "keras"
     assert "training with Keras' own loop, because layer norm is a Batch" in caplog.text
+
+
+def test_callbacks_that_go_by_batch_train_with_keras(
+    data: WindowedData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from keras import callbacks
+
+    often = callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"), save_freq=3)
+    with pytest.raises(TrainingError, match="ModelCheckpoint goes by batch; use --engine keras"):
+        quick_fit(made(data), data, callbacks=[often])
+    batches: list[int] = []
+    counting = callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: batches.append(batch)
+    )
+    with caplog.at_level("INFO"):
+        fitted = quick_fit(made(data), data, engine="auto", epochs=1, callbacks=[counting])
+    assert fitted.engine == "keras"
+    assert batches == list(range(-(-len(data.train) // 32)))
+    assert "because LambdaCallback goes by batch" in caplog.text
+
+
+def test_batches_are_not_larger_than_the_data(data: WindowedData) -> None:
+    losses = [CompiledModel(made(data), data, n, seed=1).train(data.train) for n in (10**9, 10**5)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("wrong", [{"engine": "Compiled"}, {"epochs": 0}, {"batch_size": 0}])
+def test_wrong_arguments(data: WindowedData, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match=r"expected one of .* and at least 1"):
+        quick_fit(made(data), data, **wrong)

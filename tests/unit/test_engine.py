@@ -154,7 +154,7 @@ def test_importance_finds_the_feature_that_is_used(data: WindowedData) -> None:
     class LastClose:
         """Predicts from one column alone."""
 
-        def predict(self, windows: Any, **_: Any) -> Any:
+        def predict_on_batch(self, windows: Any) -> Any:
             return windows[:, -1, data.prepared.matrix.names.index("close_scaled")][:, None] * 1e4
 
     importance = permutation_importance(LastClose(), data, seed=1)
