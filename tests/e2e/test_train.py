@@ -243,17 +243,20 @@ def test_a_result_that_cannot_be_printed(home: Path) -> None:
     assert "the result cannot be printed (No space left on device); the bundle" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_training_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+# In the middle of compiling, and into the epochs.
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 3), (signal.SIGTERM, 20)])
+def test_interrupted_training_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, seconds: int
+) -> None:
     command = [sys.executable, "-m", "atb_fast", "train", "model", "BTCUSDT", *SHORT]
     with subprocess.Popen(
         [*command, "--registry", "models"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "batch" in line:
+            if "compiling" in line:
                 break
-        time.sleep(6)  # into the first epochs
+        time.sleep(seconds)
         assert process.poll() is None
         process.send_signal(number)
         rest = process.stderr.read()
