@@ -138,8 +138,15 @@ def _lstm_sequence(kernel: Any, recurrent: Any, bias: Any, *parts: Any) -> Any:
     steps, units = parts[0].shape[0], recurrent.shape[0]
     columns = [slice(k * units, (k + 1) * units) for k in range(4)]
 
-    def put(array: Any, value: Any, t: Any, column: int = 0) -> Any:
-        return dynamic_update_slice(array, value[None], [t, 0, column])
+    def put(array: Any, value: Any, t: Any) -> Any:
+        return dynamic_update_slice(array, value[None], [t, 0, 0])
+
+    def zeros(x: Any, *shape: int) -> Any:
+        return tf.zeros((*shape[:-1], x.shape[1], shape[-1]))
+
+    def split(z: Any) -> tuple[Any, ...]:
+        i, f, o = (0.5 * z[..., columns[k]] + 0.5 for k in (0, 1, 3))
+        return i, f, z[..., columns[2]], o
 
     # sigmoid(z) is tanh(z / 2) / 2 + 1 / 2. So one tanh over all gates does, in one fast loop;
     # halving a weight is exact.
@@ -147,67 +154,61 @@ def _lstm_sequence(kernel: Any, recurrent: Any, bias: Any, *parts: Any) -> Any:
     gates = recurrent * halved
     projected = [_matmul(x, kernel * halved) + bias * halved for x in parts]
 
-    def forward(t: Any, now: Any, h: Any, c: Any, saved: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, slopes, dh_dc, forget = saved
-        z = tf.tanh(now[t] + tf.matmul(h, gates))
-        i, f, o = (0.5 * z[:, columns[k]] + 0.5 for k in (0, 1, 3))
-        g = z[:, columns[2]]
-        next_c = f * c + i * g
-        s = tf.tanh(next_c)
-        next_h = o * s
-        # How state (the first three) and output change with what goes into each gate.
-        now_slopes = (g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), s * o * (1 - o))
-        for column, slope in zip(columns, now_slopes, strict=True):
-            slopes = put(slopes, slope, t, column.start)
-        dh_dc, forget = put(dh_dc, o * (1 - s * s), t), put(forget, f, t)
-        return next_h, next_c, (put(hidden, next_h, t), slopes, dh_dc, forget)
+    def forward(t: Any, h: Any, c: Any, saved: tuple[Any, ...]) -> tuple[Any, ...]:
+        hs, cs, zs = saved
+        z = tf.tanh(zs[t] + tf.matmul(h, gates))
+        i, f, g, o = split(z)
+        c = f * c + i * g
+        h = o * tf.tanh(c)
+        return h, c, (put(hs, h, t), put(cs, c, t), put(zs, z, t))
 
-    def zeros(x: Any, *shape: int) -> Any:
-        return tf.zeros((*shape[:-1], x.shape[1], shape[-1]))
-
-    def initial(x: Any) -> tuple[Any, ...]:
-        narrow, wide = zeros(x, steps, units), zeros(x, steps, 4 * units)
-        return zeros(x, units), zeros(x, units), (narrow, wide, narrow, narrow)
+    def initial(x: Any, z: Any) -> tuple[Any, ...]:
+        # Each step puts its gates in the place of what was projected for it.
+        saved = (zeros(x, steps, units), zeros(x, steps, units), z)
+        return zeros(x, units), zeros(x, units), saved
 
     _, ends = tf.while_loop(
         lambda t, _: t < steps,
-        lambda t, states: (
-            t + 1,
-            [forward(t, now, *state) for now, state in zip(projected, states, strict=True)],
-        ),
-        (0, [initial(x) for x in parts]),
+        lambda t, states: (t + 1, [forward(t, *state) for state in states]),
+        (0, [initial(x, z) for x, z in zip(parts, projected, strict=True)]),
     )
     saved = [end[2] for end in ends]
 
     def gradient(*upstream: Any) -> tuple[Any, ...]:
         back = tf.transpose(recurrent)
 
-        def backward(t: Any, one: Any, up: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
-            (_, slopes, dh_dc, forget), (dh, dc, dz) = one, state
+        def slopes(cs: Any, zs: Any) -> tuple[Any, ...]:
+            """Return what the changes of a step are multiplied with, for all steps at once."""
+            i, f, g, o = split(zs)
+            before = tf.concat([tf.zeros_like(cs[:1]), cs[:-1]], 0)
+            s = tf.tanh(cs)
+            # The state with what goes into its three gates, the output with what goes into its own.
+            dc_dz = (g * i * (1 - i), before * f * (1 - f), i * (1 - g * g))
+            return (*dc_dz, s * o * (1 - o)), o * (1 - s * s), f
+
+        def backward(t: Any, slope: Any, up: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
+            (by_gate, dh_dc, dc_dc), (dh, dc, dz) = slope, state
             dh = dh + up[t]
             dc = dc + dh * dh_dc[t]
-            slope = slopes[t]
             # Multiplied before they are joined: XLA joins finished arrays much faster.
-            new = [d * slope[:, c] for d, c in zip((dc, dc, dc, dh), columns, strict=True)]
+            new = [d * s[t] for d, s in zip((dc, dc, dc, dh), by_gate, strict=True)]
             new_dz = tf.concat(new, 1)
-            return tf.matmul(new_dz, back), dc * forget[t], put(dz, new_dz, t)
+            return tf.matmul(new_dz, back), dc * dc_dc[t], put(dz, new_dz, t)
 
-        _, changes = tf.while_loop(
+        by_part = [slopes(cs, zs) for _, cs, zs in saved]
+        _, ends = tf.while_loop(
             lambda t, _: t >= 0,
             lambda t, states: (
                 t - 1,
-                [
-                    backward(t, one, up, state)
-                    for one, up, state in zip(saved, upstream, states, strict=True)
-                ],
+                [backward(t, *given) for given in zip(by_part, upstream, states, strict=True)],
             ),
             (
                 steps - 1,
                 [(zeros(x, units), zeros(x, units), zeros(x, steps, 4 * units)) for x in parts],
             ),
         )
-        dzs = [change[2] for change in changes]
-        hidden = [one[0] for one in saved]
+        dzs = [end[2] for end in ends]
+        hidden = [hs for hs, _, _ in saved]
         return (
             tf.add_n([_kernel_gradient(x, dz) for x, dz in zip(parts, dzs, strict=True)]),
             tf.add_n([_kernel_gradient(h[:-1], dz[1:]) for h, dz in zip(hidden, dzs, strict=True)]),
@@ -215,7 +216,7 @@ def _lstm_sequence(kernel: Any, recurrent: Any, bias: Any, *parts: Any) -> Any:
             *(_matmul(dz, tf.transpose(kernel)) for dz in dzs),
         )
 
-    return [one[0] for one in saved], gradient
+    return [hs for hs, _, _ in saved], gradient
 
 
 #: Each value by itself: these may be given any part of the batch, in any order of axes.
