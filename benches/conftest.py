@@ -47,8 +47,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     for name, floors in FLOORS.items():
         for way, floor in floors.items():
             ratio = medians[f"{name} 64k", way] / medians[f"{name} 64k", "atb_fast"]
-            print(f"  {name}, {way}: {ratio:.1f} times, at least {floor}")
-            if not ratio >= floor:
+            fast = ratio >= floor
+            print(f"  {name}, {way}: {ratio:.1f} times, at least {floor}{'' if fast else ': SLOW'}")
+            if not fast:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
