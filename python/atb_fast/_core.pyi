@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "CandleMatrix",
     "Feature",
     "FeatureMatrix",
     "FeaturePipeline",
@@ -225,8 +226,20 @@ class FeaturePipeline:
 class FeatureMatrix:
     """The row-major float32 feature matrix, shape (rows, features). Immutable."""
 
-    def __new__(cls, values: NDArray[np.float32], names: Sequence[str]) -> FeatureMatrix:
-        """Copy `values`, shape (rows, features)."""
+    def __new__(
+        cls,
+        values: NDArray[np.float32],
+        names: Sequence[str],
+        *,
+        rows: NDArray[np.int64] | None = None,
+    ) -> FeatureMatrix:
+        """Copy `values`, shape (rows, features).
+
+        Args:
+            values: C-contiguous or not.
+            names: One for each column.
+            rows: The row of a frame that each row was, ascending; default 0, 1, 2 and on.
+        """
 
     def __len__(self) -> int: ...
     @property
@@ -288,6 +301,52 @@ class FeatureMatrix:
 
         Returns:
             An iterator over (windows, targets), shapes (batch, length, features) and (batch,).
+        """
+
+@final
+class CandleMatrix:
+    """Raw candles, whose windows are scaled one by one. Immutable."""
+
+    def __new__(cls, frame: _ArrowStream, columns: Sequence[str]) -> CandleMatrix:
+        """Copy `columns` of `frame`, in this order; null is a missing value."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row of the frame that each row was: all of them, in order."""
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The values as they are, shape (rows, columns), NaN where one is missing.
+
+        A read-only view that keeps the matrix alive.
+        """
+
+    def __len__(self) -> int: ...
+    def usable(self, length: int) -> NDArray[np.int64]:
+        """Return the starts of the windows that have no value that is missing, 0 or negative."""
+
+    def gather(
+        self, starts: NDArray[np.int64], length: int, *, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the windows at `starts`, each scaled by its own values, without the GIL.
+
+        Each column of a window becomes `(x - min) / (max - min)` in float64, where min and max are
+        those of its rows up to that one, and 0.5 while they are equal; so the first row is 0.5.
+
+        Args:
+            starts: First row of each window, any order, shape (batch,).
+            length: Rows in a window.
+            out: As in `FeatureMatrix.gather`.
+
+        Returns:
+            Shape (batch, length, columns), float32.
+
+        Raises:
+            DataError: A window that is not one of `usable`.
         """
 
 @final

@@ -111,6 +111,17 @@ pub enum Error {
         /// The last valid start.
         last: i64,
     },
+    /// A window of candles that cannot be scaled by its own values.
+    #[error(
+        "the window from row {start} on: row {row} has a value that is missing or not above 0; \
+         usable() names the windows without one"
+    )]
+    BadWindow {
+        /// First row of the window.
+        start: i64,
+        /// The first bad row.
+        row: usize,
+    },
     /// A result that does not fit into memory.
     #[error("{values} values do not fit into memory; gather fewer windows at a time")]
     TooLarge {

@@ -4,6 +4,7 @@
 //! [`mod@python`] (feature `python`) is the thin layer that hands frames in and `NumPy` views out.
 
 pub mod archive;
+pub mod candles;
 pub mod column;
 pub mod error;
 pub mod matrix;

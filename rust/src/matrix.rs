@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::scale::MinMax;
-use crate::{Result, parallel};
+use crate::{Error, Result, parallel};
 
 /// A number type of a feature matrix.
 pub trait Element: Copy + Default + Send + Sync + 'static {
@@ -47,6 +47,26 @@ impl<T: Element> Matrix<T> {
             columns,
             kept: std::iter::once(0..rows).collect(),
         }
+    }
+
+    /// Returns this matrix with other rows of the frame that its rows were.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] unless `rows` rise from 0 on, one for each row.
+    pub fn with_kept(mut self, rows: &[i64]) -> Result<Self> {
+        let rises = rows.windows(2).all(|pair| pair[0] < pair[1]);
+        if rows.len() != self.rows() || !rises || rows.first().is_some_and(|row| *row < 0) {
+            return Err(Error::InvalidArgument {
+                name: "rows",
+                value: format!("{} numbers", rows.len()),
+                expected: format!("{} that rise from 0 on", self.rows()),
+            });
+        }
+        self.kept.clear();
+        for &row in rows {
+            push(&mut self.kept, row as usize..row as usize + 1);
+        }
+        Ok(self)
     }
 
     /// Returns the matrix of the rows that `write` gives for each of `parts`, consecutive rows of a

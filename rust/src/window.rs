@@ -56,13 +56,7 @@ pub fn gather_into<T: Element>(
 ) -> Result<()> {
     check_starts(matrix.rows(), starts, length)?;
     let size = length * matrix.columns();
-    if out.len() != starts.len() * size {
-        return Err(Error::InvalidArgument {
-            name: "out",
-            value: format!("{} values", out.len()),
-            expected: format!("{} values", starts.len() * size),
-        });
-    }
+    check_out(out.len(), starts.len() * size)?;
     for (window, &start) in out.chunks_exact_mut(size).zip(starts) {
         let first = start as usize * matrix.columns();
         window.copy_from_slice(&matrix.data()[first..first + size]);
@@ -87,6 +81,21 @@ pub fn check_starts(rows: usize, starts: &[i64], length: usize) -> Result<()> {
             last: windows as i64 - 1,
         }),
     }
+}
+
+/// Returns an error unless the memory for a result has the size of it.
+///
+/// # Errors
+/// [`Error::InvalidArgument`].
+pub fn check_out(values: usize, expected: usize) -> Result<()> {
+    if values == expected {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument {
+        name: "out",
+        value: format!("{values} values"),
+        expected: format!("{expected} values"),
+    })
 }
 
 /// Shuffles `starts` in place. The order depends on `seed` and `epoch` alone.

@@ -32,6 +32,16 @@ def reference(values: Any, length: int) -> Any:
     return np.lib.stride_tricks.sliding_window_view(values, length, axis=0).transpose(0, 2, 1)
 
 
+def test_rows_of_the_frame_are_kept(values: Any) -> None:
+    rows = np.delete(np.arange(ROWS + 3), [7, 8, 400])
+    names = ["a", "b", "c", "d"]
+    np.testing.assert_array_equal(_core.FeatureMatrix(values, names, rows=rows).rows, rows)
+    np.testing.assert_array_equal(_core.FeatureMatrix(values, names).rows, np.arange(ROWS))
+    for bad in (rows[1:], rows[::-1], rows - 1, np.zeros(ROWS, int)):
+        with pytest.raises(ArgumentError, match=f"expected {ROWS} that rise from 0 on"):
+            _core.FeatureMatrix(values, names, rows=bad)
+
+
 @pytest.mark.parametrize("length", [1, 20, ROWS])
 def test_view_equals_sliding_window_view(matrix: Any, values: Any, length: int) -> None:
     view = matrix.windows(length)

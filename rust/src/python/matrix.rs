@@ -4,15 +4,17 @@ use std::ops::Range;
 
 use numpy::ndarray::{ArrayView2, ArrayView3, Dimension, ShapeBuilder};
 use numpy::{
-    IntoPyArray, PyArray, PyArray1, PyArray2, PyArray3, PyArrayLike1, PyArrayMethods,
+    Element, IntoPyArray, PyArray, PyArray1, PyArray2, PyArray3, PyArrayLike1, PyArrayMethods,
     PyReadonlyArray2, PyReadwriteArray3, ndarray,
 };
+use pyo3::PyClass;
 use pyo3::prelude::*;
+use pyo3::pyclass::boolean_struct::True;
 
 use super::error::{ArgumentError, detached};
 use super::frame::copied;
 use crate::matrix::Matrix;
-use crate::{Error, window};
+use crate::{Error, Result, window};
 
 /// The row-major float32 feature matrix.
 #[pyclass(name = "FeatureMatrix", module = "atb_fast._core", frozen)]
@@ -30,11 +32,16 @@ impl PyFeatureMatrix {
 #[pymethods]
 impl PyFeatureMatrix {
     #[new]
+    #[pyo3(signature = (values, names, *, rows=None))]
     #[allow(
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"
     )]
-    fn py_new(values: PyReadonlyArray2<'_, f32>, names: Vec<String>) -> PyResult<Self> {
+    fn py_new(
+        values: PyReadonlyArray2<'_, f32>,
+        names: Vec<String>,
+        rows: Option<PyArrayLike1<'_, i64>>,
+    ) -> PyResult<Self> {
         let values = values.as_array();
         if values.ncols() == 0 || values.ncols() != names.len() {
             return Err(ArgumentError::new_err(format!(
@@ -44,7 +51,12 @@ impl PyFeatureMatrix {
             )));
         }
         let data = values.iter().copied().collect();
-        Ok(Self::new(Matrix::from_rows(data, names.len()), names))
+        let matrix = Matrix::from_rows(data, names.len());
+        let matrix = match rows {
+            Some(rows) => matrix.with_kept(&copied(&rows))?,
+            None => matrix,
+        };
+        Ok(Self::new(matrix, names))
     }
 
     #[getter]
@@ -105,19 +117,9 @@ impl PyFeatureMatrix {
             return batch(py, windows, length, self.matrix.columns());
         };
         let shape = [starts.len(), length, self.matrix.columns()];
-        let mut target: PyReadwriteArray3<'py, f32> = out.try_readwrite()?;
-        if target.as_array().shape() != shape || !target.as_array().is_standard_layout() {
-            return Err(ArgumentError::new_err(format!(
-                "out has shape {:?}, expected a C-contiguous float32 array of shape {shape:?}",
-                target.as_array().shape()
-            )));
-        }
-        let slice = target.as_slice_mut()?;
-        detached(py, || {
-            window::gather_into(&self.matrix, &starts, length, slice)
-        })?;
-        drop(target);
-        Ok(out)
+        filled(py, out, shape, |windows| {
+            window::gather_into(&self.matrix, &starts, length, windows)
+        })
     }
 
     #[pyo3(signature = (targets, length, batch_size, *, starts=None, seed=None, epoch=0))]
@@ -239,11 +241,32 @@ fn batch(
     windows.into_pyarray(py).reshape([count, length, columns])
 }
 
-/// Returns `view` as a `NumPy` array that cannot be written and keeps `owner` alive.
-fn read_only<'py, D: Dimension>(
-    owner: &Bound<'py, PyFeatureMatrix>,
-    view: &ndarray::ArrayView<'_, f32, D>,
-) -> PyResult<Bound<'py, PyArray<f32, D>>> {
+/// Returns `out` after `fill` has written its values, without the GIL.
+pub fn filled<'py>(
+    py: Python<'py>,
+    out: Bound<'py, PyArray3<f32>>,
+    shape: [usize; 3],
+    fill: impl FnOnce(&mut [f32]) -> Result<()> + Send,
+) -> PyResult<Bound<'py, PyArray3<f32>>> {
+    let mut target: PyReadwriteArray3<'py, f32> = out.try_readwrite()?;
+    if target.as_array().shape() != shape || !target.as_array().is_standard_layout() {
+        return Err(ArgumentError::new_err(format!(
+            "out has shape {:?}, expected a C-contiguous float32 array of shape {shape:?}",
+            target.as_array().shape()
+        )));
+    }
+    let windows = target.as_slice_mut()?;
+    detached(py, || fill(windows))?;
+    drop(target);
+    Ok(out)
+}
+
+/// Returns `view` as a `NumPy` array that cannot be written and keeps `owner` alive. It must be a
+/// view into what `owner` owns.
+pub fn read_only<'py, O: PyClass<Frozen = True>, T: Element, D: Dimension>(
+    owner: &Bound<'py, O>,
+    view: &ndarray::ArrayView<'_, T, D>,
+) -> PyResult<Bound<'py, PyArray<T, D>>> {
     // SAFETY: the view is into the matrix of `owner`, a frozen class: its memory is neither moved
     // nor changed while `owner` lives, and `owner` is the base of the array. The write flag is
     // cleared before the array escapes, and NumPy refuses to set it again for such a base.

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 mod archive;
+mod candles;
 mod error;
 mod frame;
 mod matrix;
@@ -23,6 +24,7 @@ fn py_build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<candles::PyCandleMatrix>()?;
     m.add_class::<matrix::PyFeatureMatrix>()?;
     m.add_class::<matrix::PyWindowBatches>()?;
     m.add_class::<pipeline::PyFeature>()?;
