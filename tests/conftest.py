@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -105,3 +106,19 @@ def atb_fast(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with a live bundle of each type, trained for one epoch on the sample market."""
+    from atb_fast import TrainingConfig, run_training_pipeline
+
+    root = tmp_path_factory.mktemp("models")
+    quick: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "epochs": 1}
+    quick |= {"engine": "keras", "registry": root, "skip_plots": True, "skip_robustness": True}
+    daily: dict[str, Any] = {"start_date": "2023-01-01", "end_date": "2024-12-01"}
+    hourly: dict[str, Any] = {"start_date": "2024-11-01", "timeframe": "1h"}
+    run_training_pipeline(TrainingConfig(**quick, **daily))
+    run_training_pipeline(TrainingConfig(**quick, **daily, force_price_only=True))
+    run_training_pipeline(TrainingConfig(**quick, **hourly, recipe="basic"))
+    return root

@@ -11,17 +11,26 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atb_fast._core import Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
+    from atb_fast._core import (
+        CandleMatrix,
+        Feature,
+        FeatureMatrix,
+        FeaturePipeline,
+        MinMaxScaler,
+    )
     from atb_fast.config import TrainingConfig
     from atb_fast.errors import AtbFastError
     from atb_fast.features import PreparedData, prepare
     from atb_fast.ingestion.sources import Market, load_market
+    from atb_fast.predictor import Bundle, load_bundle
     from atb_fast.runner import TrainingResult, run_training_pipeline
 
 __version__ = version("atb-fast")
 
 _HOME = {
     "AtbFastError": "errors",
+    "Bundle": "predictor",
+    "CandleMatrix": "_core",
     "Feature": "_core",
     "FeatureMatrix": "_core",
     "FeaturePipeline": "_core",
@@ -30,6 +39,7 @@ _HOME = {
     "PreparedData": "features",
     "TrainingConfig": "config",
     "TrainingResult": "runner",
+    "load_bundle": "predictor",
     "load_market": "ingestion.sources",
     "prepare": "features",
     "run_training_pipeline": "runner",
@@ -37,6 +47,8 @@ _HOME = {
 
 __all__ = [
     "AtbFastError",
+    "Bundle",
+    "CandleMatrix",
     "Feature",
     "FeatureMatrix",
     "FeaturePipeline",
@@ -45,6 +57,7 @@ __all__ = [
     "PreparedData",
     "TrainingConfig",
     "TrainingResult",
+    "load_bundle",
     "load_market",
     "prepare",
     "run_training_pipeline",

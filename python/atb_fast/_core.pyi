@@ -329,6 +329,11 @@ class CandleMatrix:
     def usable(self, length: int) -> NDArray[np.int64]:
         """Return the starts of the windows that have no value that is missing, 0 or negative."""
 
+    def ranges(
+        self, column: str, starts: NDArray[np.int64], length: int
+    ) -> list[NDArray[np.float64]]:
+        """Return the lowest and the highest value of `column` in each window, (windows,) each."""
+
     def gather(
         self, starts: NDArray[np.int64], length: int, *, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:

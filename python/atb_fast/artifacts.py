@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import json
 import platform
-import warnings
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast import _core
+from atb_fast import _core, onnx_export
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData
 from atb_fast.device import DevicePolicy
-from atb_fast.diagnostics import Evaluation
+from atb_fast.diagnostics import Evaluation, predict, rmse
 from atb_fast.engine import FitResult
-from atb_fast.errors import ExportError, MissingExtraError
+from atb_fast.features import CANDLE_FEATURES
 
-OPSET = 17
-#: Engines with onnxruntime 1.17 read up to IR version 9; 8 is the one that goes with opset 17.
-MAX_IR_VERSION = 8
-#: Largest difference to Keras, relative to the largest target: float32 has 6e-8 of it.
-ONNX_TOLERANCE = 1e-5
-GATE_BATCHES = (1, 7, 256)
+#: Windows in samples.npz.
+SAMPLES = 16
 
 
 @dataclass
@@ -45,6 +39,8 @@ class RunRecord:
         robustness: See `diagnostics.robustness`; None if it was not measured.
         importance: See `diagnostics.permutation_importance`; None if it was not measured.
         onnx_difference: See `export_onnx`; None if there is no checked model.onnx.
+        candles_rmse: Test RMSE of a graph that takes raw candles, quote currency; None if the
+            graph does not.
         failures: What went wrong in an optional step, by step.
     """
 
@@ -56,6 +52,7 @@ class RunRecord:
     robustness: dict[str, float] | None = None
     importance: dict[str, float] | None = None
     onnx_difference: dict[str, float] | None = None
+    candles_rmse: float | None = None
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -68,107 +65,99 @@ class RunRecord:
         }
 
 
-def check_export_packages() -> None:
-    """Import nothing, but see that all that the export needs is there.
-
-    Raises:
-        MissingExtraError: A package is not installed.
-    """
-    missing = [name for name in ("onnx", "onnxruntime", "tf2onnx") if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"the ONNX export needs {', '.join(missing)}; install with pip install "
-            "'atb-fast[train]', or leave the export out with --skip-onnx"
-        )
-
-
-def export_onnx(model: Any, path: Path, data: WindowedData) -> dict[str, float]:
-    """Write `model` as ONNX and check the file by running it.
-
-    Args:
-        model: A float32 Keras model.
-        path: Where to write.
-        data: The windows the check takes its inputs from.
+def export_onnx(model: Any, record: RunRecord, path: Path) -> dict[str, float]:
+    """Write `model` as ONNX and check the file by running it on real windows.
 
     Returns:
-        The largest difference to Keras by batch size, relative to the largest target.
+        The largest difference to Keras by batch size, relative to the largest label.
 
     Raises:
         ExportError: The conversion failed, or the file does not agree with the Keras model.
     """
-    import onnx
-
-    model(data.windows(data.test[:1]))  # Keras exports only a model that was called
-    try:
-        with warnings.catch_warnings():
-            # Keras' exporter probes for np.object, which NumPy 2 warns about.
-            warnings.simplefilter("ignore", FutureWarning)
-            model.export(path, format="onnx", opset_version=OPSET, verbose=False)
-        proto = onnx.load(path)
-        proto.ir_version = min(proto.ir_version, MAX_IR_VERSION)
-        onnx.save(proto, path)
-    except OSError:
-        raise
-    except Exception as error:  # tf2onnx and Keras raise whatever they like
-        raise ExportError(f"the conversion to ONNX failed: {error}") from error
-    return check_onnx(model, path, data)
-
-
-def check_onnx(model: Any, path: Path, data: WindowedData) -> dict[str, float]:
-    """Run the ONNX file on real windows and compare with Keras; see `export_onnx`."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+    data, config = record.data, record.config
+    prepared = data.prepared
+    names = input_names(record)
+    properties = {
+        "schema_version": "1",
+        "symbol": config.symbol,
+        "timeframe": config.timeframe,
+        "model_type": prepared.model_type,
+        "sequence_length": str(data.length),
+        "feature_names": json.dumps(names),
+        "data_sha256": json.dumps(prepared.sha256, sort_keys=True),
+    }
+    starts = np.concatenate([data.test, data.train[::-1]])[: max(onnx_export.GATE_BATCHES)]
+    inputs, tolerance = data.windows(starts), onnx_export.TOLERANCE
+    expected = np.asarray(model.predict_on_batch(inputs))
+    pipeline = None
+    if config.onnx_input == "ohlcv":
+        assert prepared.pipeline is not None  # TrainingConfig saw to it
+        pipeline, tolerance = prepared.pipeline, onnx_export.CANDLES_TOLERANCE
+        candles = candle_windows(data, starts)
+        inputs = candles.astype(np.float32)
+        expected = np.asarray(
+            model.predict_on_batch(onnx_export.window_features(candles, pipeline))
         )
-    except Exception as error:  # onnxruntime has no common base class
-        raise ExportError(f"onnxruntime cannot load {path.name}: {error}") from error
-    feed = session.get_inputs()[0]
-    shape = (data.length, data.prepared.matrix.shape[1])
-    if feed.type != "tensor(float)" or tuple(feed.shape[1:]) != shape:
-        raise ExportError(
-            f"{path.name} takes {feed.type} {feed.shape}, expected float32 [batch, {shape[0]}, "
-            f"{shape[1]}]"
-        )
-    scale = float(np.abs(data.prepared.target).max())
-    starts = np.concatenate([data.test, data.train[::-1]])
-    differences = {}
-    for size in GATE_BATCHES:
-        windows = data.windows(np.resize(starts, size))
-        try:
-            got = np.asarray(session.run(None, {feed.name: windows})[0])
-        except Exception as error:
-            raise ExportError(f"onnxruntime cannot run {path.name}: {error}") from error
-        expected = np.asarray(model.predict_on_batch(windows))
-        differences[str(size)] = _difference(got, expected, scale, path.name)
-    return differences
+        record.candles_rmse = _rmse_from_candles(model, data, pipeline)
+    path.write_bytes(onnx_export.convert(model, properties=properties, candles=pipeline))
+    scale = float(np.nanmax(np.abs(data.labels)))
+    return onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
 
 
-def _difference(
-    got: NDArray[np.float32], expected: NDArray[np.float32], scale: float, name: str
-) -> float:
-    if got.shape != expected.shape:
-        raise ExportError(f"{name} gives shape {got.shape}, Keras {expected.shape}")
-    if not np.isfinite(got).all():
-        raise ExportError(f"{name} gives values that are not finite")
-    difference = float(np.abs(got - expected).max()) / scale
-    if not difference <= ONNX_TOLERANCE:  # also when Keras itself gives NaN
-        raise ExportError(
-            f"{name} differs from Keras by {difference:.1e} of the largest target, expected at "
-            f"most {ONNX_TOLERANCE:.0e}"
-        )
-    return difference
+def candle_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the raw candles of each window, shape (windows, length, 5)."""
+    candles = data.prepared.frame.select(onnx_export.CANDLES).to_numpy()
+    rows = data.prepared.matrix.rows[starts[:, None] + np.arange(data.length)]
+    return np.asarray(candles[rows])
 
 
-def feature_schema(pipeline: _core.FeaturePipeline, sequence_length: int) -> dict[str, Any]:
-    """Return feature_schema.json: channel order, and how each feature is computed and scaled.
+def _rmse_from_candles(model: Any, data: WindowedData, pipeline: _core.FeaturePipeline) -> float:
+    parts = np.array_split(data.test, -(-len(data.test) // 256))
+    predicted = [
+        np.asarray(
+            model.predict_on_batch(
+                onnx_export.window_features(candle_windows(data, part), pipeline)
+            )
+        )[:, 0]
+        for part in parts
+    ]
+    return rmse(data.targets(data.test), np.concatenate(predicted).astype(np.float64))
 
-    The scaler stands under `scaler`, not `normalization`: the columns are named for their scaled
-    values, and a reader that finds `normalization` would scale them again.
+
+def input_names(record: RunRecord) -> list[str]:
+    """Return what the columns of the ONNX input are, in channel order."""
+    prepared = record.data.prepared
+    if record.config.onnx_input == "ohlcv":
+        return list(onnx_export.CANDLES)
+    return list(CANDLE_FEATURES) if prepared.pipeline is None else prepared.matrix.names
+
+
+def feature_schema(record: RunRecord) -> dict[str, Any]:
+    """Return feature_schema.json: the columns of the ONNX input, in channel order.
+
+    Each has the column of the candles that it comes from and, under `scaler`, how it is scaled.
+    That is not called `normalization`: the columns are named for their scaled values, and a reader
+    that finds `normalization` would scale them again.
     """
+    prepared = record.data.prepared
+    features: list[dict[str, Any]]
+    if record.config.onnx_input == "ohlcv":
+        features = [{"name": name, "source": {"column": name}} for name in onnx_export.CANDLES]
+    elif prepared.pipeline is None:
+        features = [
+            {"name": name, "source": {"column": column, "transform": "expanding_minmax"}}
+            for name, column in CANDLE_FEATURES.items()
+        ]
+    else:
+        features = computed_features(prepared.pipeline)
+    return {
+        "sequence_length": record.data.length,
+        "features": [{"required": True} | feature for feature in features],
+    }
+
+
+def computed_features(pipeline: _core.FeaturePipeline) -> list[dict[str, Any]]:
+    """Return how each feature is computed and scaled."""
     features = []
     for feature, scaler in zip(pipeline.features, pipeline.scalers, strict=True):
         computed: dict[str, Any] = {"column": feature.source}
@@ -179,7 +168,6 @@ def feature_schema(pipeline: _core.FeaturePipeline, sequence_length: int) -> dic
         features.append(
             {
                 "name": feature.name,
-                "required": True,
                 "source": computed,
                 "scaler": {
                     "method": "minmax",
@@ -190,7 +178,34 @@ def feature_schema(pipeline: _core.FeaturePipeline, sequence_length: int) -> dic
                 },
             }
         )
-    return {"sequence_length": sequence_length, "features": features}
+    return features
+
+
+def write_samples(model: Any, record: RunRecord, path: Path) -> None:
+    """Write some windows as the training saw them, and the candles that they were made of.
+
+    With them, `models verify` finds out whether who scores the bundle sees what was trained on,
+    without the training's data. Windows are spread evenly; `candles` has the rows that each needs,
+    one window after the other, null as NaN; `ends` says where each ends.
+    """
+    data = record.data
+    prepared = data.prepared
+    every = np.concatenate([data.train, data.test])
+    starts = every[np.linspace(0, len(every) - 1, min(SAMPLES, len(every))).astype(np.int64)]
+    rows = prepared.matrix.rows
+    firsts, lasts = rows[starts] - prepared.lookback, rows[starts + data.length - 1]
+    columns = [name for name in prepared.frame.columns if name != "timestamp"]
+    values = prepared.frame.select(columns).to_numpy()
+    slices = [values[first : last + 1] for first, last in zip(firsts, lasts, strict=True)]
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            columns=np.array(columns),
+            candles=np.concatenate(slices),
+            ends=np.cumsum([len(part) for part in slices]),
+            windows=data.windows(starts),
+            predictions=predict(model, data, starts),
+        )
 
 
 def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str, Any]:
@@ -207,11 +222,11 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "created_at": created.isoformat(),
         "training_date": created.isoformat(),
         "sequence_length": data.length,
-        "feature_names": prepared.matrix.names,
-        "feature_count": len(prepared.matrix.names),
+        "feature_names": input_names(record),
+        "feature_count": len(input_names(record)),
+        "onnx_input": config.onnx_input,
         "task_type": "regression",
-        # The model predicts quote currency itself: an engine maps it with 1 and 0.
-        "price_normalization": {"mean": 0.0, "std": 1.0},
+        "price_normalization": _price_normalization(data),
         "framework": "onnx" if record.diagnostics["onnx"] else "keras",
         "model_file": "model.onnx" if record.diagnostics["onnx"] else "model.keras",
         "has_sentiment": prepared.model_type == "sentiment",
@@ -228,7 +243,7 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
             "optimizer": "adam",
             "loss": "mse",
         },
-        "evaluation_results": record.evaluation.to_dict(),
+        "evaluation_results": _evaluation(record),
         "robustness_results": record.robustness or {},
         "permutation_importance": record.importance or {},
         "sentiment_assessment": prepared.assessment.to_dict() if prepared.assessment else {},
@@ -247,14 +262,41 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "diagnostics": record.diagnostics,
         "diagnostic_failures": record.failures,
         "onnx_difference": record.onnx_difference or {},
+        # What the network itself sees, whatever the ONNX input is.
+        "computed_features": computed_features(prepared.pipeline) if prepared.pipeline else [],
         "config": config.to_dict(),
         "versions": {"python": platform.python_version()} | _versions(),
     }
 
 
+def _price_normalization(data: WindowedData) -> dict[str, Any]:
+    """Return how an engine turns an output into a price."""
+    if data.scaled_by_window:
+        return {"method": "rolling_minmax", "window": data.length, "target_feature": "close"}
+    # The model predicts quote currency itself.
+    return {"mean": 0.0, "std": 1.0}
+
+
+def _evaluation(record: RunRecord) -> dict[str, float]:
+    results = record.evaluation.to_dict()
+    if record.candles_rmse is not None:
+        results["test_rmse_from_candles"] = record.candles_rmse
+    return results
+
+
 def _versions() -> dict[str, str]:
     found = {}
-    for package in ("atb-fast", "tensorflow", "tensorflow-cpu", "keras", "numpy", "polars", "onnx"):
+    for package in (
+        "atb-fast",
+        "tensorflow",
+        "tensorflow-cpu",
+        "keras",
+        "numpy",
+        "polars",
+        "onnx",
+        "tf2onnx",
+        "onnxruntime",
+    ):
         try:
             found[package] = installed_version(package)
         except PackageNotFoundError:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from atb_fast.config import TrainingConfig
+from atb_fast.config import BASIC_TIMEFRAME, TrainingConfig
 from atb_fast.data_commands import data
 from atb_fast.errors import AtbFastError, StorageError
+from atb_fast.models_commands import models
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +34,7 @@ _EXIT_CODES = """\b
 Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
 cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the registry or the store
 cannot be read or written, or is damaged, 7 a part is not installed, 8 candles or sentiment cannot
-be fetched, 130 interrupted."""
+be fetched, 9 a bundle is missing, damaged or must not be live, 130 interrupted."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
@@ -43,6 +44,7 @@ def cli() -> None:
 
 
 cli.add_command(data)
+cli.add_command(models)
 
 
 @cli.group()
@@ -50,11 +52,11 @@ def train() -> None:
     """Train a model and put its bundle into the registry."""
 
 
-def _options() -> list[click.Parameter]:
-    """Return one option for each field of TrainingConfig, named after it."""
+def _options(*leave_out: str, **defaults: Any) -> list[click.Parameter]:
+    """Return one option for each field of TrainingConfig, named after it, with these defaults."""
     parameters: list[click.Parameter] = [click.Argument(["symbol"])]
     for item in dataclasses.fields(TrainingConfig):
-        if item.name == "symbol":
+        if item.name in ("symbol", "recipe", *leave_out):
             continue
         flag = "--" + item.name.replace("_", "-")
         help_text = item.metadata["help"]
@@ -71,12 +73,13 @@ def _options() -> list[click.Parameter]:
                 )
             )
             continue
-        has_default = item.default is not dataclasses.MISSING and item.default is not None
+        default = defaults.get(item.name, item.default)
+        has_default = default is not dataclasses.MISSING and default is not None
         parameters.append(
             click.Option(
                 [flag, item.name],
                 type=_type(kind, item.metadata),
-                default=item.default if has_default else None,
+                default=default if has_default else None,
                 show_default=has_default,
                 help=help_text,
             )
@@ -101,6 +104,19 @@ def _train_model(as_json: bool, symbol: str, **values: Any) -> None:
 
     Without --force-price-only the model also sees the Fear & Greed index.
     """
+    _train(as_json, symbol, **values)
+
+
+def _train_price(as_json: bool, symbol: str, **values: Any) -> None:
+    """Train the basic model of live strategies for SYMBOL, for example BTCUSDT.
+
+    It sees prices and volume only, each window scaled by its own values. `basic/latest` moves to it
+    if its timeframe is 1h, as strategies expect.
+    """
+    _train(as_json, symbol, recipe="basic", **values)
+
+
+def _train(as_json: bool, symbol: str, **values: Any) -> None:
     given: dict[str, Any] = {
         name: value.date() if isinstance(value, datetime) else value
         for name, value in values.items()
@@ -124,22 +140,28 @@ def _train_model(as_json: bool, symbol: str, **values: Any) -> None:
         ) from error
 
 
-train.add_command(
-    click.Command(
-        "model",
-        callback=_train_model,
-        params=[
-            *_options(),
-            click.Option(
-                ["--json", "as_json"],
-                is_flag=True,
-                help="Print the result as one JSON document on stdout; all else goes to stderr.",
-            ),
-        ],
-        help=_train_model.__doc__,
-        epilog=_EXIT_CODES,
-    )
+_WITHOUT_SENTIMENT = (
+    *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
+    "onnx_input",
 )
+for _name, _callback, _parameters in (
+    ("model", _train_model, _options()),
+    ("price", _train_price, _options(*_WITHOUT_SENTIMENT, timeframe=BASIC_TIMEFRAME)),
+):
+    _as_json = click.Option(
+        ["--json", "as_json"],
+        is_flag=True,
+        help="Print the result as one JSON document on stdout; all else goes to stderr.",
+    )
+    train.add_command(
+        click.Command(
+            _name,
+            callback=_callback,
+            params=[*_parameters, _as_json],
+            help=_callback.__doc__,
+            epilog=_EXIT_CODES,
+        )
+    )
 
 
 def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
@@ -150,7 +172,8 @@ def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
     with bars(console) as shown:
 
         def on_epoch(epoch: int, logs: dict[str, float]) -> None:
-            note = f"RMSE {logs['rmse']:,.0f}, test {logs['val_rmse']:,.0f}"
+            # Prices have thousands; what is scaled window by window, about 1.
+            note = f"RMSE {logs['rmse']:,.4g}, test {logs['val_rmse']:,.4g}"
             shown.update("training", epoch, config.epochs, unit="epochs", note=note)
 
         def on_windows(done: int, windows: int) -> None:

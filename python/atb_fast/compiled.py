@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 # Writes in place; a scatter would copy the array at every step of a loop.
 from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
-from atb_fast.datasets import WindowedData
+from atb_fast.datasets import WindowedData, scaled_by_window
 
 #: Windows of one call of a program: a few seconds, after which progress is shown.
 _CHUNK_WINDOWS = 6400
@@ -296,7 +296,8 @@ class CompiledModel:
         self._model = model
         self._length = data.length
         self._rows = tf.constant(data.prepared.matrix.values)
-        self._target = tf.constant(data.prepared.target.astype(np.float32))
+        self._scaled_by_window = data.scaled_by_window
+        self._labels = tf.constant(data.labels.astype(np.float32))
         self._batch_size = batch_size
         self._seed = np.uint32(seed % 2**32)
         model.optimizer.build(model.trainable_variables)
@@ -315,7 +316,8 @@ class CompiledModel:
 
     def evaluate(self, starts: NDArray[np.int64]) -> float:
         """Return the mean squared error of the windows at `starts`, without dropout."""
-        return self._run(self._evaluate_program, starts, min(len(starts), _EVALUATED))
+        batches = -(-len(starts) // _EVALUATED)
+        return self._run(self._evaluate_program, starts, -(-len(starts) // batches))
 
     def _run(
         self,
@@ -372,10 +374,12 @@ class CompiledModel:
         slices = [slice(first, last) for first, last in pairwise(edges) if first < last]
         offsets = tf.range(self._length)[:, None]
         parts = [tf.gather(self._rows, offsets + starts[part]) for part in slices]
+        if self._scaled_by_window:
+            parts = [scaled_by_window(x, axis=0) for x in parts]
         for layer in self._model.layers:
             parts = _apply(layer, parts, draw)
         predicted = tf.concat([x[:, 0] for x in parts], 0)
-        actual = tf.gather(self._target, starts + self._length)
+        actual = tf.gather(self._labels, starts + self._length)
         return tf.reduce_sum(weights * tf.square(predicted - actual))
 
     def _draw_mask(self, layer: Any, part: int, shape: Any) -> Any:

@@ -39,6 +39,9 @@ TIMEFRAMES = {
     "1w": 7 * _DAY,
 }
 
+#: What the strategies that load a basic bundle are made for.
+BASIC_TIMEFRAME = "1h"
+
 #: Two convolutions of 3 and two poolings of 2 leave one step of 10 rows.
 MIN_SEQUENCE_LENGTH = 10
 
@@ -115,6 +118,12 @@ class TrainingConfig:
     """
 
     symbol: str
+    recipe: Literal["legacy", "basic"] = _option(
+        "legacy",
+        "How rows become features and targets: as the old trainer made them (legacy), or candles "
+        "scaled window by window, as live strategies scale them (basic).",
+        choices=("legacy", "basic"),
+    )
     timeframe: str = _option("1d", "Length of a bar.", choices=tuple(TIMEFRAMES))
     start_date: date | None = _option(
         None, "First day, UTC, inclusive. Default: the first day the source has."
@@ -162,6 +171,12 @@ class TrainingConfig:
     skip_robustness: bool = _option(False, "Do not measure the model without sentiment.")
     skip_onnx: bool = _option(
         False, "Do not export ONNX. The model is kept, but engines will not see it."
+    )
+    onnx_input: Literal["features", "ohlcv"] = _option(
+        "features",
+        "What model.onnx takes: windows of scaled features, or of raw open, high, low, close and "
+        "volume, of which it computes the features itself (ohlcv).",
+        choices=("features", "ohlcv"),
     )
     force_refresh: bool = _option(
         False, "Fetch candles and sentiment of the range anew; prepare the features anew."
@@ -230,6 +245,15 @@ class TrainingConfig:
             raise ArgumentError("--source files needs --candles FILE")
         if self.offline and self.force_refresh:
             raise ArgumentError("--offline contradicts --force-refresh; give one")
+        if self.recipe == "basic":
+            if self.force_sentiment or self.sentiment:
+                raise ArgumentError("the basic model has no sentiment; leave its options out")
+            if self.onnx_input != "features":
+                raise ArgumentError(
+                    "onnx_input is 'ohlcv', but engines scale the windows of a basic model; leave "
+                    "it out"
+                )
+            object.__setattr__(self, "force_price_only", True)
         if self.force_price_only and self.force_sentiment:
             raise ArgumentError("--force-price-only contradicts --force-sentiment; give one")
         if self.force_price_only:

@@ -14,13 +14,15 @@ again is cheaper than reading them back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast.errors import DataError
+from atb_fast._core import CandleMatrix
+from atb_fast.errors import ArgumentError, DataError
 from atb_fast.features import PreparedData
 
 #: Share of the windows, oldest first, that a model is fitted on.
@@ -29,29 +31,50 @@ TRAIN_SHARE = 0.8
 
 @dataclass(frozen=True)
 class WindowedData:
-    """The windows of a feature matrix, split in time.
+    """The windows of a matrix, split in time.
 
-    Window `s` is rows `s` to `s + length - 1`; its target is the row behind it.
+    Window `s` is rows `s` to `s + length - 1`; the model is to predict the close of the row behind
+    it. What it is fitted to is the label of that row: the close itself, or, where windows are
+    scaled one by one, where the close lies in the range of the window's closes: 0..1 if inside.
 
     Attributes:
-        prepared: Features and targets by row.
+        prepared: Features and closes by row.
         length: Rows in a window.
         train: Starts of the windows that are fitted, int64, ascending.
         test: Starts of those that come later, int64, ascending.
+        labels: By row, float64, shape (rows,).
+        ranges: Lowest and highest close of the window before each row, float64, shape (2, rows);
+            NaN for rows without a usable window, None if a label is a close.
     """
 
     prepared: PreparedData
     length: int
     train: NDArray[np.int64]
     test: NDArray[np.int64]
+    labels: NDArray[np.float64]
+    ranges: NDArray[np.float64] | None = None
+
+    @property
+    def scaled_by_window(self) -> bool:
+        """Whether each window is scaled by its own values, in the graph or by Rust."""
+        return self.ranges is not None
 
     def targets(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the target of each window, quote currency, shape (windows,)."""
-        return self.prepared.target[starts + self.length]
+        """Return the close behind each window, quote currency, shape (windows,)."""
+        return self.prepared.close[starts + self.length]
 
     def persistence(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the last close inside each window: the forecast "no change"."""
-        return self.prepared.target[starts + self.length - 1]
+        return self.prepared.close[starts + self.length - 1]
+
+    def prices(
+        self, starts: NDArray[np.int64], outputs: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the prices that the model's outputs for the windows stand for."""
+        if self.ranges is None:
+            return outputs
+        low, high = self.ranges[:, starts + self.length]
+        return np.asarray(low + outputs * (high - low))
 
     def windows(self, starts: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the windows, shape (windows, length, features)."""
@@ -59,21 +82,65 @@ class WindowedData:
 
 
 def split_windows(prepared: PreparedData, length: int) -> WindowedData:
-    """Return all windows that have a row behind them, the first 80 % for training.
+    """Return the windows that have a row behind them, the first 80 % for training.
+
+    Of candles whose windows are scaled one by one, those are left out that an engine would refuse:
+    with a value that is missing or not above 0. So are those whose close never changes, which have
+    no label.
 
     Raises:
         DataError: Too few rows for a window on each side.
     """
-    count = len(prepared.matrix) - length
-    train = int(count * TRAIN_SHARE)
-    if train < 1 or count - train < 1:
+    labels, ranges = prepared.close, None
+    starts = np.arange(max(0, len(prepared.matrix) - length), dtype=np.int64)
+    if isinstance(prepared.matrix, CandleMatrix):
+        starts = np.intersect1d(starts, prepared.matrix.usable(length), assume_unique=True)
+        low, high = prepared.matrix.ranges("close", starts, length)
+        moves = high > low
+        starts, rows = starts[moves], starts[moves] + length
+        ranges = np.full((2, len(prepared.matrix)), np.nan)
+        ranges[:, rows] = low[moves], high[moves]
+        labels = (prepared.close - ranges[0]) / (ranges[1] - ranges[0])
+    train = int(len(starts) * TRAIN_SHARE)
+    if train < 1 or len(starts) - train < 1:
         raise DataError(
             f"sequence length {length} needs at least {length + 2} complete rows, got "
             f"{len(prepared.matrix)} from {prepared.candles} candles; use a longer range or a "
             "shorter --sequence-length"
         )
-    starts = np.arange(count, dtype=np.int64)
-    return WindowedData(prepared, length, starts[:train], starts[train:])
+    return WindowedData(prepared, length, starts[:train], starts[train:], labels, ranges)
+
+
+def scaled_by_window(windows: Any, axis: int) -> Any:
+    """Return windows of raw candles, each scaled by its own values, in the graph.
+
+    Each column becomes `(x - min) / (max - min)` of its rows up to that one, 0.5 while they are
+    equal: the same bits as `CandleMatrix.gather`.
+
+    Args:
+        windows: float64; none with a value that is missing.
+        axis: The one of the rows of a window.
+
+    Returns:
+        float32, shape of `windows`.
+    """
+    import tensorflow as tf
+
+    def cumulative(better: Callable[[Any, Any], Any]) -> Any:
+        # Doubling steps (W. Hillis and G. Steele, Data Parallel Algorithms, 1986): XLA has no
+        # running minimum that is fast on a CPU.
+        best, step = windows, 1
+        while step < windows.shape[axis]:
+            first, _ = tf.split(best, [step, best.shape[axis] - step], axis)
+            before, _ = tf.split(best, [best.shape[axis] - step, step], axis)
+            best = better(best, tf.concat([first, before], axis))
+            step *= 2
+        return best
+
+    low, high = cumulative(tf.minimum), cumulative(tf.maximum)
+    flat, half = tf.equal(low, high), tf.constant(0.5, windows.dtype)
+    scaled = (windows - low) / tf.where(flat, tf.ones_like(low), high - low)
+    return tf.cast(tf.where(flat, half, scaled), tf.float32)
 
 
 def gathered_dataset(
@@ -98,12 +165,14 @@ def gathered_dataset(
     import tensorflow as tf
 
     matrix = tf.constant(data.prepared.matrix.values)
-    target = tf.constant(data.prepared.target.astype(np.float32))
+    labels = tf.constant(data.labels.astype(np.float32))
     offsets = tf.range(data.length, dtype=tf.int64)
 
     def cut(start: Any) -> tuple[Any, Any]:
         windows = tf.gather(matrix, start[:, None] + offsets)
-        return windows, tf.gather(target, start + data.length)
+        if data.scaled_by_window:
+            windows = scaled_by_window(windows, axis=1)
+        return windows, tf.gather(labels, start + data.length)
 
     dataset = tf.data.Dataset.from_tensor_slices(starts)
     if seed is not None:
@@ -126,14 +195,16 @@ def generated_dataset(
     import tensorflow as tf
 
     matrix = data.prepared.matrix
-    target = data.prepared.target.astype(np.float32)
+    if isinstance(matrix, CandleMatrix):
+        raise ArgumentError("windows that are scaled one by one come from gathered_dataset")
+    labels = data.labels.astype(np.float32)
     epoch = -1
 
     def batches() -> Any:
         nonlocal epoch
         epoch += 1
         return matrix.batches(
-            target, data.length, batch_size, starts=starts, seed=seed, epoch=epoch
+            labels, data.length, batch_size, starts=starts, seed=seed, epoch=epoch
         )
 
     signature = (

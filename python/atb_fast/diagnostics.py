@@ -45,7 +45,7 @@ class Evaluation:
 def predict(model: Any, data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the prediction for each window, quote currency, shape (windows,)."""
     parts = np.split(starts, range(_PREDICT_BATCH, len(starts), _PREDICT_BATCH))
-    return _predict(model, (data.windows(part) for part in parts))
+    return data.prices(starts, _predict(model, (data.windows(part) for part in parts)))
 
 
 def rmse(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
@@ -88,7 +88,7 @@ def robustness(
         i for i, name in enumerate(data.prepared.matrix.names) if name.startswith("sentiment_")
     ]
     if sentiment:
-        values = data.prepared.matrix.values.copy()
+        values = data.prepared.matrix.values.astype(np.float32)
         values[:, sentiment] = 0.0
         matrix = FeatureMatrix(values, data.prepared.matrix.names)
         without = replace(data, prepared=replace(data.prepared, matrix=matrix))
@@ -111,7 +111,7 @@ def permutation_importance(model: Any, data: WindowedData, seed: int) -> dict[st
 
     def error() -> float:
         parts = np.split(windows, range(_PREDICT_BATCH, len(windows), _PREDICT_BATCH))
-        return rmse(actual, _predict(model, parts))
+        return rmse(actual, data.prices(starts, _predict(model, parts)))
 
     base = error()
     order = np.random.default_rng(seed).permutation(len(starts))

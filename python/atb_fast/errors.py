@@ -48,6 +48,12 @@ class MissingExtraError(AtbFastError, ImportError):
     exit_code = 7
 
 
+class BundleError(AtbFastError, ValueError):
+    """A bundle that is not there, is damaged, or breaks the contract with the engines."""
+
+    exit_code = 9
+
+
 class FetchError(AtbFastError, OSError):
     """Candles or sentiment that are not stored and cannot be fetched."""
 

@@ -36,7 +36,7 @@ class Features:
     """What a recipe makes of candles; see `PreparedData` for the meaning of each."""
 
     matrix: _core.FeatureMatrix
-    target: NDArray[np.float64]
+    close: NDArray[np.float64]
     timestamps: pl.Series
     pipeline: _core.FeaturePipeline
 
@@ -67,13 +67,13 @@ def load(directory: Path, name: str, features: tuple[_core.Feature, ...]) -> Fea
     try:
         # The zip's checksums are verified. numpy leaves a file open that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            matrix, target, times, scalers = (
-                stored[part] for part in ("matrix", "target", "timestamps", "scalers")
+            matrix, rows, close, times, scalers = (
+                stored[part] for part in ("matrix", "rows", "close", "timestamps", "scalers")
             )
         fitted = [_core.MinMaxScaler(*ends) for ends in scalers.tolist()]
         found = Features(
-            _core.FeatureMatrix(matrix, [feature.name for feature in features]),
-            target,
+            _core.FeatureMatrix(matrix, [feature.name for feature in features], rows=rows),
+            close,
             pl.Series("timestamp", times).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC"),
             _core.FeaturePipeline(features, scalers=fitted),
         )
@@ -93,7 +93,8 @@ def save(directory: Path, name: str, features: Features) -> None:
     np.savez(
         buffer,
         matrix=features.matrix.values,
-        target=features.target,
+        rows=features.matrix.rows,
+        close=features.close,
         timestamps=features.timestamps.to_physical().to_numpy(),
         scalers=np.array([(s.data_min, s.data_max) for s in features.pipeline.scalers]),
     )

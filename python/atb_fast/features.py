@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atb_fast import _core, feature_cache
-from atb_fast.config import TrainingConfig
+from atb_fast.config import TIMEFRAMES, TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.feature_cache import Features, content_hash
 from atb_fast.ingestion.files import CANDLE_COLUMNS
@@ -34,6 +34,11 @@ PRICE_FEATURES = (
     _core.Feature("rsi_scaled", "close", rsi=14),
 )
 SENTIMENT_FEATURE = _core.Feature("sentiment_momentum_scaled", "sentiment_momentum", null_as=0.0)
+
+#: What a basic model sees, in channel order; see `CandleMatrix`.
+CANDLE_FEATURES = {
+    f"{name}_normalized": name for name in ("close", "volume", "high", "low", "open")
+}
 
 #: Rows before the longest average has a value.
 _WARMUP = max(feature.sma or feature.rsi or 1 for feature in PRICE_FEATURES) - 1
@@ -71,11 +76,12 @@ class PreparedData:
     """What a model is trained on, and how it was made.
 
     Attributes:
-        matrix: Scaled features, float32, shape (rows, features).
-        target: Raw close of each row in quote currency, float64, shape (rows,). The target of the
-            window from row `s` on is `target[s + sequence_length]`, the row behind it.
+        matrix: Scaled features, float32, shape (rows, features); of a basic model raw candles,
+            float64, whose windows are scaled one by one.
+        close: Raw close of each row in quote currency, float64, shape (rows,).
         timestamps: Open time of each row, UTC.
-        pipeline: The features and their fitted scalers.
+        frame: What the features are made of: the candles, with sentiment_momentum if it is used.
+        pipeline: The features and their fitted scalers; None for a basic model.
         assessment: Of the sentiment; None if price only was asked for.
         candles: Number of candles that went in; those without every feature were dropped.
         gaps: Number of steps between two candles that are longer than a bar.
@@ -83,20 +89,27 @@ class PreparedData:
             `feature_cache.content_hash` defines it.
     """
 
-    matrix: _core.FeatureMatrix
-    target: NDArray[np.float64]
+    matrix: _core.FeatureMatrix | _core.CandleMatrix
+    close: NDArray[np.float64]
     timestamps: pl.Series
-    pipeline: _core.FeaturePipeline
+    frame: pl.DataFrame
+    pipeline: _core.FeaturePipeline | None
     assessment: SentimentAssessment | None
     candles: int
     gaps: int
     sha256: dict[str, str]
 
     @property
-    def model_type(self) -> Literal["sentiment", "price"]:
+    def model_type(self) -> Literal["sentiment", "price", "basic"]:
         """Which kind of model these features make."""
-        has_sentiment = SENTIMENT_FEATURE.name in self.matrix.names
-        return "sentiment" if has_sentiment else "price"
+        if self.pipeline is None:
+            return "basic"
+        return "sentiment" if SENTIMENT_FEATURE.name in self.matrix.names else "price"
+
+    @property
+    def lookback(self) -> int:
+        """Candles before a row that its features depend on."""
+        return 0 if self.pipeline is None else _WARMUP
 
 
 def prepare(
@@ -106,11 +119,11 @@ def prepare(
     now: datetime | None = None,
     cache: Path | None = None,
 ) -> PreparedData:
-    """Return the features and targets of `market`.
+    """Return the features and closes of `market`.
 
     Args:
         market: Candles of the range, and the whole sentiment history.
-        config: Timeframe, range, and whether sentiment is wanted.
+        config: Recipe, timeframe, range, and whether sentiment is wanted.
         now: The time that the age of the sentiment is judged against, default the clock.
         cache: Directory to keep the features in, and to take them from if they were prepared
             before and `config.force_refresh` is off.
@@ -119,6 +132,8 @@ def prepare(
         DataError: No row has every feature, or sentiment was forced and there is none.
     """
     frame = market.candles
+    if config.recipe == "basic":
+        return _raw_candles(frame, config)
     if len(frame) <= _WARMUP:
         raise DataError(
             f"{len(frame)} candles are in the range, expected more than the {_WARMUP} that the "
@@ -137,6 +152,7 @@ def prepare(
     sha256 = {"candles": content_hash(frame)}
     if sentiment is not None:
         sha256["sentiment"] = content_hash(sentiment)
+        frame = merge_sentiment(frame, sentiment, config.timeframe)
 
     prepared = None
     name = feature_cache.key(recipe="legacy", timeframe=config.timeframe, data=sha256)
@@ -149,18 +165,33 @@ def prepare(
             len(frame),
         )
     else:
-        prepared = _features(frame, sentiment, features, config)
+        prepared = _features(frame, features)
         if cache:
             feature_cache.save(cache, name, prepared)
     return PreparedData(
         matrix=prepared.matrix,
-        target=prepared.target,
+        close=prepared.close,
         timestamps=prepared.timestamps,
+        frame=frame,
         pipeline=prepared.pipeline,
         assessment=assessment,
         candles=len(frame),
         gaps=len(gaps(frame["timestamp"], config.bar_ms)),
         sha256=sha256,
+    )
+
+
+def _raw_candles(frame: pl.DataFrame, config: TrainingConfig) -> PreparedData:
+    return PreparedData(
+        matrix=_core.CandleMatrix(frame, list(CANDLE_FEATURES.values())),
+        close=frame["close"].to_numpy(),
+        timestamps=frame["timestamp"],
+        frame=frame,
+        pipeline=None,
+        assessment=None,
+        candles=len(frame),
+        gaps=len(gaps(frame["timestamp"], config.bar_ms)),
+        sha256={"candles": content_hash(frame)},
     )
 
 
@@ -184,14 +215,7 @@ def _assess(
     return assessment
 
 
-def _features(
-    frame: pl.DataFrame,
-    sentiment: pl.DataFrame | None,
-    features: tuple[_core.Feature, ...],
-    config: TrainingConfig,
-) -> Features:
-    if sentiment is not None:
-        frame = merge_sentiment(frame, sentiment, config)
+def _features(frame: pl.DataFrame, features: tuple[_core.Feature, ...]) -> Features:
     pipeline = _core.FeaturePipeline(features).fit(frame)
     matrix = pipeline.transform(frame)
     kept = frame[matrix.rows]
@@ -252,18 +276,18 @@ def assess(
     )
 
 
-def merge_sentiment(
-    candles: pl.DataFrame, sentiment: pl.DataFrame, config: TrainingConfig
-) -> pl.DataFrame:
+def merge_sentiment(candles: pl.DataFrame, sentiment: pl.DataFrame, timeframe: str) -> pl.DataFrame:
     """Return `candles` with sentiment_momentum, null where a candle has none.
 
     Daily candles take the row of their day; shorter ones the newest row, until the last one.
     """
     columns = ["sentiment_momentum"]
-    if config.timeframe == "1d":
+    if timeframe == "1d":
         merged = _core.merge(candles, sentiment, columns, how="exact")
     else:
-        merged = _core.merge(candles, sentiment, columns, how="resampled", step_ms=config.bar_ms)
+        merged = _core.merge(
+            candles, sentiment, columns, how="resampled", step_ms=TIMEFRAMES[timeframe]
+        )
     return candles.hstack(pl.DataFrame(merged))
 
 

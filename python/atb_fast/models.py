@@ -38,8 +38,20 @@ def build_model(sequence_length: int, features: int, *, dtype_policy: str = "flo
     )
 
 
-def float32_twin(model: Any, sequence_length: int, features: int) -> Any:
-    """Return a float32 model with the weights of `model`, for saving and export."""
-    twin = build_model(sequence_length, features)
-    twin.set_weights(model.get_weights())
-    return twin
+def build_basic_model(sequence_length: int, features: int, *, dtype_policy: str = "float32") -> Any:
+    """Return the uncompiled LSTM of the basic model; arguments as `build_model`.
+
+    Its last layer is linear: a price may leave the range of the window before it.
+    """
+    from keras import Sequential, layers
+
+    policy = {"dtype": dtype_policy}
+    return Sequential(
+        [
+            layers.Input((sequence_length, features)),
+            layers.LSTM(128, return_sequences=True, **policy),
+            layers.LSTM(64, **policy),
+            layers.Dense(64, activation="relu", **policy),
+            layers.Dense(1, dtype="float32"),
+        ]
+    )

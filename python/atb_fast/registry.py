@@ -13,20 +13,29 @@ it, on the same file system, and renamed in.
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from atb_fast.atomic import sync_directory, umask
-from atb_fast.errors import StorageError
+from atb_fast.config import TIMEFRAMES, default_registry
+from atb_fast.errors import BundleError, StorageError
 
 #: Longer than any training run takes.
 _ABANDONED_SECONDS = 7 * 86_400
+#: What engines accept as part of a path.
+_PART = re.compile(r"^[\w\-.]+$", re.ASCII)
+#: Far more than the documents of any bundle have.
+_MOST_BYTES = 4 << 20
 
 
 @contextmanager
@@ -62,6 +71,7 @@ def publish(
     created: datetime,
     finish: Callable[[str], None],
     live: bool,
+    latest: bool = True,
 ) -> tuple[Path, str]:
     """Move a staged bundle to its place and return that and the version.
 
@@ -72,8 +82,9 @@ def publish(
         model_type: For example sentiment.
         created: UTC time that the version is named after.
         finish: Called with the version before the move, to write files that name it.
-        live: Whether the bundle passed every check. If so it becomes a version and `latest`;
-            if not it is kept where engines do not look.
+        live: Whether the bundle passed every check. If so it becomes a version; if not it is kept
+            where engines do not look.
+        latest: Whether `latest` moves to the version.
 
     Raises:
         StorageError: A file cannot be written. `latest` is unchanged then.
@@ -104,18 +115,82 @@ def publish(
                 raise
             break
         sync_directory(home)
-        if live:
-            _point_latest(home, version, staged.parent)
     except OSError as error:
         raise StorageError(f"the bundle cannot be written to {home}: {error.strerror}") from error
+    if live and latest:
+        promote(target)
     return target, version
 
 
-def _point_latest(home: Path, version: str, scratch: Path) -> None:
-    link = Path(tempfile.mktemp(dir=scratch, prefix="latest-"))
-    link.symlink_to(version)
-    link.replace(home / "latest")
-    sync_directory(home)
+def promote(version: Path) -> None:
+    """Make `version`, a directory of the registry, the one that `latest` names, at once.
+
+    Raises:
+        StorageError: The link cannot be written; it is unchanged then.
+    """
+    home = version.parent
+    registry = home.parent.parent
+    try:
+        with staging(registry) as scratch, _locked(registry):
+            if not version.is_dir():
+                raise FileNotFoundError(2, "the version has been removed", str(version))
+            link = scratch / "latest"
+            link.symlink_to(version.name)
+            link.replace(home / "latest")
+            sync_directory(home)
+    except OSError as error:
+        raise StorageError(f"{home / 'latest'} cannot be moved: {error.strerror}") from error
+
+
+def remove(version: Path) -> bool:
+    """Remove a version of the registry; return whether it was: the one of `latest` is not.
+
+    Raises:
+        StorageError: It cannot be removed.
+    """
+    registry = version.parent.parent.parent
+    try:
+        with staging(registry) as scratch, _locked(registry):
+            if live_version(version.parent) == version.name:
+                return False
+            # Renamed first, so that engines never see half of it.
+            version.rename(scratch / version.name)
+            sync_directory(version.parent)
+    except OSError as error:
+        raise StorageError(f"{version} cannot be removed: {error.strerror}") from error
+    return True
+
+
+@contextmanager
+def _locked(registry: Path) -> Iterator[None]:
+    """Let one process at a time move `latest` or remove versions."""
+    from filelock import FileLock
+
+    with FileLock(registry / ".lock"):
+        yield
+
+
+def live_version(home: Path) -> str | None:
+    """Return the version that `latest` in `home` names, None if it names none beside it."""
+    link = home / "latest"
+    target = str(link.readlink()) if link.is_symlink() else ""
+    return target if is_part(target) and (home / target).is_dir() else None
+
+
+def versions(registry: Path) -> list[Path]:
+    """Return the directories of all versions, by symbol, type and time."""
+    homes = (home for home in sorted(registry.glob("*/*")) if not home.is_symlink())
+    found = []
+    for home in homes:
+        if all(is_part(part) and part[0] != "." for part in home.parts[-2:]) and home.is_dir():
+            inside = (path for path in home.iterdir() if path.is_dir() and not path.is_symlink())
+            found += sorted(inside, key=_by_time)
+    return found
+
+
+def _by_time(version: Path) -> tuple[str, int]:
+    stamp, _, number = version.name.rpartition("_v")
+    return (stamp, int(number)) if number.isdigit() else (version.name, 0)
 
 
 def _sync(directory: Path) -> None:
@@ -132,3 +207,122 @@ def _sweep(root: Path) -> None:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(path)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`SYMBOL:TIMEFRAME:TYPE` or `SYMBOL:TIMEFRAME:TYPE:VERSION`, as engines name a bundle.
+
+    Without a version it is the one that `latest` names.
+    """
+
+    symbol: str
+    timeframe: str
+    model_type: str
+    version: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Return the reference that `text` is.
+
+        Raises:
+            BundleError: It is none.
+        """
+        parts = text.split(":")
+        if len(parts) not in (3, 4) or not all(is_part(part) for part in parts):
+            raise BundleError(
+                f"{text!r} is neither a directory nor SYMBOL:TIMEFRAME:TYPE[:VERSION], for example "
+                "BTCUSDT:1h:basic"
+            )
+        if parts[1] not in TIMEFRAMES:
+            raise BundleError(f"{text!r}: there is no timeframe {parts[1]}")
+        return cls(*parts)
+
+
+def is_part(name: str) -> bool:
+    """Return whether `name` may be part of the path of a bundle."""
+    return bool(_PART.match(name)) and name not in (".", "..")
+
+
+def find(reference: str | Path, registry: Path | None = None) -> Path:
+    """Return the directory of a bundle; `latest` is followed, so it is that of a version.
+
+    Args:
+        reference: A directory, or `SYMBOL:TIMEFRAME:TYPE[:VERSION]`.
+        registry: Where to look; default `MODEL_REGISTRY_PATH`, else `src/ml/models`.
+
+    Raises:
+        BundleError: There is none, or a link leads out of its directory.
+    """
+    if isinstance(reference, Path) or "/" in reference or Path(reference).is_dir():
+        directory = Path(reference)
+        return follow(directory) if directory.is_symlink() else _directory(directory)
+    wanted = Reference.parse(reference)
+    home = (registry or default_registry()) / wanted.symbol / wanted.model_type
+    if home.is_symlink() or home.parent.is_symlink():
+        raise BundleError(f"{home}: found a link, expected a directory")
+    if wanted.version:
+        found = _directory(home / wanted.version)
+    else:
+        if not (home / "latest").is_symlink():
+            raise BundleError(f"no bundle {reference}: there is no {home / 'latest'}")
+        found = follow(home / "latest")
+    timeframe = read_json(found / "metadata.json").get("timeframe")
+    if timeframe != wanted.timeframe:
+        raise BundleError(
+            f"no bundle {reference}: {found} is of timeframe {timeframe}; ask for that, or for a "
+            "version of this one"
+        )
+    return found
+
+
+def follow(link: Path) -> Path:
+    """Return the version directory that `link` names: one beside it, by a relative name.
+
+    Raises:
+        BundleError: It names something else.
+    """
+    target = str(link.readlink())
+    if not is_part(target):
+        raise BundleError(f"{link}: points to {target!r}, expected the name of a version beside it")
+    return _directory(link.parent / target)
+
+
+def _directory(path: Path) -> Path:
+    if path.is_symlink():
+        raise BundleError(f"{path}: found a link, expected a directory")
+    if not path.is_dir():
+        raise BundleError(f"no bundle in {path}: there is no such directory")
+    return path
+
+
+def regular_file(path: Path) -> Path:
+    """Return `path`, which a bundle must have as a file of its own.
+
+    Raises:
+        BundleError: It is missing, a link, or no file.
+    """
+    if path.is_symlink() or not path.is_file():
+        found = "a link" if path.is_symlink() else "something else" if path.exists() else "nothing"
+        raise BundleError(f"{path}: found {found}, expected a file")
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a document of a bundle. NaN and infinities, which old ones have, are tolerated.
+
+    Raises:
+        BundleError: It cannot be read, is too large, or is no JSON object.
+    """
+    try:
+        if regular_file(path).stat().st_size > _MOST_BYTES:
+            raise BundleError(f"{path}: has more than {_MOST_BYTES} bytes")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, BundleError):
+            raise
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise BundleError(f"{path}: cannot be read: {reason}") from error
+    if not isinstance(document, dict):
+        raise BundleError(f"{path}: found {type(document).__name__}, expected a JSON object")
+    return document

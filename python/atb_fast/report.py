@@ -32,7 +32,8 @@ def plot_training(
     figure.suptitle(title)
     axes = figure.subplots(2, 2)
     _curves(axes[0, 0], fitted, "loss", "Mean squared error")
-    _curves(axes[0, 1], fitted, "rmse", "RMSE (quote currency)")
+    unit = "range of a window's closes" if data.scaled_by_window else "quote currency"
+    _curves(axes[0, 1], fitted, "rmse", f"RMSE ({unit})")
     _importance(axes[1, 0], importance)
     _predictions(axes[1, 1], data, test_predictions)
     figure.savefig(path, dpi=110)

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast import registry
+from atb_fast import onnx_export, registry
 from atb_fast.artifacts import (
     RunRecord,
-    check_export_packages,
     export_onnx,
     feature_schema,
     metadata,
     write_json,
+    write_samples,
 )
-from atb_fast.config import TrainingConfig
+from atb_fast.config import BASIC_TIMEFRAME, TrainingConfig
 from atb_fast.datasets import WindowedData, split_windows
 from atb_fast.device import DevicePolicy, configure, import_tensorflow
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
@@ -33,9 +33,10 @@ from atb_fast.errors import AtbFastError, ExportError, StorageError, TrainingErr
 from atb_fast.features import prepare
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
-from atb_fast.models import build_model, float32_twin
+from atb_fast.models import build_basic_model, build_model
 from atb_fast.report import plot_training
 from atb_fast.timing import StageTimer
+from atb_fast.verification import Report, verify
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def run_training_pipeline(
     _describe(data, config)
 
     if not config.skip_onnx:
-        check_export_packages()
+        onnx_export.check_packages()
     with registry.staging(config.registry) as staged:
         policy = configure(
             engine=config.engine,
@@ -149,6 +150,7 @@ def run_training_pipeline(
             with timer.stage("onnx"), _storage_errors(config.registry):
                 export_error = _export(model, record, staged / "model.onnx")
             with timer.stage("artifacts"), _storage_errors(config.registry):
+                write_samples(model, record, staged / "samples.npz")
                 bundle, version = _publish(record, staged)
     if export_error is not None:
         raise ExportError(f"{export_error}; the trained model was kept in {bundle}")
@@ -219,8 +221,9 @@ def _train(
     import keras
 
     keras.utils.set_random_seed(config.seed)
-    features = data.prepared.matrix.shape[1]
-    model = build_model(data.length, features, dtype_policy=policy.dtype_policy)
+    build = build_basic_model if data.prepared.model_type == "basic" else build_model
+    shape = (data.length, data.prepared.matrix.shape[1])
+    model = build(*shape, dtype_policy=policy.dtype_policy)
     fitted = fit(
         model,
         data,
@@ -233,7 +236,9 @@ def _train(
         on_windows=on_windows,
     )
     if policy.dtype_policy != "float32":
-        model = float32_twin(model, data.length, features)
+        twin = build(*shape)
+        twin.set_weights(model.get_weights())
+        return twin, fitted
     return model, fitted
 
 
@@ -280,7 +285,7 @@ def _export(model: Any, record: RunRecord, path: Path) -> ExportError | None:
         log.info("onnx: skipped, engines will not see this model")
         return None
     try:
-        record.onnx_difference = export_onnx(model, path, record.data)
+        record.onnx_difference = export_onnx(model, record, path)
     except ExportError as error:
         path.unlink(missing_ok=True)
         return error
@@ -289,21 +294,58 @@ def _export(model: Any, record: RunRecord, path: Path) -> ExportError | None:
 
 def _publish(record: RunRecord, staged: Path) -> tuple[Path, str]:
     data, config = record.data, record.config
-    created = _now()
-    write_json(staged / "feature_schema.json", feature_schema(data.prepared.pipeline, data.length))
+    created, live = _now(), record.diagnostics["onnx"]
+    model_type = data.prepared.model_type
+    write_json(staged / "feature_schema.json", feature_schema(record))
 
     def finish(version: str) -> None:
-        write_json(staged / "metadata.json", metadata(record, version=version, created=created))
+        document = metadata(record, version=version, created=created)
+        write_json(staged / "metadata.json", document)
+        if live:
+            report = verify(staged, identity=(config.symbol, model_type, version))
+            if report.problems:
+                raise ExportError(f"the bundle must not be live: {'; '.join(report.problems)}")
+            document["verification"] = {
+                "feature_skew": report.skew,
+                "prediction_difference": report.prediction_difference,
+            }
+            write_json(staged / "metadata.json", document)
+            _log_verification(report)
 
+    latest = model_type != "basic" or config.timeframe == BASIC_TIMEFRAME
+    if live and not latest:
+        log.warning(
+            "basic/latest is not moved: strategies expect %s there, and this is %s; atb-fast "
+            "models promote --force does it",
+            BASIC_TIMEFRAME,
+            config.timeframe,
+        )
     return registry.publish(
         staged,
         config.registry,
         symbol=config.symbol,
-        model_type=data.prepared.model_type,
+        model_type=model_type,
         created=created,
         finish=finish,
-        live=record.diagnostics["onnx"],
+        live=live,
+        latest=latest,
     )
+
+
+def _log_verification(report: Report) -> None:
+    if report.skew is None:
+        log.info(
+            "model.onnx computes its features from the candles of a window alone: a prediction "
+            "differs by up to %.1e of the price from one with the candles before",
+            report.prediction_difference,
+        )
+    else:
+        log.info(
+            "verified: features as scored differ by %.1e from those trained on, predictions by "
+            "%.1e of the price from Keras'",
+            report.skew,
+            report.prediction_difference,
+        )
 
 
 @contextmanager

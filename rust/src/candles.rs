@@ -67,6 +67,30 @@ impl Candles {
         starts
     }
 
+    /// Returns the lowest and the highest value that `column` has in each window, NaN passed over.
+    ///
+    /// # Errors
+    /// As [`window::check_starts`].
+    ///
+    /// # Panics
+    /// When there is no such column.
+    pub fn ranges(&self, column: usize, starts: &[i64], length: usize) -> Result<[Vec<f64>; 2]> {
+        assert!(column < self.columns);
+        window::check_starts(self.rows(), starts, length)?;
+        let fold = |first: f64, better: fn(f64, f64) -> f64| {
+            let best = |&start: &i64| {
+                let values = self.data[start as usize * self.columns + column..].iter();
+                let inside = values.step_by(self.columns).take(length);
+                inside.copied().fold(first, better)
+            };
+            starts.iter().map(best).collect()
+        };
+        Ok([
+            fold(f64::INFINITY, f64::min),
+            fold(f64::NEG_INFINITY, f64::max),
+        ])
+    }
+
     /// Writes the windows at `starts` into `out`, one after the other. Each column of each window
     /// becomes `(x - min) / (max - min)` of its rows up to that one, 0.5 while they are equal.
     ///
@@ -147,6 +171,12 @@ mod tests {
             prop_assert_eq!(starts.len(), cells.len() - length + 1);
             let mut out = vec![0.0; starts.len() * length * 2];
             candles.gather_scaled(&starts, length, &mut out).unwrap();
+            let [low, high] = candles.ranges(1, &starts, length).unwrap();
+            for (i, &start) in starts.iter().enumerate() {
+                let inside = &columns[1][start as usize..start as usize + length];
+                prop_assert!(inside.contains(&low[i]) && inside.contains(&high[i]));
+                prop_assert!(inside.iter().all(|x| (low[i]..=high[i]).contains(x)));
+            }
             let mut places = out.iter();
             for &start in &starts {
                 for t in 0..length {

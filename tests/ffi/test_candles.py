@@ -42,6 +42,10 @@ def test_windows_are_those_of_numpy(candles: pl.DataFrame) -> None:
     assert (got[:, 0] == 0.5).all()
     for start, window in zip(starts, got, strict=True):
         np.testing.assert_array_equal(window, reference(values, start, LENGTH))
+    low, high = matrix.ranges("open", starts, LENGTH)
+    windows = np.lib.stride_tricks.sliding_window_view(values[:, 2], LENGTH)[starts]
+    np.testing.assert_array_equal(low, windows.min(axis=1))
+    np.testing.assert_array_equal(high, windows.max(axis=1))
     out = np.full((3, LENGTH, 3), 7.0, np.float32)
     again = matrix.gather(starts[[5, 1, 5]], LENGTH, out=out)
     assert again is out
@@ -65,6 +69,8 @@ def test_what_is_refused(candles: pl.DataFrame) -> None:
         matrix.gather(np.array([191]), 10)
     with pytest.raises(ArgumentError, match="out has shape"):
         matrix.gather(np.array([1]), 10, out=np.empty((1, 10, 2), np.float32))
+    with pytest.raises(ArgumentError, match="column is 'x', expected one of close, volume, open"):
+        matrix.ranges("x", np.array([1]), 10)
     with pytest.raises(ArgumentError, match="length is 0"):
         matrix.usable(0)
     with pytest.raises(ArgumentError, match="columns is empty"):

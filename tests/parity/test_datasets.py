@@ -33,14 +33,14 @@ def test_in_order_they_are_the_legacy_windows(make: Any, data: WindowedData) -> 
     rows = range(LENGTH, LENGTH + len(data.train))
     x, y = collect(make(data, data.train, 32))
     np.testing.assert_array_equal(x, [features[i - LENGTH : i] for i in rows])
-    np.testing.assert_array_equal(y, data.prepared.target[rows].astype(np.float32))
+    np.testing.assert_array_equal(y, data.prepared.close[rows].astype(np.float32))
 
 
 @BOTH
 def test_they_are_those_of_timeseries_dataset_from_array(make: Any, data: WindowedData) -> None:
     import keras
 
-    target = data.prepared.target.astype(np.float32)
+    target = data.prepared.close.astype(np.float32)
     theirs = keras.utils.timeseries_dataset_from_array(
         data.prepared.matrix.values[:-1], target[LENGTH:], LENGTH, batch_size=32
     )
@@ -48,6 +48,20 @@ def test_they_are_those_of_timeseries_dataset_from_array(make: Any, data: Window
     ours = collect(make(data, np.concatenate([data.train, data.test]), 32))
     np.testing.assert_array_equal(ours[0], expected[0])
     np.testing.assert_array_equal(ours[1], expected[1])
+
+
+def test_windows_scaled_in_the_graph_are_those_of_rust(truth: Any) -> None:
+    candles = truth("BTCUSDT", "1h").tail(3000)
+    config = TrainingConfig(symbol="BTCUSDT", source="sample", timeframe="1h", recipe="basic")
+    for length in (2, 119, 120, 128):
+        data = split_windows(prepare(Market(candles, None), config), length)
+        x, y = collect(gathered_dataset(data, data.test, 100))
+        np.testing.assert_array_equal(x, data.windows(data.test))
+        close = candles["close"].to_numpy()
+        for label, start in zip(y, data.test, strict=True):
+            inside = close[start : start + length]
+            span = inside.max() - inside.min()
+            assert label == np.float32((close[start + length] - inside.min()) / span)
 
 
 @BOTH

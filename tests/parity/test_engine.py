@@ -17,7 +17,7 @@ from atb_fast.engine import fit
 from atb_fast.errors import ArgumentError, TrainingError
 from atb_fast.features import prepare
 from atb_fast.ingestion.sources import Market, load_market
-from atb_fast.models import build_model
+from atb_fast.models import build_basic_model, build_model
 
 LENGTH = 24
 
@@ -33,7 +33,8 @@ def made(data: WindowedData, *, dropout: bool = True) -> Any:
     import keras
 
     keras.utils.set_random_seed(3)
-    model = build_model(data.length, data.prepared.matrix.shape[1])
+    build = build_basic_model if data.scaled_by_window else build_model
+    model = build(data.length, data.prepared.matrix.shape[1])
     for layer in model.layers:
         if not dropout and hasattr(layer, "rate"):
             layer.rate = 0.0
@@ -102,8 +103,8 @@ def test_gradients_are_those_of_keras(data: WindowedData, size: int, dropout: bo
 def in_order(data: WindowedData, *, epochs: int, batch_size: int, seed: int) -> dict[str, Any]:
     """Return the history of plain Keras on NumPy windows, in the engine's order of windows."""
     model = made(data, dropout=False)
-    x, y = data.windows(data.train), data.targets(data.train)
-    test = data.windows(data.test), data.targets(data.test)
+    x, y = data.windows(data.train), data.labels[data.train + data.length]
+    test = data.windows(data.test), data.labels[data.test + data.length]
     history: dict[str, Any] = {}
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(x))
@@ -147,6 +148,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     "60 bars": ("1d", {}, 60, 32, 5),
     "price only": ("1d", {"force_price_only": True}, 120, 32, 5),
     "hourly": ("1h", {"end_date": date(2019, 3, 1)}, 120, 32, 5),
+    "basic": ("1h", {"recipe": "basic", "end_date": date(2019, 2, 1)}, 120, 32, 5),
 }
 
 
@@ -155,7 +157,7 @@ def test_epochs_follow_keras_on_real_candles(shared: Path, case: str) -> None:
     timeframe, options, length, batch_size, epochs = CASES[case]
     given: dict[str, Any] = {"start_date": date(2019, 1, 1), "end_date": date(2024, 12, 1)}
     given["candles"] = shared / "data" / f"BTCUSDT_{timeframe}_2017-08-17_2024-12-31.parquet"
-    if "force_price_only" not in options:
+    if not {"force_price_only", "recipe"} & set(options):
         given["sentiment"] = shared / "data" / "fear_greed_1d_2018-02-01_2025-05-02.parquet"
     config = TrainingConfig(symbol="BTCUSDT", timeframe=timeframe, **given | options)
     windows = split_windows(prepare(load_market(config), config), length)

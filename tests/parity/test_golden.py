@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from atb_fast import FeatureMatrix
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData, split_windows
 from atb_fast.diagnostics import rmse
@@ -59,13 +60,14 @@ def test_features_equal_the_golden_file(
     names = [name for name in golden.columns if name.endswith("_scaled")]
     assert prepared.matrix.names == names
     assert prepared.timestamps.to_list() == golden["timestamp"].to_list()
-    np.testing.assert_array_equal(prepared.target, golden["close"].to_numpy())
+    np.testing.assert_array_equal(prepared.close, golden["close"].to_numpy())
 
     market = load_market(config)
     assert market.sentiment is not None
     from atb_fast.features import merge_sentiment, sentiment_features
 
-    frame = merge_sentiment(market.candles, sentiment_features(market.sentiment), config)
+    frame = merge_sentiment(market.candles, sentiment_features(market.sentiment), "1d")
+    assert prepared.pipeline
     float64 = prepared.pipeline.transform_float64(frame)
     np.testing.assert_allclose(float64, golden[names].to_numpy(), rtol=0, atol=1e-12)
 
@@ -82,6 +84,7 @@ def test_windows_hash_to_the_golden_hash(data: WindowedData, seeds: Any) -> None
     starts = np.concatenate([data.train, data.test])
     assert (len(data.train), len(data.test)) == (expected["train"], expected["test"])
     copied = data.windows(starts)
+    assert isinstance(data.prepared.matrix, FeatureMatrix)
     viewed = np.ascontiguousarray(data.prepared.matrix.windows(LENGTH)[:-1])
     for windows in (copied, viewed):
         assert list(windows.shape) == expected["shape"]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from atb_fast import artifacts, runner
+from atb_fast import onnx_export, runner
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData, split_windows
 from atb_fast.device import decide
@@ -21,7 +21,7 @@ from atb_fast.engine import FitResult, fit
 from atb_fast.errors import ExportError, MissingExtraError, StorageError, TrainingError
 from atb_fast.features import prepare
 from atb_fast.ingestion.sources import Market
-from atb_fast.models import build_model, float32_twin
+from atb_fast.models import build_model
 
 LENGTH = 12
 
@@ -97,33 +97,41 @@ def test_mixed_float16(data: WindowedData, tmp_path: Path) -> None:
     assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     assert predict(model, data, data.test).shape == (len(data.test),)
 
-    twin = float32_twin(model, LENGTH, 9)
+    twin = build_model(LENGTH, 9)
+    twin.set_weights(model.get_weights())
     assert {layer.compute_dtype for layer in twin.layers} == {"float32"}
-    differences = artifacts.export_onnx(twin, tmp_path / "model.onnx", data)
-    assert max(differences.values()) <= artifacts.ONNX_TOLERANCE
+    (tmp_path / "model.onnx").write_bytes(onnx_export.convert(twin, properties={}))
+    assert max(gate(twin, tmp_path / "model.onnx", data).values()) <= onnx_export.TOLERANCE
+
+
+def gate(model: Any, path: Path, data: WindowedData) -> dict[str, float]:
+    inputs = data.windows(data.test)
+    expected = model.predict_on_batch(inputs)
+    return onnx_export.check(path, inputs, expected, scale=data.prepared.close.max())
 
 
 def test_the_gate_refuses_another_model(data: WindowedData, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     model = build_model(LENGTH, 9)
-    artifacts.export_onnx(model, path, data)
+    path.write_bytes(onnx_export.convert(model, properties={}))
+    gate(model, path, data)
     weights = model.get_weights()
     # Twice the tolerance: 2e-5 of a price of about ten thousand.
-    off = 2e-5 * data.prepared.target.max()
+    off = 2e-5 * data.prepared.close.max()
     model.set_weights([*weights[:-1], weights[-1] + np.float32(off)])
     with pytest.raises(ExportError, match=r"differs from Keras by .* of the largest target"):
-        artifacts.check_onnx(model, path, data)
+        gate(model, path, data)
     model.set_weights([*weights[:-1], weights[-1] * np.nan])
     with pytest.raises(ExportError, match="differs from Keras by nan"):
-        artifacts.check_onnx(model, path, data)
+        gate(model, path, data)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ExportError, match=r"onnxruntime cannot load model.onnx"):
-        artifacts.check_onnx(model, path, data)
+        gate(model, path, data)
     other = build_model(LENGTH, 8)
     other(np.zeros((1, LENGTH, 8), np.float32))
     other.export(path, format="onnx", opset_version=17, verbose=False)
     with pytest.raises(ExportError, match=r"expected float32 \[batch, 12, 9\]"):
-        artifacts.check_onnx(model, path, data)
+        gate(model, path, data)
 
 
 @pytest.mark.parametrize("engine", ["compiled", "keras"])
@@ -145,7 +153,7 @@ def test_one_seed_gives_one_model(
 def test_missing_export_packages_are_named_before_training(
     config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts, "find_spec", lambda name: None if name == "tf2onnx" else name)
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "tf2onnx" else name)
     with pytest.raises(MissingExtraError, match="the ONNX export needs tf2onnx; install with"):
         runner.run_training_pipeline(config)
 

@@ -20,10 +20,13 @@ def config(**changes: object) -> TrainingConfig:
 
 
 def same(one: PreparedData, other: PreparedData) -> bool:
+    assert one.pipeline
+    assert other.pipeline
     return (
         np.array_equal(one.matrix.values, other.matrix.values)
         and one.matrix.names == other.matrix.names
-        and np.array_equal(one.target, other.target)
+        and np.array_equal(one.matrix.rows, other.matrix.rows)
+        and np.array_equal(one.close, other.close)
         and one.timestamps.equals(other.timestamps)
         and one.timestamps.dtype == other.timestamps.dtype
         and one.pipeline.scalers == other.pipeline.scalers
@@ -43,6 +46,8 @@ def test_kept_features_are_the_prepared_ones(
     assert same(fresh, first)
     assert same(fresh, again)
     frame = market.candles.with_columns(sentiment_momentum=pl.lit(0.5))
+    assert again.pipeline
+    assert fresh.pipeline
     assert np.array_equal(
         again.pipeline.transform(frame).values, fresh.pipeline.transform(frame).values
     )

@@ -82,6 +82,28 @@ impl PyCandleMatrix {
         Ok(detached(py, || Ok(self.candles.usable(length)))?.into_pyarray(py))
     }
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 extracts owned arguments"
+    )]
+    fn ranges<'py>(
+        &self,
+        py: Python<'py>,
+        column: &str,
+        starts: PyArrayLike1<'py, i64>,
+        length: usize,
+    ) -> PyResult<[Bound<'py, PyArray1<f64>>; 2]> {
+        let Some(index) = self.names.iter().position(|name| name == column) else {
+            return Err(ArgumentError::new_err(format!(
+                "column is '{column}', expected one of {}",
+                self.names.join(", ")
+            )));
+        };
+        let starts = copied(&starts);
+        let ends = detached(py, || self.candles.ranges(index, &starts, length))?;
+        Ok(ends.map(|values| values.into_pyarray(py)))
+    }
+
     #[pyo3(signature = (starts, length, *, out=None))]
     #[allow(
         clippy::needless_pass_by_value,

@@ -1,0 +1,349 @@
+"""model.onnx: converted from Keras, brought into one form, and checked by running it.
+
+The same weights give the same bytes in any process. What the graph is named after and in which
+order it is written follows from the graph alone; tf2onnx' names and order do not.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast._core import Feature, FeaturePipeline
+from atb_fast.errors import ExportError, MissingExtraError
+
+OPSET = 17
+#: The one that goes with opset 17; engines with onnxruntime 1.17 read up to 9.
+IR_VERSION = 8
+#: Largest difference to Keras, relative to the largest price: float32 has 6e-8 of it.
+TOLERANCE = 1e-5
+#: The same for a graph that computes its features itself: an RSI of float32 prices has less.
+CANDLES_TOLERANCE = 1e-4
+GATE_BATCHES = (1, 7, 256)
+
+CANDLES = ("open", "high", "low", "close", "volume")
+
+
+def check_packages() -> None:
+    """Import nothing, but see that all that the export needs is there.
+
+    Raises:
+        MissingExtraError: A package is not installed.
+    """
+    missing = [name for name in ("onnx", "onnxruntime", "tf2onnx") if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"the ONNX export needs {', '.join(missing)}; install with pip install "
+            "'atb-fast[train]', or leave the export out with --skip-onnx"
+        )
+
+
+def convert(
+    model: Any,
+    *,
+    properties: Mapping[str, str],
+    candles: FeaturePipeline | None = None,
+) -> bytes:
+    """Return `model` as an ONNX file.
+
+    Args:
+        model: A float32 Keras model: (batch, length, features) to (batch, 1).
+        properties: Written into the file, for its readers.
+        candles: If given, the graph takes the raw candles of a window and computes these features
+            itself; see `window_features`. The optional input `sentiment_momentum`, float32
+            (batch, length, 1), is the unscaled sentiment, neutral if it is not fed.
+
+    Returns:
+        Opset 17, IR version 8. First input `features` or `candles`, float32
+        (batch, length, columns); output `prediction`, float32 (batch, 1).
+
+    Raises:
+        ExportError: The conversion failed, or gave a graph that engines run too slowly.
+    """
+    import onnx
+
+    length, columns = model.input_shape[1:]
+    model(np.zeros((1, length, columns), np.float32))  # Keras exports only what was called
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        try:
+            with warnings.catch_warnings():
+                # Keras' exporter probes for np.object, which NumPy 2 warns about.
+                warnings.simplefilter("ignore", FutureWarning)
+                model.export(path, format="onnx", opset_version=OPSET, verbose=False)
+            graph = onnx.load(path).graph
+        except OSError:
+            raise
+        except Exception as error:  # tf2onnx and Keras raise whatever they like
+            raise ExportError(f"the conversion to ONNX failed: {error}") from error
+    (fed,) = (value.name for value in graph.input)
+    if candles is None:
+        return _canonical(graph, {fed: "features"}, (length, columns), properties)
+    _compute_features(graph, fed, candles, length)
+    return _canonical(graph, {"candles": "candles"}, (length, len(CANDLES)), properties)
+
+
+def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: int) -> None:
+    """Let `graph` compute `fed`, its features, from `candles`; see `window_features`."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes: list[Any] = []
+
+    def constant(value: Any, kind: Any = np.float32) -> str:
+        name = f"atb_c{len(graph.initializer)}"
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value, kind), name))
+        return name
+
+    def apply(op: str, *inputs: str, **attributes: Any) -> str:
+        name = f"atb_v{len(nodes)}"
+        nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
+        return name
+
+    def part(name: str, first: int, last: int) -> str:
+        ends = (constant([value], np.int64) for value in (first, last, 2))
+        return apply("Slice", name, *ends)
+
+    def mean(name: str, window: int) -> str:
+        # Padding is not counted: at the start, the mean is that of the rows there are.
+        window = min(window, length)
+        return apply(
+            "AveragePool", name, kernel_shape=[window], pads=[window - 1, 0], count_include_pad=0
+        )
+
+    def series(name: str) -> str:
+        return apply("Transpose", f"atb_{name}", perm=[0, 2, 1])
+
+    def rsi(prices: str, window: int) -> str:
+        first = part(prices, 0, 1)
+        steps = apply("Sub", part(prices, 1, length), part(prices, 0, length - 1))
+        steps = apply("Concat", apply("Sub", first, first), steps, axis=2)
+        up = mean(apply("Relu", steps), window)
+        down = mean(apply("Relu", apply("Neg", steps)), window)
+        both = apply("Add", up, down)
+        moved = apply("Greater", both, constant(0.0))
+        share = apply("Where", moved, apply("Div", up, both), constant(0.5))
+        return apply("Mul", share, constant(100.0))
+
+    def raw(feature: Feature) -> str:
+        if feature.source == "sentiment_momentum":
+            shape = apply("Shape", "atb_close")
+            return apply("Expand", "sentiment_momentum", shape)
+        if feature.sma:
+            averages = mean(series(feature.source), feature.sma)
+            return apply("Transpose", averages, perm=[0, 2, 1])
+        if feature.rsi:
+            return apply("Transpose", rsi(series(feature.source), feature.rsi), perm=[0, 2, 1])
+        return f"atb_{feature.source}"
+
+    nodes.append(helper.make_node("Split", ["candles"], [f"atb_{c}" for c in CANDLES], axis=2))
+    scaled = []
+    for feature, scaler in zip(pipeline.features, pipeline.scalers, strict=True):
+        product = apply("Mul", raw(feature), constant(scaler.scale))
+        scaled.append(apply("Add", product, constant(scaler.min)))
+    nodes.append(helper.make_node("Concat", scaled, [fed], axis=2))
+    graph.node.extend(nodes)
+    if any(feature.source == "sentiment_momentum" for feature in pipeline.features):
+        # An input with an initializer is optional: engines feed the first input alone.
+        neutral = numpy_helper.from_array(np.zeros((1, length, 1), np.float32))
+        neutral.name = "sentiment_momentum"
+        graph.initializer.append(neutral)
+        graph.input.append(
+            helper.make_tensor_value_info(
+                "sentiment_momentum", TensorProto.FLOAT, ["sentiment_batch", length, 1]
+            )
+        )
+
+
+def _canonical(
+    graph: Any, fed: dict[str, str], shape: tuple[int, int], properties: Mapping[str, str]
+) -> bytes:
+    """Return the file of `graph` with names and order that follow from what it computes.
+
+    Args:
+        graph: From tf2onnx.
+        fed: Its input, and what that is to be called.
+        shape: Of the input, without the batch.
+        properties: See `convert`.
+    """
+    from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+    makers = {name: node for node in graph.node for name in node.output}
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    optional = [value for value in graph.input if value.name in weights]
+    names = {**fed, graph.output[0].name: "prediction", "": ""}
+    names |= {value.name: value.name for value in optional}
+    nodes: list[Any] = []
+    written: set[str] = set()
+    used: list[Any] = []
+
+    def visit(name: str) -> None:
+        """Write what makes `name`, in the order in which it is needed."""
+        if name in written or name not in {**weights, **makers}:
+            return
+        written.add(name)
+        if name in weights:
+            names.setdefault(name, f"weight_{len(used)}")
+            used.append(numpy_helper.from_array(weights[name], names[name]))
+            return
+        node = makers[name]
+        written.update(node.output)
+        for needed in node.input:
+            visit(needed)
+        for i, made in enumerate(node.output):
+            names.setdefault(made, f"value_{len(nodes)}_{i}" if made else "")
+        subgraphs = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+        if any(attribute.type in subgraphs for attribute in node.attribute):
+            raise ExportError(
+                f"the ONNX graph has a {node.op_type}: engines run it 15 to 40 times slower than "
+                "an LSTM; train the model in float32, without recurrent dropout"
+            )
+        clean = helper.make_node(
+            node.op_type,
+            [names[needed] for needed in node.input],
+            [names[made] for made in node.output],
+            name=f"{node.op_type}_{len(nodes)}",
+            domain=node.domain,
+        )
+        clean.attribute.extend(sorted(node.attribute, key=lambda attribute: attribute.name))
+        for attribute in clean.attribute:
+            attribute.doc_string = ""
+        nodes.append(clean)
+
+    visit(graph.output[0].name)
+    made = helper.make_graph(
+        nodes,
+        "model",
+        [
+            helper.make_tensor_value_info(*fed.values(), TensorProto.FLOAT, ["batch", *shape]),
+            *optional,
+        ],
+        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, ["batch", 1])],
+        used,
+    )
+    model = helper.make_model(
+        made,
+        producer_name="atb-fast",
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )
+    helper.set_model_props(model, dict(sorted(properties.items())))
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def window_features(windows: NDArray[np.float64], pipeline: FeaturePipeline) -> NDArray[np.float32]:
+    """Return the scaled features that follow from the raw candles of a window alone.
+
+    Averages and the RSI go over the rows there are until they fill up: their first rows differ from
+    those of `FeaturePipeline.transform`, which has the candles before. RSI is 50 before the first
+    change of the price, sentiment is neutral (momentum 0).
+
+    Args:
+        windows: open, high, low, close, volume, shape (windows, length, 5).
+        pipeline: Fitted.
+
+    Returns:
+        Shape (windows, length, features).
+    """
+
+    def mean(series: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+        length = series.shape[1]
+        return np.stack(
+            [series[:, max(0, t + 1 - window) : t + 1].mean(axis=1) for t in range(length)], axis=1
+        )
+
+    def raw(feature: Feature) -> NDArray[np.float64]:
+        if feature.source not in CANDLES:
+            return np.zeros(windows.shape[:2])
+        series = windows[:, :, CANDLES.index(feature.source)]
+        if feature.sma:
+            return mean(series, feature.sma)
+        if feature.rsi:
+            steps = np.diff(series, axis=1, prepend=series[:, :1])
+            up = mean(np.maximum(steps, 0.0), feature.rsi)
+            both = up + mean(np.maximum(-steps, 0.0), feature.rsi)
+            return 100.0 * np.divide(up, both, out=np.full_like(up, 0.5), where=both > 0)
+        return series
+
+    scaled = [
+        raw(feature) * scaler.scale + scaler.min
+        for feature, scaler in zip(pipeline.features, pipeline.scalers, strict=True)
+    ]
+    return np.stack(scaled, axis=2).astype(np.float32)
+
+
+def check(
+    path: Path,
+    inputs: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    *,
+    scale: float,
+    tolerance: float = TOLERANCE,
+) -> dict[str, float]:
+    """Run the file on `inputs` and compare with what Keras gave for them.
+
+    Args:
+        path: The ONNX file.
+        inputs: Real ones, shape (windows, length, columns).
+        expected: Shape (windows, 1).
+        scale: What differences are relative to.
+        tolerance: The largest that is accepted.
+
+    Returns:
+        The largest difference by batch size, relative to `scale`.
+
+    Raises:
+        ExportError: onnxruntime cannot run the file, or it does not agree with Keras.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime has no common base class
+        raise ExportError(f"onnxruntime cannot load {path.name}: {error}") from error
+    feed = session.get_inputs()[0]
+    shape = inputs.shape[1:]
+    if feed.type != "tensor(float)" or tuple(feed.shape[1:]) != shape:
+        raise ExportError(
+            f"{path.name} takes {feed.type} {feed.shape}, expected float32 [batch, {shape[0]}, "
+            f"{shape[1]}]"
+        )
+    differences = {}
+    for size in GATE_BATCHES:
+        batch, wanted = (np.resize(array, (size, *array.shape[1:])) for array in (inputs, expected))
+        try:
+            got = np.asarray(session.run(None, {feed.name: batch})[0])
+        except Exception as error:
+            raise ExportError(f"onnxruntime cannot run {path.name}: {error}") from error
+        differences[str(size)] = _difference(got, wanted, scale, tolerance, path.name)
+    return differences
+
+
+def _difference(
+    got: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    scale: float,
+    tolerance: float,
+    name: str,
+) -> float:
+    if got.shape != expected.shape:
+        raise ExportError(f"{name} gives shape {got.shape}, Keras {expected.shape}")
+    if not np.isfinite(got).all():
+        raise ExportError(f"{name} gives values that are not finite")
+    difference = float(np.abs(got - expected).max()) / scale
+    if not difference <= tolerance:  # also when Keras itself gives NaN
+        raise ExportError(
+            f"{name} differs from Keras by {difference:.1e} of the largest target, expected at "
+            f"most {tolerance:.0e}"
+        )
+    return difference

@@ -1,0 +1,145 @@
+"""What the trading engines expect of a bundle, without a line of atb-fast.
+
+`violations(registry, key)` reads a bundle as an engine would and names every rule it breaks, by a
+short code. It knows JSON, ONNX and the file system only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+VERSION = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}h\d{2}m\d{2}s_v\d+")
+PART = re.compile(r"^[\w\-.]+$")
+KEYS = {
+    *("symbol", "timeframe", "model_type", "version_id", "created_at", "training_date"),
+    *("sequence_length", "feature_names", "feature_count", "task_type", "price_normalization"),
+    *("framework", "model_file", "training_params", "evaluation_results", "robustness_results"),
+    *("sentiment_assessment", "has_sentiment", "dataset", "diagnostics"),
+}
+BASIC = [f"{name}_normalized" for name in ("close", "volume", "high", "low", "open")]
+
+
+def violations(registry: Path, symbol: str, model_type: str) -> set[str]:
+    """Return the codes of the rules that the live bundle of `symbol` and `model_type` breaks."""
+    broken: set[str] = set()
+    home = registry / symbol / model_type
+    for entry in home.iterdir():
+        if entry.name != "latest" and entry.is_dir() and not VERSION.fullmatch(entry.name):
+            broken.add("version-name")
+        if not PART.match(entry.name):
+            broken.add("part")
+    latest = home / "latest"
+    if not latest.is_symlink():
+        return broken | {"no-latest"}
+    if latest.readlink().is_absolute():
+        broken.add("latest-absolute")
+    bundle = latest.resolve()
+    if not bundle.is_relative_to(registry.resolve()):
+        return broken | {"latest-outside"}
+    if not bundle.is_dir():
+        return broken | {"latest-dangles"}
+    return broken | _bundle(bundle, symbol, model_type)
+
+
+def _bundle(bundle: Path, symbol: str, model_type: str) -> set[str]:
+    broken = set()
+    if [path.name for path in bundle.glob("*.onnx")] != ["model.onnx"]:
+        return {"onnx-count"}
+    try:
+        metadata = json.loads((bundle / "metadata.json").read_text())
+        schema = json.loads((bundle / "feature_schema.json").read_text())
+    except (OSError, ValueError):
+        return {"json"}
+    if KEYS - set(metadata):
+        broken.add("keys")
+    if "normalization_params" in metadata:
+        broken.add("normalization-params")
+    if not all(map(_finite, (metadata, schema))):
+        broken.add("finite")
+    if metadata.get("symbol") != symbol or metadata.get("model_type") != model_type:
+        broken.add("identity")
+    if metadata.get("version_id") != bundle.name:
+        broken.add("version-id")
+    if metadata.get("task_type") != "regression" or metadata.get("framework") != "onnx":
+        broken.add("task")
+    stamps = {str(metadata.get(name)) for name in ("created_at", "training_date")}
+    if len(stamps) != 1 or not all(stamp.endswith(("+00:00", "Z")) for stamp in stamps):
+        broken.add("dates")
+    flags = metadata.get("diagnostics", {})
+    if set(flags) != {"plots", "robustness", "onnx"} or set(map(type, flags.values())) != {bool}:
+        broken.add("diagnostics")
+    names = [feature["name"] for feature in schema["features"]]
+    if names != metadata.get("feature_names") or len(names) != metadata.get("feature_count"):
+        broken.add("feature-order")
+    if schema["sequence_length"] != metadata.get("sequence_length"):
+        broken.add("length")
+    if not all(feature.get("required") is True for feature in schema["features"]):
+        broken.add("required")
+    broken |= _price(metadata, model_type, names)
+    return broken | _model(bundle / "model.onnx", metadata, names)
+
+
+def _price(metadata: dict[str, Any], model_type: str, names: list[str]) -> set[str]:
+    given = metadata.get("price_normalization")
+    if not given:
+        return {"price-normalization"}
+    if model_type != "basic":
+        return set() if given == {"mean": 0.0, "std": 1.0} else {"price-normalization"}
+    length = metadata.get("sequence_length")
+    expected = {"method": "rolling_minmax", "window": length, "target_feature": "close"}
+    broken = set() if given == expected else {"price-normalization"}
+    if names != BASIC:
+        broken.add("basic-features")
+    if metadata.get("timeframe") != "1h":
+        broken.add("basic-timeframe")
+    return broken
+
+
+def _model(path: Path, metadata: dict[str, Any], names: list[str]) -> set[str]:
+    broken = set()
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        if any(tensor.data_location for tensor in model.graph.initializer):
+            return {"external-data"}
+        onnx.checker.check_model(model)
+    except Exception:
+        return {"onnx"}
+    opset = {o.domain: o.version for o in model.opset_import}.get("", 0)
+    if not 13 <= opset <= 17:
+        broken.add("opset")
+    if model.ir_version > 8:
+        broken.add("ir")
+    operators = [node.op_type for node in model.graph.node]
+    if "LSTM" not in operators or "Loop" in operators:
+        broken.add("lstm")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feed = session.get_inputs()[0]
+    if feed.type != "tensor(float)" or not isinstance(feed.shape[0], str):
+        return broken | {"input"}
+    if list(feed.shape[1:]) != [metadata.get("sequence_length"), len(names)]:
+        return broken | {"input-shape"}
+    rng = np.random.default_rng(0)
+    for size in (1, 5):
+        window = rng.random((size, *feed.shape[1:]), dtype=np.float32)
+        got = session.run(None, {feed.name: window})[0]
+        if got.shape != (size, 1) or got.dtype != np.float32:
+            broken.add("output-shape")
+        elif not np.isfinite(got).all():
+            broken.add("output-finite")
+    return broken
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

@@ -1,0 +1,49 @@
+"""Forks a process for each line on stdin that trains or promotes, so that it can be killed.
+
+Answers each line with the process and, when it has ended, with how: its exit code, or minus the
+signal. TensorFlow is imported once, before; no session of it lives when a process is forked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from atb_fast import TrainingConfig, registry, run_training_pipeline
+from atb_fast.verification import verify
+
+
+def train(root: Path) -> None:
+    """Train a model for an epoch on few candles, in this process."""
+    quick: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "epochs": 1}
+    quick |= {"engine": "keras", "skip_plots": True, "skip_robustness": True, "patience": 1}
+    quick |= {"start_date": "2024-06-01", "sequence_length": 12, "force_price_only": True}
+    run_training_pipeline(TrainingConfig(**quick, registry=root))
+
+
+def promote(root: Path) -> None:
+    """Verify each version and make it live, one after the other."""
+    for path in registry.versions(root):
+        if path.parent.name == "price" and not verify(path).problems:
+            registry.promote(path)
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    import tensorflow  # noqa: F401
+
+    root = Path(sys.argv[1])
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            {"train": train, "promote": promote}[line.strip()](root)
+            os._exit(0)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()
