@@ -122,3 +122,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_training_pipeline(TrainingConfig(**quick, **daily, force_price_only=True))
     run_training_pipeline(TrainingConfig(**quick, **hourly, recipe="basic"))
     return root
+
+
+@pytest.fixture(scope="session")
+def models_of_candles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with a sentiment bundle whose model.onnx takes raw candles."""
+    from atb_fast import TrainingConfig, run_training_pipeline
+
+    root = tmp_path_factory.mktemp("models_of_candles")
+    config: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "start_date": "2023-01-01"}
+    config |= {"epochs": 1, "engine": "keras", "skip_plots": True, "skip_robustness": True}
+    run_training_pipeline(TrainingConfig(**config, registry=root, onnx_input="ohlcv"))
+    return root

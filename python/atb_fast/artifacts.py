@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from atb_fast import _core, onnx_export
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import WindowedData
+from atb_fast.datasets import WindowedData, trained_windows
 from atb_fast.device import DevicePolicy
-from atb_fast.diagnostics import Evaluation, predict, rmse
+from atb_fast.diagnostics import Evaluation, rmse
 from atb_fast.engine import FitResult
 from atb_fast.features import CANDLE_FEATURES
 
@@ -100,7 +100,8 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> dict[str, float]:
         )
         record.candles_rmse = _rmse_from_candles(model, data, pipeline)
     path.write_bytes(onnx_export.convert(model, properties=properties, candles=pipeline))
-    scale = float(np.nanmax(np.abs(data.labels)))
+    # Outputs that are scaled by the window are about 1, whatever a single label is.
+    scale = 1.0 if data.scaled_by_window else float(np.abs(data.labels).max())
     return onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
 
 
@@ -182,30 +183,40 @@ def computed_features(pipeline: _core.FeaturePipeline) -> list[dict[str, Any]]:
 
 
 def write_samples(model: Any, record: RunRecord, path: Path) -> None:
-    """Write some windows as the training saw them, and the candles that they were made of.
+    """Write some windows as the training saw them, and what they were made of.
 
-    With them, `models verify` finds out whether who scores the bundle sees what was trained on,
-    without the training's data. Windows are spread evenly; `candles` has the rows that each needs,
-    one window after the other, null as NaN; `ends` says where each ends.
+    With them, `verify` finds out whether who scores the bundle sees what was trained on, without
+    the training's data. Windows are spread evenly; `candles` has the rows that each needs, one
+    window after the other, null as NaN; `ends` says where each ends. `index` is the sentiment.
     """
-    data = record.data
-    prepared = data.prepared
+    data, prepared = record.data, record.data.prepared
     every = np.concatenate([data.train, data.test])
     starts = every[np.linspace(0, len(every) - 1, min(SAMPLES, len(every))).astype(np.int64)]
+    lookback = prepared.lookback
+    if record.config.onnx_input == "ohlcv":
+        assert prepared.pipeline is not None  # TrainingConfig saw to it
+        lookback, raw = 0, candle_windows(data, starts)
+        windows = raw.astype(np.float32)
+        features = onnx_export.window_features(raw, prepared.pipeline)
+    else:
+        windows = features = trained_windows(data, starts)
+    outputs = np.asarray(model.predict_on_batch(features)).reshape(-1).astype(np.float64)
     rows = prepared.matrix.rows
-    firsts, lasts = rows[starts] - prepared.lookback, rows[starts + data.length - 1]
-    columns = [name for name in prepared.frame.columns if name != "timestamp"]
-    values = prepared.frame.select(columns).to_numpy()
-    slices = [values[first : last + 1] for first, last in zip(firsts, lasts, strict=True)]
+    firsts, lasts = rows[starts] - lookback, rows[starts + data.length - 1]
+    slices = [np.arange(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
+    kept = prepared.frame[np.concatenate(slices)]
+    arrays: dict[str, Any] = {
+        "timestamps": kept["timestamp"].dt.epoch("ms").to_numpy(),
+        "candles": kept.select(onnx_export.CANDLES).to_numpy(),
+        "ends": np.cumsum([len(part) for part in slices]),
+        "windows": windows,
+        "predictions": data.prices(starts, outputs),
+    }
+    if prepared.index is not None:
+        times = prepared.index["timestamp"].dt.epoch("ms").to_numpy()
+        arrays["index"] = np.stack([times, prepared.index["value"].to_numpy()])
     with path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            columns=np.array(columns),
-            candles=np.concatenate(slices),
-            ends=np.cumsum([len(part) for part in slices]),
-            windows=data.windows(starts),
-            predictions=predict(model, data, starts),
-        )
+        np.savez_compressed(file, **arrays)
 
 
 def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str, Any]:

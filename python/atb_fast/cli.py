@@ -140,13 +140,14 @@ def _train(as_json: bool, symbol: str, **values: Any) -> None:
         ) from error
 
 
-_WITHOUT_SENTIMENT = (
+#: Engines define the basic model: it has no sentiment, and windows of one kind.
+_NOT_FOR_PRICE = (
     *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
-    "onnx_input",
+    *("onnx_input", "sequence_length"),
 )
 for _name, _callback, _parameters in (
     ("model", _train_model, _options()),
-    ("price", _train_price, _options(*_WITHOUT_SENTIMENT, timeframe=BASIC_TIMEFRAME)),
+    ("price", _train_price, _options(*_NOT_FOR_PRICE, timeframe=BASIC_TIMEFRAME)),
 ):
     _as_json = click.Option(
         ["--json", "as_json"],

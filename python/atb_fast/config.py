@@ -41,6 +41,8 @@ TIMEFRAMES = {
 
 #: What the strategies that load a basic bundle are made for.
 BASIC_TIMEFRAME = "1h"
+#: Bars that engines feed a basic model.
+BASIC_SEQUENCE_LENGTH = 120
 
 #: Two convolutions of 3 and two poolings of 2 leave one step of 10 rows.
 MIN_SEQUENCE_LENGTH = 10
@@ -248,6 +250,11 @@ class TrainingConfig:
         if self.recipe == "basic":
             if self.force_sentiment or self.sentiment:
                 raise ArgumentError("the basic model has no sentiment; leave its options out")
+            if self.sequence_length != BASIC_SEQUENCE_LENGTH:
+                raise ArgumentError(
+                    f"sequence_length is {self.sequence_length}, and engines feed a basic model "
+                    f"{BASIC_SEQUENCE_LENGTH} bars; leave it out"
+                )
             if self.onnx_input != "features":
                 raise ArgumentError(
                     "onnx_input is 'ohlcv', but engines scale the windows of a basic model; leave "

@@ -14,6 +14,7 @@ again is cheaper than reading them back.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,12 @@ from numpy.typing import NDArray
 from atb_fast._core import CandleMatrix
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.features import PreparedData
+
+log = logging.getLogger(__name__)
+
+#: Of the price: a window whose closes have less cannot be scaled by it. Prices that stand still for
+#: 120 bars are an outage, and any move after it would be a label of thousands.
+_LEAST_RANGE = 1e-4
 
 #: Share of the windows, oldest first, that a model is fitted on.
 TRAIN_SHARE = 0.8
@@ -85,30 +92,51 @@ def split_windows(prepared: PreparedData, length: int) -> WindowedData:
     """Return the windows that have a row behind them, the first 80 % for training.
 
     Of candles whose windows are scaled one by one, those are left out that an engine would refuse:
-    with a value that is missing or not above 0. So are those whose close never changes, which have
-    no label.
+    with a value that is missing or not above 0. So are those whose close stands still.
 
     Raises:
         DataError: Too few rows for a window on each side.
     """
     labels, ranges = prepared.close, None
-    starts = np.arange(max(0, len(prepared.matrix) - length), dtype=np.int64)
-    if isinstance(prepared.matrix, CandleMatrix):
+    count = max(0, len(prepared.matrix) - length)
+    starts = np.arange(count, dtype=np.int64)
+    if isinstance(prepared.matrix, CandleMatrix) and count:
         starts = np.intersect1d(starts, prepared.matrix.usable(length), assume_unique=True)
         low, high = prepared.matrix.ranges("close", starts, length)
-        moves = high > low
+        moves = high - low > _LEAST_RANGE * high
         starts, rows = starts[moves], starts[moves] + length
         ranges = np.full((2, len(prepared.matrix)), np.nan)
         ranges[:, rows] = low[moves], high[moves]
         labels = (prepared.close - ranges[0]) / (ranges[1] - ranges[0])
+        if len(starts) < count:
+            log.info(
+                "%d of %d windows left out: %d have a value that is not above 0, as engines would "
+                "refuse, in %d the close stands still",
+                count - len(starts),
+                count,
+                count - len(moves),
+                len(moves) - len(starts),
+            )
     train = int(len(starts) * TRAIN_SHARE)
     if train < 1 or len(starts) - train < 1:
         raise DataError(
             f"sequence length {length} needs at least {length + 2} complete rows, got "
-            f"{len(prepared.matrix)} from {prepared.candles} candles; use a longer range or a "
-            "shorter --sequence-length"
+            f"{len(prepared.matrix)} from {prepared.candles} candles, and two windows, got "
+            f"{len(starts)}; use a longer range or a shorter --sequence-length"
         )
     return WindowedData(prepared, length, starts[:train], starts[train:], labels, ranges)
+
+
+def trained_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the windows as a compiled program cuts them, to compare with how others do."""
+    import tensorflow as tf
+
+    def cut() -> Any:
+        rows = tf.constant(data.prepared.matrix.values)
+        windows = tf.gather(rows, starts[:, None] + np.arange(data.length))
+        return scaled_by_window(windows, axis=1) if data.scaled_by_window else windows
+
+    return np.asarray(tf.function(cut, jit_compile=True, autograph=False)())
 
 
 def scaled_by_window(windows: Any, axis: int) -> Any:
@@ -176,7 +204,16 @@ def gathered_dataset(
 
     dataset = tf.data.Dataset.from_tensor_slices(starts)
     if seed is not None:
-        dataset = dataset.shuffle(len(starts), seed=seed, reshuffle_each_iteration=True)
+        # As one array. `Dataset.shuffle` keeps each start as a tensor, 150 bytes for 8.
+        epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+        count = len(starts)
+
+        def shuffled(epoch: Any) -> Any:
+            order = tf.random.experimental.stateless_shuffle(starts, [seed, epoch])
+            return tf.data.Dataset.from_tensor_slices(order)
+
+        dataset = epochs.take(1).flat_map(shuffled)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
     batches = dataset.batch(batch_size)
     return batches.map(cut, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 

@@ -1,8 +1,9 @@
 """Frames in, feature matrix out, with what is needed to make the same features again.
 
-This is the legacy recipe: features, scaling and target of the trainer that atb-fast replaces. It
-scales with the future (the scalers see the test rows) and aims at raw prices; both are kept
-because existing models were made that way.
+The legacy recipe has features, scaling and target of the trainer that atb-fast replaces. It scales
+with the future (the scalers see the test rows) and aims at raw prices; both are kept because
+existing models were made that way. The basic recipe leaves the candles as they are: their windows
+are scaled one by one.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class PreparedData:
         close: Raw close of each row in quote currency, float64, shape (rows,).
         timestamps: Open time of each row, UTC.
         frame: What the features are made of: the candles, with sentiment_momentum if it is used.
+        index: The Fear & Greed index, timestamp and value, of all history; None if it is not used.
         pipeline: The features and their fitted scalers; None for a basic model.
         assessment: Of the sentiment; None if price only was asked for.
         candles: Number of candles that went in; those without every feature were dropped.
@@ -93,6 +95,7 @@ class PreparedData:
     close: NDArray[np.float64]
     timestamps: pl.Series
     frame: pl.DataFrame
+    index: pl.DataFrame | None
     pipeline: _core.FeaturePipeline | None
     assessment: SentimentAssessment | None
     candles: int
@@ -173,6 +176,7 @@ def prepare(
         close=prepared.close,
         timestamps=prepared.timestamps,
         frame=frame,
+        index=None if sentiment is None else market.sentiment,
         pipeline=prepared.pipeline,
         assessment=assessment,
         candles=len(frame),
@@ -187,6 +191,7 @@ def _raw_candles(frame: pl.DataFrame, config: TrainingConfig) -> PreparedData:
         close=frame["close"].to_numpy(),
         timestamps=frame["timestamp"],
         frame=frame,
+        index=None,
         pipeline=None,
         assessment=None,
         candles=len(frame),
@@ -228,11 +233,13 @@ def sentiment_features(sentiment: pl.DataFrame) -> pl.DataFrame:
 
     0 in the first row and where the row before was 0.
     """
-    primary = pl.col("value").clip(0.0, 100.0) / 100.0
-    change = primary / primary.shift(1) - 1.0
-    return sentiment.select(
-        "timestamp",
-        pl.when(change.is_finite()).then(change).otherwise(0.0).alias("sentiment_momentum"),
+    primary = np.clip(sentiment["value"].to_numpy(), 0.0, 100.0) / 100.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = primary[1:] / primary[:-1] - 1.0
+    momentum = np.zeros(len(primary))
+    momentum[1:] = np.where(np.isfinite(change), change, 0.0)
+    return pl.DataFrame(
+        {"timestamp": sentiment["timestamp"], "sentiment_momentum": momentum},
     )
 
 
@@ -276,12 +283,32 @@ def assess(
     )
 
 
-def merge_sentiment(candles: pl.DataFrame, sentiment: pl.DataFrame, timeframe: str) -> pl.DataFrame:
+def merge_sentiment(
+    candles: pl.DataFrame,
+    sentiment: pl.DataFrame,
+    timeframe: str,
+    *,
+    whole_last_day: bool = False,
+) -> pl.DataFrame:
     """Return `candles` with sentiment_momentum, null where a candle has none.
 
-    Daily candles take the row of their day; shorter ones the newest row, until the last one.
+    Daily candles take the row of their day; shorter ones the newest row, until the midnight of the
+    last one, as the legacy recipe has it, or with `whole_last_day` until that day ends.
+
+    Nothing here starts Polars' threads: scoring must work in a forked process, which lacks them.
     """
     columns = ["sentiment_momentum"]
+    if whole_last_day and len(sentiment):
+        times, momentum = _epoch_ms(sentiment["timestamp"]), sentiment[columns[0]].to_numpy()
+        # Stamps during a day count for that day, as `read_sentiment` has it.
+        times -= times % TIMEFRAMES["1d"]
+        rest = TIMEFRAMES["1d"] - TIMEFRAMES[timeframe]
+        if rest:
+            times, momentum = (
+                np.append(times, times[-1] + rest),
+                np.append(momentum, momentum[-1]),
+            )
+        sentiment = pl.DataFrame({"timestamp": times, columns[0]: momentum})
     if timeframe == "1d":
         merged = _core.merge(candles, sentiment, columns, how="exact")
     else:
@@ -289,6 +316,12 @@ def merge_sentiment(candles: pl.DataFrame, sentiment: pl.DataFrame, timeframe: s
             candles, sentiment, columns, how="resampled", step_ms=TIMEFRAMES[timeframe]
         )
     return candles.hstack(pl.DataFrame(merged))
+
+
+def _epoch_ms(times: pl.Series) -> NDArray[np.int64]:
+    zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
+    milliseconds = times.cast(pl.Datetime("ms", zone)).cast(pl.Int64)
+    return milliseconds.to_numpy().copy()
 
 
 def _in_range(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atb_fast import registry
-from atb_fast.config import BASIC_TIMEFRAME, default_registry
+from atb_fast.config import default_registry
 from atb_fast.errors import ArgumentError, BundleError
 
 if TYPE_CHECKING:
     from atb_fast.verification import Report
+
+log = logging.getLogger(__name__)
 
 _registry = click.option(
     "--registry",
@@ -107,13 +110,34 @@ def verify(bundles: tuple[str, ...], every: bool, root: Path | None, as_json: bo
 
 @models.command()
 @click.argument("bundle")
-@click.option("--force", is_flag=True, help="Also a basic bundle of another timeframe than 1h.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also if `latest` is of another timeframe now, or something could not be checked.",
+)
 @_registry
 @_json
 def promote(bundle: str, force: bool, root: Path | None, as_json: bool) -> None:
     """Let engines load BUNDLE: verify it, then point `latest` to it."""
-    path = registry.find(bundle, root).absolute()
-    _promote(path, root, as_json, force=force)
+    from atb_fast.verification import verify as check
+
+    path = _inside(registry.find(bundle, root), root)
+    report = check(path)
+    if report.problems:
+        raise BundleError(f"{path} must not be live: {'; '.join(report.problems)}")
+    if report.unchecked and not force:
+        raise BundleError(
+            f"{path} could not be checked: {'; '.join(report.unchecked)}; --force promotes it all "
+            "the same"
+        )
+    timeframe = registry.timeframe(path)
+    other = registry.other_live_timeframe(path.parent, timeframe)
+    if other and not force:
+        raise BundleError(
+            f"{path} is of timeframe {timeframe}, and engines expect {other} of "
+            f"{path.parent / 'latest'}; --force promotes it all the same"
+        )
+    _promote(path, as_json)
 
 
 @models.command()
@@ -121,18 +145,33 @@ def promote(bundle: str, force: bool, root: Path | None, as_json: bool) -> None:
 @_registry
 @_json
 def rollback(bundle: str, root: Path | None, as_json: bool) -> None:
-    """Let engines load the version before the live one of BUNDLE (SYMBOL:TIMEFRAME:TYPE)."""
-    live = registry.find(bundle, root).absolute()
-    timeframe = registry.read_json(live / "metadata.json").get("timeframe")
+    """Let engines load the newest sound version before the live one.
+
+    BUNDLE is SYMBOL:TIMEFRAME:TYPE; the live version may be damaged or gone.
+    """
+    from atb_fast.verification import verify as check
+
+    wanted = registry.Reference.parse(bundle)
+    if wanted.version:
+        raise ArgumentError(f"{bundle} names a version; name the one to load with models promote")
+    home = _root(root) / wanted.symbol / wanted.model_type
+    live = str((home / "latest").readlink()) if (home / "latest").is_symlink() else None
+    if live is None:
+        raise BundleError(f"no bundle {bundle} is live: there is no {home / 'latest'}")
     older = [
         path
-        for path in registry.versions(live.parent.parent.parent)
-        if path.parent == live.parent and _timeframe(path) == timeframe
+        for path in registry.versions(_root(root))
+        if path.parent == home
+        and _timeframe(path) == wanted.timeframe
+        and (not registry.is_version(Path(live)) or _before(path, live))
     ]
-    before = older[: [path.name for path in older].index(live.name)]
-    if not before:
-        raise BundleError(f"{live.name} is the oldest version of {bundle}; there is none before it")
-    _promote(before[-1], root, as_json, force=True)
+    for path in reversed(older):
+        report = check(path)
+        if not report.problems:
+            _promote(_inside(path, root), as_json)
+            return
+        log.warning("%s must not be live: %s", path, "; ".join(report.problems))
+    raise BundleError(f"there is no sound version of {bundle} before {live}")
 
 
 @models.command()
@@ -168,20 +207,15 @@ def _root(given: Path | None) -> Path:
     return given or default_registry()
 
 
-def _promote(path: Path, root: Path | None, as_json: bool, *, force: bool) -> None:
-    from atb_fast.verification import verify as check
+def _inside(path: Path, root: Path | None) -> Path:
+    """Return `path` without links, if it is a version of the registry."""
+    resolved, home = path.resolve(), _root(root).resolve()
+    if resolved.parent.parent.parent != home or not registry.is_version(resolved):
+        raise ArgumentError(f"{path} is no version in the registry {home}; name its --registry")
+    return resolved
 
-    if not path.is_relative_to(_root(root).absolute()):
-        raise ArgumentError(f"{path} is not in the registry {_root(root)}; name its --registry")
-    report = check(path)
-    if report.problems:
-        raise BundleError(f"{path} must not be live: {'; '.join(report.problems)}")
-    timeframe = _timeframe(path)
-    if path.parent.name == "basic" and timeframe != BASIC_TIMEFRAME and not force:
-        raise BundleError(
-            f"{path} is of timeframe {timeframe}: as basic/latest it would stop strategies that "
-            f"expect {BASIC_TIMEFRAME}; --force does it all the same"
-        )
+
+def _promote(path: Path, as_json: bool) -> None:
     before = registry.live_version(path.parent)
     registry.promote(path)
     if as_json:
@@ -190,9 +224,13 @@ def _promote(path: Path, root: Path | None, as_json: bool, *, force: bool) -> No
         click.echo(f"{path.parent / 'latest'} -> {path.name} (before: {before or 'none'})")
 
 
+def _before(path: Path, live: str) -> bool:
+    return registry.by_time(path) < registry.by_time(Path(live))
+
+
 def _timeframe(path: Path) -> str | None:
     try:
-        return registry.read_json(path / "metadata.json").get("timeframe")
+        return registry.timeframe(path)
     except BundleError:
         return None
 
@@ -209,9 +247,9 @@ def _row(path: Path) -> dict[str, Any]:
     }
     try:
         metadata = registry.read_json(path / "metadata.json")
+        row["bundle"] = f"{symbol}:{registry.timeframe(path)}:{model_type}:{version}"
     except BundleError as error:
         return row | {"problem": str(error)}
-    row["bundle"] = f"{symbol}:{metadata.get('timeframe')}:{model_type}:{version}"
     results = metadata.get("evaluation_results")
     for name in ("test_rmse", "persistence_rmse"):
         value = results.get(name) if isinstance(results, dict) else None
@@ -228,13 +266,14 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         part(name) for name in ("dataset", "evaluation_results", "training_params")
     )
     live = registry.live_version(path.parent) == path.name
+    names = metadata.get("feature_names")
+    columns = ", ".join(map(str, names)) if isinstance(names, list) else names
     return {
         "bundle": path,
         "live": "yes" if live else "no",
         "symbol": f"{metadata.get('symbol')} {metadata.get('timeframe')}",
         "type": metadata.get("model_type"),
-        "input": f"{metadata.get('sequence_length')} rows of "
-        + ", ".join(map(str, metadata.get("feature_names") or ())),
+        "input": f"{metadata.get('sequence_length')} rows of {columns}",
         "created": metadata.get("created_at"),
         "candles": f"{dataset.get('first')} to {dataset.get('last')}"
         + (", synthetic" if dataset.get("synthetic") else ""),
@@ -267,20 +306,19 @@ def _say(report: Report) -> None:
     if report.prediction_difference is not None:
         difference = report.prediction_difference
         click.echo(f"  largest difference of a prediction to Keras: {difference:.1e} of the price")
-    for note in report.notes:
-        click.echo(f"  {note}")
+    for what in report.unchecked:
+        click.echo(f"  not checked: {what}")
 
 
 def _table(title: str, rows: list[dict[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        if any(row[name] for row in rows):
-            table.add_column(
-                name, justify="right" if "R" in name or name == "persistence" else "left"
-            )
+    table = Table(title=Text(title), title_justify="left")
+    shown = [name for name in rows[0] if any(row[name] for row in rows)]
+    for name in shown:
+        table.add_column(name, justify="right" if name in ("test RMSE", "persistence") else "left")
     for row in rows:
-        table.add_row(*(value for name, value in row.items() if any(r[name] for r in rows)))
+        table.add_row(*(Text(row[name]) for name in shown))
     Console(highlight=False).print(table)

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 _CANDLES = ("open", "high", "low", "close", "volume")
 _SENTIMENT = "sentiment_momentum"
-#: Windows scored at once: where onnxruntime is fastest on one thread.
+#: Windows scored at once. onnxruntime is as fast with any number of them on one thread.
 _BATCH = 64
+#: Of a window: far more than any model has, and few enough for hundreds of windows at once.
+_LARGEST_WINDOW = 1 << 17
+#: Of model.onnx.
+_MOST_BYTES = 256 << 20
 
 Frame = Any
 Sentiment = Frame | Literal["neutral"] | None
@@ -60,44 +64,59 @@ class Bundle:
         self.metadata = registry.read_json(self.path / "metadata.json")
         schema = registry.read_json(self.path / "feature_schema.json")
         try:
-            self.sequence_length, self.feature_names, make = _read_schema(schema)
+            self.sequence_length, self.feature_names, self._make = _read_schema(schema)
             self._low_high, self._mean, self._std = _read_normalization(
                 self.metadata, self.sequence_length
             )
         except BundleError as error:
             raise BundleError(f"{self.path}: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise BundleError(
                 f"{self.path}: feature_schema.json or metadata.json is not as expected "
                 f"({type(error).__name__}: {error})"
             ) from error
-        self._make = make
-        if self._low_high and isinstance(make, FeaturePipeline):
+        if self._low_high and isinstance(self._make, FeaturePipeline):
             raise BundleError(f"{self.path}: price_normalization goes by window, its features not")
-        self._open()
-        self.uses_sentiment = "optional" if self._with_momentum else "no"
-        if isinstance(make, FeaturePipeline) and _SENTIMENT in (f.source for f in make.features):
-            self.uses_sentiment = "required"
-
-    def _open(self) -> None:
-        self._session = _session(registry.regular_file(self.path / "model.onnx"))
-        self._process = os.getpid()
-        feed = self._session.get_inputs()[0]
-        shape = (self.sequence_length, len(self.feature_names))
-        fixed = isinstance(feed.shape[0], int) if feed.shape else True
-        if fixed or feed.type != "tensor(float)" or tuple(feed.shape[1:]) != shape:
-            raise BundleError(
-                f"{self.path}: model.onnx takes {feed.type} {feed.shape}, expected float32 "
-                f"[batch, {shape[0]}, {shape[1]}] as feature_schema.json says"
-            )
-        self._input = feed.name
+        model = registry.regular_file(self.path / "model.onnx")
+        if model.stat().st_size > _MOST_BYTES:
+            raise BundleError(f"{model}: has more than {_MOST_BYTES} bytes")
+        # Kept, so that a forked process has the same model, whatever became of the file.
+        self._content = model.read_bytes()
+        self._sessions = {os.getpid(): _session(self._content, model)}
+        self._input = self._check_input()
         optional = {value.name for value in self._session.get_overridable_initializers()}
         self._with_momentum = None
-        if _SENTIMENT in optional and isinstance(self._make, FeaturePipeline):
-            self._with_momentum = FeaturePipeline(
-                [*self._make.features, Feature(_SENTIMENT, _SENTIMENT)],
-                scalers=[*self._make.scalers, MinMaxScaler(0.0, 1.0)],
+        self.uses_sentiment = "no"
+        if isinstance(self._make, FeaturePipeline):
+            if _SENTIMENT in (feature.source for feature in self._make.features):
+                self.uses_sentiment = "required"
+            elif _SENTIMENT in optional:
+                self.uses_sentiment = "optional"
+                self._with_momentum = FeaturePipeline(
+                    [*self._make.features, Feature(_SENTIMENT, _SENTIMENT)],
+                    scalers=[*self._make.scalers, MinMaxScaler(0.0, 1.0)],
+                )
+
+    @property
+    def _session(self) -> Any:
+        """The session of this process: one is not made to survive a fork."""
+        session = self._sessions.get(os.getpid())
+        if session is None:
+            session = _session(self._content, self.path / "model.onnx")
+            self._sessions = {os.getpid(): session}
+        return session
+
+    def _check_input(self) -> str:
+        inputs = self._session.get_inputs()
+        shape = (self.sequence_length, len(self.feature_names))
+        given = list(inputs[0].shape) if inputs else []
+        fits = given[1:] == list(shape) and not isinstance(given[0], int)
+        if not fits or inputs[0].type != "tensor(float)":
+            raise BundleError(
+                f"{self.path}: model.onnx takes {inputs[0].type if inputs else 'nothing'} {given}, "
+                f"expected float32 [batch, {shape[0]}, {shape[1]}] as feature_schema.json says"
             )
+        return str(inputs[0].name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return load_bundle, (self.path,)
@@ -114,18 +133,20 @@ class Bundle:
                 and the float64 columns open, high, low, close, volume.
             sentiment: The Fear & Greed index, if the model uses it: a frame with timestamp and
                 value (0..100), all days that are known; or `neutral` for an index that never
-                changes. Not needed if `frame` has a column sentiment_momentum.
+                changes. Not needed if `frame` has a column sentiment_momentum, which counts
+                unless `neutral` is asked for.
 
         Raises:
             DataError: A column is missing or has values that cannot be, or there is no sentiment.
         """
         if not isinstance(self._make, FeaturePipeline):
             return CandleMatrix(frame, self._make)
-        given = sentiment is not None and not isinstance(sentiment, str)
-        if self.uses_sentiment == "required" or (self._with_momentum and given):
-            frame = self._with_sentiment(frame, sentiment)
-        make = self._with_momentum if self._with_momentum and given else self._make
-        return make.transform(frame)
+        if self.uses_sentiment == "no":
+            return self._make.transform(frame)
+        table = self._with_sentiment(_polars(frame), sentiment)
+        if _SENTIMENT not in table.columns:
+            return self._make.transform(table)  # the graph has its own neutral sentiment
+        return (self._with_momentum or self._make).transform(table)
 
     def predict(self, frame: Frame, sentiment: Sentiment = None) -> pl.DataFrame:
         """Return the price predicted for every bar of `frame` from the bars before it.
@@ -136,11 +157,14 @@ class Bundle:
 
         Returns:
             A Polars frame with the `timestamp` of each bar of `frame` and `prediction`: its close,
-            quote currency, float64; null where the window before it is not complete. The bar behind
-            the last one is not in it: that is `predict_last`.
+            quote currency, float64. Null where the bars before it are too few, the one before it
+            lacks a feature, or, where windows are scaled one by one, a value in the window is
+            missing, 0 or negative. The bar behind the last one is not in it: that is
+            `predict_last`.
 
         Raises:
             DataError: As `features`.
+            BundleError: The model gives something else than finite numbers.
         """
         import polars as pl
 
@@ -156,31 +180,41 @@ class Bundle:
         for first in range(0, len(starts), _BATCH):
             part = starts[first : first + _BATCH]
             matrix.gather(part, self.sequence_length, out=windows[: len(part)])
-            predictions[bars[first : first + _BATCH]] = self._prices(
-                matrix, part, windows[: len(part)]
-            )
-        return table.select(
-            "timestamp", prediction=pl.Series(predictions, dtype=pl.Float64).fill_nan(None)
-        )
+            prices = self._prices(matrix, part, windows[: len(part)])
+            predictions[bars[first : first + _BATCH]] = prices
+        # Not `select`: it needs Polars' threads, which a forked process lacks.
+        prediction = pl.Series("prediction", predictions, nan_to_null=True)
+        return pl.DataFrame([table["timestamp"], prediction])
 
     def predict_last(self, frame: Frame, sentiment: Sentiment = None) -> float:
         """Return the price predicted for the bar behind the last one of `frame`.
 
-        As much of `frame` is used as a window needs, at its end.
+        All of `frame` is read; it is best to give a few more bars than a window has.
 
         Args:
-            frame: As in `features`.
+            frame: As in `features`; the timestamps are not needed.
             sentiment: As in `features`.
 
         Raises:
-            DataError: As `features`, or there is no complete window before that bar.
+            DataError: As `features`, or the window before that bar is not complete.
+            BundleError: The model gives something else than finite numbers.
         """
+        bars = None
+        if isinstance(self._make, FeaturePipeline):
+            frame = _polars(frame)
+            bars = len(frame)
         matrix = self.features(frame, sentiment)
         start = len(matrix) - self.sequence_length
         if start < 0:
             raise DataError(
                 f"a window has {self.sequence_length} complete rows, got {len(matrix)}; give more "
                 "candles (averages need some before their first value)"
+            )
+        if bars is not None and matrix.rows[-1] != bars - 1:
+            raise DataError(
+                f"the last bar, row {bars - 1}, lacks a feature, the last complete one is row "
+                f"{matrix.rows[-1]}; give sentiment up to the last bar, and candles whose prices "
+                "move"
             )
         starts = np.array([start])
         windows = matrix.gather(starts, self.sequence_length)
@@ -191,8 +225,6 @@ class Bundle:
         return self._run({self._input: windows})
 
     def _run(self, feeds: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        if self._process != os.getpid():
-            self._open()  # a session is not made to survive a fork
         try:
             return np.asarray(self._session.run(None, feeds)[0])
         except Exception as error:  # onnxruntime has no common base class
@@ -207,10 +239,12 @@ class Bundle:
             starts = matrix.usable(self.sequence_length)
             starts = starts[starts + self.sequence_length < bars]
             return starts + self.sequence_length, starts
-        # Candles without every feature are in no window, but the bar behind them has one.
-        every = np.arange(bars)
-        starts = np.searchsorted(matrix.rows, every) - self.sequence_length
-        return every[starts >= 0], starts[starts >= 0]
+        # A window ends with the bar before the predicted one. Candles further back that lack a
+        # feature are left out of it, as in training.
+        ends = np.arange(self.sequence_length, len(matrix) + 1)
+        after = matrix.rows[ends - 1] + 1
+        inside = after < bars
+        return after[inside], ends[inside] - self.sequence_length
 
     def _prices(
         self,
@@ -226,31 +260,43 @@ class Bundle:
             )
         else:
             outputs = self._run({self._input: windows})
-        prices = outputs[:, 0].astype(np.float64)
+        prices = outputs.reshape(-1).astype(np.float64)
+        if len(prices) != len(starts) or not np.isfinite(prices).all():
+            raise BundleError(
+                f"{self.path}: the model gives {outputs.shape} for {len(starts)} windows, or "
+                "numbers that are not finite; models verify says more"
+            )
         if not self._low_high:
             return prices * self._std + self._mean
         assert isinstance(matrix, CandleMatrix)
         low, high = matrix.ranges("close", starts, self.sequence_length)
         return low + prices * (high - low)
 
-    def _with_sentiment(self, frame: Frame, sentiment: Sentiment) -> Frame:
+    def _with_sentiment(self, table: pl.DataFrame, sentiment: Sentiment) -> pl.DataFrame:
+        """Return `table` with the sentiment it is to be scored with, if there is one."""
         import polars as pl
 
-        table = _polars(frame)
         if isinstance(sentiment, str) and sentiment == "neutral":
-            return table.with_columns(pl.lit(0.0).alias(_SENTIMENT))
-        if _SENTIMENT in table.columns:
+            kept = [table[name] for name in table.columns if name != _SENTIMENT]
+            return pl.DataFrame([*kept, pl.Series(_SENTIMENT, np.zeros(len(table)))])
+        if _SENTIMENT in table.columns or (sentiment is None and self.uses_sentiment == "optional"):
             return table
         if sentiment is None or isinstance(sentiment, str):
             raise DataError(
                 f"{self!r} was trained with sentiment; give the Fear & Greed index as sentiment= "
-                "(timestamp and value), or sentiment='neutral'"
+                f"(timestamp and value), or sentiment='neutral'; got {sentiment!r}"
             )
         from atb_fast.features import merge_sentiment, sentiment_features
 
         index = _polars(sentiment)
-        momentum = sentiment_features(index.with_columns(pl.col("value").cast(pl.Float64)))
-        return merge_sentiment(table, momentum, str(self.metadata.get("timeframe")))
+        missing = [name for name in ("timestamp", "value") if name not in index.columns]
+        if missing:
+            raise DataError(
+                f"sentiment has no column {', '.join(missing)}; it has {', '.join(index.columns)}"
+            )
+        index = pl.DataFrame([index["timestamp"], index["value"].cast(pl.Float64)])
+        timeframe = registry.timeframe(self.path)
+        return merge_sentiment(table, sentiment_features(index), timeframe, whole_last_day=True)
 
 
 def _polars(frame: Frame) -> pl.DataFrame:
@@ -267,7 +313,7 @@ def _polars(frame: Frame) -> pl.DataFrame:
     return pl.Series(frame).struct.unnest()
 
 
-def _session(path: Path) -> Any:
+def _session(content: bytes, path: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -279,10 +325,8 @@ def _session(path: Path) -> Any:
     # Backtests run many workers, and one window is too small to share.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
-        # From memory, a graph cannot read weights from other registry.
-        return onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
+        # From memory, a graph cannot read weights from other files.
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common base class
         reason = str(error).splitlines()[0]
         raise BundleError(f"{path}: onnxruntime cannot load it: {reason}") from error
@@ -299,8 +343,8 @@ def _read_schema(
     if not isinstance(length, int) or not 1 <= length <= 1 << 20:
         raise BundleError(f"sequence_length is {length!r}, expected a whole number from 1 on")
     names = [str(feature["name"]) for feature in schema["features"]]
-    if not names:
-        raise BundleError("feature_schema.json has no features")
+    if not 1 <= len(names) * length <= _LARGEST_WINDOW:
+        raise BundleError(f"a window has {length} rows of {len(names)} features")
     by_window = [_scaled_by_window(feature) for feature in schema["features"]]
     if all(by_window):
         return length, names, [str(column) for column in by_window]

@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from atb_fast.atomic import sync_directory, umask
-from atb_fast.config import TIMEFRAMES, default_registry
+from atb_fast.config import BASIC_TIMEFRAME, TIMEFRAMES, default_registry
 from atb_fast.errors import BundleError, StorageError
 
 #: Longer than any training run takes.
 _ABANDONED_SECONDS = 7 * 86_400
 #: What engines accept as part of a path.
 _PART = re.compile(r"^[\w\-.]+$", re.ASCII)
+_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}h\d{2}m\d{2}s_v\d{1,9}", re.ASCII)
 #: Far more than the documents of any bundle have.
 _MOST_BYTES = 4 << 20
 
@@ -138,6 +139,8 @@ def promote(version: Path) -> None:
             link.symlink_to(version.name)
             link.replace(home / "latest")
             sync_directory(home)
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(f"{home / 'latest'} cannot be moved: {error.strerror}") from error
 
@@ -156,6 +159,8 @@ def remove(version: Path) -> bool:
             # Renamed first, so that engines never see half of it.
             version.rename(scratch / version.name)
             sync_directory(version.parent)
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(f"{version} cannot be removed: {error.strerror}") from error
     return True
@@ -178,19 +183,27 @@ def live_version(home: Path) -> str | None:
 
 
 def versions(registry: Path) -> list[Path]:
-    """Return the directories of all versions, by symbol, type and time."""
-    homes = (home for home in sorted(registry.glob("*/*")) if not home.is_symlink())
-    found = []
-    for home in homes:
-        if all(is_part(part) and part[0] != "." for part in home.parts[-2:]) and home.is_dir():
+    """Return the directories of all versions, by symbol, type and time.
+
+    Whatever else is there, or lies behind a link, is none.
+    """
+    found: list[Path] = []
+    for home in sorted(registry.glob("*/*")):
+        if not home.is_symlink() and not home.parent.is_symlink() and home.is_dir():
             inside = (path for path in home.iterdir() if path.is_dir() and not path.is_symlink())
-            found += sorted(inside, key=_by_time)
+            found += sorted(filter(is_version, inside), key=by_time)
     return found
 
 
-def _by_time(version: Path) -> tuple[str, int]:
+def is_version(path: Path) -> bool:
+    """Return whether `path` is named as a version."""
+    return bool(_VERSION.fullmatch(path.name))
+
+
+def by_time(version: Path) -> tuple[str, int]:
+    """Return what versions are sorted by: the second, and the number within it."""
     stamp, _, number = version.name.rpartition("_v")
-    return (stamp, int(number)) if number.isdigit() else (version.name, 0)
+    return stamp, int(number)
 
 
 def _sync(directory: Path) -> None:
@@ -267,13 +280,39 @@ def find(reference: str | Path, registry: Path | None = None) -> Path:
         if not (home / "latest").is_symlink():
             raise BundleError(f"no bundle {reference}: there is no {home / 'latest'}")
         found = follow(home / "latest")
-    timeframe = read_json(found / "metadata.json").get("timeframe")
-    if timeframe != wanted.timeframe:
+    found_timeframe = timeframe(found)
+    if found_timeframe != wanted.timeframe:
         raise BundleError(
-            f"no bundle {reference}: {found} is of timeframe {timeframe}; ask for that, or for a "
-            "version of this one"
+            f"no bundle {reference}: {found} is of timeframe {found_timeframe}; ask for that, or "
+            "for a version of this one"
         )
     return found
+
+
+def timeframe(bundle: Path) -> str:
+    """Return the timeframe of a bundle.
+
+    Raises:
+        BundleError: Its metadata cannot be read, or names none.
+    """
+    found = read_json(bundle / "metadata.json").get("timeframe")
+    if not isinstance(found, str) or found not in TIMEFRAMES:
+        raise BundleError(f"{bundle}: metadata.json has the timeframe {found!r}, which is none")
+    return found
+
+
+def other_live_timeframe(home: Path, wanted: str) -> str | None:
+    """Return the timeframe that `latest` in `home` is to stay with, None if `wanted` may have it.
+
+    Engines that ask for the timeframe of the live bundle have no fallback; strategies that load a
+    basic bundle stop at any other than 1h.
+    """
+    live = live_version(home)
+    expected = BASIC_TIMEFRAME if home.name == "basic" else wanted
+    if live:
+        with suppress(BundleError):
+            expected = timeframe(home / live)
+    return expected if expected != wanted else None
 
 
 def follow(link: Path) -> Path:

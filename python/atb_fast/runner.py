@@ -24,7 +24,7 @@ from atb_fast.artifacts import (
     write_json,
     write_samples,
 )
-from atb_fast.config import BASIC_TIMEFRAME, TrainingConfig
+from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData, split_windows
 from atb_fast.device import DevicePolicy, configure, import_tensorflow
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
@@ -36,7 +36,7 @@ from atb_fast.ingestion.sources import load_market
 from atb_fast.models import build_basic_model, build_model
 from atb_fast.report import plot_training
 from atb_fast.timing import StageTimer
-from atb_fast.verification import Report, verify
+from atb_fast.verification import verify
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TrainingResult:
     Attributes:
         symbol: For example BTCUSDT.
         timeframe: Length of a bar.
-        model_type: `sentiment` or `price`.
+        model_type: `sentiment`, `price` or `basic`.
         version_id: The version of the bundle.
         published: Whether engines see the bundle: not without a checked model.onnx.
         stages: Seconds per stage.
@@ -310,14 +310,21 @@ def _publish(record: RunRecord, staged: Path) -> tuple[Path, str]:
                 "prediction_difference": report.prediction_difference,
             }
             write_json(staged / "metadata.json", document)
-            _log_verification(report)
+            log.info(
+                "verified: features as scored differ by %.1e from those trained on, predictions "
+                "by %.1e of the price from Keras'",
+                report.skew,
+                report.prediction_difference,
+            )
 
-    latest = model_type != "basic" or config.timeframe == BASIC_TIMEFRAME
-    if live and not latest:
+    home = config.registry / config.symbol / model_type
+    other = registry.other_live_timeframe(home, config.timeframe)
+    if live and other:
         log.warning(
-            "basic/latest is not moved: strategies expect %s there, and this is %s; atb-fast "
-            "models promote --force does it",
-            BASIC_TIMEFRAME,
+            "%s is not moved: engines expect %s there, and this is %s; atb-fast models promote "
+            "--force does it",
+            home / "latest",
+            other,
             config.timeframe,
         )
     return registry.publish(
@@ -328,24 +335,8 @@ def _publish(record: RunRecord, staged: Path) -> tuple[Path, str]:
         created=created,
         finish=finish,
         live=live,
-        latest=latest,
+        latest=other is None,
     )
-
-
-def _log_verification(report: Report) -> None:
-    if report.skew is None:
-        log.info(
-            "model.onnx computes its features from the candles of a window alone: a prediction "
-            "differs by up to %.1e of the price from one with the candles before",
-            report.prediction_difference,
-        )
-    else:
-        log.info(
-            "verified: features as scored differ by %.1e from those trained on, predictions by "
-            "%.1e of the price from Keras'",
-            report.skew,
-            report.prediction_difference,
-        )
 
 
 @contextmanager

@@ -1,14 +1,17 @@
 """Whether a bundle is what engines expect, and sees what its training saw.
 
-The contract is checked by reading the files and by running them; the windows that the bundle makes
-of candles are compared with those that the training left in samples.npz, bar by bar.
+The contract is checked by reading the files and by running them. Train/serve skew is checked on the
+windows that the training left in samples.npz: each is made again, from the candles that it needs
+and no others, as scoring makes it.
 """
 
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from atb_fast import registry
+from atb_fast.config import BASIC_SEQUENCE_LENGTH
 from atb_fast.errors import AtbFastError, BundleError, MissingExtraError
 from atb_fast.predictor import Bundle
 
@@ -23,16 +27,37 @@ from atb_fast.predictor import Bundle
 SKEW = 1e-6
 #: Largest difference of a prediction to Keras', relative to the largest price.
 _PREDICTION = 1e-5
-_BASIC = (
-    *("close_normalized", "volume_normalized", "high_normalized", "low_normalized"),
-    "open_normalized",
-)
-_NEEDED = (
-    *("symbol", "timeframe", "model_type", "version_id", "created_at", "training_date"),
-    *("sequence_length", "feature_names", "feature_count", "task_type", "price_normalization"),
-    *("framework", "model_file", "training_params", "evaluation_results", "robustness_results"),
-    *("sentiment_assessment", "has_sentiment", "dataset", "diagnostics"),
-)
+#: The same where the graph computes features itself: an RSI of float32 prices has less.
+_PREDICTION_FROM_CANDLES = 1e-4
+#: Far more than the samples of any bundle have, unpacked.
+_MOST_BYTES = 64 << 20
+
+#: What metadata.json must have, and what it must be; None if that is checked elsewhere.
+_KEYS: dict[str, type | None] = {
+    "symbol": str,
+    "timeframe": str,
+    "model_type": str,
+    "version_id": str,
+    "created_at": str,
+    "training_date": str,
+    "sequence_length": int,
+    "feature_names": list,
+    "feature_count": int,
+    "task_type": str,
+    "price_normalization": dict,
+    "framework": str,
+    "model_file": str,
+    "training_params": dict,
+    "evaluation_results": dict,
+    "robustness_results": dict,
+    "sentiment_assessment": dict,
+    "has_sentiment": bool,
+    "dataset": dict,
+    "diagnostics": dict,
+}
+_VALUES = {"task_type": "regression", "framework": "onnx", "model_file": "model.onnx"}
+_CANDLES = ("open", "high", "low", "close", "volume")
+_BASIC = [f"{name}_normalized" for name in ("close", "volume", "high", "low", "open")]
 
 
 @dataclass(frozen=True)
@@ -41,19 +66,18 @@ class Report:
 
     Attributes:
         path: The bundle.
-        problems: What breaks the contract; empty if it can be made live.
-        skew: Largest difference between a feature in training and as scored; None if the bundle has
-            no samples, or takes raw candles.
+        problems: What breaks the contract, or shows that it scores other than it was trained.
+        unchecked: What could not be checked, and why.
+        skew: Largest difference between a feature in training and as scored; None if unchecked.
         prediction_difference: Largest difference of a prediction to Keras', relative to the largest
-            price; None without samples.
-        notes: What was not checked, and why.
+            price; None if unchecked.
     """
 
     path: str
     problems: tuple[str, ...]
-    skew: float | None
-    prediction_difference: float | None
-    notes: tuple[str, ...]
+    unchecked: tuple[str, ...]
+    skew: float | None = None
+    prediction_difference: float | None = None
 
 
 def verify(path: Path, *, identity: tuple[str, str, str] | None = None) -> Report:
@@ -61,34 +85,48 @@ def verify(path: Path, *, identity: tuple[str, str, str] | None = None) -> Repor
 
     Args:
         path: Its directory.
-        identity: Symbol, type and version that it must have; default: what its path says.
+        identity: Symbol, type and version that it must have. Default: what its path says, if that
+            ends with a version.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
     """
     problems: list[str] = []
-    notes: list[str] = []
-    skew = difference = None
+    unchecked: list[str] = []
+    differences: tuple[float | None, float | None] = (None, None)
+    resolved = path.resolve()
+    if identity is None and registry.is_version(resolved):
+        symbol, model_type, version = resolved.parts[-3:]
+        identity = (symbol, model_type, version)
     try:
         problems += _layout(path)
         metadata = registry.read_json(path / "metadata.json")
-        problems += _metadata(metadata, identity or tuple(path.resolve().parts[-3:]))
-        bundle = Bundle(path)
-        problems += _agreement(bundle, metadata)
-        problems += _runs(bundle)
-        found, note = _graph(path / "model.onnx")
-        problems += found
-        notes += note
-        if (path / "samples.npz").exists():
-            skew, difference = _samples(bundle, registry.regular_file(path / "samples.npz"))
-            problems += _too_different(skew, difference)
+        schema = registry.read_json(path / "feature_schema.json")
+        problems += _metadata(metadata)
+        problems += _not_finite({"metadata.json": metadata, "feature_schema.json": schema})
+        if identity is None:
+            unchecked.append("its place, because it is not in a registry")
         else:
-            notes.append("skew was not checked: there is no samples.npz")
+            problems += _identity(metadata, identity)
+        bundle = Bundle(path)
+        problems += _agreement(bundle, schema)
+        problems += _runs(bundle)
+        if find_spec("onnx"):
+            problems += _graph(path / "model.onnx")
+        else:
+            unchecked.append("opset, IR version and operators, because onnx is not installed")
+        if (path / "samples.npz").exists():
+            differences = _samples(bundle, registry.regular_file(path / "samples.npz"))
+            problems += _too_different(bundle, *differences)
+        else:
+            unchecked.append("train/serve skew, because there is no samples.npz")
     except MissingExtraError:
         raise
     except AtbFastError as error:
         problems.append(str(error))
-    return Report(str(path), tuple(problems), skew, difference, tuple(notes))
+    except Exception as error:  # a hostile bundle may break anything, but only itself
+        problems.append(f"it cannot be checked ({type(error).__name__}: {error})")
+    return Report(str(path), tuple(problems), tuple(unchecked), *differences)
 
 
 def _layout(path: Path) -> Iterator[str]:
@@ -100,28 +138,44 @@ def _layout(path: Path) -> Iterator[str]:
         yield f"expected model.onnx and no other *.onnx, found {', '.join(models) or 'none'}"
 
 
-def _metadata(metadata: dict[str, Any], identity: tuple[str, ...]) -> Iterator[str]:
-    missing = [key for key in _NEEDED if key not in metadata]
-    if missing:
-        yield f"metadata.json lacks {', '.join(missing)}"
+def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
+    for key, kind in _KEYS.items():
+        if key not in metadata:
+            yield f"metadata.json lacks {key}"
+        elif kind and type(metadata[key]) is not kind:
+            yield f"metadata.json has {key} {metadata[key]!r:.80}, expected {kind.__name__}"
+        elif metadata[key] != _VALUES.get(key, metadata[key]):
+            yield f"metadata.json has {key} {metadata[key]!r:.80}, expected {_VALUES[key]!r}"
     if "normalization_params" in metadata:
         yield "metadata.json has normalization_params: engines would normalise a second time"
-    for name, value in zip(("symbol", "model_type", "version_id"), identity, strict=True):
-        if name in metadata and metadata[name] != value:
-            yield f"metadata.json has {name} {metadata[name]!r}, its directory says {value!r}"
     if metadata.get("created_at") != metadata.get("training_date"):
         yield "created_at and training_date differ: different readers read different ones"
-    if metadata.get("model_file") != "model.onnx" or metadata.get("framework") != "onnx":
-        yield "framework and model_file must be onnx and model.onnx"
+    if not _is_utc(metadata.get("created_at")):
+        yield f"created_at is {metadata.get('created_at')!r:.80}, expected an ISO time in UTC"
     steps = metadata.get("diagnostics")
-    if not isinstance(steps, dict) or {type(ran) for ran in steps.values()} != {bool}:
-        yield "diagnostics must say of each optional step whether it ran"
-    yield from (f"metadata.json has {where} {value}" for where, value in _not_finite(metadata))
+    if not isinstance(steps, dict) or set(steps) != {"plots", "robustness", "onnx"}:
+        yield "diagnostics must say of plots, robustness and onnx whether they ran"
+    elif {type(ran) for ran in steps.values()} != {bool}:
+        yield f"diagnostics is {steps!r:.80}, expected true or false for each"
 
 
-def _not_finite(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
+def _is_utc(stamp: Any) -> bool:
+    try:
+        return datetime.fromisoformat(stamp).utcoffset() == timedelta(0)
+    except (TypeError, ValueError):
+        return False
+
+
+def _identity(metadata: dict[str, Any], identity: tuple[str, str, str]) -> Iterator[str]:
+    for name, value in zip(("symbol", "model_type", "version_id"), identity, strict=True):
+        if metadata.get(name) != value:
+            found = f"metadata.json has {name} {metadata.get(name)!r:.80}"
+            yield f"{found}, its directory says {value!r}"
+
+
+def _not_finite(value: Any, where: str = "") -> Iterator[str]:
     if isinstance(value, float) and not math.isfinite(value):
-        yield where.removeprefix("."), value
+        yield f"{where.removeprefix('.')} is {value}, expected a finite number"
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _not_finite(item, f"{where}.{key}")
@@ -130,18 +184,27 @@ def _not_finite(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
             yield from _not_finite(item, f"{where}[{i}]")
 
 
-def _agreement(bundle: Bundle, metadata: dict[str, Any]) -> Iterator[str]:
-    said = (metadata.get("sequence_length"), metadata.get("feature_names"))
-    if said != (bundle.sequence_length, bundle.feature_names):
-        yield "metadata.json and feature_schema.json disagree about sequence_length or features"
-    if metadata.get("feature_count") != len(bundle.feature_names):
-        yield f"feature_count is not {len(bundle.feature_names)}"
-    schema = registry.read_json(bundle.path / "feature_schema.json")
-    optional = [f["name"] for f in schema["features"] if f.get("required") is not True]
-    if optional:
-        yield f"feature_schema.json does not require {', '.join(optional)}"
-    if metadata.get("model_type") == "basic" and bundle.feature_names != list(_BASIC):
-        yield f"a basic bundle has the features {', '.join(_BASIC)}"
+def _agreement(bundle: Bundle, schema: dict[str, Any]) -> Iterator[str]:
+    """Give what the documents say differently, and what the type does not allow."""
+    metadata, names = bundle.metadata, bundle.feature_names
+    registry.timeframe(bundle.path)
+    if metadata.get("sequence_length") != bundle.sequence_length:
+        yield "metadata.json and feature_schema.json disagree about sequence_length"
+    if metadata.get("feature_names") != names or metadata.get("feature_count") != len(names):
+        yield "metadata.json and feature_schema.json disagree about the features"
+    for feature in schema["features"]:
+        if feature.get("required") is not True:
+            yield f"feature_schema.json does not require {feature['name']}"
+    given: Any = metadata.get("price_normalization")
+    if metadata.get("model_type") == "basic":
+        length = BASIC_SEQUENCE_LENGTH
+        expected = {"method": "rolling_minmax", "window": length, "target_feature": "close"}
+        if names != _BASIC or bundle.sequence_length != length:
+            yield f"a basic bundle has windows of {length} rows of {', '.join(_BASIC)}"
+    else:
+        expected = {"mean": 0.0, "std": 1.0}
+    if given != expected:
+        yield f"price_normalization is {given}, expected {expected}"
 
 
 def _runs(bundle: Bundle) -> Iterator[str]:
@@ -155,64 +218,76 @@ def _runs(bundle: Bundle) -> Iterator[str]:
             yield "model.onnx gives values that are not finite"
 
 
-def _graph(path: Path) -> tuple[list[str], list[str]]:
-    if find_spec("onnx") is None:
-        return [], ["opset, IR version and operators were not checked: onnx is not installed"]
+def _graph(path: Path) -> Iterator[str]:
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
-    problems = []
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     if not 13 <= opsets.get("", 0) <= 17:
-        problems.append(f"model.onnx has opset {opsets.get('')}, engines take 13 to 17")
+        yield f"model.onnx has opset {opsets.get('')}, engines take 13 to 17"
     if model.ir_version > 8:
-        problems.append(f"model.onnx has IR version {model.ir_version}, engines take up to 8")
+        yield f"model.onnx has IR version {model.ir_version}, engines take up to 8"
     operators = {node.op_type for node in model.graph.node}
-    if "Loop" in operators or "Scan" in operators or "LSTM" not in operators:
-        problems.append("model.onnx has no native LSTM, or a loop: engines would be slow")
+    if operators & {"Loop", "Scan"} or "LSTM" not in operators:
+        yield "model.onnx has no native LSTM, or a loop: engines would be slow"
     if any(tensor.data_location for tensor in model.graph.initializer):
-        problems.append("model.onnx has external data")
-    return problems, []
+        yield "model.onnx has external data"
 
 
-def _samples(bundle: Bundle, path: Path) -> tuple[float | None, float]:
-    """Return the largest differences of features and of predictions to those of the training."""
+def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
+    """Return the largest differences of features and of predictions to those of the training.
+
+    NaN if anything is.
+    """
     import polars as pl
 
+    arrays = _arrays(path)
+    times, candles, ends = (arrays[name] for name in ("timestamps", "candles", "ends"))
+    windows, predictions = arrays["windows"], arrays["predictions"].astype(np.float64)
+    sentiment: Any = None
+    if "index" in arrays:
+        index = arrays["index"]
+        sentiment = pl.DataFrame({"timestamp": index[0].astype(np.int64), "value": index[1]})
+        if bundle.uses_sentiment == "optional":
+            sentiment = "neutral"
+    count = len(predictions)
+    if not count == len(windows) == len(ends) > 0:
+        raise BundleError(f"{path}: has {len(windows)} windows and {count} predictions")
+    skew, difference = np.zeros(count), np.zeros(count)
+    for i, rows in enumerate(np.split(np.arange(len(times)), ends[:-1])):
+        values = (pl.Series(c, candles[rows, j], nan_to_null=True) for j, c in enumerate(_CANDLES))
+        frame = pl.DataFrame([pl.Series("timestamp", times[rows]), *values])
+        matrix = bundle.features(frame, sentiment)
+        start = np.array([len(matrix) - bundle.sequence_length])
+        seen = matrix.gather(start, bundle.sequence_length)[0, :, : windows.shape[2]]
+        skew[i] = np.abs(seen - windows[i]).max()
+        difference[i] = abs(bundle.predict_last(frame, sentiment) - predictions[i])
+    return float(skew.max()), float(difference.max() / np.abs(predictions).max())
+
+
+def _arrays(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            columns, candles, ends, windows, predictions = (
-                stored[name] for name in ("columns", "candles", "ends", "windows", "predictions")
-            )
+        with zipfile.ZipFile(path) as archive:
+            size = sum(item.file_size for item in archive.infolist())
+        if size <= _MOST_BYTES:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
     except Exception as error:  # zip, zlib and NumPy have no common base class
         raise BundleError(f"{path}: cannot be read: {error}") from error
-    skew, difference = 0.0, 0.0
-    takes_candles = bundle.metadata.get("onnx_input") == "ohlcv"
-    scale = float(np.abs(predictions).max()) or 1.0
-    parts = np.split(candles, ends[:-1])
-    for part, window, expected in zip(parts, windows, predictions, strict=True):
-        frame = pl.DataFrame(part, schema=[str(name) for name in columns], orient="row")
-        frame = frame.fill_nan(None)
-        matrix = bundle.features(frame)
-        if not takes_candles:
-            start = np.array([len(matrix) - bundle.sequence_length])
-            seen = matrix.gather(start, bundle.sequence_length)[0]
-            skew = max(skew, float(np.abs(seen - window).max()))
-        difference = max(difference, abs(bundle.predict_last(frame) - float(expected)) / scale)
-    return None if takes_candles else skew, difference
+    raise BundleError(f"{path}: has {size} bytes unpacked, expected at most {_MOST_BYTES}")
 
 
-def _too_different(skew: float | None, difference: float) -> Iterator[str]:
-    if skew is not None and not skew <= SKEW:
+def _too_different(bundle: Bundle, skew: float, difference: float) -> Iterator[str]:
+    limit = _PREDICTION
+    if bundle.metadata.get("onnx_input") == "ohlcv":
+        limit = _PREDICTION_FROM_CANDLES
+    if not skew <= SKEW:  # also if it is NaN
         yield (
             f"train/serve skew: a feature differs by {skew:.1e} between training and scoring, "
             f"expected at most {SKEW:.0e}"
         )
-    # A graph that takes raw candles lacks those before the window: its averages start otherwise.
-    if skew is not None and not difference <= _PREDICTION:
+    if not difference <= limit:
         yield (
             f"a prediction differs from Keras' by {difference:.1e} of the price, expected at most "
-            f"{_PREDICTION:.0e}"
+            f"{limit:.0e}"
         )
-    if not math.isfinite(difference):
-        yield "a prediction for real candles is not finite"

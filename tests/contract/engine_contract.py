@@ -46,10 +46,11 @@ def violations(registry: Path, symbol: str, model_type: str) -> set[str]:
         return broken | {"latest-outside"}
     if not bundle.is_dir():
         return broken | {"latest-dangles"}
-    return broken | _bundle(bundle, symbol, model_type)
+    return broken | bundle_violations(bundle, symbol, model_type)
 
 
-def _bundle(bundle: Path, symbol: str, model_type: str) -> set[str]:
+def bundle_violations(bundle: Path, symbol: str, model_type: str) -> set[str]:
+    """Return the codes of the rules that one bundle breaks."""
     broken = set()
     if [path.name for path in bundle.glob("*.onnx")] != ["model.onnx"]:
         return {"onnx-count"}
@@ -71,11 +72,18 @@ def _bundle(bundle: Path, symbol: str, model_type: str) -> set[str]:
     if metadata.get("task_type") != "regression" or metadata.get("framework") != "onnx":
         broken.add("task")
     stamps = {str(metadata.get(name)) for name in ("created_at", "training_date")}
-    if len(stamps) != 1 or not all(stamp.endswith(("+00:00", "Z")) for stamp in stamps):
+    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)"
+    if len(stamps) != 1 or not re.fullmatch(stamp, min(stamps)):
         broken.add("dates")
     flags = metadata.get("diagnostics", {})
     if set(flags) != {"plots", "robustness", "onnx"} or set(map(type, flags.values())) != {bool}:
         broken.add("diagnostics")
+    if type(metadata.get("has_sentiment")) is not bool or not isinstance(
+        metadata.get("dataset"), dict
+    ):
+        broken.add("types")
+    if not re.fullmatch(r"\d+[mhdw]", str(metadata.get("timeframe"))):
+        broken.add("timeframe")
     names = [feature["name"] for feature in schema["features"]]
     if names != metadata.get("feature_names") or len(names) != metadata.get("feature_count"):
         broken.add("feature-order")
@@ -98,6 +106,8 @@ def _price(metadata: dict[str, Any], model_type: str, names: list[str]) -> set[s
     broken = set() if given == expected else {"price-normalization"}
     if names != BASIC:
         broken.add("basic-features")
+    if length != 120:
+        broken.add("basic-length")
     if metadata.get("timeframe") != "1h":
         broken.add("basic-timeframe")
     return broken

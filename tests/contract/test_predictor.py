@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import polars as pl
-import pyarrow as pa
 import pytest
 from packaging.requirements import Requirement
 
 import atb_fast
-from atb_fast import Bundle, FeaturePipeline, MinMaxScaler, load_bundle, registry
+from atb_fast import Bundle, FeatureMatrix, load_bundle, registry
 from atb_fast.errors import BundleError, DataError
+from atb_fast.features import merge_sentiment, sentiment_features
 from atb_fast.ingestion import sample
 
 LENGTH = 120
@@ -95,17 +96,27 @@ def test_one_bar_is_as_all_at_once(models: Path, kind: str) -> None:
         bundle.predict_last(candles[: first - 1], **sentiment)
 
 
-def test_features_are_those_of_the_training(models: Path, price: Bundle) -> None:
-    candles = sample.candles("BTCUSDT", "1d")
-    metadata = json.loads((price.path / "metadata.json").read_text())
-    scalers = [
-        MinMaxScaler(f["scaler"]["data_min"], f["scaler"]["data_max"])
-        for f in metadata["computed_features"]
-    ]
-    from atb_fast.features import PRICE_FEATURES
+def test_features_are_those_of_the_training(shared: Path, tmp_path: Path) -> None:
+    """Made from the bundle alone, on real candles: those of the old trainer."""
+    from atb_fast import TrainingConfig, run_training_pipeline
 
-    expected = FeaturePipeline(PRICE_FEATURES, scalers=scalers).transform(candles)
-    np.testing.assert_array_equal(price.features(candles).values, expected.values)
+    data, golden = shared / "data", shared / "golden"
+    config: dict[str, Any] = {"symbol": "BTCUSDT", "epochs": 1, "engine": "keras"}
+    config |= {"candles": data / "BTCUSDT_1d_2017-08-17_2024-12-31.parquet"}
+    config |= {"sentiment": data / "fear_greed_1d_2018-02-01_2025-05-02.parquet"}
+    config |= {"start_date": "2019-01-01", "end_date": "2024-12-01", "registry": tmp_path}
+    run_training_pipeline(TrainingConfig(**config, skip_plots=True, skip_robustness=True))
+    bundle = load_bundle("BTCUSDT:1d:sentiment", root=tmp_path)
+    expected = pl.read_parquet(golden / "legacy_features_BTCUSDT_1d_2019-01-01_2024-12-01.parquet")
+    candles = pl.read_parquet(config["candles"])
+    rows = candles["timestamp"].is_between(
+        expected["timestamp"][0] - timedelta(days=29), expected["timestamp"][-1]
+    )
+    got = bundle.features(candles.filter(rows), pl.read_parquet(config["sentiment"]))
+    assert isinstance(got, FeatureMatrix)
+    np.testing.assert_allclose(
+        got.values, expected[bundle.feature_names].to_numpy(), rtol=0, atol=1e-7
+    )
 
 
 def test_frames_of_any_kind(basic: Bundle, hourly: pl.DataFrame) -> None:
@@ -164,11 +175,7 @@ def test_sentiment_is_never_left_out_silently(models: Path) -> None:
     assert bundle.predict(candles, index.to_arrow())["prediction"].equals(with_index)
 
 
-def in_a_child(bundle: Bundle, frame: pl.DataFrame, answers: Any) -> None:
-    answers.put(bundle.predict_last(frame))
-
-
-def test_threads_forks_and_pickles(basic: Bundle, hourly: pl.DataFrame) -> None:
+def test_threads_and_pickles(basic: Bundle, hourly: pl.DataFrame) -> None:
     frames = [hourly[i : i + 200] for i in range(40)]
     expected = [basic.predict_last(frame) for frame in frames]
     with ThreadPoolExecutor(8) as pool:
@@ -176,17 +183,43 @@ def test_threads_forks_and_pickles(basic: Bundle, hourly: pl.DataFrame) -> None:
     copy = pickle.loads(pickle.dumps(basic))
     assert copy.path == basic.path
     assert copy.predict_last(frames[0]) == expected[0]
+
+
+def in_a_child(bundle: Bundle, frame: Any, sentiment: Any, answers: Any) -> None:
+    every = bundle.predict(frame, **sentiment)["prediction"]
+    answers.put((every.to_list(), bundle.predict_last(frame, **sentiment)))
+
+
+@pytest.mark.parametrize("kind", ["basic", "price", "sentiment"])
+@pytest.mark.parametrize("library", ["polars", "pandas"])
+def test_forked_workers(models: Path, tmp_path: Path, kind: str, library: str) -> None:
+    """After this process used Polars' threads, which its children lack, and lost the file."""
+    import shutil
+
+    shutil.copytree(models / "BTCUSDT" / kind, tmp_path / kind, symlinks=True)
+    bundle = load_bundle((tmp_path / kind / "latest").resolve())
+    timeframe = "1h" if kind == "basic" else "1d"
+    frame: Any = sample.candles("BTCUSDT", timeframe).tail(200)
+    frame = frame.select(pl.all().sort_by("timestamp"))
+    sentiment: Any = {"sentiment": sample.sentiment()} if kind == "sentiment" else {}
+    expected = bundle.predict(frame, **sentiment)["prediction"].to_list()
+    last = bundle.predict_last(frame, **sentiment)
+    if library == "pandas":
+        frame = frame.to_pandas()
+        sentiment = {name: index.to_pandas() for name, index in sentiment.items()}
+    (bundle.path / "model.onnx").unlink()
     context = multiprocessing.get_context("fork")
     answers: Any = context.Queue()
-    # NumPy arrays, because Polars itself must not be used in a forked process.
-    table = pa.table({name: frames[0][name].to_numpy() for name in frames[0].columns[1:]})
-    children = [context.Process(target=in_a_child, args=(basic, table, answers)) for _ in range(3)]
+    arguments = (bundle, frame, sentiment, answers)
+    children = [context.Process(target=in_a_child, args=arguments) for _ in range(2)]
     for child in children:
         child.start()
-    assert [answers.get(timeout=60) for _ in children] == [expected[0]] * 3
-    for child in children:
-        child.join(60)
-        assert child.exitcode == 0
+    try:
+        assert [answers.get(timeout=60) for _ in children] == [(expected, last)] * 2
+    finally:
+        for child in children:
+            child.join(10)
+            child.kill()
 
 
 def test_a_copy_keeps_its_version(models: Path, tmp_path: Path) -> None:
@@ -253,6 +286,33 @@ def test_scoring_needs_onnxruntime_and_no_tensorflow(
     assert before == pytest.approx(basic.predict(hourly)["prediction"][-1])
 
 
+def test_a_window_ends_with_the_bar_before(models: Path) -> None:
+    """Not with an older one, because the newest has no sentiment yet."""
+    bundle = load_bundle("BTCUSDT:1d:sentiment", root=models)
+    candles, index = sample.candles("BTCUSDT", "1d").tail(400), sample.sentiment()
+    day = candles["timestamp"][300]
+    whole = bundle.predict(candles, index)["prediction"]
+    holed = bundle.predict(candles, index.filter(pl.col("timestamp") != day))["prediction"]
+    # The day after the hole, momentum is that over two days.
+    assert holed[301] is None
+    assert holed[:301].equals(whole[:301])
+    assert holed[302:].null_count() == 0
+    with pytest.raises(DataError, match="the last bar, row 399, lacks a feature"):
+        bundle.predict_last(candles, index.filter(pl.col("timestamp") < candles["timestamp"][-1]))
+
+
+def test_the_index_of_a_day_counts_for_all_of_its_hours() -> None:
+    hours = sample.candles("BTCUSDT", "1h").tail(100)
+    index = sample.sentiment().filter(pl.col("timestamp") <= hours["timestamp"][-1])
+    momentum = sentiment_features(index)
+    trained = merge_sentiment(hours, momentum, "1h")["sentiment_momentum"]
+    scored = merge_sentiment(hours, momentum, "1h", whole_last_day=True)["sentiment_momentum"]
+    assert trained.null_count() == 23  # the legacy recipe ends with the last midnight
+    assert scored.null_count() == 0
+    assert scored[:-23].equals(trained[:-23])
+    assert (scored[-23:] == momentum["sentiment_momentum"][-1]).all()
+
+
 # What a bundle from elsewhere may hold.
 
 
@@ -293,6 +353,22 @@ def attack(bundle: Path, name: str) -> None:
         (bundle / "feature_schema.json").write_text(
             '{"sequence_length": 1e18, "features": [{"name": "close_normalized"}]}'
         )
+    elif name == "large mean":
+        metadata["price_normalization"] = {"mean": 10**400, "std": 1.0}
+        document.write_text(json.dumps(metadata))
+    elif name in ("large window", "negative window"):
+        window = 10**30 if name == "large window" else -1
+        path = bundle / "feature_schema.json"
+        schema = json.loads(path.read_text())
+        schema["features"][5]["source"]["window"] = window
+        path.write_text(json.dumps(schema))
+    elif name == "wide windows":
+        features = [{"name": "close_normalized"}] * 5000
+        (bundle / "feature_schema.json").write_text(
+            json.dumps({"sequence_length": 120, "features": features})
+        )
+    elif name == "no timeframe":
+        document.write_text(json.dumps(metadata | {"timeframe": None}))
     elif name == "pipe":
         import os
 
@@ -303,6 +379,11 @@ def attack(bundle: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("large mean", "not as expected .OverflowError"),
+        ("large window", "not as expected .OverflowError"),
+        ("negative window", "not as expected .OverflowError"),
+        ("wide windows", "a window has 120 rows of 5000 features"),
+        ("no timeframe", "timeframe None, which is none"),
         ("deep", "nested too deeply"),
         ("huge", "has more than 4194304 bytes"),
         ("nan", "expected finite numbers"),
@@ -320,7 +401,7 @@ def test_hostile_bundles_are_refused(hostile: Path, name: str, message: str) -> 
     bundle = (hostile / "BTCUSDT" / "price" / "latest").resolve()
     attack(bundle, name)
     with pytest.raises(BundleError, match=message):
-        load_bundle(bundle)
+        load_bundle("BTCUSDT:1d:price", root=hostile)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import WindowedData, gathered_dataset, generated_dataset, split_windows
+from atb_fast.datasets import (
+    WindowedData,
+    gathered_dataset,
+    generated_dataset,
+    split_windows,
+    trained_windows,
+)
 from atb_fast.features import prepare
 from atb_fast.ingestion.sources import Market
 
@@ -57,6 +63,7 @@ def test_windows_scaled_in_the_graph_are_those_of_rust(truth: Any) -> None:
         data = split_windows(prepare(Market(candles, None), config), length)
         x, y = collect(gathered_dataset(data, data.test, 100))
         np.testing.assert_array_equal(x, data.windows(data.test))
+        np.testing.assert_array_equal(trained_windows(data, data.test), x)
         close = candles["close"].to_numpy()
         for label, start in zip(y, data.test, strict=True):
             inside = close[start : start + length]
