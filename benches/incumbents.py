@@ -29,17 +29,20 @@ FEATURES = [*COLUMNS, "sma_7", "sma_14", "sma_30", "rsi", "sentiment_momentum"]
 
 
 def legacy_frame(
-    candles: pd.DataFrame, sentiment: pd.DataFrame | None, timeframe: str
+    candles: pd.DataFrame,
+    sentiment: pd.DataFrame | None,
+    timeframe: str,
+    end: pd.Timestamp | None = None,
 ) -> pd.DataFrame:
     """Return candles, sentiment and scaled features as the old trainer makes them, float64.
 
     That is with all of its sentiment columns: a row that lacks one of them is dropped.
-    Both frames have their timestamps as index; sentiment has the column value.
+    Both frames have their timestamps as index; sentiment has the column value, and ends with `end`.
     """
     frame, names = candles.copy(), FEATURES[:-1]
     if sentiment is not None:
         names = FEATURES
-        joined = _legacy_sentiment(sentiment)
+        joined = _legacy_sentiment(sentiment)[:end]
         if timeframe != "1d":
             joined = joined.resample(timeframe.replace("m", "min")).ffill()
         frame = candles.join(joined, how="left")

@@ -115,7 +115,9 @@ def main() -> None:
     sentiment = pd.read_parquet(given.sentiment).set_index("timestamp") if given.sentiment else None
     candles = candles[given.start_date : given.end_date]
     clock = stage("ingestion", clock)
-    frame = legacy_frame(candles, sentiment, given.timeframe)
+    # Candles end with the last second of the day, sentiment with its midnight.
+    end = pd.Timestamp(given.end_date, tz="UTC") if given.end_date else None
+    frame = legacy_frame(candles, sentiment, given.timeframe, end)
     clock = stage("features", clock)
     x, y = windows(frame, given.sequence_length)
     split = int(len(x) * 0.8)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from atb_fast.config import TrainingConfig
     from atb_fast.errors import AtbFastError
-    from atb_fast.features import PreparedData, prepare
+    from atb_fast.features import PreparedData, prepare, windows
     from atb_fast.ingestion.sources import Market, load_market
     from atb_fast.predictor import Bundle, load_bundle
     from atb_fast.runner import TrainingResult, run_training_pipeline
@@ -43,6 +43,7 @@ _HOME = {
     "load_market": "ingestion.sources",
     "prepare": "features",
     "run_training_pipeline": "runner",
+    "windows": "features",
 }
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "load_market",
     "prepare",
     "run_training_pipeline",
+    "windows",
 ]
 
 

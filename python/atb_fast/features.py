@@ -9,6 +9,7 @@ are scaled one by one.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -226,6 +227,31 @@ def _features(frame: pl.DataFrame, features: tuple[_core.Feature, ...]) -> Featu
     kept = frame[matrix.rows]
     _report_dropped(frame, len(matrix))
     return Features(matrix, kept["close"].to_numpy(), kept["timestamp"], pipeline)
+
+
+def windows(
+    frame: Any, length: int, columns: Sequence[str] = CANDLE_COLUMNS
+) -> NDArray[np.float32]:
+    """Return every window of `length` rows of `frame`, unscaled.
+
+    Args:
+        frame: A Polars, pyarrow or pandas frame with float64 `columns`; rows with a null are left
+            out.
+        length: Rows in a window.
+        columns: What to take, in this order.
+
+    Returns:
+        Shape (rows - length + 1, length, columns), float32. A read-only view: the windows share
+        the memory of one copy of the columns.
+
+    Raises:
+        DataError: A column is missing, is not float64, or has NaN or infinities; or there are fewer
+            rows than a window has.
+    """
+    unscaled = _core.MinMaxScaler(0.0, 1.0)
+    features = [_core.Feature(name, name) for name in columns]
+    pipeline = _core.FeaturePipeline(features, scalers=[unscaled] * len(features))
+    return pipeline.transform(frame).windows(length)
 
 
 def sentiment_features(sentiment: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import pytest
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import split_windows
 from atb_fast.errors import DataError
-from atb_fast.features import assess, prepare, sentiment_features
+from atb_fast.features import assess, prepare, sentiment_features, windows
 from atb_fast.ingestion import sample
 from atb_fast.ingestion.sources import Market
 
@@ -141,6 +141,19 @@ def test_hourly_bars_after_midnight_of_the_last_day_are_dropped() -> None:
     made = prepare(Market(cut, sample.sentiment()), config(**options), now=NOW)
     assert made.timestamps[-1] == datetime(2024, 9, 1, tzinfo=UTC)
     assert len(made.matrix) == len(cut) - 29 - 23
+
+
+def test_windows_of_a_frame(market: Market) -> None:
+    got = windows(market.candles, 50)
+    columns = ["open", "high", "low", "close", "volume"]
+    values = market.candles.select(columns).to_numpy().astype(np.float32)
+    expected = np.lib.stride_tricks.sliding_window_view(values, 50, axis=0).transpose(0, 2, 1)
+    np.testing.assert_array_equal(got, expected)
+    assert np.shares_memory(got[0], got[1])
+    one = windows(market.candles.to_pandas(), 7, ["close"])
+    np.testing.assert_array_equal(one[:, :, 0], windows(market.candles, 7)[:, :, 3])
+    with pytest.raises(DataError, match="a window needs at least 50 rows, got 3"):
+        windows(market.candles.head(3), 50)
 
 
 def test_too_few_candles(market: Market) -> None:
