@@ -118,11 +118,16 @@ def split_windows(prepared: PreparedData, length: int) -> WindowedData:
                 len(moves) - len(starts),
             )
     train = int(len(starts) * TRAIN_SHARE)
+    if count >= 2 and len(starts) < 2:
+        raise DataError(
+            f"{len(starts)} of {count} windows of {length} bars can be used: in the others a value "
+            "is not above 0, or the close stands still; give candles of a market that trades"
+        )
     if train < 1 or len(starts) - train < 1:
         raise DataError(
             f"sequence length {length} needs at least {length + 2} complete rows, got "
-            f"{len(prepared.matrix)} from {prepared.candles} candles, and two windows, got "
-            f"{len(starts)}; use a longer range or a shorter --sequence-length"
+            f"{len(prepared.matrix)} from {prepared.candles} candles; use a longer range or a "
+            "shorter --sequence-length"
         )
     return WindowedData(prepared, length, starts[:train], starts[train:], labels, ranges)
 

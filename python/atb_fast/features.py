@@ -325,7 +325,7 @@ def merge_sentiment(
     """
     columns = ["sentiment_momentum"]
     if whole_last_day and len(sentiment):
-        times, momentum = _epoch_ms(sentiment["timestamp"]), sentiment[columns[0]].to_numpy()
+        times, momentum = epoch_ms(sentiment["timestamp"]), sentiment[columns[0]].to_numpy()
         # Stamps during a day count for that day, as `read_sentiment` has it.
         times -= times % TIMEFRAMES["1d"]
         rest = TIMEFRAMES["1d"] - TIMEFRAMES[timeframe]
@@ -344,7 +344,10 @@ def merge_sentiment(
     return candles.hstack(pl.DataFrame(merged))
 
 
-def _epoch_ms(times: pl.Series) -> NDArray[np.int64]:
+def epoch_ms(times: pl.Series) -> NDArray[np.int64]:
+    """Return times, or whole milliseconds, as milliseconds since 1970."""
+    if times.dtype.is_integer():
+        return times.cast(pl.Int64).to_numpy().copy()
     zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
     milliseconds = times.cast(pl.Datetime("ms", zone)).cast(pl.Int64)
     return milliseconds.to_numpy().copy()

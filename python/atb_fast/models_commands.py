@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +72,12 @@ def list_models(root: Path | None, as_json: bool) -> None:
 @_json
 def show(bundle: str, root: Path | None, as_json: bool) -> None:
     """Show what BUNDLE is, what it was trained on, and how good it is."""
-    path = registry.find(bundle, root)
+    path = registry.find(bundle, root).resolve()
     metadata = registry.read_json(path / "metadata.json")
     if as_json:
-        click.echo(json.dumps(_finite(metadata), indent=2, allow_nan=False))
+        live = registry.live_version(path.parent) == path.name
+        document = {"path": str(path), "live": live, "metadata": _finite(metadata)}
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
         return
     facts = _facts(path, metadata)
     width = max(map(len, facts))
@@ -92,17 +95,29 @@ def verify(bundles: tuple[str, ...], every: bool, root: Path | None, as_json: bo
     Skew is the largest difference between a feature in training and as it is made for scoring, bar
     by bar. Exit code 9 if a bundle must not be live.
     """
+    from atb_fast.verification import Report
     from atb_fast.verification import verify as check
 
     if bool(bundles) == every:
         raise ArgumentError("give one BUNDLE or several, or --all")
-    paths = registry.versions(_root(root)) if every else [registry.find(b, root) for b in bundles]
-    reports = [check(path) for path in paths]
+    reports = []
+    if every:
+        for path in registry.versions(_root(root)):
+            report = check(path)
+            if path.is_dir():  # it may have been pruned meanwhile
+                reports.append(report)
+    for bundle in bundles:
+        try:
+            reports.append(check(registry.find(bundle, root)))
+        except BundleError as error:
+            reports.append(Report(bundle, (str(error),), ()))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(report) for report in reports], indent=2))
     else:
         for report in reports:
             _say(report)
+        if not reports:
+            click.echo(f"no bundles in {_root(root)}")
     bad = sum(bool(report.problems) for report in reports)
     if bad:
         raise BundleError(f"{bad} of {len(reports)} bundles must not be live")
@@ -142,9 +157,10 @@ def promote(bundle: str, force: bool, root: Path | None, as_json: bool) -> None:
 
 @models.command()
 @click.argument("bundle")
+@click.option("--force", is_flag=True, help="Also to one of which something could not be checked.")
 @_registry
 @_json
-def rollback(bundle: str, root: Path | None, as_json: bool) -> None:
+def rollback(bundle: str, force: bool, root: Path | None, as_json: bool) -> None:
     """Let engines load the newest sound version before the live one.
 
     BUNDLE is SYMBOL:TIMEFRAME:TYPE; the live version may be damaged or gone.
@@ -158,6 +174,12 @@ def rollback(bundle: str, root: Path | None, as_json: bool) -> None:
     live = str((home / "latest").readlink()) if (home / "latest").is_symlink() else None
     if live is None:
         raise BundleError(f"no bundle {bundle} is live: there is no {home / 'latest'}")
+    other = registry.other_live_timeframe(home, wanted.timeframe)
+    if other:
+        raise BundleError(
+            f"{home / 'latest'} is of timeframe {other}, not {wanted.timeframe}; roll that "
+            "back, or name the version to load with models promote --force"
+        )
     older = [
         path
         for path in registry.versions(_root(root))
@@ -167,10 +189,13 @@ def rollback(bundle: str, root: Path | None, as_json: bool) -> None:
     ]
     for path in reversed(older):
         report = check(path)
-        if not report.problems:
+        if not report.problems and (force or not report.unchecked):
             _promote(_inside(path, root), as_json)
             return
-        log.warning("%s must not be live: %s", path, "; ".join(report.problems))
+        if report.problems:
+            log.warning("%s must not be live: %s", path, "; ".join(report.problems))
+        else:
+            log.warning("%s could not be checked: %s", path, "; ".join(report.unchecked))
     raise BundleError(f"there is no sound version of {bundle} before {live}")
 
 
@@ -268,7 +293,8 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     live = registry.live_version(path.parent) == path.name
     names = metadata.get("feature_names")
     columns = ", ".join(map(str, names)) if isinstance(names, list) else names
-    return {
+    from_candles = results.get("test_rmse_from_candles")
+    facts = {
         "bundle": path,
         "live": "yes" if live else "no",
         "symbol": f"{metadata.get('symbol')} {metadata.get('timeframe')}",
@@ -282,6 +308,9 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         "test RMSE": f"{_number(results.get('test_rmse'))} "
         f"(persistence {_number(results.get('persistence_rmse'))})",
     }
+    if from_candles is not None:
+        facts["... from candles"] = f"{_number(from_candles)}, as model.onnx computes features"
+    return facts
 
 
 def _finite(value: Any) -> Any:
@@ -318,7 +347,10 @@ def _table(title: str, rows: list[dict[str, str]]) -> None:
     table = Table(title=Text(title), title_justify="left")
     shown = [name for name in rows[0] if any(row[name] for row in rows)]
     for name in shown:
-        table.add_column(name, justify="right" if name in ("test RMSE", "persistence") else "left")
+        number = name in ("test RMSE", "persistence")
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[name]) for name in shown))
-    Console(highlight=False).print(table)
+    # Programs and files get whole references, however wide.
+    width = None if sys.stdout.isatty() else 1000
+    Console(highlight=False, width=width).print(table)

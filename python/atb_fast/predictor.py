@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from atb_fast import registry
 from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
+from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import BundleError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ class Bundle:
         Raises:
             DataError: A column is missing or has values that cannot be, or there is no sentiment.
         """
+        _check_type(frame)
         if not isinstance(self._make, FeaturePipeline):
             return CandleMatrix(frame, self._make)
         if self.uses_sentiment == "no":
@@ -174,6 +176,7 @@ class Bundle:
                 f"column 'timestamp' is missing; the frame has: {', '.join(table.columns)}"
             )
         matrix = self.features(table, sentiment)
+        self._check_timeframe(table)
         bars, starts = self._windows(matrix, len(table))
         predictions = np.full(len(table), np.nan)
         windows = np.empty((_BATCH, self.sequence_length, matrix.shape[1]), np.float32)
@@ -272,6 +275,20 @@ class Bundle:
         low, high = matrix.ranges("close", starts, self.sequence_length)
         return low + prices * (high - low)
 
+    def _check_timeframe(self, table: pl.DataFrame) -> None:
+        from atb_fast.features import epoch_ms
+
+        if len(table) < 2:
+            return
+        expected = TIMEFRAMES[registry.timeframe(self.path)]
+        step = float(np.median(np.diff(epoch_ms(table["timestamp"]))))
+        if step != expected:
+            raise DataError(
+                f"the bars are {step / 60_000:g} minutes apart, expected {expected / 60_000:g}, "
+                "which the bundle was trained on; timestamps that are whole numbers count as "
+                "milliseconds"
+            )
+
     def _with_sentiment(self, table: pl.DataFrame, sentiment: Sentiment) -> pl.DataFrame:
         """Return `table` with the sentiment it is to be scored with, if there is one."""
         import polars as pl
@@ -288,15 +305,46 @@ class Bundle:
             )
         from atb_fast.features import merge_sentiment, sentiment_features
 
-        index = _polars(sentiment)
-        missing = [name for name in ("timestamp", "value") if name not in index.columns]
-        if missing:
-            raise DataError(
-                f"sentiment has no column {', '.join(missing)}; it has {', '.join(index.columns)}"
-            )
-        index = pl.DataFrame([index["timestamp"], index["value"].cast(pl.Float64)])
+        index = _check_index(_polars(sentiment))
         timeframe = registry.timeframe(self.path)
-        return merge_sentiment(table, sentiment_features(index), timeframe, whole_last_day=True)
+        merged = merge_sentiment(table, sentiment_features(index), timeframe, whole_last_day=True)
+        if len(table) and merged[_SENTIMENT].null_count() == len(table):
+            raise DataError(
+                f"the sentiment ({len(index)} days) has no day of the candles; give the days of "
+                f"their range, and candles of {timeframe}"
+            )
+        return merged
+
+
+def _check_index(index: pl.DataFrame) -> pl.DataFrame:
+    """Return timestamp and value of the Fear & Greed index, if they are what they should be."""
+    import polars as pl
+
+    missing = [name for name in ("timestamp", "value") if name not in index.columns]
+    if missing:
+        raise DataError(
+            f"sentiment has no column {', '.join(missing)}; it has {', '.join(index.columns)}"
+        )
+    times, value = index["timestamp"], index["value"]
+    if not (times.dtype.is_temporal() or times.dtype.is_integer()):
+        raise DataError(f"sentiment has timestamps of type {times.dtype}, expected times or dates")
+    if not value.dtype.is_numeric():
+        raise DataError(f"sentiment has values of type {value.dtype}, expected numbers (0..100)")
+    numbers = value.cast(pl.Float64).to_numpy()
+    bad = np.flatnonzero(~((numbers >= 0.0) & (numbers <= 100.0)))  # NaN and null, too
+    if len(bad):
+        raise DataError(
+            f"sentiment, row {bad[0]}: found {value[int(bad[0])]}, expected a value from 0 to 100"
+        )
+    return pl.DataFrame([times, pl.Series("value", numbers)])
+
+
+def _check_type(frame: Frame) -> None:
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise DataError(
+            f"found {type(frame).__name__}, expected a Polars, pyarrow or pandas (2.2 or newer, "
+            "with pyarrow) frame"
+        )
 
 
 def _polars(frame: Frame) -> pl.DataFrame:
@@ -304,13 +352,15 @@ def _polars(frame: Frame) -> pl.DataFrame:
 
     if isinstance(frame, pl.DataFrame):
         return frame
-    if not hasattr(frame, "__arrow_c_stream__"):
-        raise DataError(
-            f"found {type(frame).__name__}, expected a Polars, pyarrow or pandas (2.2 or newer, "
-            "with pyarrow) frame"
-        )
-    # As Arrow hands it over: `pl.DataFrame` would leave out the index of a pandas frame.
-    return pl.Series(frame).struct.unnest()
+    _check_type(frame)
+    try:
+        # As Arrow hands it over: `pl.DataFrame` would leave out the index of a pandas frame.
+        rows = pl.Series(frame)
+    except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"the {type(frame).__name__} cannot be read: {error}") from error
+    if not isinstance(rows.dtype, pl.Struct):
+        raise DataError(f"found a series of {rows.dtype}, expected a frame with named columns")
+    return rows.struct.unnest()
 
 
 def _session(content: bytes, path: Path) -> Any:

@@ -146,7 +146,7 @@ def promote(version: Path) -> None:
 
 
 def remove(version: Path) -> bool:
-    """Remove a version of the registry; return whether it was: the one of `latest` is not.
+    """Remove a version of the registry; return whether it is gone: the one of `latest` is not.
 
     Raises:
         StorageError: It cannot be removed.
@@ -154,8 +154,13 @@ def remove(version: Path) -> bool:
     registry = version.parent.parent.parent
     try:
         with staging(registry) as scratch, _locked(registry):
-            if live_version(version.parent) == version.name:
+            latest = version.parent / "latest"
+            live = live_version(version.parent)
+            # What a link means that is not understood is not known: it may be this version.
+            if live == version.name or (latest.is_symlink() and live is None):
                 return False
+            if not version.is_dir():
+                return True  # another process was quicker
             # Renamed first, so that engines never see half of it.
             version.rename(scratch / version.name)
             sync_directory(version.parent)
@@ -176,23 +181,40 @@ def _locked(registry: Path) -> Iterator[None]:
 
 
 def live_version(home: Path) -> str | None:
-    """Return the version that `latest` in `home` names, None if it names none beside it."""
+    """Return the version that `latest` in `home` leads to, None if to none there."""
     link = home / "latest"
-    target = str(link.readlink()) if link.is_symlink() else ""
-    return target if is_part(target) and (home / target).is_dir() else None
+    if not link.is_symlink():
+        return None
+    target = link.resolve()
+    return target.name if target.parent == home.resolve() and target.is_dir() else None
 
 
 def versions(registry: Path) -> list[Path]:
     """Return the directories of all versions, by symbol, type and time.
 
     Whatever else is there, or lies behind a link, is none.
+
+    Raises:
+        StorageError: The registry cannot be read.
     """
-    found: list[Path] = []
-    for home in sorted(registry.glob("*/*")):
-        if not home.is_symlink() and not home.parent.is_symlink() and home.is_dir():
-            inside = (path for path in home.iterdir() if path.is_dir() and not path.is_symlink())
-            found += sorted(filter(is_version, inside), key=by_time)
-    return found
+    try:
+        homes = [home for symbol in _directories(registry) for home in _directories(symbol)]
+        found = [sorted(filter(is_version, _directories(home)), key=by_time) for home in homes]
+    except OSError as error:
+        raise StorageError(
+            f"registry {registry} cannot be read ({error.strerror}: {error.filename}); give "
+            "--registry, or set MODEL_REGISTRY_PATH"
+        ) from error
+    return [version for group in found for version in group]
+
+
+def _directories(path: Path) -> list[Path]:
+    return [
+        inside
+        for inside in sorted(path.iterdir())
+        if is_part(inside.name) and inside.name[0] != "." and not inside.is_symlink()
+        if inside.is_dir()
+    ]
 
 
 def is_version(path: Path) -> bool:
@@ -267,7 +289,9 @@ def find(reference: str | Path, registry: Path | None = None) -> Path:
     Raises:
         BundleError: There is none, or a link leads out of its directory.
     """
-    if isinstance(reference, Path) or "/" in reference or Path(reference).is_dir():
+    if not isinstance(reference, str | Path):
+        raise BundleError(f"got {reference!r}, expected a directory or SYMBOL:TIMEFRAME:TYPE")
+    if isinstance(reference, Path) or "/" in reference or (reference and Path(reference).is_dir()):
         directory = Path(reference)
         return follow(directory) if directory.is_symlink() else _directory(directory)
     wanted = Reference.parse(reference)
@@ -331,7 +355,8 @@ def _directory(path: Path) -> Path:
     if path.is_symlink():
         raise BundleError(f"{path}: found a link, expected a directory")
     if not path.is_dir():
-        raise BundleError(f"no bundle in {path}: there is no such directory")
+        found = "this is a file, give its directory" if path.exists() else "no such directory"
+        raise BundleError(f"no bundle in {path}: {found}")
     return path
 
 

@@ -147,6 +147,13 @@ def test_what_the_contract_rejects_is_not_predicted(
 def test_bad_frames(basic: Bundle, hourly: pl.DataFrame) -> None:
     with pytest.raises(DataError, match="column 'volume' is missing; the frame has: timestamp"):
         basic.predict(hourly.drop("volume"))
+    for odd in ({"close": [1.0]}, hourly.lazy(), hourly["close"], hourly.to_numpy()):
+        with pytest.raises(DataError, match=r"found .*, expected a"):
+            basic.predict(odd)
+    with pytest.raises(DataError, match="found dict, expected a Polars, pyarrow or pandas"):
+        basic.predict_last({})
+    with pytest.raises(DataError, match="the bars are 120 minutes apart, expected 60"):
+        basic.predict(hourly.gather_every(2))
     with pytest.raises(DataError, match="column 'timestamp' is missing"):
         basic.predict(hourly.drop("timestamp"))
     with pytest.raises(DataError, match="has dtype Int64, expected float64"):
@@ -173,6 +180,28 @@ def test_sentiment_is_never_left_out_silently(models: Path) -> None:
     assert bundle.predict(candles, still)["prediction"].equals(neutral)
     assert not with_index.equals(neutral)
     assert bundle.predict(candles, index.to_arrow())["prediction"].equals(with_index)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pl.col("value") * 5, "expected a value from 0 to 100"),
+        (pl.lit(None, pl.Float64).alias("value"), "row 0: found None, expected a value from 0"),
+        (pl.lit(float("nan")).alias("value"), "row 0: found nan, expected a value from 0"),
+        (pl.lit("Greed").alias("value"), "values of type String, expected numbers"),
+        (pl.col("timestamp").dt.to_string(), "timestamps of type String, expected times"),
+        (pl.col("timestamp") - timedelta(days=9999), "has no day of the candles"),
+        (pl.col("value").alias("index"), ""),
+    ],
+)
+def test_sentiment_that_cannot_be(models: Path, change: pl.Expr, message: str) -> None:
+    bundle = load_bundle("BTCUSDT:1d:sentiment", root=models)
+    candles, index = sample.candles("BTCUSDT", "1d").tail(300), sample.sentiment()
+    odd = index.with_columns(change)
+    if not message:
+        odd, message = odd.drop("value"), "sentiment has no column value; it has timestamp, index"
+    with pytest.raises(DataError, match=message):
+        bundle.predict(candles, odd)
 
 
 def test_threads_and_pickles(basic: Bundle, hourly: pl.DataFrame) -> None:
@@ -425,8 +454,9 @@ def test_hostile_links_are_refused(hostile: Path, target: str) -> None:
         ("BTCUSDT:7d:price", "there is no timeframe 7d"),
         ("BTCUSDT:1h:price", "is of timeframe 1d; ask for that"),
         ("ETHUSDT:1d:price", "there is no .*latest"),
-        ("BTCUSDT:1d:price:2020-01-01_00h00m00s_v1", "there is no such directory"),
-        ("/nowhere/at/all", "there is no such directory"),
+        ("BTCUSDT:1d:price:2020-01-01_00h00m00s_v1", "no such directory"),
+        ("/nowhere/at/all", "no such directory"),
+        ("", "is neither a directory nor SYMBOL"),
     ],
 )
 def test_references_to_nothing(models: Path, reference: str, message: str) -> None:

@@ -62,14 +62,14 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
     assert [row["live"] for row in rows] == [True, True, False, False, True]
     assert [bool(row["problem"]) for row in rows] == [False, False, True, False, False]
     table = atb_fast("models", "ls", "--registry", root)
-    assert "BTCUSDT:1h:basic:" in table.stdout
+    assert all(row["bundle"] in table.stdout for row in rows)
     assert "cannot be read" in table.stdout
 
     show = atb_fast("models", "show", "BTCUSDT:1h:basic", "--registry", root)
     assert "120 rows of close_normalized, volume_normalized" in show.stdout
     assert "persistence" in show.stdout
     as_json = atb_fast("models", "show", "BTCUSDT:1h:basic", "--registry", root, "--json")
-    assert json.loads(as_json.stdout)["model_type"] == "basic"
+    assert json.loads(as_json.stdout)["metadata"]["model_type"] == "basic"
 
     every = atb_fast("models", "verify", "--all", "--registry", root, "--json")
     assert every.returncode == 9
@@ -164,6 +164,41 @@ def test_another_timeframe_does_not_take_the_live_one_away(atb_fast: Run, root: 
     assert live(root) == before
     assert atb_fast("models", "promote", key, "--force", "--registry", root).returncode == 0
     assert live(root) == NEWEST
+
+    back = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
+    assert back.returncode == 9
+    assert "latest is of timeframe 4h, not 1d" in back.stderr
+
+
+def test_a_latest_that_is_not_understood_keeps_all_versions(atb_fast: Run, root: Path) -> None:
+    price = root / "BTCUSDT" / "price"
+    first = live(root)
+    for target in (str(price / first), "../basic"):
+        (price / "latest").unlink()
+        (price / "latest").symlink_to(target)
+        done = atb_fast("models", "prune", "--keep", "1", "--registry", root, "--json")
+        assert done.returncode == 0, done.stderr
+        assert (price / first).is_dir()
+    assert (price / NEWEST).is_dir()
+
+
+def test_registries_that_cannot_be_read(atb_fast: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in ("nowhere", "file"):
+        for command in (["ls"], ["verify", "--all"], ["prune", "--keep", "1"]):
+            done = atb_fast("models", *command, "--registry", root)
+            assert done.returncode == 6
+            assert f"registry {root} cannot be read" in done.stderr
+    (tmp_path / "empty").mkdir()
+    assert atb_fast("models", "verify", "--all", "--registry", "empty").returncode == 0
+
+
+def test_one_wrong_reference_does_not_hide_the_other_reports(atb_fast: Run, root: Path) -> None:
+    done = atb_fast(
+        "models", "verify", "BTCUSDT:1h:basic", "BTCUSDT:1h:none", "--json", "--registry", root
+    )
+    assert done.returncode == 9
+    assert [bool(report["problems"]) for report in json.loads(done.stdout)] == [False, True]
 
 
 def test_odd_bundles_do_not_stop_the_others(atb_fast: Run, root: Path) -> None:
