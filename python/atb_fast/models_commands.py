@@ -112,7 +112,8 @@ def verify(bundles: tuple[str, ...], every: bool, root: Path | None, as_json: bo
         except BundleError as error:
             reports.append(Report(bundle, (str(error),), ()))
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(report) for report in reports], indent=2))
+        documents = _finite([dataclasses.asdict(report) for report in reports])
+        click.echo(json.dumps(documents, indent=2, allow_nan=False))
     else:
         for report in reports:
             _say(report)

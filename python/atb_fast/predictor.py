@@ -280,7 +280,7 @@ class Bundle:
 
         if len(table) < 2:
             return
-        expected = TIMEFRAMES[registry.timeframe(self.path)]
+        expected = TIMEFRAMES[registry.check_timeframe(self.metadata, self.path)]
         step = float(np.median(np.diff(epoch_ms(table["timestamp"]))))
         if step != expected:
             raise DataError(
@@ -306,7 +306,7 @@ class Bundle:
         from atb_fast.features import merge_sentiment, sentiment_features
 
         index = _check_index(_polars(sentiment))
-        timeframe = registry.timeframe(self.path)
+        timeframe = registry.check_timeframe(self.metadata, self.path)
         merged = merge_sentiment(table, sentiment_features(index), timeframe, whole_last_day=True)
         if len(table) and merged[_SENTIMENT].null_count() == len(table):
             raise DataError(

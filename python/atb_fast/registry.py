@@ -319,7 +319,16 @@ def timeframe(bundle: Path) -> str:
     Raises:
         BundleError: Its metadata cannot be read, or names none.
     """
-    found = read_json(bundle / "metadata.json").get("timeframe")
+    return check_timeframe(read_json(bundle / "metadata.json"), bundle)
+
+
+def check_timeframe(metadata: dict[str, Any], bundle: Path) -> str:
+    """Return the timeframe in the metadata of `bundle`.
+
+    Raises:
+        BundleError: It is none.
+    """
+    found = metadata.get("timeframe")
     if not isinstance(found, str) or found not in TIMEFRAMES:
         raise BundleError(f"{bundle}: metadata.json has the timeframe {found!r}, which is none")
     return found

@@ -187,7 +187,7 @@ def _not_finite(value: Any, where: str = "") -> Iterator[str]:
 def _agreement(bundle: Bundle, schema: dict[str, Any]) -> Iterator[str]:
     """Give what the documents say differently, and what the type does not allow."""
     metadata, names = bundle.metadata, bundle.feature_names
-    registry.timeframe(bundle.path)
+    registry.check_timeframe(metadata, bundle.path)
     if metadata.get("sequence_length") != bundle.sequence_length:
         yield "metadata.json and feature_schema.json disagree about sequence_length"
     if metadata.get("feature_names") != names or metadata.get("feature_count") != len(names):
