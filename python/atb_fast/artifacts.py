@@ -106,10 +106,14 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> dict[str, float]:
 
 
 def candle_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the raw candles of each window, shape (windows, length, 5)."""
+    """Return the raw candles that end with each window, shape (windows, length, 5).
+
+    They are consecutive, as engines feed them: also where the window itself passes over a candle
+    that lacks a feature.
+    """
     candles = data.prepared.frame.select(onnx_export.CANDLES).to_numpy()
-    rows = data.prepared.matrix.rows[starts[:, None] + np.arange(data.length)]
-    return np.asarray(candles[rows])
+    lasts = data.prepared.matrix.rows[starts + data.length - 1]
+    return np.asarray(candles[lasts[:, None] + np.arange(1 - data.length, 1)])
 
 
 def _rmse_from_candles(model: Any, data: WindowedData, pipeline: _core.FeaturePipeline) -> float:
@@ -192,17 +196,17 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
     data, prepared = record.data, record.data.prepared
     every = np.concatenate([data.train, data.test])
     starts = every[np.linspace(0, len(every) - 1, min(SAMPLES, len(every))).astype(np.int64)]
-    lookback = prepared.lookback
+    rows = prepared.matrix.rows
+    lasts = rows[starts + data.length - 1]
+    firsts = rows[starts] - prepared.lookback
     if record.config.onnx_input == "ohlcv":
         assert prepared.pipeline is not None  # TrainingConfig saw to it
-        lookback, raw = 0, candle_windows(data, starts)
+        firsts, raw = lasts + 1 - data.length, candle_windows(data, starts)
         windows = raw.astype(np.float32)
         features = onnx_export.window_features(raw, prepared.pipeline)
     else:
         windows = features = trained_windows(data, starts)
     outputs = np.asarray(model.predict_on_batch(features)).reshape(-1).astype(np.float64)
-    rows = prepared.matrix.rows
-    firsts, lasts = rows[starts] - lookback, rows[starts + data.length - 1]
     slices = [np.arange(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
     kept = prepared.frame[np.concatenate(slices)]
     arrays: dict[str, Any] = {

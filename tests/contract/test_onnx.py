@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,26 @@ def test_a_graph_with_a_loop_is_refused() -> None:
     layers = [keras.layers.Input((LENGTH, 5)), keras.layers.GRU(4), keras.layers.Dense(1)]
     with pytest.raises(ExportError, match="has a Loop: engines run it 15 to 40 times slower"):
         convert(keras.Sequential(layers), properties={})
+
+
+def test_windows_across_a_day_without_sentiment(shared: Path, tmp_path: Path) -> None:
+    """2024-10-26 has no sentiment: features pass over it, raw candles do not."""
+    from atb_fast import TrainingConfig, run_training_pipeline
+
+    data = shared / "data"
+    config: dict[str, Any] = {"symbol": "BTCUSDT", "start_date": "2023-09-01", "epochs": 1}
+    config |= {"candles": data / "BTCUSDT_1d_2017-08-17_2024-12-31.parquet", "engine": "keras"}
+    config |= {"sentiment": data / "fear_greed_1d_2018-02-01_2025-05-02.parquet"}
+    config |= {"end_date": "2024-12-01", "skip_plots": True, "skip_robustness": True}
+    result = run_training_pipeline(TrainingConfig(**config, registry=tmp_path, onnx_input="ohlcv"))
+    with np.load(Path(result.paths["samples.npz"])) as samples:
+        assert np.diff(samples["ends"]).tolist() == [LENGTH] * 15
+        times = samples["timestamps"][-LENGTH:]
+    missing = datetime(2024, 10, 26, tzinfo=UTC)
+    assert missing.timestamp() * 1000 in times
+    metadata = json.loads(Path(result.paths["metadata.json"]).read_text())
+    assert metadata["verification"]["feature_skew"] == 0.0
+    assert metadata["verification"]["prediction_difference"] < 1e-4
 
 
 def test_a_bundle_that_takes_candles(models_of_candles: Path, frame: pl.DataFrame) -> None:
