@@ -84,7 +84,8 @@ def test_layout(home: Path, bundle: Path, trained: dict[str, Any]) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\dh\d\dm\d\ds_v1", bundle.name)
     assert trained["version_id"] == bundle.name
     assert str((bundle.parent / "latest").readlink()) == bundle.name
-    files = ["feature_schema.json", "metadata.json", "model.keras", "model.onnx", "training.png"]
+    files = ["feature_schema.json", "metadata.json", "model.keras", "model.onnx", "samples.npz"]
+    files += ["training.png"]
     assert sorted(path.name for path in bundle.iterdir()) == files
     assert all((home / trained["paths"][name]).is_file() for name in files)
     assert (bundle / "training.png").read_bytes().startswith(b"\x89PNG")
@@ -222,6 +223,7 @@ def test_skipped_steps_are_said_and_recorded(home: Path, bundle: Path) -> None:
         "feature_schema.json",
         "metadata.json",
         "model.keras",
+        "samples.npz",
     ]
     assert str((bundle.parent / "latest").readlink()) == bundle.name
 
