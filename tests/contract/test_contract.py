@@ -237,7 +237,7 @@ def moved(cells: Any) -> Any:
         ({"predictions": lambda a: a * (1 + 2e-5)}, "a prediction differs from Keras' by 2"),
         ({"predictions": lambda a: a * np.nan}, "a prediction differs from Keras' by nan"),
         ({"candles": lambda a: a * 1.0001}, "train/serve skew|a prediction differs"),
-        ({"index": lambda a: a + np.array([[0], [7]])}, "train/serve skew"),
+        ({"index": lambda a: np.stack([a[0], 100 - a[1]])}, "train/serve skew"),
         ({"predictions": lambda a: a[:3]}, "has 16 windows and 3 predictions"),
         ({"windows": lambda a: a[:0], "predictions": lambda a: a[:0]}, "has 0 windows"),
     ],
