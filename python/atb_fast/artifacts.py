@@ -18,7 +18,7 @@ from atb_fast import _core, onnx_export
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData, trained_windows
 from atb_fast.device import DevicePolicy
-from atb_fast.diagnostics import Evaluation, rmse
+from atb_fast.diagnostics import Evaluation, predict_batches, rmse
 from atb_fast.engine import FitResult
 from atb_fast.features import CANDLE_FEATURES
 
@@ -93,40 +93,39 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> dict[str, float]:
     if config.onnx_input == "ohlcv":
         assert prepared.pipeline is not None  # TrainingConfig saw to it
         pipeline, tolerance = prepared.pipeline, onnx_export.CANDLES_TOLERANCE
-        candles = candle_windows(data, starts)
-        inputs = candles.astype(np.float32)
-        expected = np.asarray(
-            model.predict_on_batch(onnx_export.window_features(candles, pipeline))
-        )
-        record.candles_rmse = _rmse_from_candles(model, data, pipeline)
+        candles = prepared.frame.select(onnx_export.CANDLES).to_numpy()
+        raw = candle_windows(data, candles, starts)
+        inputs = raw.astype(np.float32)
+        expected = np.asarray(model.predict_on_batch(onnx_export.window_features(raw, pipeline)))
+        record.candles_rmse = _rmse_from_candles(model, data, candles, pipeline)
     path.write_bytes(onnx_export.convert(model, properties=properties, candles=pipeline))
     # Outputs that are scaled by the window are about 1, whatever a single label is.
     scale = 1.0 if data.scaled_by_window else float(np.abs(data.labels).max())
     return onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
 
 
-def candle_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+def candle_windows(
+    data: WindowedData, candles: NDArray[np.float64], starts: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Return the raw candles that end with each window, shape (windows, length, 5).
 
     They are consecutive, as engines feed them: also where the window itself passes over a candle
     that lacks a feature.
     """
-    candles = data.prepared.frame.select(onnx_export.CANDLES).to_numpy()
     lasts = data.prepared.matrix.rows[starts + data.length - 1]
     return np.asarray(candles[lasts[:, None] + np.arange(1 - data.length, 1)])
 
 
-def _rmse_from_candles(model: Any, data: WindowedData, pipeline: _core.FeaturePipeline) -> float:
+def _rmse_from_candles(
+    model: Any,
+    data: WindowedData,
+    candles: NDArray[np.float64],
+    pipeline: _core.FeaturePipeline,
+) -> float:
     parts = np.array_split(data.test, -(-len(data.test) // 256))
-    predicted = [
-        np.asarray(
-            model.predict_on_batch(
-                onnx_export.window_features(candle_windows(data, part), pipeline)
-            )
-        )[:, 0]
-        for part in parts
-    ]
-    return rmse(data.targets(data.test), np.concatenate(predicted).astype(np.float64))
+    windows = (candle_windows(data, candles, part) for part in parts)
+    features = (onnx_export.window_features(window, pipeline) for window in windows)
+    return rmse(data.targets(data.test), predict_batches(model, features))
 
 
 def input_names(record: RunRecord) -> list[str]:
@@ -199,19 +198,20 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
     rows = prepared.matrix.rows
     lasts = rows[starts + data.length - 1]
     firsts = rows[starts] - prepared.lookback
+    candles = prepared.frame.select(onnx_export.CANDLES).to_numpy()
     if record.config.onnx_input == "ohlcv":
         assert prepared.pipeline is not None  # TrainingConfig saw to it
-        firsts, raw = lasts + 1 - data.length, candle_windows(data, starts)
+        firsts, raw = lasts + 1 - data.length, candle_windows(data, candles, starts)
         windows = raw.astype(np.float32)
         features = onnx_export.window_features(raw, prepared.pipeline)
     else:
         windows = features = trained_windows(data, starts)
     outputs = np.asarray(model.predict_on_batch(features)).reshape(-1).astype(np.float64)
     slices = [np.arange(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
-    kept = prepared.frame[np.concatenate(slices)]
+    kept = np.concatenate(slices)
     arrays: dict[str, Any] = {
-        "timestamps": kept["timestamp"].dt.epoch("ms").to_numpy(),
-        "candles": kept.select(onnx_export.CANDLES).to_numpy(),
+        "timestamps": prepared.frame["timestamp"].dt.epoch("ms").to_numpy()[kept],
+        "candles": candles[kept],
         "ends": np.cumsum([len(part) for part in slices]),
         "windows": windows,
         "predictions": data.prices(starts, outputs),

@@ -45,7 +45,7 @@ class Evaluation:
 def predict(model: Any, data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the prediction for each window, quote currency, shape (windows,)."""
     parts = np.split(starts, range(_PREDICT_BATCH, len(starts), _PREDICT_BATCH))
-    return data.prices(starts, _predict(model, (data.windows(part) for part in parts)))
+    return data.prices(starts, predict_batches(model, (data.windows(part) for part in parts)))
 
 
 def rmse(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
@@ -111,7 +111,7 @@ def permutation_importance(model: Any, data: WindowedData, seed: int) -> dict[st
 
     def error() -> float:
         parts = np.split(windows, range(_PREDICT_BATCH, len(windows), _PREDICT_BATCH))
-        return rmse(actual, data.prices(starts, _predict(model, parts)))
+        return rmse(actual, data.prices(starts, predict_batches(model, parts)))
 
     base = error()
     order = np.random.default_rng(seed).permutation(len(starts))
@@ -124,7 +124,8 @@ def permutation_importance(model: Any, data: WindowedData, seed: int) -> dict[st
     return importance
 
 
-def _predict(model: Any, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+def predict_batches(model: Any, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Return the outputs for all batches, shape (windows,)."""
     # Not `Model.predict`: it sets up a dataset for each call, and takes longer for that than to
     # predict.
     predictions = [np.asarray(model.predict_on_batch(batch)).reshape(-1) for batch in batches]

@@ -273,7 +273,9 @@ def _row(path: Path) -> dict[str, Any]:
     }
     try:
         metadata = registry.read_json(path / "metadata.json")
-        row["bundle"] = f"{symbol}:{registry.timeframe(path)}:{model_type}:{version}"
+        row["bundle"] = (
+            f"{symbol}:{registry.check_timeframe(metadata, path)}:{model_type}:{version}"
+        )
     except BundleError as error:
         return row | {"problem": str(error)}
     results = metadata.get("evaluation_results")
