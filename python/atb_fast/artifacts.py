@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast import _core, onnx_export
-from atb_fast.config import TrainingConfig
+from atb_fast.config import CANDLE_COLUMNS, TrainingConfig
 from atb_fast.datasets import WindowedData, trained_windows
 from atb_fast.device import DevicePolicy
 from atb_fast.diagnostics import Evaluation, predict_batches, rmse
@@ -93,7 +93,7 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> dict[str, float]:
     if config.onnx_input == "ohlcv":
         assert prepared.pipeline is not None  # TrainingConfig saw to it
         pipeline, tolerance = prepared.pipeline, onnx_export.CANDLES_TOLERANCE
-        candles = prepared.frame.select(onnx_export.CANDLES).to_numpy()
+        candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
         raw = candle_windows(data, candles, starts)
         inputs = raw.astype(np.float32)
         expected = np.asarray(model.predict_on_batch(onnx_export.window_features(raw, pipeline)))
@@ -132,7 +132,7 @@ def input_names(record: RunRecord) -> list[str]:
     """Return what the columns of the ONNX input are, in channel order."""
     prepared = record.data.prepared
     if record.config.onnx_input == "ohlcv":
-        return list(onnx_export.CANDLES)
+        return list(CANDLE_COLUMNS)
     return list(CANDLE_FEATURES) if prepared.pipeline is None else prepared.matrix.names
 
 
@@ -146,7 +146,7 @@ def feature_schema(record: RunRecord) -> dict[str, Any]:
     prepared = record.data.prepared
     features: list[dict[str, Any]]
     if record.config.onnx_input == "ohlcv":
-        features = [{"name": name, "source": {"column": name}} for name in onnx_export.CANDLES]
+        features = [{"name": name, "source": {"column": name}} for name in CANDLE_COLUMNS]
     elif prepared.pipeline is None:
         features = [
             {"name": name, "source": {"column": column, "transform": "expanding_minmax"}}
@@ -198,7 +198,7 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
     rows = prepared.matrix.rows
     lasts = rows[starts + data.length - 1]
     firsts = rows[starts] - prepared.lookback
-    candles = prepared.frame.select(onnx_export.CANDLES).to_numpy()
+    candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
     if record.config.onnx_input == "ohlcv":
         assert prepared.pipeline is not None  # TrainingConfig saw to it
         firsts, raw = lasts + 1 - data.length, candle_windows(data, candles, starts)

@@ -39,6 +39,9 @@ TIMEFRAMES = {
     "1w": 7 * _DAY,
 }
 
+#: What a candle has beside its time, in the order that models take them.
+CANDLE_COLUMNS = ("open", "high", "low", "close", "volume")
+
 #: What the strategies that load a basic bundle are made for.
 BASIC_TIMEFRAME = "1h"
 #: Bars that engines feed a basic model.

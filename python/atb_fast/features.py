@@ -21,10 +21,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atb_fast import _core, feature_cache
-from atb_fast.config import TIMEFRAMES, TrainingConfig
+from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES, TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.feature_cache import Features, content_hash
-from atb_fast.ingestion.files import CANDLE_COLUMNS
 from atb_fast.ingestion.sources import Market, gaps
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast._core import Feature, FeaturePipeline
+from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ExportError, MissingExtraError
 
 OPSET = 17
@@ -27,8 +28,6 @@ TOLERANCE = 1e-5
 #: The same for a graph that computes its features itself: an RSI of float32 prices has less.
 CANDLES_TOLERANCE = 1e-4
 GATE_BATCHES = (1, 7, 256)
-
-CANDLES = ("open", "high", "low", "close", "volume")
 
 
 def check_packages() -> None:
@@ -87,7 +86,7 @@ def convert(
     if candles is None:
         return _canonical(graph, {fed: "features"}, (length, columns), properties)
     _compute_features(graph, fed, candles, length)
-    return _canonical(graph, {"candles": "candles"}, (length, len(CANDLES)), properties)
+    return _canonical(graph, {"candles": "candles"}, (length, len(CANDLE_COLUMNS)), properties)
 
 
 def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: int) -> None:
@@ -142,7 +141,9 @@ def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: i
             return apply("Transpose", rsi(series(feature.source), feature.rsi), perm=[0, 2, 1])
         return f"atb_{feature.source}"
 
-    nodes.append(helper.make_node("Split", ["candles"], [f"atb_{c}" for c in CANDLES], axis=2))
+    nodes.append(
+        helper.make_node("Split", ["candles"], [f"atb_{c}" for c in CANDLE_COLUMNS], axis=2)
+    )
     scaled = []
     for feature, scaler in zip(pipeline.features, pipeline.scalers, strict=True):
         product = apply("Mul", raw(feature), constant(scaler.scale))
@@ -259,9 +260,9 @@ def window_features(windows: NDArray[np.float64], pipeline: FeaturePipeline) -> 
         )
 
     def raw(feature: Feature) -> NDArray[np.float64]:
-        if feature.source not in CANDLES:
+        if feature.source not in CANDLE_COLUMNS:
             return np.zeros(windows.shape[:2])
-        series = windows[:, :, CANDLES.index(feature.source)]
+        series = windows[:, :, CANDLE_COLUMNS.index(feature.source)]
         if feature.sma:
             return mean(series, feature.sma)
         if feature.rsi:

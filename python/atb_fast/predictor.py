@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from atb_fast import registry
 from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
-from atb_fast.config import TIMEFRAMES
+from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES
 from atb_fast.errors import BundleError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     import polars as pl
 
-_CANDLES = ("open", "high", "low", "close", "volume")
 _SENTIMENT = "sentiment_momentum"
 #: Windows scored at once. onnxruntime is as fast with any number of them on one thread.
 _BATCH = 64
@@ -412,13 +411,13 @@ def _scaled_by_window(feature: dict[str, Any]) -> str | None:
         return source["column"] if source.get("transform") == "expanding_minmax" else None
     # The contract defines these by their names.
     column = str(feature["name"]).removesuffix("_normalized")
-    return column if column in _CANDLES and column != feature["name"] else None
+    return column if column in CANDLE_COLUMNS and column != feature["name"] else None
 
 
 def _feature(feature: dict[str, Any]) -> tuple[Feature, MinMaxScaler]:
     name, source = str(feature["name"]), feature.get("source")
     if source is None:
-        if name not in _CANDLES:
+        if name not in CANDLE_COLUMNS:
             raise BundleError(
                 f"feature_schema.json does not say how {name} is computed and scaled, so this "
                 "bundle cannot be scored; train it anew"

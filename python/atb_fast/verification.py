@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from atb_fast import registry
-from atb_fast.config import BASIC_SEQUENCE_LENGTH
+from atb_fast.config import BASIC_SEQUENCE_LENGTH, CANDLE_COLUMNS
 from atb_fast.errors import AtbFastError, BundleError, MissingExtraError
 from atb_fast.predictor import Bundle
 
@@ -56,7 +56,6 @@ _KEYS: dict[str, type | None] = {
     "diagnostics": dict,
 }
 _VALUES = {"task_type": "regression", "framework": "onnx", "model_file": "model.onnx"}
-_CANDLES = ("open", "high", "low", "close", "volume")
 _BASIC = [f"{name}_normalized" for name in ("close", "volume", "high", "low", "open")]
 
 
@@ -255,7 +254,9 @@ def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
         raise BundleError(f"{path}: has {len(windows)} windows and {count} predictions")
     skew, difference = np.zeros(count), np.zeros(count)
     for i, rows in enumerate(np.split(np.arange(len(times)), ends[:-1])):
-        values = (pl.Series(c, candles[rows, j], nan_to_null=True) for j, c in enumerate(_CANDLES))
+        values = (
+            pl.Series(c, candles[rows, j], nan_to_null=True) for j, c in enumerate(CANDLE_COLUMNS)
+        )
         frame = pl.DataFrame([pl.Series("timestamp", times[rows]), *values])
         matrix = bundle.features(frame, sentiment)
         start = np.array([len(matrix) - bundle.sequence_length])

@@ -15,9 +15,10 @@ import polars as pl
 import pytest
 
 from atb_fast import FeaturePipeline, load_bundle
+from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import DataError, ExportError
 from atb_fast.features import PRICE_FEATURES, SENTIMENT_FEATURE
-from atb_fast.onnx_export import CANDLES, convert, window_features
+from atb_fast.onnx_export import convert, window_features
 
 LENGTH, LOOKBACK = 120, 29
 
@@ -53,7 +54,7 @@ def run(content: bytes, **feeds: Any) -> Any:
 
 
 def raw_windows(frame: pl.DataFrame, starts: Any) -> Any:
-    values = frame.select(CANDLES).to_numpy()
+    values = frame.select(CANDLE_COLUMNS).to_numpy()
     return values[np.asarray(starts)[:, None] + np.arange(LENGTH)]
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import MinMaxScaler
 
 from atb_fast import _core
+from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.features import PRICE_FEATURES
-from atb_fast.ingestion.files import CANDLE_COLUMNS
 
 Pipeline = _core.FeaturePipeline
 Feature = _core.Feature

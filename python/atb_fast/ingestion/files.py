@@ -9,11 +9,10 @@ from pathlib import Path
 
 import polars as pl
 
+from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import DataError
 
 log = logging.getLogger(__name__)
-
-CANDLE_COLUMNS = ("open", "high", "low", "close", "volume")
 
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     # Text columns become numbers below, where the row of a bad value can be named.

@@ -2,10 +2,11 @@
 
 import polars as pl
 
+from atb_fast.config import CANDLE_COLUMNS
+
 #: Open time (UTC), four prices in quote currency, volume in base currency.
 CANDLE_SCHEMA = pl.Schema(
-    [("timestamp", pl.Datetime("ms", "UTC"))]
-    + [(name, pl.Float64()) for name in ("open", "high", "low", "close", "volume")]
+    [("timestamp", pl.Datetime("ms", "UTC"))] + [(name, pl.Float64()) for name in CANDLE_COLUMNS]
 )
 
 #: UTC midnight, and the index from 0 (extreme fear) to 100 (extreme greed).
