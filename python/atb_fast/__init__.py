@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     )
     from atb_fast.config import TrainingConfig
     from atb_fast.errors import AtbFastError
-    from atb_fast.features import PreparedData, prepare, windows
+    from atb_fast.features import PreparedData, windows
     from atb_fast.ingestion.sources import Market, load_market
     from atb_fast.predictor import Bundle, load_bundle
+    from atb_fast.recipes import prepare
     from atb_fast.runner import TrainingResult, run_training_pipeline
 
 __version__ = version("atb-fast")
@@ -41,7 +42,7 @@ _HOME = {
     "TrainingResult": "runner",
     "load_bundle": "predictor",
     "load_market": "ingestion.sources",
-    "prepare": "features",
+    "prepare": "recipes",
     "run_training_pipeline": "runner",
     "windows": "features",
 }

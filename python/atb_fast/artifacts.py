@@ -20,7 +20,7 @@ from atb_fast.datasets import WindowedData, trained_windows
 from atb_fast.device import DevicePolicy
 from atb_fast.diagnostics import Evaluation, predict_batches, rmse
 from atb_fast.engine import FitResult
-from atb_fast.features import CANDLE_FEATURES
+from atb_fast.features import PreparedData
 
 #: Windows in samples.npz.
 SAMPLES = 16
@@ -99,8 +99,9 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> dict[str, float]:
         expected = np.asarray(model.predict_on_batch(onnx_export.window_features(raw, pipeline)))
         record.candles_rmse = _rmse_from_candles(model, data, candles, pipeline)
     path.write_bytes(onnx_export.convert(model, properties=properties, candles=pipeline))
-    # Outputs that are scaled by the window are about 1, whatever a single label is.
-    scale = 1.0 if data.scaled_by_window else float(np.abs(data.labels).max())
+    # Outputs that are scaled are about 1, whatever a single label is.
+    prices = data.ranges is None and data.return_scale is None
+    scale = float(np.abs(data.labels).max()) if prices else 1.0
     return onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
 
 
@@ -130,10 +131,9 @@ def _rmse_from_candles(
 
 def input_names(record: RunRecord) -> list[str]:
     """Return what the columns of the ONNX input are, in channel order."""
-    prepared = record.data.prepared
     if record.config.onnx_input == "ohlcv":
         return list(CANDLE_COLUMNS)
-    return list(CANDLE_FEATURES) if prepared.pipeline is None else prepared.matrix.names
+    return list(record.data.prepared.sources)
 
 
 def feature_schema(record: RunRecord) -> dict[str, Any]:
@@ -143,46 +143,35 @@ def feature_schema(record: RunRecord) -> dict[str, Any]:
     That is not called `normalization`: the columns are named for their scaled values, and a reader
     that finds `normalization` would scale them again.
     """
-    prepared = record.data.prepared
-    features: list[dict[str, Any]]
+    features = computed_features(record.data.prepared)
     if record.config.onnx_input == "ohlcv":
         features = [{"name": name, "source": {"column": name}} for name in CANDLE_COLUMNS]
-    elif prepared.pipeline is None:
-        features = [
-            {"name": name, "source": {"column": column, "transform": "expanding_minmax"}}
-            for name, column in CANDLE_FEATURES.items()
-        ]
-    else:
-        features = computed_features(prepared.pipeline)
     return {
         "sequence_length": record.data.length,
         "features": [{"required": True} | feature for feature in features],
     }
 
 
-def computed_features(pipeline: _core.FeaturePipeline) -> list[dict[str, Any]]:
-    """Return how each feature is computed and scaled."""
-    features = []
-    for feature, scaler in zip(pipeline.features, pipeline.scalers, strict=True):
-        computed: dict[str, Any] = {"column": feature.source}
-        if feature.sma:
-            computed |= {"transform": "sma", "window": feature.sma}
-        if feature.rsi:
-            computed |= {"transform": "rsi_simple_mean", "window": feature.rsi}
-        features.append(
-            {
-                "name": feature.name,
-                "source": computed,
-                "scaler": {
-                    "method": "minmax",
-                    "data_min": scaler.data_min,
-                    "data_max": scaler.data_max,
-                    "scale": scaler.scale,
-                    "min": scaler.min,
-                },
+def computed_features(prepared: PreparedData) -> list[dict[str, Any]]:
+    """Return how each feature is made, and how it is scaled if it is not by its window."""
+    made: list[dict[str, Any]] = [
+        {"name": name, "source": source} for name, source in prepared.sources.items()
+    ]
+    if prepared.pipeline is None:
+        return made
+    return [
+        feature
+        | {
+            "scaler": {
+                "method": "minmax",
+                "data_min": scaler.data_min,
+                "data_max": scaler.data_max,
+                "scale": scaler.scale,
+                "min": scaler.min,
             }
-        )
-    return features
+        }
+        for feature, scaler in zip(made, prepared.pipeline.scalers, strict=True)
+    ]
 
 
 def write_samples(model: Any, record: RunRecord, path: Path) -> None:
@@ -193,7 +182,8 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
     window after the other, null as NaN; `ends` says where each ends. `index` is the sentiment.
     """
     data, prepared = record.data, record.data.prepared
-    every = np.concatenate([data.train, data.test])
+    # Only those whose candles are all there.
+    every = data.parts.every[prepared.matrix.rows[data.parts.every] >= prepared.lookback]
     starts = every[np.linspace(0, len(every) - 1, min(SAMPLES, len(every))).astype(np.int64)]
     rows = prepared.matrix.rows
     lasts = rows[starts + data.length - 1]
@@ -244,7 +234,8 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "price_normalization": _price_normalization(data),
         "framework": "onnx" if record.diagnostics["onnx"] else "keras",
         "model_file": "model.onnx" if record.diagnostics["onnx"] else "model.keras",
-        "has_sentiment": prepared.model_type == "sentiment",
+        "recipe": config.recipe,
+        "has_sentiment": prepared.has_sentiment,
         "training_params": {
             "epochs": record.fitted.epochs,
             "best_epoch": record.fitted.best_epoch,
@@ -272,13 +263,14 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
             "first": times[0].isoformat(),
             "last": times[-1].isoformat(),
             "train_windows": len(data.train),
+            "validation_windows": len(data.validation),
             "test_windows": len(data.test),
         },
         "diagnostics": record.diagnostics,
         "diagnostic_failures": record.failures,
         "onnx_difference": record.onnx_difference or {},
         # What the network itself sees, whatever the ONNX input is.
-        "computed_features": computed_features(prepared.pipeline) if prepared.pipeline else [],
+        "computed_features": computed_features(prepared) if prepared.pipeline else [],
         "config": config.to_dict(),
         "versions": {"python": platform.python_version()} | _versions(),
     }
@@ -288,6 +280,8 @@ def _price_normalization(data: WindowedData) -> dict[str, Any]:
     """Return how an engine turns an output into a price."""
     if data.scaled_by_window:
         return {"method": "rolling_minmax", "window": data.length, "target_feature": "close"}
+    if data.return_scale is not None:
+        return {"method": "log_return", "scale": data.return_scale, "horizon": data.horizon}
     # The model predicts quote currency itself.
     return {"mean": 0.0, "std": 1.0}
 

@@ -52,11 +52,15 @@ def train() -> None:
     """Train a model and put its bundle into the registry."""
 
 
+#: The basic model has a command of its own.
+_CLI_CHOICES = {"recipe": {"choices": ("legacy", "causal")}}
+
+
 def _options(*leave_out: str, **defaults: Any) -> list[click.Parameter]:
     """Return one option for each field of TrainingConfig, named after it, with these defaults."""
     parameters: list[click.Parameter] = [click.Argument(["symbol"])]
     for item in dataclasses.fields(TrainingConfig):
-        if item.name in ("symbol", "recipe", *leave_out):
+        if item.name in ("symbol", *leave_out):
             continue
         flag = "--" + item.name.replace("_", "-")
         help_text = item.metadata["help"]
@@ -78,7 +82,7 @@ def _options(*leave_out: str, **defaults: Any) -> list[click.Parameter]:
         parameters.append(
             click.Option(
                 [flag, item.name],
-                type=_type(kind, item.metadata),
+                type=_type(kind, {**item.metadata, **_CLI_CHOICES.get(item.name, {})}),
                 default=default if has_default else None,
                 show_default=has_default,
                 help=help_text,
@@ -143,7 +147,7 @@ def _train(as_json: bool, symbol: str, **values: Any) -> None:
 #: Engines define the basic model: it has no sentiment, and windows of one kind.
 _NOT_FOR_PRICE = (
     *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
-    *("onnx_input", "sequence_length"),
+    *("onnx_input", "sequence_length", "recipe", "horizon", "embargo", "sentiment_lag_days"),
 )
 for _name, _callback, _parameters in (
     ("model", _train_model, _options()),

@@ -123,11 +123,12 @@ class TrainingConfig:
     """
 
     symbol: str
-    recipe: Literal["legacy", "basic"] = _option(
+    recipe: Literal["legacy", "basic", "causal"] = _option(
         "legacy",
-        "How rows become features and targets: as the old trainer made them (legacy), or candles "
-        "scaled window by window, as live strategies scale them (basic).",
-        choices=("legacy", "basic"),
+        "How rows become features and targets: as the old trainer made them (legacy); without "
+        "anything from the future, predicting returns (causal); or candles scaled window by "
+        "window, as live strategies scale them (basic).",
+        choices=("legacy", "basic", "causal"),
     )
     timeframe: str = _option("1d", "Length of a bar.", choices=tuple(TIMEFRAMES))
     start_date: date | None = _option(
@@ -158,6 +159,18 @@ class TrainingConfig:
         None, "Windows in a batch. Default: 32 on a CPU, 128 on a GPU.", minimum=1
     )
     sequence_length: int = _option(120, "Bars in a window.", minimum=MIN_SEQUENCE_LENGTH)
+    horizon: int = _option(
+        1, "Bars from a window to the predicted close. Causal recipe only.", minimum=1
+    )
+    embargo: int | None = _option(
+        None,
+        "Bars left out between the parts, beside those that windows share. Causal recipe and "
+        "evaluate only. Default: 1 % of the bars.",
+        minimum=0,
+    )
+    sentiment_lag_days: int = _option(
+        1, "Days that sentiment must be old to be seen by a candle. Causal recipe only.", minimum=0
+    )
     patience: int = _option(
         15, "Epochs without a better validation loss before training stops.", minimum=1
     )
@@ -223,6 +236,7 @@ class TrainingConfig:
             )
         if self.seed >= 2**32:
             raise ArgumentError(f"seed is {self.seed}, expected less than 2**32")
+        self._check_recipe()
         self._check_source()
 
     def _convert(self) -> None:
@@ -238,18 +252,19 @@ class TrainingConfig:
                 raise ArgumentError(f"{item.name} is {value!r}, expected {expected}") from None
             object.__setattr__(self, item.name, converted)
 
-    def _check_source(self) -> None:
-        if self.source is None:
-            object.__setattr__(self, "source", "binance" if self.candles is None else "files")
-        if self.source != "files" and (self.candles or self.sentiment):
+    def _check_recipe(self) -> None:
+        if self.recipe != "causal":
+            for name, neutral in (("horizon", 1), ("sentiment_lag_days", 1)):
+                if getattr(self, name) != neutral:
+                    raise ArgumentError(
+                        f"{name} is {getattr(self, name)}, and the {self.recipe} recipe has none; "
+                        "leave it out, or use --recipe causal"
+                    )
+        elif self.onnx_input != "features":
             raise ArgumentError(
-                f"--source {self.source} and --candles/--sentiment contradict each other; give "
-                "both --candles and --sentiment, or neither"
+                "onnx_input is 'ohlcv', but features of the causal recipe need more candles than a "
+                "window has; leave it out"
             )
-        if self.source == "files" and self.candles is None:
-            raise ArgumentError("--source files needs --candles FILE")
-        if self.offline and self.force_refresh:
-            raise ArgumentError("--offline contradicts --force-refresh; give one")
         if self.recipe == "basic":
             if self.force_sentiment or self.sentiment:
                 raise ArgumentError("the basic model has no sentiment; leave its options out")
@@ -264,6 +279,19 @@ class TrainingConfig:
                     "it out"
                 )
             object.__setattr__(self, "force_price_only", True)
+
+    def _check_source(self) -> None:
+        if self.source is None:
+            object.__setattr__(self, "source", "binance" if self.candles is None else "files")
+        if self.source != "files" and (self.candles or self.sentiment):
+            raise ArgumentError(
+                f"--source {self.source} and --candles/--sentiment contradict each other; give "
+                "both --candles and --sentiment, or neither"
+            )
+        if self.source == "files" and self.candles is None:
+            raise ArgumentError("--source files needs --candles FILE")
+        if self.offline and self.force_refresh:
+            raise ArgumentError("--offline contradicts --force-refresh; give one")
         if self.force_price_only and self.force_sentiment:
             raise ArgumentError("--force-price-only contradicts --force-sentiment; give one")
         if self.force_price_only:
@@ -273,7 +301,7 @@ class TrainingConfig:
                 "no sentiment for --candles; give --sentiment FILE, or --force-price-only for a "
                 "model without sentiment"
             )
-        if TIMEFRAMES[self.timeframe] > _DAY:
+        if TIMEFRAMES[self.timeframe] > _DAY and self.recipe != "causal":
             raise ArgumentError(
                 f"timeframe is {self.timeframe} and sentiment is daily; use a timeframe up to 1d, "
                 "or --force-price-only"

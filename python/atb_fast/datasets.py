@@ -14,52 +14,78 @@ again is cheaper than reading them back.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from atb_fast._core import CandleMatrix
-from atb_fast.errors import ArgumentError, DataError
+from atb_fast.errors import ArgumentError
 from atb_fast.features import PreparedData
 
-log = logging.getLogger(__name__)
 
-#: Of the price: a window whose closes have less cannot be scaled by it. Prices that stand still for
-#: 120 bars are an outage, and any move after it would be a label of thousands.
-_LEAST_RANGE = 1e-4
+@dataclass(frozen=True)
+class Parts:
+    """Starts of windows, int64, ascending: what is fitted, what chooses the epoch, what is tested.
 
-#: Share of the windows, oldest first, that a model is fitted on.
-TRAIN_SHARE = 0.8
+    The latter two may be the same.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    @property
+    def every(self) -> NDArray[np.int64]:
+        """All of them, each once."""
+        return np.unique(np.concatenate([self.train, self.validation, self.test]))
 
 
 @dataclass(frozen=True)
 class WindowedData:
     """The windows of a matrix, split in time.
 
-    Window `s` is rows `s` to `s + length - 1`; the model is to predict the close of the row behind
-    it. What it is fitted to is the label of that row: the close itself, or, where windows are
-    scaled one by one, where the close lies in the range of the window's closes: 0..1 if inside.
+    Window `s` is rows `s` to `s + length - 1`; the model is to predict the close `horizon` rows
+    behind its last. What it is fitted to is the label of the row behind the window: the close
+    itself; or, where windows are scaled one by one, where the close lies in the range of the
+    window's closes, 0..1 if inside; or the log return from the window's last close on.
 
     Attributes:
         prepared: Features and closes by row.
         length: Rows in a window.
-        train: Starts of the windows that are fitted, int64, ascending.
-        test: Starts of those that come later, int64, ascending.
-        labels: By row, float64, shape (rows,).
+        parts: Which windows are fitted, choose the epoch, and are tested.
+        labels: By row, float64, shape (rows,); NaN for rows without one.
         ranges: Lowest and highest close of the window before each row, float64, shape (2, rows);
-            NaN for rows without a usable window, None if a label is a close.
+            NaN for rows without a usable window, None if labels are not in these ranges.
+        return_scale: A log return of this size is the label 1; None if labels are no returns.
+        horizon: Rows from the last of a window to the one that is predicted.
     """
 
     prepared: PreparedData
     length: int
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
+    parts: Parts
     labels: NDArray[np.float64]
     ranges: NDArray[np.float64] | None = None
+    return_scale: float | None = None
+    horizon: int = 1
+
+    @property
+    def train(self) -> NDArray[np.int64]:
+        """Starts of the windows that are fitted."""
+        return self.parts.train
+
+    @property
+    def validation(self) -> NDArray[np.int64]:
+        """Starts of the windows that choose the epoch."""
+        return self.parts.validation
+
+    @property
+    def test(self) -> NDArray[np.int64]:
+        """Starts of the windows that are tested."""
+        return self.parts.test
 
     @property
     def scaled_by_window(self) -> bool:
@@ -67,8 +93,12 @@ class WindowedData:
         return self.ranges is not None
 
     def targets(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the close behind each window, quote currency, shape (windows,)."""
-        return self.prepared.close[starts + self.length]
+        """Return the close that each window is to predict, quote currency, shape (windows,)."""
+        return self.prepared.close[starts + self.length - 1 + self.horizon]
+
+    def times(self, starts: NDArray[np.int64]) -> pl.Series:
+        """Return when the predicted bars open, UTC."""
+        return self.prepared.timestamps.gather(starts + self.length - 1 + self.horizon)
 
     def persistence(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the last close inside each window: the forecast "no change"."""
@@ -78,6 +108,8 @@ class WindowedData:
         self, starts: NDArray[np.int64], outputs: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Return the prices that the model's outputs for the windows stand for."""
+        if self.return_scale is not None:
+            return self.persistence(starts) * np.exp(outputs * self.return_scale)
         if self.ranges is None:
             return outputs
         low, high = self.ranges[:, starts + self.length]
@@ -86,50 +118,6 @@ class WindowedData:
     def windows(self, starts: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the windows, shape (windows, length, features)."""
         return self.prepared.matrix.gather(starts, self.length)
-
-
-def split_windows(prepared: PreparedData, length: int) -> WindowedData:
-    """Return the windows that have a row behind them, the first 80 % for training.
-
-    Of candles whose windows are scaled one by one, those are left out that an engine would refuse:
-    with a value that is missing or not above 0. So are those whose close stands still.
-
-    Raises:
-        DataError: Too few rows for a window on each side.
-    """
-    labels, ranges = prepared.close, None
-    count = max(0, len(prepared.matrix) - length)
-    starts = np.arange(count, dtype=np.int64)
-    if isinstance(prepared.matrix, CandleMatrix) and count:
-        starts = np.intersect1d(starts, prepared.matrix.usable(length), assume_unique=True)
-        low, high = prepared.matrix.ranges("close", starts, length)
-        moves = high - low > _LEAST_RANGE * high
-        starts, rows = starts[moves], starts[moves] + length
-        ranges = np.full((2, len(prepared.matrix)), np.nan)
-        ranges[:, rows] = low[moves], high[moves]
-        labels = (prepared.close - ranges[0]) / (ranges[1] - ranges[0])
-        if len(starts) < count:
-            log.info(
-                "%d of %d windows left out: %d have a value that is not above 0, as engines would "
-                "refuse, in %d the close stands still",
-                count - len(starts),
-                count,
-                count - len(moves),
-                len(moves) - len(starts),
-            )
-    train = int(len(starts) * TRAIN_SHARE)
-    if count >= 2 and len(starts) < 2:
-        raise DataError(
-            f"{len(starts)} of {count} windows of {length} bars can be used: in the others a value "
-            "is not above 0, or the close stands still; give candles of a market that trades"
-        )
-    if train < 1 or len(starts) - train < 1:
-        raise DataError(
-            f"sequence length {length} needs at least {length + 2} complete rows, got "
-            f"{len(prepared.matrix)} from {prepared.candles} candles; use a longer range or a "
-            "shorter --sequence-length"
-        )
-    return WindowedData(prepared, length, starts[:train], starts[train:], labels, ranges)
 
 
 def trained_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -70,13 +70,13 @@ def fit(
 ) -> FitResult:
     """Fit `model` on the training windows; it ends with the weights of its best epoch.
 
-    Mean squared error, Adam with Keras' defaults; ends early when the loss on the test windows has
-    not improved for `patience` epochs. The test windows thus choose the epoch, as in the legacy
-    trainer: their error is a little flattering.
+    Mean squared error, Adam with Keras' defaults; ends early when the loss on the validation
+    windows has not improved for `patience` epochs. Where they are the test windows, as in the
+    legacy recipe, the test error is a little flattering.
 
     Args:
         model: Uncompiled, (batch, length, features) to (batch, 1).
-        data: Training and test windows.
+        data: Training and validation windows.
         engine: `compiled`, `keras`, or `auto`: compiled if it can do all that is asked for, and
             `keras` otherwise, which is logged.
         epochs: Most epochs.
@@ -139,7 +139,7 @@ def fit(
     else:
         model.fit(
             gathered_dataset(data, data.train, batch_size, seed=seed),
-            validation_data=gathered_dataset(data, data.test, batch_size),
+            validation_data=gathered_dataset(data, data.validation, batch_size),
             epochs=epochs,
             shuffle=False,  # the dataset shuffles
             verbose=0,
@@ -213,7 +213,7 @@ def _run_epochs(
         order = np.random.default_rng([seed, epoch]).permutation(data.train)
         loss = program.train(order, on_windows)
         callbacks.on_test_begin()
-        val_loss = program.evaluate(data.test)
+        val_loss = program.evaluate(data.validation)
         tested = {"loss": val_loss, "rmse": math.sqrt(val_loss)}
         callbacks.on_test_end(tested)
         logs = {"loss": loss, "rmse": math.sqrt(loss)}

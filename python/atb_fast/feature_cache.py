@@ -54,7 +54,7 @@ def content_hash(frame: pl.DataFrame) -> str:
 
 def key(**depends_on: Any) -> str:
     """Return the name of the features that depend on these values and on this code."""
-    code = [Path(module.__file__ or "").stat() for module in (_core, _features_module())]
+    code = [Path(module.__file__ or "").stat() for module in (_core, *_modules())]
     build = [(stat.st_size, stat.st_mtime_ns) for stat in code]
     version = _core.build_info()["version"]
     text = json.dumps({**depends_on, "version": version, "build": build}, sort_keys=True)
@@ -124,7 +124,8 @@ def remove_unused(directory: Path, days: float, *, dry_run: bool = False) -> lis
     return removed
 
 
-def _features_module() -> Any:
-    from atb_fast import features
+def _modules() -> tuple[Any, ...]:
+    from atb_fast import sentiment
+    from atb_fast.recipes import legacy
 
-    return features
+    return sentiment, legacy

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 
-def build_model(sequence_length: int, features: int, *, dtype_policy: str = "float32") -> Any:
+def build_model(
+    sequence_length: int,
+    features: int,
+    *,
+    dtype_policy: str = "float32",
+    start_at_zero: bool = False,
+) -> Any:
     """Return the uncompiled convolutional LSTM of the legacy recipe.
 
     Args:
@@ -13,6 +19,7 @@ def build_model(sequence_length: int, features: int, *, dtype_policy: str = "flo
         features: Columns of a window.
         dtype_policy: `float32` or `mixed_float16`. The last layer is float32 in both, so that a
             price is not rounded to 11 bits.
+        start_at_zero: Give the last layer no weights to begin with, so that every output is 0.
 
     Returns:
         A keras.Model: (batch, sequence_length, features) float32 to (batch, 1) float32.
@@ -20,6 +27,7 @@ def build_model(sequence_length: int, features: int, *, dtype_policy: str = "flo
     from keras import Sequential, layers
 
     policy = {"dtype": dtype_policy}
+    last = "zeros" if start_at_zero else "glorot_uniform"
     return Sequential(
         [
             layers.Input((sequence_length, features)),
@@ -33,7 +41,7 @@ def build_model(sequence_length: int, features: int, *, dtype_policy: str = "flo
             layers.Dropout(0.2, **policy),
             layers.Dense(50, activation="relu", **policy),
             layers.Dropout(0.2, **policy),
-            layers.Dense(1, dtype="float32"),
+            layers.Dense(1, dtype="float32", kernel_initializer=last),
         ]
     )
 

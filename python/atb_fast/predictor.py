@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +65,8 @@ class Bundle:
         schema = registry.read_json(self.path / "feature_schema.json")
         try:
             self.sequence_length, self.feature_names, self._make = _read_schema(schema)
-            self._low_high, self._mean, self._std = _read_normalization(
-                self.metadata, self.sequence_length
-            )
+            self._lag_days = _read_causal(schema)
+            self._price = _read_normalization(self.metadata, self.sequence_length)
         except BundleError as error:
             raise BundleError(f"{self.path}: {error}") from error
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -75,7 +74,7 @@ class Bundle:
                 f"{self.path}: feature_schema.json or metadata.json is not as expected "
                 f"({type(error).__name__}: {error})"
             ) from error
-        if self._low_high and isinstance(self._make, FeaturePipeline):
+        if self._price.method == "rolling_minmax" and isinstance(self._make, FeaturePipeline):
             raise BundleError(f"{self.path}: price_normalization goes by window, its features not")
         model = registry.regular_file(self.path / "model.onnx")
         if model.stat().st_size > _MOST_BYTES:
@@ -88,7 +87,8 @@ class Bundle:
         self._with_momentum = None
         self.uses_sentiment = "no"
         if isinstance(self._make, FeaturePipeline):
-            if _SENTIMENT in (feature.source for feature in self._make.features):
+            sources = {feature.source for feature in self._make.features}
+            if {_SENTIMENT, "sentiment_missing"} & sources:
                 self.uses_sentiment = "required"
             elif _SENTIMENT in optional:
                 self.uses_sentiment = "optional"
@@ -142,6 +142,8 @@ class Bundle:
         _check_type(frame)
         if not isinstance(self._make, FeaturePipeline):
             return CandleMatrix(frame, self._make)
+        if self._lag_days is not None:
+            return self._make.transform(self._causal_columns(_polars(frame), sentiment))
         if self.uses_sentiment == "no":
             return self._make.transform(frame)
         table = self._with_sentiment(_polars(frame), sentiment)
@@ -161,7 +163,7 @@ class Bundle:
             quote currency, float64. Null where the bars before it are too few, the one before it
             lacks a feature, or, where windows are scaled one by one, a value in the window is
             missing, 0 or negative. The bar behind the last one is not in it: that is
-            `predict_last`.
+            `predict_last`. A model with a horizon of n predicts from the bars up to n before.
 
         Raises:
             DataError: As `features`.
@@ -177,12 +179,14 @@ class Bundle:
         matrix = self.features(table, sentiment)
         self._check_timeframe(table)
         bars, starts = self._windows(matrix, len(table))
+        close = table["close"].to_numpy()
         predictions = np.full(len(table), np.nan)
         windows = np.empty((_BATCH, self.sequence_length, matrix.shape[1]), np.float32)
         for first in range(0, len(starts), _BATCH):
             part = starts[first : first + _BATCH]
             matrix.gather(part, self.sequence_length, out=windows[: len(part)])
-            prices = self._prices(matrix, part, windows[: len(part)])
+            last = close[bars[first : first + _BATCH] - self._price.horizon]
+            prices = self._prices(matrix, part, windows[: len(part)], last)
             predictions[bars[first : first + _BATCH]] = prices
         # Not `select`: it needs Polars' threads, which a forked process lacks.
         prediction = pl.Series("prediction", predictions, nan_to_null=True)
@@ -190,6 +194,8 @@ class Bundle:
 
     def predict_last(self, frame: Frame, sentiment: Sentiment = None) -> float:
         """Return the price predicted for the bar behind the last one of `frame`.
+
+        A model with a horizon of n predicts the bar n behind it.
 
         All of `frame` is read; it is best to give a few more bars than a window has.
 
@@ -220,7 +226,8 @@ class Bundle:
             )
         starts = np.array([start])
         windows = matrix.gather(starts, self.sequence_length)
-        return float(self._prices(matrix, starts, windows)[0])
+        last = frame["close"][-1:].to_numpy() if bars is not None else None
+        return float(self._prices(matrix, starts, windows, last)[0])
 
     def run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what the ONNX model gives for windows, shapes (n, length, columns) and (n, 1)."""
@@ -244,7 +251,7 @@ class Bundle:
         # A window ends with the bar before the predicted one. Candles further back that lack a
         # feature are left out of it, as in training.
         ends = np.arange(self.sequence_length, len(matrix) + 1)
-        after = matrix.rows[ends - 1] + 1
+        after = matrix.rows[ends - 1] + self._price.horizon
         inside = after < bars
         return after[inside], ends[inside] - self.sequence_length
 
@@ -253,8 +260,9 @@ class Bundle:
         matrix: FeatureMatrix | CandleMatrix,
         starts: NDArray[np.int64],
         windows: NDArray[np.float32],
+        last: NDArray[np.float64] | None,
     ) -> NDArray[np.float64]:
-        """Return the prices predicted for the windows at `starts`."""
+        """Return the prices predicted for the windows at `starts`, whose last closes are `last`."""
         columns = len(self.feature_names)
         if windows.shape[2] > columns:
             outputs = self._run(
@@ -268,14 +276,16 @@ class Bundle:
                 f"{self.path}: the model gives {outputs.shape} for {len(starts)} windows, or "
                 "numbers that are not finite; models verify says more"
             )
-        if not self._low_high:
-            return prices * self._std + self._mean
-        assert isinstance(matrix, CandleMatrix)
-        low, high = matrix.ranges("close", starts, self.sequence_length)
-        return low + prices * (high - low)
+        if self._price.method == "rolling_minmax":
+            assert isinstance(matrix, CandleMatrix)
+            low, high = matrix.ranges("close", starts, self.sequence_length)
+            return low + prices * (high - low)
+        if self._price.method == "log_return":
+            return np.asarray(last * np.exp(prices * self._price.std))
+        return prices * self._price.std + self._price.mean
 
     def _check_timeframe(self, table: pl.DataFrame) -> None:
-        from atb_fast.features import epoch_ms
+        from atb_fast.sentiment import epoch_ms
 
         if len(table) < 2:
             return
@@ -288,6 +298,37 @@ class Bundle:
                 "milliseconds"
             )
 
+    def _causal_columns(self, table: pl.DataFrame, sentiment: Sentiment) -> pl.DataFrame:
+        """Return `table` with the columns of the causal recipe, null until they are settled."""
+        import polars as pl
+
+        from atb_fast.recipes import causal
+
+        assert self._lag_days is not None
+        missing = [name for name in ("timestamp", *CANDLE_COLUMNS) if name not in table.columns]
+        if missing:
+            raise DataError(
+                f"column {missing[0]!r} is missing; the frame has: {', '.join(table.columns)}"
+            )
+        index: Any = None
+        if self.uses_sentiment != "no":
+            index = sentiment
+            if sentiment is None or (isinstance(sentiment, str) and sentiment != "neutral"):
+                raise DataError(self._no_sentiment(sentiment))
+            if not isinstance(sentiment, str):
+                index = _check_index(_polars(sentiment))
+        made = causal.columns(table, index, lag_days=self._lag_days)
+        settled = np.arange(len(made)) >= causal.SETTLED
+        rsi = np.where(settled, made["rsi_14"].to_numpy(), np.nan)
+        others = [made[name] for name in made.columns if name != "rsi_14"]
+        return pl.DataFrame([*others, pl.Series("rsi_14", rsi, nan_to_null=True)])
+
+    def _no_sentiment(self, sentiment: Sentiment) -> str:
+        return (
+            f"{self!r} was trained with sentiment; give the Fear & Greed index as sentiment= "
+            f"(timestamp and value), or sentiment='neutral'; got {sentiment!r}"
+        )
+
     def _with_sentiment(self, table: pl.DataFrame, sentiment: Sentiment) -> pl.DataFrame:
         """Return `table` with the sentiment it is to be scored with, if there is one."""
         import polars as pl
@@ -298,11 +339,8 @@ class Bundle:
         if _SENTIMENT in table.columns or (sentiment is None and self.uses_sentiment == "optional"):
             return table
         if sentiment is None or isinstance(sentiment, str):
-            raise DataError(
-                f"{self!r} was trained with sentiment; give the Fear & Greed index as sentiment= "
-                f"(timestamp and value), or sentiment='neutral'; got {sentiment!r}"
-            )
-        from atb_fast.features import merge_sentiment, sentiment_features
+            raise DataError(self._no_sentiment(sentiment))
+        from atb_fast.sentiment import merge_sentiment, sentiment_features
 
         index = _check_index(_polars(sentiment))
         timeframe = registry.check_timeframe(self.metadata, self.path)
@@ -442,20 +480,53 @@ def _feature(feature: dict[str, Any]) -> tuple[Feature, MinMaxScaler]:
     return made, MinMaxScaler(*ends)
 
 
-def _read_normalization(metadata: dict[str, Any], length: int) -> tuple[bool, float, float]:
-    """Return whether outputs are in the range of the window's closes, else mean and std."""
+def _read_causal(schema: dict[str, Any]) -> int | None:
+    """Return the lag of the sentiment if the features are those of the causal recipe."""
+    sources = [feature.get("source") or {} for feature in schema["features"]]
+    recipes = {source.get("recipe") for source in sources}
+    if recipes == {None}:
+        return None
+    if recipes != {"causal"}:
+        raise BundleError(f"the features are of recipes {recipes}, expected causal")
+    from atb_fast.recipes import causal
+
+    columns = {source["column"] for source in sources}
+    unknown = columns - {*causal.PRICE_COLUMNS, *causal.SENTIMENT_COLUMNS}
+    lags = {source["sentiment_lag_days"] for source in sources}
+    (lag,) = lags
+    if unknown or not isinstance(lag, int) or not 0 <= lag <= 365:
+        raise BundleError(f"the causal recipe has no {unknown or {}}, or a lag of {lag!r} days")
+    return lag
+
+
+class _Price(NamedTuple):
+    """What price an output stands for; see `price_normalization` in metadata.json."""
+
+    method: str
+    mean: float = 0.0
+    std: float = 1.0
+    horizon: int = 1
+
+
+def _read_normalization(metadata: dict[str, Any], length: int) -> _Price:
     given = metadata.get("price_normalization")
     if not given:
         raise BundleError(
             "metadata.json has no price_normalization: nobody knows what price an output stands for"
         )
-    if given.get("method") == "rolling_minmax":
+    method = given.get("method")
+    if method == "rolling_minmax":
         if (given.get("window"), given.get("target_feature")) != (length, "close"):
             raise BundleError(
                 f"price_normalization is {given}, expected the window of {length} rows and close"
             )
-        return True, 0.0, 1.0
-    mean, std = float(given["mean"]), float(given["std"])
-    if not (math.isfinite(mean) and math.isfinite(std)):
+        return _Price(method)
+    if method == "log_return":
+        price = _Price(method, 0.0, float(given["scale"]), given["horizon"])
+        if type(price.horizon) is not int or not 1 <= price.horizon <= 1 << 20:
+            raise BundleError(f"horizon is {price.horizon!r}, expected a whole number from 1 on")
+    else:
+        price = _Price("linear", float(given["mean"]), float(given["std"]))
+    if not (math.isfinite(price.mean) and math.isfinite(price.std)):
         raise BundleError(f"price_normalization is {given}, expected finite numbers")
-    return False, mean, std
+    return price

@@ -32,7 +32,11 @@ def plot_training(
     figure.suptitle(title)
     axes = figure.subplots(2, 2)
     _curves(axes[0, 0], fitted, "loss", "Mean squared error")
-    unit = "range of a window's closes" if data.scaled_by_window else "quote currency"
+    unit = "quote currency"
+    if data.scaled_by_window:
+        unit = "range of a window's closes"
+    elif data.return_scale is not None:
+        unit = f"log returns of {data.return_scale:.2g}"
     _curves(axes[0, 1], fitted, "rmse", f"RMSE ({unit})")
     _importance(axes[1, 0], importance)
     _predictions(axes[1, 1], data, test_predictions)
@@ -44,7 +48,7 @@ def _curves(axis: Any, fitted: FitResult, name: str, label: str) -> None:
 
     epochs = np.arange(1, fitted.epochs + 1)
     axis.plot(epochs, fitted.history[name], label="training")
-    axis.plot(epochs, fitted.history[f"val_{name}"], label="test")
+    axis.plot(epochs, fitted.history[f"val_{name}"], label="validation")
     axis.axvline(fitted.best_epoch, color="grey", linestyle=":", label="kept epoch")
     axis.set(title=f"{label} by epoch", xlabel="epoch", ylabel=label, yscale="log")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -63,7 +67,7 @@ def _importance(axis: Any, importance: dict[str, float]) -> None:
 
 def _predictions(axis: Any, data: WindowedData, test_predictions: NDArray[np.float64]) -> None:
     starts = data.test[:_SHOWN]
-    times = data.prepared.timestamps.gather(starts + data.length).to_list()
+    times = data.times(starts).to_list()
     axis.plot(times, data.targets(starts), label="actual", color="black")
     axis.plot(times, test_predictions[:_SHOWN], label="predicted")
     axis.plot(times, data.persistence(starts), label="persistence", linestyle=":")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast import onnx_export, registry
+from atb_fast import onnx_export, recipes, registry
 from atb_fast.artifacts import (
     RunRecord,
     export_onnx,
@@ -25,15 +25,13 @@ from atb_fast.artifacts import (
     write_samples,
 )
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import WindowedData, split_windows
+from atb_fast.datasets import WindowedData
 from atb_fast.device import DevicePolicy, configure, import_tensorflow
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
 from atb_fast.engine import EpochCallback, FitResult, WindowsCallback, fit
 from atb_fast.errors import AtbFastError, ExportError, StorageError, TrainingError
-from atb_fast.features import prepare
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
-from atb_fast.models import build_basic_model, build_model
 from atb_fast.report import plot_training
 from atb_fast.timing import StageTimer
 from atb_fast.verification import verify
@@ -48,7 +46,7 @@ class TrainingResult:
     Attributes:
         symbol: For example BTCUSDT.
         timeframe: Length of a bar.
-        model_type: `sentiment`, `price` or `basic`.
+        model_type: `sentiment`, `price`, `basic` or `causal`.
         version_id: The version of the bundle.
         published: Whether engines see the bundle: not without a checked model.onnx.
         stages: Seconds per stage.
@@ -116,9 +114,9 @@ def run_training_pipeline(
     with timer.stage("ingestion"):
         market = load_market(config, on_progress=on_fetch)
     with timer.stage("features"):
-        prepared = prepare(market, config, cache=config.cache_dir / "features")
+        prepared = recipes.prepare(market, config, cache=config.cache_dir / "features")
     with timer.stage("dataset"):
-        data = split_windows(prepared, config.sequence_length)
+        data = recipes.split(prepared, config)
     _describe(data, config)
 
     if not config.skip_onnx:
@@ -198,7 +196,7 @@ def _import_late_packages(config: TrainingConfig) -> None:
 def _describe(data: WindowedData, config: TrainingConfig) -> None:
     prepared = data.prepared
     log.info(
-        "%s %s, %s model: %d candles, windows of %d bars x %d features, %d to train, %d to test",
+        "%s %s, %s model: %d candles, windows of %d bars x %d features, %d to train, %s%d to test",
         config.symbol,
         config.timeframe,
         prepared.model_type,
@@ -206,6 +204,7 @@ def _describe(data: WindowedData, config: TrainingConfig) -> None:
         data.length,
         prepared.matrix.shape[1],
         len(data.train),
+        "" if data.validation is data.test else f"{len(data.validation)} to validate, ",
         len(data.test),
     )
 
@@ -221,7 +220,7 @@ def _train(
     import keras
 
     keras.utils.set_random_seed(config.seed)
-    build = build_basic_model if data.prepared.model_type == "basic" else build_model
+    build = recipes.get(config.recipe).build
     shape = (data.length, data.prepared.matrix.shape[1])
     model = build(*shape, dtype_policy=policy.dtype_policy)
     fitted = fit(

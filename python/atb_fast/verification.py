@@ -200,6 +200,10 @@ def _agreement(bundle: Bundle, schema: dict[str, Any]) -> Iterator[str]:
         expected = {"method": "rolling_minmax", "window": length, "target_feature": "close"}
         if names != _BASIC or bundle.sequence_length != length:
             yield f"a basic bundle has windows of {length} rows of {', '.join(_BASIC)}"
+    elif metadata.get("model_type") == "causal":
+        expected = {"method": "log_return"} | {
+            name: given.get(name) for name in ("scale", "horizon")
+        }
     else:
         expected = {"mean": 0.0, "std": 1.0}
     if given != expected:

@@ -17,8 +17,8 @@ import pytest
 from atb_fast import FeaturePipeline, load_bundle
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import DataError, ExportError
-from atb_fast.features import PRICE_FEATURES, SENTIMENT_FEATURE
 from atb_fast.onnx_export import convert, window_features
+from atb_fast.recipes.legacy import PRICE_FEATURES, SENTIMENT_FEATURE
 
 LENGTH, LOOKBACK = 120, 29
 

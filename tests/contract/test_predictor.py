@@ -23,8 +23,8 @@ from packaging.requirements import Requirement
 import atb_fast
 from atb_fast import Bundle, FeatureMatrix, load_bundle, registry
 from atb_fast.errors import BundleError, DataError
-from atb_fast.features import merge_sentiment, sentiment_features
 from atb_fast.ingestion import sample
+from atb_fast.sentiment import merge_sentiment, sentiment_features
 
 LENGTH = 120
 Truth = Callable[[str, str], pl.DataFrame]

@@ -12,11 +12,10 @@ from atb_fast.datasets import (
     WindowedData,
     gathered_dataset,
     generated_dataset,
-    split_windows,
     trained_windows,
 )
-from atb_fast.features import prepare
 from atb_fast.ingestion.sources import Market
+from atb_fast.recipes import prepare, split
 
 LENGTH = 30
 BOTH = pytest.mark.parametrize("make", [gathered_dataset, generated_dataset])
@@ -24,8 +23,10 @@ BOTH = pytest.mark.parametrize("make", [gathered_dataset, generated_dataset])
 
 @pytest.fixture(scope="module")
 def data(market: Market) -> WindowedData:
-    config = TrainingConfig(symbol="BTCUSDT", source="sample", force_price_only=True)
-    return split_windows(prepare(Market(market.candles.head(400), None), config), LENGTH)
+    config = TrainingConfig(
+        symbol="BTCUSDT", source="sample", force_price_only=True, sequence_length=LENGTH
+    )
+    return split(prepare(Market(market.candles.head(400), None), config), config)
 
 
 def collect(dataset: Any) -> tuple[Any, Any]:
@@ -60,7 +61,8 @@ def test_windows_scaled_in_the_graph_are_those_of_rust(truth: Any) -> None:
     candles = truth("BTCUSDT", "1h").tail(3000)
     config = TrainingConfig(symbol="BTCUSDT", source="sample", timeframe="1h", recipe="basic")
     for length in (2, 119, 120, 128):
-        data = split_windows(prepare(Market(candles, None), config), length)
+        object.__setattr__(config, "sequence_length", length)  # engines have 120 only
+        data = split(prepare(Market(candles, None), config), config)
         x, y = collect(gathered_dataset(data, data.test, 100))
         np.testing.assert_array_equal(x, data.windows(data.test))
         np.testing.assert_array_equal(trained_windows(data, data.test), x)

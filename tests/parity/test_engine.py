@@ -12,20 +12,22 @@ import pytest
 from atb_fast import compiled
 from atb_fast.compiled import CompiledModel, unsupported
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import WindowedData, split_windows
+from atb_fast.datasets import WindowedData
 from atb_fast.engine import fit
 from atb_fast.errors import ArgumentError, TrainingError
-from atb_fast.features import prepare
 from atb_fast.ingestion.sources import Market, load_market
 from atb_fast.models import build_basic_model, build_model
+from atb_fast.recipes import prepare, split
 
 LENGTH = 24
 
 
 @pytest.fixture(scope="module")
 def data(market: Market) -> WindowedData:
-    config = TrainingConfig(symbol="BTCUSDT", source="sample", force_price_only=True)
-    return split_windows(prepare(Market(market.candles.head(300), None), config), LENGTH)
+    config = TrainingConfig(
+        symbol="BTCUSDT", source="sample", force_price_only=True, sequence_length=LENGTH
+    )
+    return split(prepare(Market(market.candles.head(300), None), config), config)
 
 
 def made(data: WindowedData, *, dropout: bool = True) -> Any:
@@ -160,7 +162,8 @@ def test_epochs_follow_keras_on_real_candles(shared: Path, case: str) -> None:
     if not {"force_price_only", "recipe"} & set(options):
         given["sentiment"] = shared / "data" / "fear_greed_1d_2018-02-01_2025-05-02.parquet"
     config = TrainingConfig(symbol="BTCUSDT", timeframe=timeframe, **given | options)
-    windows = split_windows(prepare(load_market(config), config), length)
+    object.__setattr__(config, "sequence_length", length)  # of basic, too
+    windows = split(prepare(load_market(config), config), config)
     assert_follows(windows, epochs=epochs, batch_size=batch_size)
 
 

@@ -14,10 +14,11 @@ import pytest
 
 from atb_fast import FeatureMatrix
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import WindowedData, split_windows
+from atb_fast.datasets import WindowedData
 from atb_fast.diagnostics import rmse
-from atb_fast.features import PreparedData, prepare
+from atb_fast.features import PreparedData
 from atb_fast.ingestion.sources import load_market
+from atb_fast.recipes import prepare, split
 
 LENGTH = 120
 
@@ -39,8 +40,8 @@ def prepared(config: TrainingConfig) -> PreparedData:
 
 
 @pytest.fixture(scope="module")
-def data(prepared: PreparedData) -> WindowedData:
-    return split_windows(prepared, LENGTH)
+def data(prepared: PreparedData, config: TrainingConfig) -> WindowedData:
+    return split(prepared, config)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_features_equal_the_golden_file(
 
     market = load_market(config)
     assert market.sentiment is not None
-    from atb_fast.features import merge_sentiment, sentiment_features
+    from atb_fast.sentiment import merge_sentiment, sentiment_features
 
     frame = merge_sentiment(market.candles, sentiment_features(market.sentiment), "1d")
     assert prepared.pipeline

@@ -14,22 +14,24 @@ import pytest
 
 from atb_fast import onnx_export, runner
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import WindowedData, split_windows
+from atb_fast.datasets import WindowedData
 from atb_fast.device import decide
 from atb_fast.diagnostics import permutation_importance, predict, rmse
 from atb_fast.engine import FitResult, fit
 from atb_fast.errors import ExportError, MissingExtraError, StorageError, TrainingError
-from atb_fast.features import prepare
 from atb_fast.ingestion.sources import Market
 from atb_fast.models import build_model
+from atb_fast.recipes import prepare, split
 
 LENGTH = 12
 
 
 @pytest.fixture(scope="module")
 def data(market: Market) -> WindowedData:
-    config = TrainingConfig(symbol="BTCUSDT", source="sample", force_price_only=True)
-    return split_windows(prepare(Market(market.candles.head(200), None), config), LENGTH)
+    config = TrainingConfig(
+        symbol="BTCUSDT", source="sample", force_price_only=True, sequence_length=LENGTH
+    )
+    return split(prepare(Market(market.candles.head(200), None), config), config)
 
 
 def quick_fit(model: Any, data: WindowedData, **options: Any) -> Any:

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from atb_fast import TrainingConfig, feature_cache
-from atb_fast.features import PreparedData, prepare
+from atb_fast.features import PreparedData
 from atb_fast.ingestion.sources import Market
+from atb_fast.recipes import prepare
 
 
 def config(**changes: object) -> TrainingConfig:

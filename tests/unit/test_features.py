@@ -9,11 +9,12 @@ import polars as pl
 import pytest
 
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import split_windows
 from atb_fast.errors import DataError
-from atb_fast.features import assess, prepare, sentiment_features, windows
+from atb_fast.features import windows
 from atb_fast.ingestion import sample
 from atb_fast.ingestion.sources import Market
+from atb_fast.recipes import prepare, split
+from atb_fast.sentiment import assess, sentiment_features
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -78,7 +79,7 @@ def test_force_sentiment_overrides_the_score(market: Market) -> None:
     assert prepare(old, config(), now=NOW).model_type == "price"
     with pytest.raises(DataError, match="needs at least 122 complete rows, got 40"):
         # Only the forty days with sentiment remain.
-        split_windows(prepare(old, config(force_sentiment=True), now=NOW), 120)
+        split(prepare(old, config(force_sentiment=True), now=NOW), config())
 
 
 def test_forced_sentiment_that_is_not_there(market: Market) -> None:
@@ -162,13 +163,13 @@ def test_too_few_candles(market: Market) -> None:
         prepare(short, config(force_price_only=True))
     few = prepare(Market(market.candles.head(150), None), config(force_price_only=True))
     with pytest.raises(DataError, match="needs at least 122 complete rows, got 121 from 150"):
-        split_windows(few, 120)
-    assert len(split_windows(few, 119).test) == 1
+        split(few, config())
+    assert len(split(few, config(sequence_length=119)).test) == 1
 
 
 def test_split_and_persistence(market: Market) -> None:
     made = prepare(Market(market.candles, None), config(force_price_only=True))
-    data = split_windows(made, 120)
+    data = split(made, config())
     count = len(made.matrix) - 120
     assert len(data.train) == int(count * 0.8)
     np.testing.assert_array_equal(np.concatenate([data.train, data.test]), np.arange(count))

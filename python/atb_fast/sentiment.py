@@ -1,0 +1,183 @@
+"""The Fear & Greed index: what is made of it, how candles meet it, and how well it covers them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, Literal, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from atb_fast import _core
+from atb_fast.config import TIMEFRAMES
+
+Recommendation = Literal["full_sentiment", "hybrid_with_fallback", "price_only"]
+
+
+@dataclass(frozen=True)
+class SentimentAssessment:
+    """How well sentiment covers the candles, and what follows.
+
+    Attributes:
+        recommendation: Which model the data allows.
+        score: `0.6 * min(2 * coverage, 1) + 0.4 * max(0, 1 - freshness_days / 365)`, 0..1.
+        coverage: Seconds that both cover over seconds that the candles cover, 0..1.
+        freshness_days: Whole days from the last sentiment row to `assessed_at`.
+        gaps: First and last day of each run of days without sentiment inside of its range.
+        assessed_at: UTC time of the assessment: the score depends on it.
+    """
+
+    recommendation: Recommendation
+    score: float
+    coverage: float
+    freshness_days: int | None
+    gaps: tuple[tuple[str, str], ...]
+    assessed_at: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the assessment as something JSON can hold."""
+        return asdict(self)
+
+
+def sentiment_features(sentiment: pl.DataFrame) -> pl.DataFrame:
+    """Return timestamp and sentiment_momentum, the relative change of the index over one row.
+
+    0 in the first row and where the row before was 0.
+    """
+    primary = np.clip(sentiment["value"].to_numpy(), 0.0, 100.0) / 100.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = primary[1:] / primary[:-1] - 1.0
+    momentum = np.zeros(len(primary))
+    momentum[1:] = np.where(np.isfinite(change), change, 0.0)
+    return pl.DataFrame(
+        {"timestamp": sentiment["timestamp"], "sentiment_momentum": momentum},
+    )
+
+
+def index_features(index: pl.DataFrame) -> pl.DataFrame:
+    """Return timestamp and every column that is made of the index, float64, one row a day.
+
+    `sentiment_primary` is the index over 100, `_momentum` its relative change, `_volatility` the
+    sample deviation over 7 rows (0 before there are two), `_ma_3`, `_ma_7`, `_ma_14` means over so
+    many rows or those there are, `_extreme_positive` and `_extreme_negative` whether it is above
+    0.8 or below 0.2. A row depends on none behind it.
+    """
+    primary = np.clip(index["value"].to_numpy(), 0.0, 100.0) / 100.0
+
+    def last(rows: int) -> NDArray[np.float64]:
+        padded = np.concatenate([np.full(rows - 1, np.nan), primary])
+        return np.lib.stride_tricks.sliding_window_view(padded, rows)
+
+    columns = {
+        "sentiment_primary": primary,
+        "sentiment_momentum": sentiment_features(index)["sentiment_momentum"].to_numpy(),
+        "sentiment_volatility": np.zeros(len(primary)),
+        **{f"sentiment_ma_{rows}": np.nanmean(last(rows), axis=1) for rows in (3, 7, 14)},
+        "sentiment_extreme_positive": (primary > 0.8).astype(np.float64),
+        "sentiment_extreme_negative": (primary < 0.2).astype(np.float64),
+    }
+    columns["sentiment_volatility"][1:] = np.nanstd(last(7)[1:], axis=1, ddof=1)
+    return pl.DataFrame({"timestamp": index["timestamp"], **columns})
+
+
+def assess(
+    candles: pl.DataFrame,
+    sentiment: pl.DataFrame,
+    *,
+    force: bool = False,
+    now: datetime | None = None,
+) -> SentimentAssessment:
+    """Return how well `sentiment` covers `candles`; see `SentimentAssessment`.
+
+    Args:
+        candles: Ascending, at least one row.
+        sentiment: Ascending, may be empty.
+        force: Recommend `full_sentiment` if there is any sentiment at all.
+        now: Default the clock.
+    """
+    now = now or datetime.now(UTC)
+    assessed_at = now.isoformat(timespec="seconds")
+    if sentiment.is_empty():
+        return SentimentAssessment("price_only", 0.0, 0.0, None, (), assessed_at)
+    price_first, price_last = ends(candles)
+    first, last = ends(sentiment)
+    freshness = (now - last).days
+    overlap = (min(price_last, last) - max(price_first, first)).total_seconds()
+    span = (price_last - price_first).total_seconds()
+    coverage = overlap / span if span > 0 else 0.0
+    score = 0.0
+    recommendation: Recommendation = "price_only"
+    if coverage > 0:
+        score = 0.6 * min(2 * coverage, 1.0) + 0.4 * max(0.0, 1.0 - freshness / 365)
+        if score >= 0.8:
+            recommendation = "full_sentiment"
+        elif score >= 0.4:
+            recommendation = "hybrid_with_fallback"
+    if force:
+        recommendation = "full_sentiment"
+    return SentimentAssessment(
+        recommendation, score, max(coverage, 0.0), freshness, _gaps(sentiment), assessed_at
+    )
+
+
+def merge_sentiment(
+    candles: pl.DataFrame,
+    sentiment: pl.DataFrame,
+    timeframe: str,
+    *,
+    whole_last_day: bool = False,
+) -> pl.DataFrame:
+    """Return `candles` with sentiment_momentum, null where a candle has none.
+
+    Daily candles take the row of their day; shorter ones the newest row, until the midnight of the
+    last one, as the legacy recipe has it, or with `whole_last_day` until that day ends.
+
+    Nothing here starts Polars' threads: scoring must work in a forked process, which lacks them.
+    """
+    columns = ["sentiment_momentum"]
+    if whole_last_day and len(sentiment):
+        times, momentum = epoch_ms(sentiment["timestamp"]), sentiment[columns[0]].to_numpy()
+        # Stamps during a day count for that day, as `read_sentiment` has it.
+        times -= times % TIMEFRAMES["1d"]
+        rest = TIMEFRAMES["1d"] - TIMEFRAMES[timeframe]
+        if rest:
+            times, momentum = (
+                np.append(times, times[-1] + rest),
+                np.append(momentum, momentum[-1]),
+            )
+        sentiment = pl.DataFrame({"timestamp": times, columns[0]: momentum})
+    if timeframe == "1d":
+        merged = _core.merge(candles, sentiment, columns, how="exact")
+    else:
+        merged = _core.merge(
+            candles, sentiment, columns, how="resampled", step_ms=TIMEFRAMES[timeframe]
+        )
+    return candles.hstack(pl.DataFrame(merged))
+
+
+def epoch_ms(times: pl.Series) -> NDArray[np.int64]:
+    """Return times, or whole milliseconds, as milliseconds since 1970."""
+    if times.dtype.is_integer():
+        return times.cast(pl.Int64).to_numpy().copy()
+    zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
+    milliseconds = times.cast(pl.Datetime("ms", zone)).cast(pl.Int64)
+    return milliseconds.to_numpy().copy()
+
+
+def ends(frame: pl.DataFrame) -> tuple[datetime, datetime]:
+    """Return the first and the last timestamp."""
+    times = frame["timestamp"]
+    return cast(datetime, times[0]), cast(datetime, times[-1])
+
+
+def _gaps(sentiment: pl.DataFrame) -> tuple[tuple[str, str], ...]:
+    times = sentiment["timestamp"].to_list()
+    day = timedelta(days=1)
+    return tuple(
+        ((before + day).date().isoformat(), (after - day).date().isoformat())
+        for before, after in pairwise(times)
+        if after - before > day
+    )
