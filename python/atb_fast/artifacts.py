@@ -239,6 +239,7 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "training_params": {
             "epochs": record.fitted.epochs,
             "best_epoch": record.fitted.best_epoch,
+            "shrinkage": record.fitted.shrinkage,
             "max_epochs": config.epochs,
             "batch_size": record.policy.batch_size,
             "sequence_length": data.length,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from atb_fast.datasets import WindowedData
 _PREDICT_BATCH = 256
 #: Windows that importance is measured on, evenly spread over the test windows.
 _IMPORTANCE_WINDOWS = 256
+#: Standard deviations of a normal distribution that hold 95 % of it on either side of the mean.
+_Z95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,15 @@ class Evaluation:
 
 def predict(model: Any, data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the prediction for each window, quote currency, shape (windows,)."""
+    return data.prices(starts, predict_outputs(model, data, starts))
+
+
+def predict_outputs(
+    model: Any, data: WindowedData, starts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return what the model gives for each window, in the unit of the labels, shape (windows,)."""
     parts = np.split(starts, range(_PREDICT_BATCH, len(starts), _PREDICT_BATCH))
-    return data.prices(starts, predict_batches(model, (data.windows(part) for part in parts)))
+    return predict_batches(model, (data.windows(part) for part in parts))
 
 
 def rmse(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
@@ -56,6 +66,35 @@ def rmse(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
 def mape(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
     """Return the mean absolute percentage error, in per cent of `actual`."""
     return float(np.mean(np.abs((predicted - actual) / actual))) * 100.0
+
+
+def directional_accuracy(
+    last: NDArray[np.float64], actual: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """Return how often the prediction lies on the side of `last` that the price went to.
+
+    Bars whose price did not move are left out, and predictions that say it will not.
+
+    Args:
+        last: Last close inside of each window, shape (windows,).
+        actual: The close behind it.
+        predicted: The prediction of that.
+
+    Returns:
+        The share, 0..1, and the ends of its 95 % interval (E. Wilson, Probable Inference, 1927),
+        which takes the bars for independent. Without any bar nothing is known, and they are 0.5, 0
+        and 1: what the interval and its centre tend to.
+    """
+    moved = (actual != last) & (predicted != last)
+    count = int(moved.sum())
+    if count == 0:
+        return 0.5, 0.0, 1.0
+    hits = np.sign(predicted - last)[moved] == np.sign(actual - last)[moved]
+    share, extra = float(np.mean(hits)), _Z95**2 / count
+    centre = (share + extra / 2) / (1 + extra)
+    half = (share * (1 - share) * extra + extra**2 / 4) ** 0.5 / (1 + extra)
+    # At 0 and 1 they are that end; rounding must not lead beyond.
+    return share, max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float64]) -> Evaluation:

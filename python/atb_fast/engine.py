@@ -38,6 +38,7 @@ class FitResult:
         epochs: Epochs that were run.
         best_epoch: The epoch whose weights the model has, from 1.
         epoch_seconds: What each epoch took, with its evaluation; the first compiles the programs.
+        shrinkage: What the recipe multiplied the outputs of the fitted model with.
         diverged: The epoch in which the loss stopped being a number, None if it never did. The
             model has the weights of `best_epoch` in that case, too.
     """
@@ -48,6 +49,7 @@ class FitResult:
     best_epoch: int
     epoch_seconds: list[float]
     diverged: int | None = None
+    shrinkage: float = 1.0
 
     @property
     def seconds_per_epoch(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -220,9 +220,9 @@ def _train(
     import keras
 
     keras.utils.set_random_seed(config.seed)
-    build = recipes.get(config.recipe).build
+    recipe = recipes.get(config.recipe)
     shape = (data.length, data.prepared.matrix.shape[1])
-    model = build(*shape, dtype_policy=policy.dtype_policy)
+    model = recipe.build(*shape, dtype_policy=policy.dtype_policy)
     fitted = fit(
         model,
         data,
@@ -235,10 +235,18 @@ def _train(
         on_windows=on_windows,
     )
     if policy.dtype_policy != "float32":
-        twin = build(*shape)
+        twin = recipe.build(*shape)
         twin.set_weights(model.get_weights())
-        return twin, fitted
-    return model, fitted
+        model = twin
+    shrinkage = recipe.shrink(model, data)
+    if shrinkage == 0.0:
+        log.warning(
+            "on the validation windows the model is not better than no change by a standard error: "
+            "it was shrunk to predict no change"
+        )
+    elif shrinkage < 1.0:
+        log.info("predicted returns are shrunk to %.0f %% by the validation", 100 * shrinkage)
+    return model, replace(fitted, shrinkage=shrinkage)
 
 
 def _diagnose(

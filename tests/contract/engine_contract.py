@@ -99,6 +99,10 @@ def _price(metadata: dict[str, Any], model_type: str, names: list[str]) -> set[s
     given = metadata.get("price_normalization")
     if not given:
         return {"price-normalization"}
+    if model_type == "causal":
+        scale, horizon = given.get("scale"), given.get("horizon")
+        sound = given.get("method") == "log_return" and type(horizon) is int and horizon > 0
+        return set() if sound and scale and scale > 0 else {"price-normalization"}
     if model_type != "basic":
         return set() if given == {"mean": 0.0, "std": 1.0} else {"price-normalization"}
     length = metadata.get("sequence_length")

@@ -19,6 +19,10 @@ from atb_fast.ingestion.sources import Market
 #: Share of the windows, oldest first, that a model is fitted on.
 TRAIN_SHARE = 0.8
 
+#: Of the rows, between the parts (M. Lopez de Prado, Advances in Financial Machine Learning, 2018,
+#: chapter 7).
+_EMBARGO_SHARE = 0.01
+
 
 class Recipe(ABC):
     """How candles become features, targets and parts, and which network learns them.
@@ -69,7 +73,8 @@ class Recipe(ABC):
                 f"{config.sequence_length + 2} complete rows, got {len(prepared.matrix)} from "
                 f"{prepared.candles} candles; use a longer range or a shorter --sequence-length"
             )
-        return Parts(starts[:train], starts[train:], starts[train:])
+        test = starts[train:]
+        return Parts(starts[:train], test, test)
 
     def windows(self, prepared: PreparedData, config: TrainingConfig, parts: Parts) -> WindowedData:
         """Return the windows of `parts` with their targets; whatever is fitted, is on `train`."""
@@ -80,3 +85,26 @@ class Recipe(ABC):
         from atb_fast.models import build_model
 
         return build_model(length, features, dtype_policy=dtype_policy)
+
+    def shrink(self, model: Any, data: WindowedData) -> float:
+        """Move the outputs of a fitted model towards 0, as far as validation wants it.
+
+        Returns:
+            What they were multiplied with, 0..1; here always 1.
+        """
+        return 1.0
+
+
+def purged(
+    starts: NDArray[np.int64], later: NDArray[np.int64], config: TrainingConfig, embargo: int
+) -> NDArray[np.int64]:
+    """Return the windows whose rows and target end `embargo` rows before those of `later`."""
+    if not len(later):
+        return starts[:0]
+    last = starts + config.sequence_length - 1 + config.horizon
+    return np.asarray(starts[last + embargo < later[0]])
+
+
+def embargo(prepared: PreparedData, config: TrainingConfig) -> int:
+    """Return the rows between two parts that neither has."""
+    return int(len(prepared.matrix) * _EMBARGO_SHARE) if config.embargo is None else config.embargo

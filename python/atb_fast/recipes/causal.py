@@ -16,16 +16,16 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from atb_fast import _core
 from atb_fast.config import TIMEFRAMES, TrainingConfig
 from atb_fast.datasets import Parts, WindowedData
+from atb_fast.diagnostics import predict_outputs
 from atb_fast.errors import DataError
 from atb_fast.feature_cache import content_hash
 from atb_fast.features import PreparedData
 from atb_fast.ingestion.sources import Market, gaps
-from atb_fast.recipes.base import Recipe
+from atb_fast.recipes.base import Recipe, embargo, purged
 from atb_fast.sentiment import assess, index_features
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,6 @@ SETTLED = 250
 #: Shares of the windows: the newest are tested, those before them choose the epoch.
 _TEST_SHARE = 0.2
 _VALIDATION_SHARE = 0.15
-#: Of the rows, between the parts (M. Lopez de Prado, Advances in Financial Machine Learning, 2018,
-#: chapter 7).
-_EMBARGO_SHARE = 0.01
-
 #: Columns without a scaler yet.
 _UNSCALED = _core.MinMaxScaler(0.0, 1.0)
 
@@ -113,16 +109,15 @@ class CausalRecipe(Recipe):
         test = starts[len(starts) - int(len(starts) * _TEST_SHARE) :]
         count = int(len(starts) * _VALIDATION_SHARE)
         between = starts[len(starts) - len(test) - count : len(starts) - len(test)]
-        validation = purged(between, test, config, embargo(prepared, config))
-        train = purged(
-            starts[: len(starts) - len(test) - count], validation, config, embargo(prepared, config)
-        )
+        rows = embargo(prepared, config)
+        validation = purged(between, test, config, rows)
+        train = purged(starts[: len(starts) - len(test) - count], validation, config, rows)
         if not (len(train) and len(validation) and len(test)):
             raise DataError(
                 f"{len(prepared.matrix)} complete rows give {len(train)} windows of "
                 f"{config.sequence_length} bars to train, {len(validation)} to validate and "
                 f"{len(test)} to test; between the parts a window, the horizon and an embargo of "
-                f"{embargo(prepared, config)} bars are left out; use a longer range, or a shorter "
+                f"{rows} bars are left out; use a longer range, or a shorter "
                 "--sequence-length"
             )
         return Parts(train, validation, test)
@@ -160,20 +155,27 @@ class CausalRecipe(Recipe):
 
         return build_model(length, features, dtype_policy=dtype_policy, start_at_zero=True)
 
+    def shrink(self, model: Any, data: WindowedData) -> float:
+        """Keep of the predicted returns what the validation windows bear out.
 
-def purged(
-    starts: NDArray[np.int64], later: NDArray[np.int64], config: TrainingConfig, embargo: int
-) -> NDArray[np.int64]:
-    """Return the windows whose rows and target end `embargo` rows before those of `later`."""
-    if not len(later):
-        return starts[:0]
-    last = starts + config.sequence_length - 1 + config.horizon
-    return np.asarray(starts[last + embargo < later[0]])
-
-
-def embargo(prepared: PreparedData, config: TrainingConfig) -> int:
-    """Return the rows between two parts that neither has."""
-    return int(len(prepared.matrix) * _EMBARGO_SHARE) if config.embargo is None else config.embargo
+        The factor is the slope of least squares of returns on predictions, less one standard error
+        (L. Breiman et al., Classification and Regression Trees, 1984, section 3.4.3: the simplest
+        model within one), within 0..1. At 0 the model is the forecast "no change": returns are
+        mostly noise, and a network that has learned it is worse than that.
+        """
+        outputs = predict_outputs(model, data, data.validation)
+        returns = data.labels[data.validation + data.length]
+        power = float(np.sum(np.square(outputs)))
+        factor = 0.0
+        if power > 0.0:
+            slope = float(np.sum(outputs * returns)) / power
+            rest = returns - slope * outputs
+            # Returns over several bars overlap: that many windows know what one does.
+            variance = float(np.sum(np.square(rest))) / max(1, len(rest) - 1) * data.horizon
+            factor = min(1.0, max(0.0, slope - np.sqrt(variance / power)))
+        last = model.layers[-1]
+        last.set_weights([weights * np.float32(factor) for weights in last.get_weights()])
+        return float(factor)
 
 
 def columns(
@@ -225,7 +227,8 @@ def _sentiment(
 ) -> list[pl.Series]:
     day = TIMEFRAMES["1d"]
     neutral = {name: 0.5 for name in SENTIMENT_COLUMNS if "primary" in name or "_ma_" in name}
-    if isinstance(index, str):
+    if isinstance(index, str) or index.is_empty():
+        neutral["sentiment_missing"] = 0.0 if isinstance(index, str) else 1.0
         return [
             pl.Series(name, np.full(len(candles), neutral.get(name, 0.0)))
             for name in SENTIMENT_COLUMNS

@@ -1,0 +1,243 @@
+"""Walk-forward: a recipe trained again and again, each time tested on what comes next."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast import recipes
+from atb_fast.config import TrainingConfig
+from atb_fast.datasets import Parts, WindowedData
+from atb_fast.device import configure
+from atb_fast.diagnostics import directional_accuracy, predict, rmse
+from atb_fast.engine import EpochCallback, fit
+from atb_fast.errors import DataError
+from atb_fast.ingestion.fetch import OnProgress, quiet
+from atb_fast.ingestion.sources import load_market
+from atb_fast.recipes.base import embargo, purged
+
+log = logging.getLogger(__name__)
+
+#: Of the windows, oldest first, that no fold tests.
+_FIRST_SHARE = 0.5
+#: Of the windows before a fold's test, newest ones, that choose the epoch.
+_VALIDATION_SHARE = 0.15
+#: Windows whose last rows are read at once.
+_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How a model did on bars that came after all it was made from.
+
+    Errors are root mean squared, quote currency; shares are 0..1.
+
+    Attributes:
+        number: From 1.
+        first: When the first tested bar opens, ISO, UTC.
+        last: When the last one does.
+        train: Windows that were fitted.
+        validation: Windows that chose the epoch.
+        test: Windows that were tested.
+        shrinkage: What the recipe multiplied the outputs with; at 0 the model says "no change".
+        rmse: Of the model.
+        persistence_rmse: Of "no change".
+        linear_rmse: Of least squares on the features of each window's last bar.
+        ratio: `rmse / persistence_rmse`; above 1 the model is worse than no change.
+        linear_ratio: `linear_rmse / persistence_rmse`.
+        directional_accuracy: How often the model was right about up or down, with the ends of its
+            95 % interval; of windows whose horizons do not overlap.
+        directional_accuracy_low: See there.
+        directional_accuracy_high: See there.
+        linear_directional_accuracy: The same of least squares.
+        epochs: Epochs that were run.
+        best_epoch: The epoch whose weights were kept, from 1.
+        seconds: What the fold took.
+    """
+
+    number: int
+    first: str
+    last: str
+    train: int
+    validation: int
+    test: int
+    shrinkage: float
+    rmse: float
+    persistence_rmse: float
+    linear_rmse: float
+    ratio: float
+    linear_ratio: float
+    directional_accuracy: float
+    directional_accuracy_low: float
+    directional_accuracy_high: float
+    linear_directional_accuracy: float
+    epochs: int
+    best_epoch: int
+    seconds: float
+
+
+#: Called after each fold.
+FoldCallback = Callable[[Fold], None]
+
+
+def evaluate(
+    config: TrainingConfig,
+    *,
+    folds: int = 5,
+    window: Literal["expanding", "rolling"] = "expanding",
+    on_fold: FoldCallback | None = None,
+    on_epoch: EpochCallback | None = None,
+    on_fetch: OnProgress = quiet,
+) -> list[Fold]:
+    """Train the recipe of `config` once for each fold; nothing is written.
+
+    Args:
+        config: What to train, on what, and how.
+        folds: Stretches that are tested one after the other, at least 1; see `walk_forward`.
+        window: Whether training windows add up, or the oldest ones are dropped.
+        on_fold: Called after each fold.
+        on_epoch: Called after each epoch of each fold.
+        on_fetch: Called while candles are fetched.
+
+    Raises:
+        DataError: Candles or sentiment that cannot be used, or too few for the folds.
+        TrainingError: The loss of a fold became NaN in its first epoch.
+    """
+    import keras
+
+    recipe = recipes.get(config.recipe)
+    prepared = recipe.prepare(
+        load_market(config, on_progress=on_fetch), config, cache=config.cache_dir / "features"
+    )
+    policy = configure(
+        engine=config.engine, mixed_precision=config.mixed_precision, batch_size=config.batch_size
+    )
+    log.info("%s", policy.reason)
+    between = embargo(prepared, config)
+    starts = recipe.starts(prepared, config)
+    done = []
+    for number, parts in enumerate(walk_forward(starts, config, between, folds, window), 1):
+        began = time.perf_counter()
+        data = recipe.windows(prepared, config, parts)
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(config.seed)
+        shape = (data.length, data.prepared.matrix.shape[1])
+        model = recipe.build(*shape, dtype_policy=policy.dtype_policy)
+        fitted = fit(
+            model,
+            data,
+            engine=policy.engine,
+            epochs=config.epochs,
+            batch_size=policy.batch_size,
+            patience=config.patience,
+            seed=config.seed,
+            on_epoch=on_epoch,
+        )
+        shrinkage = recipe.shrink(model, data)
+        times = data.times(data.test)
+        fold = Fold(
+            number=number,
+            first=times[0].isoformat(),
+            last=times[-1].isoformat(),
+            train=len(data.train),
+            validation=len(data.validation),
+            test=len(data.test),
+            shrinkage=shrinkage,
+            **_errors(data, predict(model, data, data.test)),
+            epochs=fitted.epochs,
+            best_epoch=fitted.best_epoch,
+            seconds=time.perf_counter() - began,
+        )
+        done.append(fold)
+        if on_fold:
+            on_fold(fold)
+    return done
+
+
+def walk_forward(
+    starts: NDArray[np.int64],
+    config: TrainingConfig,
+    embargo_rows: int,
+    folds: int,
+    window: Literal["expanding", "rolling"],
+) -> list[Parts]:
+    """Return the parts of each fold.
+
+    The newer half of the windows is cut into `folds` stretches. Each is tested by a model that is
+    fitted on windows before it; the newest 15 % of these choose the epoch. Between the parts,
+    windows are left out that share a row or a target with the next one, and `embargo_rows` more.
+
+    Args:
+        starts: Of all windows that can be used, ascending.
+        config: Length of the windows, and horizon.
+        embargo_rows: Rows between two parts that neither has.
+        folds: At least 1.
+        window: `expanding`: every window before; `rolling`: as many as before the first test.
+
+    Raises:
+        DataError: Too few windows for a fold.
+    """
+    begin = int(len(starts) * _FIRST_SHARE)
+    edges = np.linspace(begin, len(starts), folds + 1).astype(int)
+    parts: list[Parts] = []
+    for edge, end in pairwise(edges.tolist()):
+        before = starts[max(0, edge - begin) if window == "rolling" else 0 : edge]
+        test = starts[edge:end]
+        cut = len(before) - int(len(before) * _VALIDATION_SHARE)
+        validation = purged(before[cut:], test, config, embargo_rows)
+        train = purged(before[:cut], validation, config, embargo_rows)
+        if not (len(train) and len(validation) and len(test)):
+            raise DataError(
+                f"{len(starts)} windows of {config.sequence_length} bars are too few for {folds} "
+                f"folds: fold {len(parts) + 1} has {len(train)} to train, {len(validation)} to "
+                f"validate, {len(test)} to test, with an embargo of {embargo_rows} bars; give a "
+                "longer range, fewer --folds, or a shorter --sequence-length"
+            )
+        parts.append(Parts(train, validation, test))
+    return parts
+
+
+def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, float]:
+    actual, unchanged = data.targets(data.test), data.persistence(data.test)
+    linear = _linear(data)
+    apart = slice(None, None, data.horizon)
+    share, low, high = directional_accuracy(unchanged[apart], actual[apart], predicted[apart])
+    persistence = rmse(actual, unchanged)
+    return {
+        "rmse": rmse(actual, predicted),
+        "persistence_rmse": persistence,
+        "linear_rmse": rmse(actual, linear),
+        "ratio": rmse(actual, predicted) / persistence,
+        "linear_ratio": rmse(actual, linear) / persistence,
+        "directional_accuracy": share,
+        "directional_accuracy_low": low,
+        "directional_accuracy_high": high,
+        "linear_directional_accuracy": directional_accuracy(
+            unchanged[apart], actual[apart], linear[apart]
+        )[0],
+    }
+
+
+def _linear(data: WindowedData) -> NDArray[np.float64]:
+    """Return what least squares predicts for the test windows, from the last bar of each."""
+    weights, *_ = np.linalg.lstsq(
+        _last_rows(data, data.train), data.labels[data.train + data.length], rcond=None
+    )
+    return data.prices(data.test, _last_rows(data, data.test) @ weights)
+
+
+def _last_rows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the features of the last bar of each window, and a column of ones."""
+    if data.scaled_by_window:
+        parts = np.array_split(starts, -(-len(starts) // _BATCH))
+        rows: Any = np.concatenate([data.windows(part)[:, -1] for part in parts])
+    else:
+        rows = data.prepared.matrix.values[starts + data.length - 1]
+    return np.column_stack([rows.astype(np.float64), np.ones(len(rows))])

@@ -1,0 +1,141 @@
+"""Bundles of the causal recipe: what they promise, and what they score."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import polars as pl
+import pytest
+from engine_contract import violations
+
+from atb_fast import TrainingConfig, load_bundle, load_market, run_training_pipeline
+from atb_fast.errors import BundleError, DataError
+from atb_fast.predictor import Bundle
+from atb_fast.recipes import prepare, split
+from atb_fast.recipes.causal import CausalRecipe
+from atb_fast.verification import verify
+
+HORIZON = 3
+
+
+def config(**options: Any) -> TrainingConfig:
+    given: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "recipe": "causal"}
+    given |= {"start_date": "2021-06-01", "end_date": "2024-12-01", "epochs": 1, "engine": "keras"}
+    given |= {"sequence_length": 24, "horizon": HORIZON, "skip_plots": True}
+    return TrainingConfig(**given | options)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("causal")
+    with pytest.MonkeyPatch.context() as patch:
+        # One epoch is no better than no change, and a model that says so tests nothing.
+        patch.setattr(CausalRecipe, "shrink", lambda *_: 1.0)
+        run_training_pipeline(config(registry=root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(registry: Path) -> Bundle:
+    return load_bundle("BTCUSDT:1d:causal", root=registry)
+
+
+def test_contract(registry: Path, bundle: Bundle) -> None:
+    assert violations(registry, "BTCUSDT", "causal") == set()
+    report = verify(bundle.path)
+    assert report.problems == report.unchecked == ()
+    assert report.skew is not None
+    assert report.skew < 1e-6
+    document = bundle.metadata
+    assert document["recipe"] == "causal"
+    assert document["has_sentiment"] is True
+    assert document["price_normalization"]["horizon"] == HORIZON
+    assert {"train_windows", "validation_windows", "test_windows"} <= set(document["dataset"])
+
+
+def test_predictions_are_those_of_the_training_path(bundle: Bundle) -> None:
+    """Windows as training cuts them, through plain onnxruntime, as the metadata says."""
+    market = load_market(config())
+    data = split(prepare(market, config()), config())
+    session = onnxruntime.InferenceSession(bundle.path / "model.onnx")
+    feed = {session.get_inputs()[0].name: data.windows(data.test)}
+    outputs = session.run(None, feed)[0].reshape(-1).astype(np.float64)
+    scale = bundle.metadata["price_normalization"]["scale"]
+    expected = data.persistence(data.test) * np.exp(outputs * scale)
+    assert np.ptp(outputs) > 1e-3
+
+    got = bundle.predict(market.candles, market.sentiment)
+    assert got.columns == ["timestamp", "prediction"]
+    times = data.times(data.test).to_list()
+    scored = got.filter(pl.col("timestamp").is_in(times))["prediction"].to_numpy()
+    np.testing.assert_allclose(scored, expected, rtol=1e-6)
+    # Wilder's average has to settle, a window to fill, and the horizon to pass.
+    assert got["prediction"].null_count() == 250 + 24 - 1 + HORIZON
+    assert not got["prediction"][250 + 24 - 1 + HORIZON :].has_nulls()
+
+
+def test_predict_last_is_the_bar_of_the_horizon(bundle: Bundle) -> None:
+    market = load_market(config())
+    assert market.sentiment is not None
+    every = bundle.predict(market.candles, market.sentiment)
+    before = market.candles.head(len(market.candles) - HORIZON)
+    last = bundle.predict_last(before.to_pandas(), market.sentiment.to_pandas())
+    assert last == pytest.approx(every["prediction"][-1], rel=1e-9)
+
+
+def test_neutral_and_missing_sentiment(bundle: Bundle) -> None:
+    market = load_market(config())
+    with pytest.raises(DataError, match="was trained with sentiment"):
+        bundle.predict_last(market.candles)
+    neutral = bundle.predict_last(market.candles, "neutral")
+    assert neutral != bundle.predict_last(market.candles, market.sentiment)
+    fifty = market.sentiment.with_columns(value=pl.lit(50.0))  # type: ignore[union-attr]
+    assert neutral == pytest.approx(bundle.predict_last(market.candles, fifty), rel=1e-6)
+
+
+def test_too_few_candles_say_how_many(bundle: Bundle) -> None:
+    market = load_market(config())
+    with pytest.raises(DataError, match="complete rows, got 0; give more candles"):
+        bundle.predict_last(market.candles.tail(200), "neutral")
+    with pytest.raises(DataError, match="column 'volume' is missing"):
+        bundle.predict_last(market.candles.drop("volume"), "neutral")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, m: s["features"][0]["source"].update(column="tomorrow"), "tomorrow"),
+        (lambda s, m: s["features"][0]["source"].update(recipe="other"), "other"),
+        (lambda s, m: s["features"][0]["source"].update(sentiment_lag_days=7), "not as expected"),
+        (lambda s, m: m["price_normalization"].update(horizon=0), "horizon is 0"),
+        (lambda s, m: m["price_normalization"].update(scale="much"), "not as expected"),
+        (lambda s, m: m["price_normalization"].pop("scale"), "not as expected"),
+    ],
+)
+def test_hostile_documents(bundle: Bundle, tmp_path: Path, change: Any, message: str) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle.path, copy)
+    schema, metadata = copy / "feature_schema.json", copy / "metadata.json"
+    documents = [json.loads(path.read_text()) for path in (schema, metadata)]
+    change(*documents)
+    for path, document in zip((schema, metadata), documents, strict=True):
+        path.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=message):
+        load_bundle(copy)
+
+
+def test_price_only(tmp_path: Path) -> None:
+    result = run_training_pipeline(
+        config(registry=tmp_path, force_price_only=True, skip_robustness=True, horizon=1)
+    )
+    assert result.model_type == "causal"
+    bundle = load_bundle("BTCUSDT:1d:causal", root=tmp_path)
+    assert bundle.metadata["has_sentiment"] is False
+    market = load_market(config())
+    last = market.candles["close"][-1]
+    assert bundle.predict_last(market.candles) == pytest.approx(last, rel=0.5)
