@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from atb_fast.config import BASIC_TIMEFRAME, TrainingConfig
+from atb_fast import settings
+from atb_fast.config import BASIC_TIMEFRAME, OPTIONS, TrainingConfig
 from atb_fast.data_commands import data
-from atb_fast.errors import AtbFastError, StorageError
+from atb_fast.errors import ArgumentError, AtbFastError, StorageError
 from atb_fast.models_commands import models
 
 if TYPE_CHECKING:
@@ -53,35 +54,24 @@ def train() -> None:
 
 
 def _options(*leave_out: str, **defaults: Any) -> list[click.Parameter]:
-    """Return one option for each field of TrainingConfig, named after it, with these defaults."""
+    """Return one option for each of TrainingConfig, named after it, with these defaults."""
     parameters: list[click.Parameter] = [click.Argument(["symbol"])]
-    for item in dataclasses.fields(TrainingConfig):
-        if item.name in ("symbol", "recipe", *leave_out):
+    for name, item in OPTIONS.items():
+        if name in ("recipe", *leave_out):
             continue
-        flag = "--" + item.name.replace("_", "-")
-        help_text = item.metadata["help"]
+        flag = name.replace("_", "-")
         kind = str(item.type)
-        if kind == "bool":
-            declaration = "--no-" + flag[2:] if item.default else flag
-            parameters.append(
-                click.Option(
-                    [declaration, item.name],
-                    is_flag=True,
-                    flag_value=not item.default,
-                    default=item.default,
-                    help=help_text,
-                )
-            )
-            continue
-        default = defaults.get(item.name, item.default)
+        switch = kind == "bool"
+        default = defaults.get(name, item.default)
         has_default = default is not dataclasses.MISSING and default is not None
         parameters.append(
             click.Option(
-                [flag, item.name],
-                type=_type(kind, item.metadata),
+                # What the settings file switches on, a flag must be able to switch off.
+                [f"--{flag}/--no-{flag}" if switch else f"--{flag}", name],
+                type=None if switch else _type(kind, item.metadata),
                 default=default if has_default else None,
-                show_default=has_default,
-                help=help_text,
+                show_default=has_default and default is not False,
+                help=item.metadata["help"],
             )
         )
     return parameters
@@ -99,30 +89,38 @@ def _type(kind: str, metadata: Any) -> click.ParamType[Any]:
     return types[kind.removesuffix(" | None")]
 
 
-def _train_model(as_json: bool, symbol: str, **values: Any) -> None:
+@click.pass_context
+def _train_model(context: click.Context, /, as_json: bool, symbol: str, **values: Any) -> None:
     """Train a price or sentiment model for SYMBOL, for example BTCUSDT.
 
     Without --force-price-only the model also sees the Fear & Greed index.
     """
-    _train(as_json, symbol, **values)
+    _train(context, as_json, symbol, **values)
 
 
-def _train_price(as_json: bool, symbol: str, **values: Any) -> None:
+@click.pass_context
+def _train_price(context: click.Context, /, as_json: bool, symbol: str, **values: Any) -> None:
     """Train the basic model of live strategies for SYMBOL, for example BTCUSDT.
 
     It sees prices and volume only, each window scaled by its own values. `basic/latest` moves to it
     if its timeframe is 1h, as strategies expect.
+
+    In a settings file, [train] holds for it, too, but for what is different here: timeframe, the
+    sentiment, --sequence-length and --onnx-input. Its timeframe can stand in [train.price].
     """
-    _train(as_json, symbol, recipe="basic", **values)
+    _train(context, as_json, symbol, recipe="basic", **values)
 
 
-def _train(as_json: bool, symbol: str, **values: Any) -> None:
+def _train(context: click.Context, as_json: bool, symbol: str, **values: Any) -> None:
     given: dict[str, Any] = {
         name: value.date() if isinstance(value, datetime) else value
         for name, value in values.items()
         if value is not None
     }
-    config = TrainingConfig(symbol=symbol.upper(), **given)
+    try:
+        config = TrainingConfig(symbol=symbol.upper(), **given)
+    except ArgumentError as error:
+        raise ArgumentError(settings.explained(context, str(error))) from error
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
@@ -145,9 +143,29 @@ _NOT_FOR_PRICE = (
     *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
     *("onnx_input", "sequence_length"),
 )
-for _name, _callback, _parameters in (
-    ("model", _train_model, _options()),
-    ("price", _train_price, _options(*_NOT_FOR_PRICE, timeframe=BASIC_TIMEFRAME)),
+_SETTINGS_HELP = """\b
+Settings: options can stand in a file, by default ./atb-fast.toml:
+    [train]                # for train model and train price
+    epochs = 50
+    registry = "models"    # paths are relative to the file
+    [train.price]          # above [train]; there is [train.model], too
+    timeframe = "4h"
+or in the environment, ATB_FAST_EPOCHS=60, which is above the file. Options of
+the command line are above both. atb-fast config show says what counts."""
+#: The tables of a settings file, and what each may hold.
+_TABLES = {
+    "train": (options := [name for name in OPTIONS if name != "recipe"]),
+    "train.model": options,
+    "train.price": [name for name in options if name not in _NOT_FOR_PRICE],
+}
+for _name, _callback, _parameters, _apart in (
+    ("model", _train_model, _options(), ()),
+    (
+        "price",
+        _train_price,
+        _options(*_NOT_FOR_PRICE, timeframe=BASIC_TIMEFRAME),
+        ("timeframe", *_NOT_FOR_PRICE),
+    ),
 ):
     _as_json = click.Option(
         ["--json", "as_json"],
@@ -160,9 +178,54 @@ for _name, _callback, _parameters in (
             callback=_callback,
             params=[*_parameters, _as_json],
             help=_callback.__doc__,
-            epilog=_EXIT_CODES,
+            epilog=f"{_SETTINGS_HELP}\n\n{_EXIT_CODES}",
         )
     )
+    settings.attach(train.commands[_name], _TABLES, table=f"train.{_name}", apart=_apart)
+for _command in (*data.commands.values(), *models.commands.values()):
+    settings.attach(_command, _TABLES)
+
+
+@cli.group("config")
+def config_group() -> None:
+    """Show the options of training and where they come from."""
+
+
+@config_group.command()
+@click.argument("command", type=click.Choice(sorted(train.commands)), default="model")
+@click.option("--config", "path", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+def show(command: str, path: Path | None, as_json: bool) -> None:
+    """Show what `train model` or `train price` would use: values, and what set them."""
+    arguments = ["SYMBOL", *(["--config", str(path)] if path else [])]
+    context = train.commands[command].make_context(command, arguments)
+    rows = [
+        {
+            "option": option.name,
+            "value": _effective(str(option.name), context.params[str(option.name)]),
+            "from": settings.origin(context, option),
+        }
+        for option in context.command.params
+        if option.name in OPTIONS
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    texts = [["-" if cell is None else str(cell) for cell in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for text in texts:
+        line = "  ".join(f"{cell:{width}}" for cell, width in zip(text, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+def _effective(name: str, value: Any) -> bool | int | str | None:
+    """Return what TrainingConfig makes of an option that stands alone."""
+    default = OPTIONS[name].default_factory
+    if value is None and default is not dataclasses.MISSING:
+        value = default()
+    if isinstance(value, datetime):
+        value = value.date()
+    return value if isinstance(value, bool | int | None) else str(value)
 
 
 def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
@@ -220,7 +283,7 @@ def main() -> NoReturn:
     try:
         cli.main(prog_name="atb-fast", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        settings.with_origin(error).show()
         sys.exit(error.exit_code)
     except AtbFastError as error:
         _fail(str(error), error.exit_code)
