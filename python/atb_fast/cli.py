@@ -18,18 +18,16 @@ import click
 from atb_fast import settings
 from atb_fast.config import BASIC_TIMEFRAME, OPTIONS, TrainingConfig
 from atb_fast.data_commands import data
-from atb_fast.errors import ArgumentError, AtbFastError, StorageError
+from atb_fast.errors import ArgumentError, AtbFastError, StorageError, message_and_code
 from atb_fast.models_commands import models
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from atb_fast.parallel import Failure
     from atb_fast.runner import TrainingResult
 
 _INTERRUPTED = 130
-#: Windows of an epoch that takes more than a few seconds.
-_LONG_EPOCH = 20_000
-_STORAGE = StorageError.exit_code
 
 _EXIT_CODES = """\b
 Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
@@ -55,7 +53,9 @@ def train() -> None:
 
 def _options(*leave_out: str, **defaults: Any) -> list[click.Parameter]:
     """Return one option for each of TrainingConfig, named after it, with these defaults."""
-    parameters: list[click.Parameter] = [click.Argument(["symbol"])]
+    parameters: list[click.Parameter] = [
+        click.Argument(["symbols"], nargs=-1, required=True, metavar="SYMBOL...")
+    ]
     for name, item in OPTIONS.items():
         if name in ("recipe", *leave_out):
             continue
@@ -89,18 +89,16 @@ def _type(kind: str, metadata: Any) -> click.ParamType[Any]:
     return types[kind.removesuffix(" | None")]
 
 
-@click.pass_context
-def _train_model(context: click.Context, /, as_json: bool, symbol: str, **values: Any) -> None:
-    """Train a price or sentiment model for SYMBOL, for example BTCUSDT.
+def _train_model(**options: Any) -> None:
+    """Train a price or sentiment model for each SYMBOL, for example BTCUSDT.
 
     Without --force-price-only the model also sees the Fear & Greed index.
     """
-    _train(context, as_json, symbol, **values)
+    _train(**options)
 
 
-@click.pass_context
-def _train_price(context: click.Context, /, as_json: bool, symbol: str, **values: Any) -> None:
-    """Train the basic model of live strategies for SYMBOL, for example BTCUSDT.
+def _train_price(**options: Any) -> None:
+    """Train the basic model of live strategies for each SYMBOL, for example BTCUSDT.
 
     It sees prices and volume only, each window scaled by its own values. `basic/latest` moves to it
     if its timeframe is 1h, as strategies expect.
@@ -108,23 +106,43 @@ def _train_price(context: click.Context, /, as_json: bool, symbol: str, **values
     In a settings file, [train] holds for it, too, but for what is different here: timeframe, the
     sentiment, --sequence-length and --onnx-input. Its timeframe can stand in [train.price].
     """
-    _train(context, as_json, symbol, recipe="basic", **values)
+    _train(recipe="basic", **options)
 
 
-def _train(context: click.Context, as_json: bool, symbol: str, **values: Any) -> None:
+@click.pass_context
+def _train(
+    context: click.Context,
+    /,
+    symbols: tuple[str, ...],
+    jobs: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     given: dict[str, Any] = {
         name: value.date() if isinstance(value, datetime) else value
-        for name, value in values.items()
+        for name, value in options.items()
         if value is not None
     }
+    names = [symbol.upper() for symbol in symbols]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ArgumentError(f"{twice} is given twice; name each symbol once")
+    if len(names) > 1 and "candles" in given and "{symbol}" not in str(given["candles"]):
+        raise ArgumentError(
+            f"--candles {given['candles']} are of one symbol and {len(names)} are given; write "
+            "{symbol} where the name has the symbol, for example data/{symbol}_1d.csv"
+        )
     try:
-        config = TrainingConfig(symbol=symbol.upper(), **given)
+        configs = [TrainingConfig(symbol=name, **given) for name in names]
     except ArgumentError as error:
         raise ArgumentError(settings.explained(context, str(error))) from error
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
-    result = _with_progress(config, console)
+    if len(configs) > 1:
+        _train_several(configs, jobs, as_json, console)
+        return
+    result = _with_progress(configs[0], console)
     try:
         if as_json:
             click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False, indent=2))
@@ -167,16 +185,24 @@ for _name, _callback, _parameters, _apart in (
         ("timeframe", *_NOT_FOR_PRICE),
     ),
 ):
+    _jobs = click.Option(
+        ["--jobs"],
+        type=click.IntRange(min=1),
+        envvar="ATB_FAST_JOBS",
+        help="Symbols trained at a time, each in a process of its own; they divide the cores. "
+        "Default: one for two cores.",
+    )
     _as_json = click.Option(
         ["--json", "as_json"],
         is_flag=True,
-        help="Print the result as one JSON document on stdout; all else goes to stderr.",
+        help="Print the result as one JSON document on stdout, a list if there are several "
+        "symbols; all else goes to stderr.",
     )
     train.add_command(
         click.Command(
             _name,
             callback=_callback,
-            params=[*_parameters, _as_json],
+            params=[*_parameters, _jobs, _as_json],
             help=_callback.__doc__,
             epilog=f"{_SETTINGS_HELP}\n\n{_EXIT_CODES}",
         )
@@ -230,24 +256,66 @@ def _effective(name: str, value: Any) -> bool | int | str | None:
 
 def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
     """Run the pipeline; on a terminal with bars that move with every page and epoch."""
-    from atb_fast.progress import bars
+    from atb_fast.progress import bars, training_callbacks
     from atb_fast.runner import run_training_pipeline
 
     with bars(console) as shown:
+        return run_training_pipeline(config, **training_callbacks(config, shown.update))
 
-        def on_epoch(epoch: int, logs: dict[str, float]) -> None:
-            # Prices have thousands; what is scaled window by window, about 1.
-            note = f"RMSE {logs['rmse']:,.4g}, test {logs['val_rmse']:,.4g}"
-            shown.update("training", epoch, config.epochs, unit="epochs", note=note)
 
-        def on_windows(done: int, windows: int) -> None:
-            # Short epochs would only flicker.
-            if windows > _LONG_EPOCH:
-                shown.update("epoch", done, windows, unit="windows")
+def _train_several(
+    configs: list[TrainingConfig], jobs: int | None, as_json: bool, console: Console
+) -> None:
+    """Train each of `configs`; print all results, then fail if one failed."""
+    from atb_fast.parallel import Failure, default_jobs, train_all
+    from atb_fast.progress import bars
 
-        return run_training_pipeline(
-            config, on_epoch=on_epoch, on_windows=on_windows, on_fetch=shown.rows
+    with bars(console) as shown:
+        outcomes = train_all(configs, jobs=jobs or default_jobs(), on_progress=shown.update)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(o) for o in outcomes], allow_nan=False, indent=2))
+    else:
+        _print_outcomes(outcomes)
+    sys.stdout.flush()
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    if failures:
+        error = AtbFastError(
+            f"{len(failures)} of {len(outcomes)} symbols failed: "
+            f"{', '.join(failure.symbol for failure in failures)}"
         )
+        error.exit_code = failures[0].exit_code
+        raise error
+
+
+def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from atb_fast.parallel import Failure
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("symbol", "test RMSE", "persistence", "epochs", "seconds"):
+        table.add_column(name, justify="left" if name == "symbol" else "right", no_wrap=True)
+    table.add_column("bundle", overflow="fold")
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            table.add_row(outcome.symbol, "", "", "", "", Text(f"failed: {outcome.error}"))
+            continue
+        unseen = "" if outcome.published else "not published, kept in "
+        table.add_row(
+            outcome.symbol,
+            f"{outcome.test_rmse:,.2f}",
+            f"{outcome.persistence_rmse:,.2f}",
+            str(outcome.epochs),
+            f"{outcome.total_seconds:.1f}",
+            Text(unseen + outcome.paths["bundle"]),
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # programs and files get whole paths
+    console.print(table)
 
 
 def _print_result(result: TrainingResult, console: Console) -> None:
@@ -285,13 +353,10 @@ def main() -> NoReturn:
     except click.ClickException as error:
         settings.with_origin(error).show()
         sys.exit(error.exit_code)
-    except AtbFastError as error:
-        _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", _INTERRUPTED)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}; see that it can be read and written", _STORAGE)
+    except (AtbFastError, OSError) as error:
+        _fail(*message_and_code(error))
     sys.exit(0)
 
 

@@ -159,7 +159,9 @@ class TrainingConfig:
         choices=("binance", "files", "sample"),
     )
     candles: Path | None = _option(
-        None, "Candles: CSV, Feather or Parquet with timestamp, open, high, low, close, volume."
+        None,
+        "Candles: CSV, Feather or Parquet with timestamp, open, high, low, close, volume. {symbol} "
+        "in the name stands for the symbol.",
     )
     sentiment: Path | None = _option(
         None, "Fear & Greed index: CSV, Feather or Parquet with timestamp, value (0..100)."
@@ -225,6 +227,9 @@ class TrainingConfig:
         for name in OPTIONS:
             object.__setattr__(self, name, check_option(name, getattr(self, name)))
         check_symbol(self.symbol)
+        if self.candles:
+            path = Path(str(self.candles).replace("{symbol}", self.symbol))
+            object.__setattr__(self, "candles", path)
         if self.start_date and self.end_date and self.start_date > self.end_date:
             raise ArgumentError(
                 f"start_date {self.start_date} is after end_date {self.end_date}; swap them"
