@@ -189,6 +189,9 @@ class TrainingConfig:
     mixed_precision: bool = _option(
         True, "On a GPU, train hidden layers in mixed float16; else in float32."
     )
+    tensorboard: Path | None = _option(
+        None, "Write curves for TensorBoard into this directory, by symbol, timeframe and time."
+    )
     skip_plots: bool = _option(False, "Do not draw training.png.")
     skip_robustness: bool = _option(False, "Do not measure the model without sentiment.")
     skip_onnx: bool = _option(
