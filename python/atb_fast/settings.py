@@ -24,6 +24,7 @@ from atb_fast.errors import ArgumentError
 log = logging.getLogger(__name__)
 
 FILE = Path("atb-fast.toml")
+FILE_HELP = f"Settings file. Default: $ATB_FAST_CONFIG, else {FILE} if it is there."
 _META = "atb_fast.settings"
 
 #: A table of the file by name, with the options it may hold.
@@ -140,7 +141,7 @@ def attach(
             expose_value=False,
             callback=use,
             metavar="FILE",
-            help=f"Settings file. Default: $ATB_FAST_CONFIG, else {FILE} if it is there.",
+            help=FILE_HELP,
         )
     )
 

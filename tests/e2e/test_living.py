@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,49 @@ def test_no_training_outlives_a_killed_parent(tmp_path: Path) -> None:
     _wait_for_end_of_group(process.pid)
     left = [path for path in (tmp_path / "models").rglob("*") if path.name != ".staging"]
     assert left == []
+
+
+def test_doctor_finds_nothing_where_training_works(atb_fast: Any, cache: Path) -> None:
+    done = atb_fast("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert {check["state"] for check in checks.values()} == {"ok"}
+    for name in ("tensorflow", "keras", "polars", "numpy", "onnxruntime", "tf2onnx"):
+        package = "tensorflow-cpu" if name == "tensorflow" and not _installed(name) else name
+        assert checks[name]["found"] == version(package)
+    assert "release build" in checks["atb-fast"]["found"]
+    assert checks["cache_dir"]["found"].startswith(f"{cache}, ")
+    assert checks["binance url"]["found"] == "http://127.0.0.1:9, from ATB_FAST_BINANCE_URL"
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
+def test_doctor_says_what_is_missing_and_how_to_mend_it(
+    tmp_path: Path, atb_fast: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "tf2onnx.py").write_text("raise ImportError('no such luck')")
+    (tmp_path / "a_file").write_text("")
+    (tmp_path / "atb-fast.toml").write_text("[train]\nepoch = 5\n")
+    paths = [str(broken), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("MODEL_REGISTRY_PATH", "a_file/models")
+    monkeypatch.setenv("ATB_FAST_FNG_URL", "alternative.me")
+    done = atb_fast("doctor")
+    assert done.returncode == 7
+    assert done.stderr == "error: training does not work: settings, tf2onnx, registry\n"
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    bad = {line[1]: line[2] for line in lines if line[0] in ("problem", "missing")}
+    assert bad.keys() == {"settings", "tf2onnx", "registry", "fng"}
+    assert bad["settings"].endswith("is not known; did you mean epochs?")
+    assert bad["tf2onnx"] == "cannot be imported: no such luck"
+    assert bad["registry"].startswith("a_file/models cannot be written: Not a directory")
+    assert "pip install 'atb-fast[train]', or train with --skip-onnx" in done.stdout
+    assert "ATB_FAST_FNG_URL begins with https:// or http://" in done.stdout
