@@ -154,7 +154,7 @@ def completion(shell: str) -> None:
     bash, in ~/.bashrc:  eval "$(atb-fast completion bash)"
     zsh, in ~/.zshrc:    eval "$(atb-fast completion zsh)"
     fish: atb-fast completion fish > ~/.config/fish/completions/atb-fast.fish
-    """
+    """  # noqa: D301
     from click.shell_completion import get_completion_class
 
     made = get_completion_class(shell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,3 +180,40 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(
     assert bad["registry"].startswith("a_file/models cannot be written: Not a directory")
     assert "pip install 'atb-fast[train]', or train with --skip-onnx" in done.stdout
     assert "ATB_FAST_FNG_URL begins with https:// or http://" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("atb-fast train model --timeframe 1", {"1m", "15m", "1h", "12h", "1d", "1w"}),
+        ("atb-fast train price --skip-o", {"--skip-onnx"}),
+        ("atb-fast comp", {"completion"}),
+        ("atb-fast config show p", {"price"}),
+        ("atb-fast data ls --c", {"--cache-dir", "--config"}),
+    ],
+)
+def test_bash_completes(tmp_path: Path, typed: str, offered: set[str]) -> None:
+    """The script that is printed, in a shell that has it, even beside a broken settings file."""
+    program = tmp_path / "atb-fast"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m atb_fast "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "atb-fast.toml").write_text("[train")
+    script = f"""
+        eval "$(./atb-fast completion bash)"
+        COMP_WORDS=({typed}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
+        _atb_fast_completion ./atb-fast
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert set(done.stdout.split()) == offered
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_a_script(atb_fast: Any, shell: str) -> None:
+    done = atb_fast("completion", shell)
+    assert done.returncode == 0, done.stderr
+    assert f"_ATB_FAST_COMPLETE={shell}_complete" in done.stdout
