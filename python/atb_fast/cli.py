@@ -1,4 +1,4 @@
-"""The command line: options from TrainingConfig, progress and results for people or programs."""
+"""The command line: its commands, what they say about errors, and what is set up."""
 
 from __future__ import annotations
 
@@ -11,208 +11,156 @@ import sys
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from atb_fast.config import BASIC_TIMEFRAME, TrainingConfig
+from atb_fast import settings
+from atb_fast.config import OPTIONS, TrainingConfig
 from atb_fast.data_commands import data
-from atb_fast.errors import AtbFastError, StorageError
+from atb_fast.errors import ArgumentError, AtbFastError, message_and_code
+from atb_fast.evaluation_commands import check, evaluate_command
 from atb_fast.models_commands import models
+from atb_fast.train_commands import EXIT_CODES, TABLES, train
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from atb_fast.runner import TrainingResult
-
+_PROGRAM = "atb-fast"
+#: Set by the completion script to ask for completions.
+_COMPLETE = "_ATB_FAST_COMPLETE"
 _INTERRUPTED = 130
-#: Windows of an epoch that takes more than a few seconds.
-_LONG_EPOCH = 20_000
-_STORAGE = StorageError.exit_code
-
-_EXIT_CODES = """\b
-Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
-cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the registry or the store
-cannot be read or written, or is damaged, 7 a part is not installed, 8 candles or sentiment cannot
-be fetched, 9 a bundle is missing, damaged or must not be live, 130 interrupted."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="atb-fast", message="%(prog)s %(version)s")
 def cli() -> None:
     """Train price and sentiment models on candles."""
 
 
-cli.add_command(data)
-cli.add_command(models)
+for _command in (train, evaluate_command, check, data, models):
+    cli.add_command(_command)
+for _command in (*data.commands.values(), *models.commands.values()):
+    settings.attach(_command, TABLES)
 
 
-@cli.group()
-def train() -> None:
-    """Train a model and put its bundle into the registry."""
-
-
-#: The basic model has a command of its own.
-_CLI_CHOICES = {"recipe": {"choices": ("legacy", "causal")}}
-
-
-def _options(*leave_out: str, **defaults: Any) -> list[click.Parameter]:
-    """Return one option for each field of TrainingConfig, named after it, with these defaults."""
-    parameters: list[click.Parameter] = [click.Argument(["symbol"])]
-    for item in dataclasses.fields(TrainingConfig):
-        if item.name in ("symbol", *leave_out):
-            continue
-        flag = "--" + item.name.replace("_", "-")
-        help_text = item.metadata["help"]
-        kind = str(item.type)
-        if kind == "bool":
-            declaration = "--no-" + flag[2:] if item.default else flag
-            parameters.append(
-                click.Option(
-                    [declaration, item.name],
-                    is_flag=True,
-                    flag_value=not item.default,
-                    default=item.default,
-                    help=help_text,
-                )
-            )
-            continue
-        default = defaults.get(item.name, item.default)
-        has_default = default is not dataclasses.MISSING and default is not None
-        parameters.append(
-            click.Option(
-                [flag, item.name],
-                type=_type(kind, {**item.metadata, **_CLI_CHOICES.get(item.name, {})}),
-                default=default if has_default else None,
-                show_default=has_default,
-                help=help_text,
-            )
-        )
-    return parameters
-
-
-def _type(kind: str, metadata: Any) -> click.ParamType[Any]:
-    """Return the click type of a field annotated with `kind`."""
-    if "choices" in metadata:
-        return click.Choice(metadata["choices"])
-    types: dict[str, click.ParamType[Any]] = {
-        "date": click.DateTime(["%Y-%m-%d"]),
-        "Path": click.Path(path_type=Path),
-        "int": click.IntRange(min=metadata.get("minimum")),
-    }
-    return types[kind.removesuffix(" | None")]
-
-
-def _train_model(as_json: bool, symbol: str, **values: Any) -> None:
-    """Train a price or sentiment model for SYMBOL, for example BTCUSDT.
-
-    Without --force-price-only the model also sees the Fear & Greed index.
-    """
-    _train(as_json, symbol, **values)
-
-
-def _train_price(as_json: bool, symbol: str, **values: Any) -> None:
-    """Train the basic model of live strategies for SYMBOL, for example BTCUSDT.
-
-    It sees prices and volume only, each window scaled by its own values. `basic/latest` moves to it
-    if its timeframe is 1h, as strategies expect.
-    """
-    _train(as_json, symbol, recipe="basic", **values)
-
-
-def _train(as_json: bool, symbol: str, **values: Any) -> None:
-    given: dict[str, Any] = {
-        name: value.date() if isinstance(value, datetime) else value
-        for name, value in values.items()
-        if value is not None
-    }
-    config = TrainingConfig(symbol=symbol.upper(), **given)
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    result = _with_progress(config, console)
-    try:
-        if as_json:
-            click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False, indent=2))
-        else:
-            _print_result(result, Console(highlight=False))
-        sys.stdout.flush()
-    except OSError as error:
-        raise StorageError(
-            f"the result cannot be printed ({error.strerror}); the bundle is complete: "
-            f"{result.paths['bundle']}"
-        ) from error
-
-
-#: Engines define the basic model: it has no sentiment, and windows of one kind.
-_NOT_FOR_PRICE = (
-    *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
-    *("onnx_input", "sequence_length", "recipe", "horizon", "embargo", "sentiment_lag_days"),
+_settings_file = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=settings.FILE_HELP,
 )
-for _name, _callback, _parameters in (
-    ("model", _train_model, _options()),
-    ("price", _train_price, _options(*_NOT_FOR_PRICE, timeframe=BASIC_TIMEFRAME)),
-):
-    _as_json = click.Option(
-        ["--json", "as_json"],
-        is_flag=True,
-        help="Print the result as one JSON document on stdout; all else goes to stderr.",
-    )
-    train.add_command(
-        click.Command(
-            _name,
-            callback=_callback,
-            params=[*_parameters, _as_json],
-            help=_callback.__doc__,
-            epilog=_EXIT_CODES,
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+@cli.group("config")
+def config_group() -> None:
+    """Show the options of training and where they come from."""
+
+
+@config_group.command()
+@click.argument("command", type=click.Choice(sorted(train.commands)), default="model")
+@_settings_file
+@_json
+def show(command: str, path: Path | None, as_json: bool) -> None:
+    """Show what `train model` or `train price` would use: values, and what set them."""
+    context = _training(command, path)
+    rows = [
+        {
+            "option": option.name,
+            "value": _effective(str(option.name), context.params[str(option.name)]),
+            "from": settings.origin(context, option),
+        }
+        for option in context.command.params
+        if option.name in OPTIONS
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    texts = [["-" if cell is None else str(cell) for cell in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for text in texts:
+        line = "  ".join(f"{cell:{width}}" for cell, width in zip(text, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+def _training(command: str, path: Path | None) -> click.Context:
+    """Return the context of a command of training, with its options from file and environment."""
+    arguments = ["SYMBOL", *(["--config", str(path)] if path else [])]
+    return train.commands[command].make_context(command, arguments)
+
+
+def _effective(name: str, value: Any) -> bool | int | str | None:
+    """Return what TrainingConfig makes of an option that stands alone."""
+    default = OPTIONS[name].default_factory
+    if value is None and default is not dataclasses.MISSING:
+        value = default()
+    if isinstance(value, datetime):
+        value = value.date()
+    return value if isinstance(value, bool | int | None) else str(value)
+
+
+@cli.command()
+@_settings_file
+@_json
+def doctor(path: Path | None, as_json: bool) -> None:
+    """Say what is set up, and what keeps training from working.
+
+    Opens no connection. Exit code 0 if training works, 7 if a part of it is not installed, 2 or 6
+    if the settings, the cache directory or the registry must be mended first.
+    """
+    from atb_fast.doctor import Check, examine
+
+    options = dataclasses.asdict(TrainingConfig(symbol="BTCUSDT"))
+    try:
+        context = _training("model", path)
+    except (ArgumentError, click.BadParameter) as error:
+        text = (
+            settings.with_origin(error).format_message()
+            if isinstance(error, click.BadParameter)
+            else str(error)
         )
-    )
-
-
-def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
-    """Run the pipeline; on a terminal with bars that move with every page and epoch."""
-    from atb_fast.progress import bars
-    from atb_fast.runner import run_training_pipeline
-
-    with bars(console) as shown:
-
-        def on_epoch(epoch: int, logs: dict[str, float]) -> None:
-            # Prices have thousands; what is scaled window by window, about 1.
-            note = f"RMSE {logs['rmse']:,.4g}, test {logs['val_rmse']:,.4g}"
-            shown.update("training", epoch, config.epochs, unit="epochs", note=note)
-
-        def on_windows(done: int, windows: int) -> None:
-            # Short epochs would only flicker.
-            if windows > _LONG_EPOCH:
-                shown.update("epoch", done, windows, unit="windows")
-
-        return run_training_pipeline(
-            config, on_epoch=on_epoch, on_windows=on_windows, on_fetch=shown.rows
+        first = Check("settings", "problem", text, exit_code=ArgumentError.exit_code)
+    else:
+        origins = {settings.origin(context, option) for option in context.command.params}
+        found = ", ".join(sorted(origins - {"default", "command line"}))
+        first = Check("settings", "ok", found or f"none: no variable and no {settings.FILE}")
+        options |= {
+            name: _effective(name, context.params[name])
+            for name in context.params.keys() & OPTIONS.keys()
+        }
+    checks = [first, *examine(options)]
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
+    else:
+        for check in checks:
+            click.echo(f"{check.state:7}  {check.name:16}  {check.found}")
+            if check.fix:
+                click.echo(f"{'':27}{check.fix}")
+    stops = [check for check in checks if check.exit_code]
+    if stops:
+        failure = AtbFastError(
+            f"training does not work: {', '.join(check.name for check in stops)}"
         )
+        failure.exit_code = max(check.exit_code for check in stops)
+        raise failure
+    if not as_json:
+        click.echo("training works")
 
 
-def _print_result(result: TrainingResult, console: Console) -> None:
-    from rich.table import Table
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands and options in SHELL.
 
-    table = Table(title=f"{result.symbol} {result.timeframe}, {result.model_type} model")
-    table.add_column("stage")
-    table.add_column("seconds", justify="right")
-    for stage, seconds in result.stages.items():
-        table.add_row(stage, f"{seconds:.2f}")
-    other = result.total_seconds - sum(result.stages.values())
-    table.add_row("imports and the rest", f"{other:.2f}", end_section=True)
-    table.add_row("total", f"{result.total_seconds:.2f}")
-    console.print(table)
-    worse = result.test_rmse > result.persistence_rmse
-    console.print(
-        f"test RMSE {result.test_rmse:,.2f} (persistence {result.persistence_rmse:,.2f}"
-        + (": the model is worse than no change)" if worse else ")")
-        + f", MAPE {result.mape:.2f} %, {result.epochs} {result.engine} epochs "
-        f"of {result.seconds_per_epoch:.2f} s (the first {result.first_epoch_seconds:.1f}), "
-        f"best {result.best_epoch}"
-    )
-    where = "bundle" if result.published else "not published, kept in"
-    console.print(f"{where}: {result.paths['bundle']}", soft_wrap=True)
+    \b
+    bash, in ~/.bashrc:  eval "$(atb-fast completion bash)"
+    zsh, in ~/.zshrc:    eval "$(atb-fast completion zsh)"
+    fish: atb-fast completion fish > ~/.config/fish/completions/atb-fast.fish
+    """  # noqa: D301
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None
+    click.echo(made(cli, {}, _PROGRAM, _COMPLETE).source())
 
 
 def main() -> NoReturn:
@@ -222,17 +170,14 @@ def main() -> NoReturn:
     # A terminated run cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        cli.main(prog_name="atb-fast", standalone_mode=False)
+        cli.main(prog_name=_PROGRAM, complete_var=_COMPLETE, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        settings.with_origin(error).show()
         sys.exit(error.exit_code)
-    except AtbFastError as error:
-        _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", _INTERRUPTED)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}; see that it can be read and written", _STORAGE)
+    except (AtbFastError, OSError) as error:
+        _fail(*message_and_code(error))
     sys.exit(0)
 
 

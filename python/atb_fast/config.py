@@ -51,14 +51,29 @@ BASIC_SEQUENCE_LENGTH = 120
 MIN_SEQUENCE_LENGTH = 10
 
 
+#: Variables that an option has beside `ATB_FAST_<OPTION>`; engines and older versions read these.
+_OTHER_VARIABLES = {"cache_dir": "ATB_FAST_CACHE", "registry": "MODEL_REGISTRY_PATH"}
+
+
+def variables(option: str) -> list[str]:
+    """Return the environment variables of an option; the first that is not empty counts."""
+    other = _OTHER_VARIABLES.get(option)
+    return [f"ATB_FAST_{option.upper()}", *([other] if other else [])]
+
+
+def variable_set(option: str) -> str | None:
+    """Return the environment variable that has a value for `option`."""
+    return next((name for name in variables(option) if os.environ.get(name)), None)
+
+
 def default_registry() -> Path:
-    """Return the registry that the engines read: `MODEL_REGISTRY_PATH`, else `src/ml/models`."""
-    return Path(os.environ.get("MODEL_REGISTRY_PATH") or "src/ml/models")
+    """Return the registry that the engines read, as the environment says, else `src/ml/models`."""
+    return Path(os.environ.get(variable_set("registry") or "", "src/ml/models"))
 
 
 def default_cache_dir() -> Path:
-    """Return where candles and sentiment are kept: `ATB_FAST_CACHE`, else the platform's place."""
-    given = os.environ.get("ATB_FAST_CACHE")
+    """Return where candles and sentiment are kept: as the environment says, else the platform."""
+    given = os.environ.get(variable_set("cache_dir") or "")
     if given:
         return Path(given).expanduser()
     from platformdirs import user_cache_path
@@ -145,7 +160,9 @@ class TrainingConfig:
         choices=("binance", "files", "sample"),
     )
     candles: Path | None = _option(
-        None, "Candles: CSV, Feather or Parquet with timestamp, open, high, low, close, volume."
+        None,
+        "Candles: CSV, Feather or Parquet with timestamp, open, high, low, close, volume. {symbol} "
+        "in the name stands for the symbol.",
     )
     sentiment: Path | None = _option(
         None, "Fear & Greed index: CSV, Feather or Parquet with timestamp, value (0..100)."
@@ -183,7 +200,10 @@ class TrainingConfig:
         choices=("auto", "compiled", "keras"),
     )
     mixed_precision: bool = _option(
-        True, "Train in float32 on a GPU too (default there: mixed float16)."
+        True, "On a GPU, train hidden layers in mixed float16; else in float32."
+    )
+    tensorboard: Path | None = _option(
+        None, "Write curves for TensorBoard into this directory, by symbol, timeframe and time."
     )
     skip_plots: bool = _option(False, "Do not draw training.png.")
     skip_robustness: bool = _option(False, "Do not measure the model without sentiment.")
@@ -220,16 +240,12 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check every option; text is taken for a date or a path where one is expected."""
-        self._convert()
+        for name in OPTIONS:
+            object.__setattr__(self, name, check_option(name, getattr(self, name)))
         check_symbol(self.symbol)
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            choices = item.metadata.get("choices")
-            if choices and value is not None and value not in choices:
-                raise ArgumentError(f"{item.name} is {value!r}, expected one of {choices}")
-            minimum = item.metadata.get("minimum")
-            if minimum is not None and value is not None and value < minimum:
-                raise ArgumentError(f"{item.name} is {value}, expected at least {minimum}")
+        if self.candles:
+            path = Path(str(self.candles).replace("{symbol}", self.symbol))
+            object.__setattr__(self, "candles", path)
         if self.start_date and self.end_date and self.start_date > self.end_date:
             raise ArgumentError(
                 f"start_date {self.start_date} is after end_date {self.end_date}; swap them"
@@ -238,19 +254,6 @@ class TrainingConfig:
             raise ArgumentError(f"seed is {self.seed}, expected less than 2**32")
         self._check_recipe()
         self._check_source()
-
-    def _convert(self) -> None:
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            kind, _, optional = str(item.type).partition(" | ")
-            if kind not in _CONVERTERS or (value is None and optional):
-                continue
-            convert, expected = _CONVERTERS[kind]
-            try:
-                converted = convert(value)
-            except (TypeError, ValueError):
-                raise ArgumentError(f"{item.name} is {value!r}, expected {expected}") from None
-            object.__setattr__(self, item.name, converted)
 
     def _check_recipe(self) -> None:
         if self.recipe != "causal":
@@ -330,3 +333,31 @@ class TrainingConfig:
             key: value if isinstance(value, bool | int | str | None) else str(value)
             for key, value in dataclasses.asdict(self).items()
         }
+
+
+#: Every option by name; the symbol is none.
+OPTIONS = {item.name: item for item in dataclasses.fields(TrainingConfig) if item.name != "symbol"}
+
+
+def check_option(name: str, value: Any) -> Any:
+    """Return `value` as option `name` has it; text is taken for a date or a path.
+
+    Raises:
+        ArgumentError: Another type than that of the option, or outside of its range.
+    """
+    item = OPTIONS[name]
+    kind, _, optional = str(item.type).partition(" | ")
+    if value is None and optional:
+        return None
+    if kind in _CONVERTERS:
+        convert, expected = _CONVERTERS[kind]
+        try:
+            value = convert(value)
+        except (TypeError, ValueError):
+            raise ArgumentError(f"{name} is {value!r}, expected {expected}") from None
+    choices, minimum = item.metadata.get("choices"), item.metadata.get("minimum")
+    if choices and value not in choices:
+        raise ArgumentError(f"{name} is {value!r}, expected one of {choices}")
+    if minimum is not None and value < minimum:
+        raise ArgumentError(f"{name} is {value}, expected at least {minimum}")
+    return value

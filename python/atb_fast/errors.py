@@ -54,7 +54,22 @@ class BundleError(AtbFastError, ValueError):
     exit_code = 9
 
 
+class LeakError(AtbFastError, ValueError):
+    """A recipe that sees the future."""
+
+    exit_code = 10
+
+
 class FetchError(AtbFastError, OSError):
     """Candles or sentiment that are not stored and cannot be fetched."""
 
     exit_code = 8
+
+
+def message_and_code(error: AtbFastError | OSError) -> tuple[str, int]:
+    """Return the one line that is said about an expected error, and the exit code."""
+    if isinstance(error, AtbFastError):
+        return str(error), error.exit_code
+    where = f"{error.filename}: " if error.filename else ""
+    what = error.strerror or error
+    return f"{where}{what}; see that it can be read and written", StorageError.exit_code

@@ -21,14 +21,12 @@ from atb_fast.engine import EpochCallback, fit
 from atb_fast.errors import DataError
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
-from atb_fast.recipes.base import embargo, purged
+from atb_fast.recipes.base import before, embargo
 
 log = logging.getLogger(__name__)
 
 #: Of the windows, oldest first, that no fold tests.
 _FIRST_SHARE = 0.5
-#: Of the windows before a fold's test, newest ones, that choose the epoch.
-_VALIDATION_SHARE = 0.15
 #: Windows whose last rows are read at once.
 _BATCH = 4096
 
@@ -110,8 +108,6 @@ def evaluate(
         DataError: Candles or sentiment that cannot be used, or too few for the folds.
         TrainingError: The loss of a fold became NaN in its first epoch.
     """
-    import keras
-
     recipe = recipes.get(config.recipe)
     prepared = recipe.prepare(
         load_market(config, on_progress=on_fetch), config, cache=config.cache_dir / "features"
@@ -119,6 +115,8 @@ def evaluate(
     policy = configure(
         engine=config.engine, mixed_precision=config.mixed_precision, batch_size=config.batch_size
     )
+    import keras  # behind `configure`, which keeps TensorFlow quiet
+
     log.info("%s", policy.reason)
     between = embargo(prepared, config)
     starts = recipe.starts(prepared, config)
@@ -171,8 +169,7 @@ def walk_forward(
     """Return the parts of each fold.
 
     The newer half of the windows is cut into `folds` stretches. Each is tested by a model that is
-    fitted on windows before it; the newest 15 % of these choose the epoch. Between the parts,
-    windows are left out that share a row or a target with the next one, and `embargo_rows` more.
+    fitted on windows before it; see `recipes.base.before`.
 
     Args:
         starts: Of all windows that can be used, ascending.
@@ -188,19 +185,17 @@ def walk_forward(
     edges = np.linspace(begin, len(starts), folds + 1).astype(int)
     parts: list[Parts] = []
     for edge, end in pairwise(edges.tolist()):
-        before = starts[max(0, edge - begin) if window == "rolling" else 0 : edge]
-        test = starts[edge:end]
-        cut = len(before) - int(len(before) * _VALIDATION_SHARE)
-        validation = purged(before[cut:], test, config, embargo_rows)
-        train = purged(before[:cut], validation, config, embargo_rows)
-        if not (len(train) and len(validation) and len(test)):
+        oldest = max(0, edge - begin) if window == "rolling" else 0
+        fold = before(starts[oldest:edge], starts[edge:end], config, embargo_rows)
+        if not all(map(len, (fold.train, fold.validation, fold.test))):
             raise DataError(
                 f"{len(starts)} windows of {config.sequence_length} bars are too few for {folds} "
-                f"folds: fold {len(parts) + 1} has {len(train)} to train, {len(validation)} to "
-                f"validate, {len(test)} to test, with an embargo of {embargo_rows} bars; give a "
-                "longer range, fewer --folds, or a shorter --sequence-length"
+                f"folds: fold {len(parts) + 1} has {len(fold.train)} to train, "
+                f"{len(fold.validation)} to validate, {len(fold.test)} to test, with an embargo of "
+                f"{embargo_rows} bars; give a longer range, fewer --folds, or a shorter "
+                "--sequence-length"
             )
-        parts.append(Parts(train, validation, test))
+        parts.append(fold)
     return parts
 
 

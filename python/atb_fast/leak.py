@@ -7,8 +7,9 @@ fitted. What differs had seen the future.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -32,10 +33,10 @@ _TOLERANCE = 1e-5
 
 
 #: What was seen, with room for how much.
-_DIFFERS = "before a cut it differs by up to {:.2g}"
-_GONE = "{:.0f} candles before a cut have no features without what comes later"
-_REACHES = "{:.0f} windows of earlier parts have rows or targets among those of a later part"
-_TWICE = "{:.0f} windows choose the epoch and are tested, too"
+_DIFFERS = "differs by up to {:.2g}"
+_GONE = "{:.0f} lose their features"
+_REACHES = "{:.0f} windows reach into a later part"
+_TWICE = "{:.0f} windows choose the epoch and are tested"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def find_leaks(
     compared = 0
     seen: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for cut in every:
-        with suppress(DataError):  # what was known then, before the first sentiment, is too little
+        # A recipe says about each cut what it said about the whole. Before the first sentiment it
+        # may refuse.
+        with _quiet(), suppress(DataError):
             for what, how, size in _changes(run, cut):
                 seen.setdefault((what, how), []).append((size, cut))
             compared += 1
@@ -118,6 +121,17 @@ def find_leaks(
         for (what, how), at in seen.items()
     )
     return LeakReport(compared, tuple(leaks))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("atb_fast")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from atb_fast.config import TrainingConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+
+#: Windows of an epoch that takes more than a few seconds.
+_LONG_EPOCH = 20_000
+
+#: Called with a name, what is done and in all, its unit, and a note.
+Update = Callable[[str, int, int, str, str], None]
 
 
 class Bars:
@@ -38,7 +46,7 @@ class Bars:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def update(self, name: str, done: int, total: int, *, unit: str, note: str = "") -> None:
+    def update(self, name: str, done: int, total: int, unit: str, note: str = "") -> None:
         """Move the bar of `name`; it goes away when it is full."""
         if name not in self._tasks:
             self._tasks[name] = self.progress.add_task(name, total=total, unit=unit, note=note)
@@ -48,7 +56,26 @@ class Bars:
 
     def rows(self, name: str, done: int, total: int) -> None:
         """Move the bar of candles that come in."""
-        self.update(name, done, total, unit="candles")
+        self.update(name, done, total, "candles")
+
+
+def training_callbacks(config: TrainingConfig, update: Update) -> dict[str, Any]:
+    """Return the callbacks of `run_training_pipeline` that call `update` with every step."""
+
+    def on_epoch(epoch: int, logs: dict[str, float]) -> None:
+        # Prices have thousands; what is scaled window by window, about 1.
+        note = f"RMSE {logs['rmse']:,.4g}, test {logs['val_rmse']:,.4g}"
+        update("training", epoch, config.epochs, "epochs", note)
+
+    def on_windows(done: int, windows: int) -> None:
+        # Short epochs would only flicker.
+        if windows > _LONG_EPOCH:
+            update("epoch", done, windows, "windows", "")
+
+    def on_fetch(name: str, done: int, total: int) -> None:
+        update(name, done, total, "candles", "")
+
+    return {"on_epoch": on_epoch, "on_windows": on_windows, "on_fetch": on_fetch}
 
 
 @contextmanager

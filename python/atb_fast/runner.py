@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast import onnx_export, recipes, registry
+from atb_fast import onnx_export, recipes, registry, tensorboard
 from atb_fast.artifacts import (
     RunRecord,
     export_onnx,
@@ -107,6 +107,7 @@ def run_training_pipeline(
             says where.
         StorageError: The registry cannot be written.
         MissingExtraError: TensorFlow or another part is not installed.
+        OSError: The directory for TensorBoard cannot be written.
     """
     timer = StageTimer()
     # TensorFlow takes seconds to import: it comes while inputs are read or fetched.
@@ -233,6 +234,7 @@ def _train(
         seed=config.seed,
         on_epoch=on_epoch,
         on_windows=on_windows,
+        callbacks=tensorboard.callbacks(config),
     )
     if policy.dtype_policy != "float32":
         twin = recipe.build(*shape)

@@ -35,7 +35,7 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         ),
         (["BTCUSDT", "--offline"], 8, "atb-fast data fetch BTCUSDT --timeframe 1d"),
         (["BTC/USDT", *GOOD], 2, "symbol is 'BTC/USDT', expected capitals and digits"),
-        ([*GOOD], 2, "Missing argument 'SYMBOL'"),
+        ([*GOOD], 2, "Missing argument 'SYMBOL...'"),
         (["BTCUSDT", *GOOD, "--batch-size", "-5"], 2, "-5 is not in the range x>=1"),
         (["BTCUSDT", *GOOD, "--timeframe", "2d"], 2, "'2d' is not one of"),
         (["BTCUSDT", *GOOD, "--start-date", "1.1.2020"], 2, "does not match the format"),

@@ -92,7 +92,7 @@ def test_a_split_without_purge(market: Market) -> None:
     (leak,) = find_leaks(market, config(), recipe=NoPurge()).leaks
     assert leak.what == "split"
     # Of the parts before each: 30 windows have a row or their target in it.
-    assert leak.reason.startswith("30 windows of earlier parts")
+    assert leak.reason.startswith("30 windows reach into")
     assert leak.cuts == 2
 
 

@@ -25,7 +25,7 @@ from atb_fast.errors import DataError
 from atb_fast.feature_cache import content_hash
 from atb_fast.features import PreparedData
 from atb_fast.ingestion.sources import Market, gaps
-from atb_fast.recipes.base import Recipe, embargo, purged
+from atb_fast.recipes.base import Recipe, before, embargo
 from atb_fast.sentiment import assess, index_features
 
 log = logging.getLogger(__name__)
@@ -45,9 +45,8 @@ _WARMUP = 29
 #: below 1e-8. Before that a row depends on it, and is not scored.
 SETTLED = 250
 
-#: Shares of the windows: the newest are tested, those before them choose the epoch.
+#: Of the windows, newest ones, that are tested.
 _TEST_SHARE = 0.2
-_VALIDATION_SHARE = 0.15
 #: Columns without a scaler yet.
 _UNSCALED = _core.MinMaxScaler(0.0, 1.0)
 
@@ -106,21 +105,17 @@ class CausalRecipe(Recipe):
     def parts(self, prepared: PreparedData, config: TrainingConfig) -> Parts:
         """Split in time, without a row in common and with an embargo between the parts."""
         starts = self.starts(prepared, config)
-        test = starts[len(starts) - int(len(starts) * _TEST_SHARE) :]
-        count = int(len(starts) * _VALIDATION_SHARE)
-        between = starts[len(starts) - len(test) - count : len(starts) - len(test)]
-        rows = embargo(prepared, config)
-        validation = purged(between, test, config, rows)
-        train = purged(starts[: len(starts) - len(test) - count], validation, config, rows)
-        if not (len(train) and len(validation) and len(test)):
+        first, rows = len(starts) - int(len(starts) * _TEST_SHARE), embargo(prepared, config)
+        parts = before(starts[:first], starts[first:], config, rows)
+        if not all(map(len, (parts.train, parts.validation, parts.test))):
             raise DataError(
-                f"{len(prepared.matrix)} complete rows give {len(train)} windows of "
-                f"{config.sequence_length} bars to train, {len(validation)} to validate and "
-                f"{len(test)} to test; between the parts a window, the horizon and an embargo of "
-                f"{rows} bars are left out; use a longer range, or a shorter "
+                f"{len(prepared.matrix)} complete rows give {len(parts.train)} windows of "
+                f"{config.sequence_length} bars to train, {len(parts.validation)} to validate and "
+                f"{len(parts.test)} to test; between the parts a window, the horizon and an "
+                f"embargo of {rows} bars are left out; use a longer range, or a shorter "
                 "--sequence-length"
             )
-        return Parts(train, validation, test)
+        return parts
 
     def windows(self, prepared: PreparedData, config: TrainingConfig, parts: Parts) -> WindowedData:
         """Scale by what the training windows have, and give each row the return up to it."""

@@ -1,0 +1,220 @@
+"""`atb-fast evaluate` and `atb-fast check`: how far a recipe can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from atb_fast import settings
+from atb_fast.config import TrainingConfig
+from atb_fast.errors import ArgumentError, LeakError
+from atb_fast.train_commands import EXIT_CODES, TABLES, as_given, training_options
+
+if TYPE_CHECKING:
+    from atb_fast.evaluation import Fold
+    from atb_fast.leak import LeakReport
+
+#: Of a bundle, and neither command makes one.
+_OF_BUNDLES = (
+    *("registry", "onnx_input", "skip_onnx", "skip_plots", "skip_robustness", "tensorboard"),
+)
+_OF_FITTING = ("epochs", "batch_size", "patience", "seed", "engine", "mixed_precision")
+
+
+@click.pass_context
+def evaluate(
+    context: click.Context,
+    /,
+    symbol: str,
+    folds: int,
+    window: Literal["expanding", "rolling"],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a recipe on ever newer stretches of SYMBOL, each time tested on what comes next.
+
+    The newer half of the bars is tested, in --folds stretches; before each, the windows are trained
+    (the newest 15 % choose the epoch), without those that share a bar with the next part. Each fold
+    stands beside "no change" and least squares on the last bar. Nothing is stored.
+    """
+    from rich.console import Console
+
+    from atb_fast import evaluation
+    from atb_fast.progress import bars
+
+    config = _config(context, symbol, options)
+    with bars(Console(stderr=True, highlight=False)) as shown:
+        done = 0
+
+        def on_fold(fold: Fold) -> None:
+            nonlocal done
+            done = fold.number
+            note = f"{fold.ratio:.3f} of no change"
+            shown.update("walk-forward", done, folds, unit="folds", note=note)
+
+        def on_epoch(epoch: int, logs: dict[str, float]) -> None:
+            note = f"loss {logs['loss']:.4g}, validation {logs['val_loss']:.4g}"
+            shown.update(f"fold {done + 1}", epoch, config.epochs, unit="epochs", note=note)
+
+        made = evaluation.evaluate(
+            config,
+            folds=folds,
+            window=window,
+            on_fold=on_fold,
+            on_epoch=on_epoch,
+            on_fetch=shown.rows,
+        )
+    if as_json:
+        document = {
+            "config": config.to_dict(),
+            "window": window,
+            "folds": [dataclasses.asdict(fold) for fold in made],
+        }
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        _print_folds(config, made)
+
+
+@click.group()
+def check() -> None:
+    """Check a recipe."""
+
+
+@click.pass_context
+def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **options: Any) -> None:
+    """Take the future of SYMBOL away at many cuts: nothing before them may change.
+
+    Compares features, targets and which windows are trained, and names what had seen the future.
+    Exit code 10 if something had.
+    """
+    from atb_fast.ingestion.sources import load_market
+    from atb_fast.leak import find_leaks
+
+    config = _config(context, symbol, options)
+    report = find_leaks(load_market(config), config, cuts=cuts)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _print_leaks(config, report)
+    if report.leaks:
+        names = dict.fromkeys(leak.what for leak in report.leaks)
+        raise LeakError(f"the {config.recipe} recipe sees the future: {', '.join(names)}")
+
+
+def _config(context: click.Context, symbol: str, options: dict[str, Any]) -> TrainingConfig:
+    try:
+        return TrainingConfig(symbol=symbol.upper(), **as_given(options))
+    except ArgumentError as error:
+        raise ArgumentError(settings.explained(context, str(error))) from error
+
+
+def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe"
+    table = Table(title=f"{title}, {len(folds)} folds")
+    for name in ("tested", "trained", "RMSE", "no change", "ratio", "linear", "up or down"):
+        table.add_column(name, justify="left" if name == "tested" else "right")
+    for fold in folds:
+        first, last = (datetime.fromisoformat(end) for end in (fold.first, fold.last))
+        low, high = fold.directional_accuracy_low, fold.directional_accuracy_high
+        table.add_row(
+            f"{first:%Y-%m-%d} {last:%Y-%m-%d}",
+            f"{fold.train:,}",
+            f"{fold.rmse:,.2f}",
+            f"{fold.persistence_rmse:,.2f}",
+            f"{fold.ratio:.3f}",
+            f"{fold.linear_ratio:.3f}",
+            # Shrunk to no change, a model says neither.
+            f"{fold.directional_accuracy:.0%} ({low:.0%} to {high:.0%})" if fold.shrinkage else "-",
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    worse = sum(fold.ratio > 1.0 for fold in folds)
+    same = sum(fold.ratio == 1.0 for fold in folds)
+    better = len(folds) - worse - same
+    console.print(
+        f"{title}: better than no change in {better} of {len(folds)} folds, worse in {worse}"
+        + (f", the same in {same}: shrunk to it" if same else "")
+    )
+    console.print(table)
+    console.print(
+        "RMSE in quote currency; ratio, and that of least squares on the last bar (linear), to no "
+        "change; up or down: share foreseen, with its 95 % interval"
+    )
+
+
+def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe, {report.cuts} cuts"
+    console = Console(highlight=False)
+    if not report.leaks:
+        console.print(f"{title}: no feature, target or part depends on the future")
+        return
+    table = Table(title=title)
+    table.add_column("what", no_wrap=True)
+    table.add_column("how")
+    table.add_column("cuts", justify="right")
+    table.add_column("first cut", no_wrap=True)
+    for found in report.leaks:
+        first = datetime.fromisoformat(found.first_cut)
+        table.add_row(found.what, found.reason, str(found.cuts), f"{first:%Y-%m-%d %H:%M}")
+    console.print(table)
+
+
+_SYMBOL = click.Argument(["symbol"])
+_JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document on stdout.")
+evaluate_command = click.Command(
+    "evaluate",
+    callback=evaluate,
+    params=[
+        _SYMBOL,
+        click.Option(
+            ["--folds"],
+            type=click.IntRange(min=1),
+            default=5,
+            show_default=True,
+            help="Stretches that are tested.",
+        ),
+        click.Option(
+            ["--window"],
+            type=click.Choice(["expanding", "rolling"]),
+            default="expanding",
+            show_default=True,
+            help="Whether training windows add up, or the oldest ones are dropped.",
+        ),
+        *training_options(*_OF_BUNDLES),
+        _JSON,
+    ],
+    help=evaluate.__doc__,
+    epilog=EXIT_CODES,
+)
+leak_command = click.Command(
+    "leak",
+    callback=leak,
+    params=[
+        _SYMBOL,
+        click.Option(
+            ["--cuts"],
+            type=click.IntRange(min=1),
+            default=20,
+            show_default=True,
+            help="Evenly spaced, beside those where parts begin.",
+        ),
+        *training_options(*_OF_BUNDLES, *_OF_FITTING),
+        _JSON,
+    ],
+    help=leak.__doc__,
+    epilog=EXIT_CODES,
+)
+check.add_command(leak_command)
+for _command in (evaluate_command, leak_command):
+    settings.attach(_command, TABLES, table="train.model")

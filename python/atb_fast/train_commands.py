@@ -1,0 +1,291 @@
+"""`atb-fast train`: options from TrainingConfig, progress and results for people or programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atb_fast import settings
+from atb_fast.config import BASIC_TIMEFRAME, OPTIONS, TrainingConfig
+from atb_fast.errors import ArgumentError, AtbFastError, StorageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from atb_fast.parallel import Failure
+    from atb_fast.runner import TrainingResult
+
+EXIT_CODES = """\b
+Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
+cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the registry or the store
+cannot be read or written, or is damaged, 7 a part is not installed, 8 candles or sentiment cannot
+be fetched, 9 a bundle is missing, damaged or must not be live, 10 a recipe sees the future, 130
+interrupted."""
+
+
+@click.group()
+def train() -> None:
+    """Train a model and put its bundle into the registry."""
+
+
+def training_options(*leave_out: str, **changed: dict[str, Any]) -> list[click.Parameter]:
+    """Return one option for each of TrainingConfig, named after it.
+
+    Args:
+        leave_out: Options that the command does not have.
+        changed: Another `default`, or other `choices`, by option.
+    """
+    parameters: list[click.Parameter] = []
+    for name, item in OPTIONS.items():
+        if name in leave_out:
+            continue
+        flag = name.replace("_", "-")
+        kind = str(item.type)
+        switch = kind == "bool"
+        default = changed.get(name, {}).get("default", item.default)
+        has_default = default is not dataclasses.MISSING and default is not None
+        parameters.append(
+            click.Option(
+                # What the settings file switches on, a flag must be able to switch off.
+                [f"--{flag}/--no-{flag}" if switch else f"--{flag}", name],
+                type=None if switch else _type(kind, {**item.metadata, **changed.get(name, {})}),
+                default=default if has_default else None,
+                show_default=has_default and default is not False,
+                help=item.metadata["help"],
+            )
+        )
+    return parameters
+
+
+def as_given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that have a value, as TrainingConfig takes them."""
+    return {
+        name: value.date() if isinstance(value, datetime) else value
+        for name, value in options.items()
+        if value is not None
+    }
+
+
+def _type(kind: str, metadata: Any) -> click.ParamType[Any]:
+    """Return the click type of a field annotated with `kind`."""
+    if "choices" in metadata:
+        return click.Choice(metadata["choices"])
+    types: dict[str, click.ParamType[Any]] = {
+        "date": click.DateTime(["%Y-%m-%d"]),
+        "Path": click.Path(path_type=Path),
+        "int": click.IntRange(min=metadata.get("minimum")),
+    }
+    return types[kind.removesuffix(" | None")]
+
+
+def _train_model(**options: Any) -> None:
+    """Train a price or sentiment model for each SYMBOL, for example BTCUSDT.
+
+    Without --force-price-only the model also sees the Fear & Greed index.
+    """
+    _train(**options)
+
+
+def _train_price(**options: Any) -> None:
+    """Train the basic model of live strategies for each SYMBOL, for example BTCUSDT.
+
+    It sees prices and volume only, each window scaled by its own values. `basic/latest` moves to it
+    if its timeframe is 1h, as strategies expect.
+
+    In a settings file, [train] holds for it, too, but for what is different here: timeframe, the
+    sentiment, the recipe, --sequence-length and --onnx-input. Its timeframe can stand in
+    [train.price].
+    """
+    _train(recipe="basic", **options)
+
+
+@click.pass_context
+def _train(
+    context: click.Context,
+    /,
+    symbols: tuple[str, ...],
+    jobs: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    given = as_given(options)
+    names = [symbol.upper() for symbol in symbols]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ArgumentError(f"{twice} is given twice; name each symbol once")
+    if len(names) > 1 and "candles" in given and "{symbol}" not in str(given["candles"]):
+        raise ArgumentError(
+            f"--candles {given['candles']} are of one symbol and {len(names)} are given; write "
+            "{symbol} where the name has the symbol, for example data/{symbol}_1d.csv"
+        )
+    try:
+        configs = [TrainingConfig(symbol=name, **given) for name in names]
+    except ArgumentError as error:
+        raise ArgumentError(settings.explained(context, str(error))) from error
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    if len(configs) > 1:
+        _train_several(configs, jobs, as_json, console)
+        return
+    result = _with_progress(configs[0], console)
+    try:
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False, indent=2))
+        else:
+            _print_result(result, Console(highlight=False))
+        sys.stdout.flush()
+    except OSError as error:
+        raise StorageError(
+            f"the result cannot be printed ({error.strerror}); the bundle is complete: "
+            f"{result.paths['bundle']}"
+        ) from error
+
+
+#: Engines define the basic model: it has no sentiment, and windows of one kind.
+_NOT_FOR_PRICE = (
+    *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
+    *("onnx_input", "sequence_length", "recipe", "horizon", "embargo", "sentiment_lag_days"),
+)
+_SETTINGS_HELP = """\b
+Settings: options can stand in a file, by default ./atb-fast.toml:
+    [train]                # for train model and train price
+    epochs = 50
+    registry = "models"    # paths are relative to the file
+    [train.price]          # above [train]; there is [train.model], too
+    timeframe = "4h"
+or in the environment, ATB_FAST_EPOCHS=60, which is above the file. Options of
+the command line are above both. atb-fast config show says what counts."""
+#: The tables of a settings file, and what each may hold.
+TABLES = {
+    "train": [*OPTIONS],
+    "train.model": [*OPTIONS],
+    "train.price": [name for name in OPTIONS if name not in _NOT_FOR_PRICE],
+}
+for _name, _callback, _parameters, _apart in (
+    ("model", _train_model, training_options(recipe={"choices": ("legacy", "causal")}), ()),
+    (
+        "price",
+        _train_price,
+        training_options(*_NOT_FOR_PRICE, timeframe={"default": BASIC_TIMEFRAME}),
+        ("timeframe", *_NOT_FOR_PRICE),
+    ),
+):
+    _symbols = click.Argument(["symbols"], nargs=-1, required=True, metavar="SYMBOL...")
+    _jobs = click.Option(
+        ["--jobs"],
+        type=click.IntRange(min=1),
+        envvar="ATB_FAST_JOBS",
+        help="Symbols trained at a time, each in a process of its own; they divide the cores. "
+        "Default: one for two cores.",
+    )
+    _as_json = click.Option(
+        ["--json", "as_json"],
+        is_flag=True,
+        help="Print the result as one JSON document on stdout, a list if there are several "
+        "symbols; all else goes to stderr.",
+    )
+    train.add_command(
+        click.Command(
+            _name,
+            callback=_callback,
+            params=[_symbols, *_parameters, _jobs, _as_json],
+            help=_callback.__doc__,
+            epilog=f"{_SETTINGS_HELP}\n\n{EXIT_CODES}",
+        )
+    )
+    settings.attach(train.commands[_name], TABLES, table=f"train.{_name}", apart=_apart)
+
+
+def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
+    """Run the pipeline; on a terminal with bars that move with every page and epoch."""
+    from atb_fast.progress import bars, training_callbacks
+    from atb_fast.runner import run_training_pipeline
+
+    with bars(console) as shown:
+        return run_training_pipeline(config, **training_callbacks(config, shown.update))
+
+
+def _train_several(
+    configs: list[TrainingConfig], jobs: int | None, as_json: bool, console: Console
+) -> None:
+    """Train each of `configs`; print all results, then fail if one failed."""
+    from atb_fast.parallel import Failure, default_jobs, train_all
+    from atb_fast.progress import bars
+
+    with bars(console) as shown:
+        outcomes = train_all(configs, jobs=jobs or default_jobs(), on_progress=shown.update)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(o) for o in outcomes], allow_nan=False, indent=2))
+    else:
+        _print_outcomes(outcomes)
+    sys.stdout.flush()
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    if failures:
+        error = AtbFastError(
+            f"{len(failures)} of {len(outcomes)} symbols failed: "
+            f"{', '.join(failure.symbol for failure in failures)}"
+        )
+        error.exit_code = failures[0].exit_code
+        raise error
+
+
+def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from atb_fast.parallel import Failure
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("symbol", "test RMSE", "persistence", "epochs", "seconds"):
+        table.add_column(name, justify="left" if name == "symbol" else "right", no_wrap=True)
+    table.add_column("bundle", overflow="fold")
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            table.add_row(outcome.symbol, "", "", "", "", Text(f"failed: {outcome.error}"))
+            continue
+        unseen = "" if outcome.published else "not published, kept in "
+        table.add_row(
+            outcome.symbol,
+            f"{outcome.test_rmse:,.2f}",
+            f"{outcome.persistence_rmse:,.2f}",
+            str(outcome.epochs),
+            f"{outcome.total_seconds:.1f}",
+            Text(unseen + outcome.paths["bundle"]),
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # programs and files get whole paths
+    console.print(table)
+
+
+def _print_result(result: TrainingResult, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{result.symbol} {result.timeframe}, {result.model_type} model")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    for stage, seconds in result.stages.items():
+        table.add_row(stage, f"{seconds:.2f}")
+    other = result.total_seconds - sum(result.stages.values())
+    table.add_row("imports and the rest", f"{other:.2f}", end_section=True)
+    table.add_row("total", f"{result.total_seconds:.2f}")
+    console.print(table)
+    worse = result.test_rmse > result.persistence_rmse
+    console.print(
+        f"test RMSE {result.test_rmse:,.2f} (persistence {result.persistence_rmse:,.2f}"
+        + (": the model is worse than no change)" if worse else ")")
+        + f", MAPE {result.mape:.2f} %, {result.epochs} {result.engine} epochs "
+        f"of {result.seconds_per_epoch:.2f} s (the first {result.first_epoch_seconds:.1f}), "
+        f"best {result.best_epoch}"
+    )
+    where = "bundle" if result.published else "not published, kept in"
+    console.print(f"{where}: {result.paths['bundle']}", soft_wrap=True)

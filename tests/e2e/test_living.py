@@ -1,0 +1,219 @@
+"""What makes the command line pleasant to live with, from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+QUICK = [
+    *("--source", "sample", "--start-date", "2024-01-01", "--epochs", "1", "--sequence-length"),
+    *("20", "--engine", "keras", "--skip-onnx", "--skip-plots", "--skip-robustness"),
+]
+
+
+def test_one_symbol_that_fails_does_not_stop_the_others(
+    tmp_path: Path, atb_fast: Any, daily: pl.DataFrame
+) -> None:
+    daily.tail(300).write_parquet(tmp_path / "BTCUSDT.parquet")
+    options = [*QUICK[4:], "--candles", "{symbol}.parquet", "--force-price-only"]
+    (tmp_path / "atb-fast.toml").write_text("[train]\nregistry = 'models'\n")
+    done = atb_fast("train", "model", "ETHUSDT", "BTCUSDT", "SOLUSDT", *options, "--json")
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-1] == "error: 2 of 3 symbols failed: ETHUSDT, SOLUSDT"
+    eth, btc, sol = json.loads(done.stdout)
+    assert eth == {
+        "symbol": "ETHUSDT",
+        "error": "ETHUSDT.parquet: there is no such file",
+        "exit_code": 3,
+    }
+    assert sol["symbol"] == "SOLUSDT"
+    assert btc["epochs"] == 1
+    metadata = json.loads(Path(tmp_path, btc["paths"]["metadata.json"]).read_text())
+    assert metadata["symbol"] == "BTCUSDT"
+    assert "ETHUSDT: error: ETHUSDT.parquet: there is no such file" in done.stderr
+    logged = done.stderr.splitlines()[:-1]
+    assert all(line.startswith(("ETHUSDT: ", "BTCUSDT: ", "SOLUSDT: ")) for line in logged)
+
+
+def test_several_symbols_for_people(tmp_path: Path, atb_fast: Any) -> None:
+    options = [*QUICK, "--registry", "models", "--jobs", "2"]
+    done = atb_fast("train", "model", "btcusdt", "ETHUSDT", *options)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    rows = {line[0]: line for line in lines if line and line[0].endswith("USDT")}
+    assert list(rows) == ["BTCUSDT", "ETHUSDT"]
+    for symbol, row in rows.items():
+        assert row[3] == "1"
+        assert " ".join(row[5:-1]) == "not published, kept in"
+        assert (tmp_path / row[-1]).name.startswith(f"{symbol}_sentiment")
+        assert (tmp_path / row[-1] / "model.keras").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["BTCUSDT", "btcusdt"], "BTCUSDT is given twice"),
+        (["BTCUSDT", "ETH/USDT"], "symbol is 'ETH/USDT'"),
+        (["BTCUSDT", "ETHUSDT", "--candles", "x.csv"], "write {symbol} where the name has"),
+        (["BTCUSDT", "ETHUSDT", "--jobs", "0"], "0 is not in the range x>=1"),
+    ],
+)
+def test_nothing_is_trained_if_one_cannot_be(
+    atb_fast: Any, arguments: list[str], message: str
+) -> None:
+    done = atb_fast("train", "model", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "TensorFlow" not in done.stderr
+
+
+@contextmanager
+def _two_trainings(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start two trainings in a process group of their own, as a shell does, and let them begin."""
+    command = [sys.executable, "-m", "atb_fast", "train", "model", "BTCUSDT", "ETHUSDT", *QUICK]
+    command += ["--epochs", "10000", "--patience", "10000", "--registry", "models", "--jobs", "2"]
+    with subprocess.Popen(
+        command, cwd=home, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        begun: set[str] = set()
+        for line in process.stderr:
+            if "CPU: " in line or "GPU: " in line:
+                begun.add(line.partition(":")[0])
+            if len(begun) == 2:
+                break
+        assert process.poll() is None
+        yield process
+
+
+def _wait_for_end_of_group(group: int) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("processes are left")
+
+
+@pytest.mark.parametrize("everybody", [True, False], ids=["terminal", "kill"])
+def test_an_interrupt_ends_all_processes(tmp_path: Path, everybody: bool) -> None:
+    with _two_trainings(tmp_path) as process:
+        if everybody:  # a terminal sends Ctrl-C to the whole group
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=90)
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1] == "error: interrupted"
+    _wait_for_end_of_group(process.pid)
+    left = [path for path in (tmp_path / "models").rglob("*") if path.name != ".staging"]
+    assert left == []
+
+
+def test_no_training_outlives_a_killed_parent(tmp_path: Path) -> None:
+    with _two_trainings(tmp_path) as process:
+        process.kill()
+        _, rest = process.communicate(timeout=90)
+    assert "Traceback" not in rest
+    _wait_for_end_of_group(process.pid)
+    left = [path for path in (tmp_path / "models").rglob("*") if path.name != ".staging"]
+    assert left == []
+
+
+def test_doctor_finds_nothing_where_training_works(atb_fast: Any, cache: Path) -> None:
+    done = atb_fast("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert {check["state"] for check in checks.values()} == {"ok"}
+    for name in ("tensorflow", "keras", "polars", "numpy", "onnxruntime", "tf2onnx"):
+        package = "tensorflow-cpu" if name == "tensorflow" and not _installed(name) else name
+        assert checks[name]["found"] == version(package)
+    assert "release build" in checks["atb-fast"]["found"]
+    assert checks["cache_dir"]["found"].startswith(f"{cache}, ")
+    assert checks["binance url"]["found"] == "http://127.0.0.1:9, from ATB_FAST_BINANCE_URL"
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
+def test_doctor_says_what_is_missing_and_how_to_mend_it(
+    tmp_path: Path, atb_fast: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "tf2onnx.py").write_text("raise ImportError('no such luck')")
+    (tmp_path / "a_file").write_text("")
+    (tmp_path / "atb-fast.toml").write_text("[train]\nepoch = 5\n")
+    paths = [str(broken), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("MODEL_REGISTRY_PATH", "a_file/models")
+    monkeypatch.setenv("ATB_FAST_FNG_URL", "alternative.me")
+    done = atb_fast("doctor")
+    assert done.returncode == 7
+    assert done.stderr == "error: training does not work: settings, tf2onnx, registry\n"
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    bad = {line[1]: line[2] for line in lines if line[0] in ("problem", "missing")}
+    assert bad.keys() == {"settings", "tf2onnx", "registry", "fng"}
+    assert bad["settings"].endswith("is not known; did you mean epochs?")
+    assert bad["tf2onnx"] == "cannot be imported: no such luck"
+    assert bad["registry"].startswith("a_file/models cannot be written: Not a directory")
+    assert "pip install 'atb-fast[train]', or train with --skip-onnx" in done.stdout
+    assert "ATB_FAST_FNG_URL begins with https:// or http://" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("atb-fast train model --timeframe 1", {"1m", "15m", "1h", "12h", "1d", "1w"}),
+        ("atb-fast train price --skip-o", {"--skip-onnx"}),
+        ("atb-fast comp", {"completion"}),
+        ("atb-fast config show p", {"price"}),
+        ("atb-fast data ls --c", {"--cache-dir", "--config"}),
+    ],
+)
+def test_bash_completes(tmp_path: Path, typed: str, offered: set[str]) -> None:
+    """The script that is printed, in a shell that has it, even beside a broken settings file."""
+    program = tmp_path / "atb-fast"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m atb_fast "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "atb-fast.toml").write_text("[train")
+    script = f"""
+        eval "$(./atb-fast completion bash)"
+        COMP_WORDS=({typed}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
+        _atb_fast_completion ./atb-fast
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert set(done.stdout.split()) == offered
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_a_script(atb_fast: Any, shell: str) -> None:
+    done = atb_fast("completion", shell)
+    assert done.returncode == 0, done.stderr
+    assert f"_ATB_FAST_COMPLETE={shell}_complete" in done.stdout
