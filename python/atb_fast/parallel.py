@@ -61,7 +61,7 @@ def train_all(
 ) -> list[TrainingResult | Failure]:
     """Train each of `configs`, `jobs` at a time, and return what came of them, in their order.
 
-    What the processes log goes to the log of this one, behind the symbol, and so does progress.
+    What the processes log goes to the log of this one, behind the symbol.
     They divide the cores, unless `TF_NUM_INTRAOP_THREADS` and `TF_NUM_INTEROP_THREADS` are set.
 
     Raises:
@@ -75,14 +75,15 @@ def train_all(
         while waiting or running:
             while waiting and len(running) < jobs:
                 config = waiting.pop()
-                receiver, process = _start(config, threads)
-                running[receiver] = config.symbol, process
+                with _without_interrupts():
+                    receiver, process = _start(config, threads)
+                    running[receiver] = config.symbol, process
             readable = connection.wait(list(running))
             for receiver in [each for each in running if each in readable]:
                 symbol, process = running[receiver]
                 try:
                     kind, content = receiver.recv()
-                except EOFError:
+                except (EOFError, OSError):  # the latter in the middle of a message
                     process.join()
                     del running[receiver]
                     if symbol not in outcomes:
@@ -93,10 +94,10 @@ def train_all(
                     level, text = content
                     log.log(level, "%s: %s", symbol, text)
                 elif kind == "progress":
-                    name, *rest = content
-                    on_progress(f"{symbol} {name}", *rest)
+                    on_progress(*content)
                 else:
                     outcomes[symbol] = content
+                    on_progress(symbol, 1, 1, "epochs", "")  # it may end early
                     if isinstance(content, Failure):
                         log.error("%s: error: %s", symbol, content.error)
     finally:
@@ -109,8 +110,7 @@ def _start(config: TrainingConfig, threads: int) -> tuple[Connection, SpawnProce
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_child, args=(config, threads, sender), daemon=True)
-    with _without_interrupts():
-        process.start()
+    process.start()
     sender.close()  # or its end would never be seen here
     return receiver, process
 
@@ -170,7 +170,10 @@ def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
     logging.getLogger("atb_fast").setLevel(logging.INFO)
 
     def on_progress(name: str, done: int, total: int, unit: str, note: str) -> None:
-        send("progress", (name, done, total, unit, note))
+        # Short, for a narrow terminal; what is fetched has the symbol in its name.
+        label = name if config.symbol in name else f"{config.symbol} {name}"
+        label = label.removesuffix(" training")
+        send("progress", (label, done, total, unit, note))
 
     try:
         from atb_fast.runner import run_training_pipeline
@@ -179,7 +182,7 @@ def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
     except (AtbFastError, OSError) as error:
         send("outcome", Failure(config.symbol, *message_and_code(error)))
     except KeyboardInterrupt:
-        pass
+        os._exit(130)
     # As in the command line: a thread that waits for a server must not keep the process.
     os._exit(0)
 

@@ -29,11 +29,13 @@ class Bars:
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            SpinnerColumn,
             TextColumn,
             TimeRemainingColumn,
         )
 
         self.progress = Progress(
+            SpinnerColumn(),  # nothing else moves while epochs are compiled
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -42,6 +44,8 @@ class Bars:
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
+            # Epochs may take longer than the half minute that rich looks back for its estimate.
+            speed_estimate_period=86_400,
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -61,10 +65,10 @@ class Bars:
 
 def training_callbacks(config: TrainingConfig, update: Update) -> dict[str, Any]:
     """Return the callbacks of `run_training_pipeline` that call `update` with every step."""
+    update("training", 0, config.epochs, "epochs", "")
 
     def on_epoch(epoch: int, logs: dict[str, float]) -> None:
-        # Prices have thousands; what is scaled window by window, about 1.
-        note = f"RMSE {logs['rmse']:,.4g}, test {logs['val_rmse']:,.4g}"
+        note = f"RMSE {_short(logs['rmse'])}, test {_short(logs['val_rmse'])}"
         update("training", epoch, config.epochs, "epochs", note)
 
     def on_windows(done: int, windows: int) -> None:
@@ -76,6 +80,11 @@ def training_callbacks(config: TrainingConfig, update: Update) -> dict[str, Any]
         update(name, done, total, "candles", "")
 
     return {"on_epoch": on_epoch, "on_windows": on_windows, "on_fetch": on_fetch}
+
+
+def _short(error: float) -> str:
+    """Return an error of prices, which have thousands, or of windows scaled to about 1."""
+    return f"{error:,.0f}" if error >= 1000 else f"{error:.4g}"
 
 
 @contextmanager

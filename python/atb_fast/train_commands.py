@@ -244,27 +244,25 @@ def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
 
     from atb_fast.parallel import Failure
 
+    console = Console(highlight=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("symbol", "test RMSE", "persistence", "epochs", "seconds"):
         table.add_column(name, justify="left" if name == "symbol" else "right", no_wrap=True)
-    table.add_column("bundle", overflow="fold")
     for outcome in outcomes:
         if isinstance(outcome, Failure):
-            table.add_row(outcome.symbol, "", "", "", "", Text(f"failed: {outcome.error}"))
+            table.add_row(outcome.symbol, "failed")
             continue
-        unseen = "" if outcome.published else "not published, kept in "
         table.add_row(
             outcome.symbol,
             f"{outcome.test_rmse:,.2f}",
             f"{outcome.persistence_rmse:,.2f}",
             str(outcome.epochs),
             f"{outcome.total_seconds:.1f}",
-            Text(unseen + outcome.paths["bundle"]),
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1000  # programs and files get whole paths
     console.print(table)
+    for outcome in outcomes:
+        what = outcome.error if isinstance(outcome, Failure) else _where(outcome)
+        console.print(Text(f"{outcome.symbol}: {what}"), soft_wrap=True)
 
 
 def _print_result(result: TrainingResult, console: Console) -> None:
@@ -287,5 +285,10 @@ def _print_result(result: TrainingResult, console: Console) -> None:
         f"of {result.seconds_per_epoch:.2f} s (the first {result.first_epoch_seconds:.1f}), "
         f"best {result.best_epoch}"
     )
+    console.print(_where(result), soft_wrap=True)
+
+
+def _where(result: TrainingResult) -> str:
+    """Return where the model is, and whether engines see it there."""
     where = "bundle" if result.published else "not published, kept in"
-    console.print(f"{where}: {result.paths['bundle']}", soft_wrap=True)
+    return f"{where}: {result.paths['bundle']}"
