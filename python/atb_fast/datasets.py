@@ -62,6 +62,11 @@ class WindowedData:
     ranges: NDArray[np.float64] | None = None
 
     @property
+    def validation(self) -> NDArray[np.int64]:
+        """Starts of the windows that choose the epoch: the test windows, as in the old trainer."""
+        return self.test
+
+    @property
     def scaled_by_window(self) -> bool:
         """Whether each window is scaled by its own values, in the graph or by Rust."""
         return self.ranges is not None

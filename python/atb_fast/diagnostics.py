@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from atb_fast.datasets import WindowedData
 
 _PREDICT_BATCH = 256
 #: Windows that importance is measured on, evenly spread over the test windows.
-_IMPORTANCE_WINDOWS = 256
+_IMPORTANCE_WINDOWS = 100
+_SHUFFLES = 5
+#: Standard deviations of a normal distribution that hold 95 % of it on either side of the mean.
+_Z95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Evaluation:
     """Errors in quote currency; `mape` in per cent; losses are mean squared errors.
 
     `persistence_rmse` is the error of "no change" on the same test windows: a model above it is
-    worse than none.
+    worse than none. The directional figures are shares of the test windows, see
+    `directional_accuracy`.
     """
 
     train_loss: float
@@ -36,6 +41,9 @@ class Evaluation:
     mape: float
     persistence_rmse: float
     persistence_mape: float
+    directional_accuracy: float
+    directional_accuracy_low: float
+    directional_accuracy_high: float
 
     def to_dict(self) -> dict[str, float]:
         """Return the figures by name."""
@@ -58,11 +66,88 @@ def mape(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
     return float(np.mean(np.abs((predicted - actual) / actual))) * 100.0
 
 
+def directional_accuracy(
+    last: NDArray[np.float64], actual: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """Return how often the prediction lies on the side of `last` that the price went to.
+
+    Bars whose price did not move are left out; a prediction equal to `last` is a miss.
+
+    Args:
+        last: Last close inside of each window, shape (windows,).
+        actual: The close behind it.
+        predicted: The prediction of that.
+
+    Returns:
+        The share, 0..1, and the ends of its 95 % interval (E. Wilson, Probable Inference, 1927),
+        which takes the bars for independent. If no price moved nothing is known, and they are 0.5,
+        0 and 1: what the interval and its centre tend to without any bar.
+    """
+    moved = actual != last
+    count = int(moved.sum())
+    if count == 0:
+        return 0.5, 0.0, 1.0
+    hits = np.sign(predicted - last)[moved] == np.sign(actual - last)[moved]
+    share, extra = float(np.mean(hits)), _Z95**2 / count
+    centre = (share + extra / 2) / (1 + extra)
+    half = (share * (1 - share) * extra + extra**2 / 4) ** 0.5 / (1 + extra)
+    # At 0 and 1 they are that end; rounding must not lead beyond.
+    return share, max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+@dataclass(frozen=True)
+class Deciles:
+    """Returns by decile of the predicted return, natural logarithms, each of shape (deciles,).
+
+    Attributes:
+        predicted: Mean predicted return.
+        actual: Mean actual return of the same windows.
+        half_width: Half of the 95 % interval of `actual`, 1.96 standard errors; it takes the
+            windows for independent.
+        left_out: Windows whose prediction is not above 0, and so has no return.
+    """
+
+    predicted: NDArray[np.float64]
+    actual: NDArray[np.float64]
+    half_width: NDArray[np.float64]
+    left_out: int
+
+
+def return_deciles(
+    last: NDArray[np.float64], actual: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> Deciles:
+    """Return what the price did, by decile of what was predicted.
+
+    A return is `ln(price / last)`. Deciles with less than two windows are left out, as they have no
+    standard error.
+
+    Args:
+        last: Last close inside of each window, shape (windows,).
+        actual: The close behind it.
+        predicted: The prediction of that.
+    """
+    usable = (predicted > 0) & (actual > 0) & (last > 0)
+    expected, got = (np.log(values[usable] / last[usable]) for values in (predicted, actual))
+    rows = []
+    if len(expected):
+        # Right-closed, as of pandas' qcut.
+        inner = np.quantile(expected, np.arange(1, 10) / 10)
+        decile = np.searchsorted(inner, expected, side="left")
+        for i in range(10):
+            of = decile == i
+            if of.sum() >= 2:
+                error = np.std(got[of], ddof=1) / np.sqrt(of.sum())
+                rows.append((expected[of].mean(), got[of].mean(), _Z95 * error))
+    mean_expected, mean_got, half_width = np.array(rows).reshape(-1, 3).T
+    return Deciles(mean_expected, mean_got, half_width, int((~usable).sum()))
+
+
 def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float64]) -> Evaluation:
     """Return the errors of `model` on the training and the test windows."""
     train_rmse = rmse(data.targets(data.train), predict(model, data, data.train))
     actual, unchanged = data.targets(data.test), data.persistence(data.test)
     test_rmse = rmse(actual, test_predictions)
+    share, low, high = directional_accuracy(unchanged, actual, test_predictions)
     return Evaluation(
         train_loss=train_rmse**2,
         train_rmse=train_rmse,
@@ -71,39 +156,49 @@ def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float6
         mape=mape(actual, test_predictions),
         persistence_rmse=rmse(actual, unchanged),
         persistence_mape=mape(actual, unchanged),
+        directional_accuracy=share,
+        directional_accuracy_low=low,
+        directional_accuracy_high=high,
     )
 
 
 def robustness(
     model: Any, data: WindowedData, test_predictions: NDArray[np.float64]
 ) -> dict[str, float]:
-    """Return the test RMSE, and what it becomes with the scaled sentiment columns at 0.
+    """Return the test RMSE, and what it becomes without sentiment.
 
-    0 is the smallest value of a scaled column, not a neutral one; the legacy trainer measured it
-    so, and figures stay comparable.
+    `test_rmse_neutral_sentiment` has an index that never changes: the scaled value of a momentum of
+    0. `test_rmse_without_sentiment` has the scaled columns at 0, which is the smallest momentum,
+    not a neutral one; the legacy trainer measured it so, and figures stay comparable.
     """
-    actual = data.targets(data.test)
+    actual, prepared = data.targets(data.test), data.prepared
     results = {"test_rmse": rmse(actual, test_predictions)}
-    sentiment = [
-        i for i, name in enumerate(data.prepared.matrix.names) if name.startswith("sentiment_")
-    ]
-    if sentiment:
-        values = data.prepared.matrix.values.astype(np.float32)
-        values[:, sentiment] = 0.0
-        matrix = FeatureMatrix(values, data.prepared.matrix.names)
-        without = replace(data, prepared=replace(data.prepared, matrix=matrix))
-        results["test_rmse_without_sentiment"] = rmse(actual, predict(model, without, data.test))
+    names = prepared.matrix.names
+    sentiment = [i for i, name in enumerate(names) if name.startswith("sentiment_")]
+    if not sentiment:
+        return results
+    assert prepared.pipeline is not None  # candles alone have no sentiment
+    neutral = [float(prepared.pipeline.scalers[i].transform([0.0])[0]) for i in sentiment]
+    for what, scaled in (("without", [0.0] * len(sentiment)), ("neutral", neutral)):
+        values = prepared.matrix.values.astype(np.float32)
+        values[:, sentiment] = scaled
+        changed = replace(data, prepared=replace(prepared, matrix=FeatureMatrix(values, names)))
+        error = rmse(actual, predict(model, changed, data.test))
+        results[f"test_rmse_{what}_sentiment"] = error
     return results
 
 
-def permutation_importance(model: Any, data: WindowedData, seed: int) -> dict[str, float]:
+def permutation_importance(
+    model: Any, data: WindowedData, seed: int
+) -> tuple[dict[str, float], dict[str, float]]:
     """Return by how much the test RMSE rises when a feature comes from another window.
 
     Each feature in turn is exchanged between windows as a whole series (L. Breiman, Random
-    Forests, 2001), on at most 256 windows spread evenly over the test windows.
+    Forests, 2001), on at most 100 windows spread evenly over the test windows, in five orders.
 
     Returns:
-        Rise of the RMSE in quote currency by feature; about 0 or below: not used.
+        Rise of the RMSE in quote currency by feature, about 0 or below: not used; mean and standard
+        deviation over the orders.
     """
     step = -(-len(data.test) // _IMPORTANCE_WINDOWS)
     starts = data.test[::step]
@@ -113,15 +208,17 @@ def permutation_importance(model: Any, data: WindowedData, seed: int) -> dict[st
         parts = np.split(windows, range(_PREDICT_BATCH, len(windows), _PREDICT_BATCH))
         return rmse(actual, data.prices(starts, predict_batches(model, parts)))
 
-    base = error()
-    order = np.random.default_rng(seed).permutation(len(starts))
-    importance = {}
+    base, rng = error(), np.random.default_rng(seed)
+    orders = [rng.permutation(len(starts)) for _ in range(_SHUFFLES)]
+    mean, deviation = {}, {}
     for i, name in enumerate(data.prepared.matrix.names):
-        column = windows[:, :, i].copy()
-        windows[:, :, i] = column[order]
-        importance[name] = error() - base
+        column, rises = windows[:, :, i].copy(), []
+        for order in orders:
+            windows[:, :, i] = column[order]
+            rises.append(error() - base)
         windows[:, :, i] = column
-    return importance
+        mean[name], deviation[name] = float(np.mean(rises)), float(np.std(rises, ddof=1))
+    return mean, deviation
 
 
 def predict_batches(model: Any, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
