@@ -38,6 +38,8 @@ class RunRecord:
         evaluation: How good the model is.
         robustness: See `diagnostics.robustness`; None if it was not measured.
         importance: See `diagnostics.permutation_importance`; None if it was not measured.
+        importance_deviation: Standard deviation of each figure of `importance`.
+        charts: See `charts.draw_charts`; empty if they were not drawn.
         onnx_difference: See `export_onnx`; None if there is no checked model.onnx.
         candles_rmse: Test RMSE of a graph that takes raw candles, quote currency; None if the
             graph does not.
@@ -51,6 +53,8 @@ class RunRecord:
     evaluation: Evaluation
     robustness: dict[str, float] | None = None
     importance: dict[str, float] | None = None
+    importance_deviation: dict[str, float] = field(default_factory=dict)
+    charts: dict[str, str] = field(default_factory=dict)
     onnx_difference: dict[str, float] | None = None
     candles_rmse: float | None = None
     failures: dict[str, str] = field(default_factory=dict)

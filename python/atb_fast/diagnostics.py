@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from atb_fast._core import FeatureMatrix
 from atb_fast.datasets import WindowedData
+from atb_fast.sentiment import neutral_value
 
 _PREDICT_BATCH = 256
 #: Windows that importance is measured on, evenly spread over the test windows.
-_IMPORTANCE_WINDOWS = 256
+_IMPORTANCE_WINDOWS = 100
+_SHUFFLES = 5
 #: Standard deviations of a normal distribution that hold 95 % of it on either side of the mean.
 _Z95 = NormalDist().inv_cdf(0.975)
 
@@ -29,7 +31,8 @@ class Evaluation:
     """Errors in quote currency; `mape` in per cent; losses are mean squared errors.
 
     `persistence_rmse` is the error of "no change" on the same test windows: a model above it is
-    worse than none.
+    worse than none. The directional figures are shares of the test windows, see
+    `directional_accuracy`.
     """
 
     train_loss: float
@@ -39,6 +42,9 @@ class Evaluation:
     mape: float
     persistence_rmse: float
     persistence_mape: float
+    directional_accuracy: float
+    directional_accuracy_low: float
+    directional_accuracy_high: float
 
     def to_dict(self) -> dict[str, float]:
         """Return the figures by name."""
@@ -97,11 +103,59 @@ def directional_accuracy(
     return share, max(centre - half, 0.0), min(centre + half, 1.0)
 
 
+@dataclass(frozen=True)
+class Deciles:
+    """Returns by decile of the predicted return, natural logarithms, each of shape (deciles,).
+
+    Attributes:
+        predicted: Mean predicted return.
+        actual: Mean actual return of the same windows.
+        half_width: Half of the 95 % interval of `actual`, 1.96 standard errors; it takes the
+            windows for independent.
+        left_out: Windows whose prediction is not above 0, and so has no return.
+    """
+
+    predicted: NDArray[np.float64]
+    actual: NDArray[np.float64]
+    half_width: NDArray[np.float64]
+    left_out: int
+
+
+def return_deciles(
+    last: NDArray[np.float64], actual: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> Deciles:
+    """Return what the price did, by decile of what was predicted.
+
+    A return is `ln(price / last)`. Deciles with less than two windows are left out, as they have no
+    standard error.
+
+    Args:
+        last: Last close inside of each window, shape (windows,).
+        actual: The close behind it.
+        predicted: The prediction of that.
+    """
+    usable = (predicted > 0) & (actual > 0) & (last > 0)
+    expected, got = (np.log(values[usable] / last[usable]) for values in (predicted, actual))
+    rows = []
+    if len(expected):
+        # Right-closed, as of pandas' qcut.
+        inner = np.quantile(expected, np.arange(1, 10) / 10)
+        decile = np.searchsorted(inner, expected, side="left")
+        for i in range(10):
+            of = decile == i
+            if of.sum() >= 2:
+                error = np.std(got[of], ddof=1) / np.sqrt(of.sum())
+                rows.append((expected[of].mean(), got[of].mean(), _Z95 * error))
+    mean_expected, mean_got, half_width = np.array(rows).reshape(-1, 3).T
+    return Deciles(mean_expected, mean_got, half_width, int((~usable).sum()))
+
+
 def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float64]) -> Evaluation:
     """Return the errors of `model` on the training and the test windows."""
     train_rmse = rmse(data.targets(data.train), predict(model, data, data.train))
     actual, unchanged = data.targets(data.test), data.persistence(data.test)
     test_rmse = rmse(actual, test_predictions)
+    share, low, high = directional_accuracy(unchanged, actual, test_predictions)
     return Evaluation(
         train_loss=train_rmse**2,
         train_rmse=train_rmse,
@@ -110,39 +164,51 @@ def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float6
         mape=mape(actual, test_predictions),
         persistence_rmse=rmse(actual, unchanged),
         persistence_mape=mape(actual, unchanged),
+        directional_accuracy=share,
+        directional_accuracy_low=low,
+        directional_accuracy_high=high,
     )
 
 
 def robustness(
     model: Any, data: WindowedData, test_predictions: NDArray[np.float64]
 ) -> dict[str, float]:
-    """Return the test RMSE, and what it becomes with the scaled sentiment columns at 0.
+    """Return the test RMSE, and what it becomes without sentiment.
 
-    0 is the smallest value of a scaled column, not a neutral one; the legacy trainer measured it
-    so, and figures stay comparable.
+    `test_rmse_neutral_sentiment` has an index of 50 that never changes.
+    `test_rmse_without_sentiment` has the scaled columns at 0. In the legacy recipe that is the
+    smallest momentum, not a neutral one; the old trainer measured it so, and figures stay
+    comparable.
     """
-    actual = data.targets(data.test)
+    actual, prepared = data.targets(data.test), data.prepared
     results = {"test_rmse": rmse(actual, test_predictions)}
-    sentiment = [
-        i for i, name in enumerate(data.prepared.matrix.names) if name.startswith("sentiment_")
-    ]
-    if sentiment:
-        values = data.prepared.matrix.values.astype(np.float32)
-        values[:, sentiment] = 0.0
-        matrix = FeatureMatrix(values, data.prepared.matrix.names)
-        without = replace(data, prepared=replace(data.prepared, matrix=matrix))
-        results["test_rmse_without_sentiment"] = rmse(actual, predict(model, without, data.test))
+    names = prepared.matrix.names
+    sentiment = [i for i, name in enumerate(names) if name.startswith("sentiment_")]
+    if not sentiment:
+        return results
+    assert prepared.pipeline is not None  # candles alone have no sentiment
+    scalers = prepared.pipeline.scalers
+    neutral = [float(scalers[i].transform([neutral_value(names[i])])[0]) for i in sentiment]
+    for what, scaled in (("without", [0.0] * len(sentiment)), ("neutral", neutral)):
+        values = prepared.matrix.values.astype(np.float32)
+        values[:, sentiment] = scaled
+        changed = replace(data, prepared=replace(prepared, matrix=FeatureMatrix(values, names)))
+        error = rmse(actual, predict(model, changed, data.test))
+        results[f"test_rmse_{what}_sentiment"] = error
     return results
 
 
-def permutation_importance(model: Any, data: WindowedData, seed: int) -> dict[str, float]:
+def permutation_importance(
+    model: Any, data: WindowedData, seed: int
+) -> tuple[dict[str, float], dict[str, float]]:
     """Return by how much the test RMSE rises when a feature comes from another window.
 
     Each feature in turn is exchanged between windows as a whole series (L. Breiman, Random
-    Forests, 2001), on at most 256 windows spread evenly over the test windows.
+    Forests, 2001), on at most 100 windows spread evenly over the test windows, in five orders.
 
     Returns:
-        Rise of the RMSE in quote currency by feature; about 0 or below: not used.
+        Rise of the RMSE in quote currency by feature, about 0 or below: not used; mean and standard
+        deviation over the orders.
     """
     step = -(-len(data.test) // _IMPORTANCE_WINDOWS)
     starts = data.test[::step]
@@ -152,15 +218,17 @@ def permutation_importance(model: Any, data: WindowedData, seed: int) -> dict[st
         parts = np.split(windows, range(_PREDICT_BATCH, len(windows), _PREDICT_BATCH))
         return rmse(actual, data.prices(starts, predict_batches(model, parts)))
 
-    base = error()
-    order = np.random.default_rng(seed).permutation(len(starts))
-    importance = {}
+    base, rng = error(), np.random.default_rng(seed)
+    orders = [rng.permutation(len(starts)) for _ in range(_SHUFFLES)]
+    mean, deviation = {}, {}
     for i, name in enumerate(data.prepared.matrix.names):
-        column = windows[:, :, i].copy()
-        windows[:, :, i] = column[order]
-        importance[name] = error() - base
+        column, rises = windows[:, :, i].copy(), []
+        for order in orders:
+            windows[:, :, i] = column[order]
+            rises.append(error() - base)
         windows[:, :, i] = column
-    return importance
+        mean[name], deviation[name] = float(np.mean(rises)), float(np.std(rises, ddof=1))
+    return mean, deviation
 
 
 def predict_batches(model: Any, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atb_fast.charts import label_unit
 from atb_fast.datasets import WindowedData
 from atb_fast.engine import FitResult
 
@@ -22,8 +23,12 @@ def plot_training(
     data: WindowedData,
     test_predictions: NDArray[np.float64],
     importance: dict[str, float],
+    deviation: dict[str, float],
 ) -> None:
-    """Draw learning curves, importance, and the first 100 test predictions into a PNG."""
+    """Draw learning curves, importance, and the first 100 test predictions into a PNG.
+
+    Error bars of the importance are one `deviation`.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -32,13 +37,9 @@ def plot_training(
     figure.suptitle(title)
     axes = figure.subplots(2, 2)
     _curves(axes[0, 0], fitted, "loss", "Mean squared error")
-    unit = "quote currency"
-    if data.scaled_by_window:
-        unit = "range of a window's closes"
-    elif data.return_scale is not None:
-        unit = f"log returns of {data.return_scale:.2g}"
+    unit = label_unit(data)
     _curves(axes[0, 1], fitted, "rmse", f"RMSE ({unit})")
-    _importance(axes[1, 0], importance)
+    _importance(axes[1, 0], importance, deviation)
     _predictions(axes[1, 1], data, test_predictions)
     figure.savefig(path, dpi=110)
 
@@ -55,9 +56,14 @@ def _curves(axis: Any, fitted: FitResult, name: str, label: str) -> None:
     axis.legend()
 
 
-def _importance(axis: Any, importance: dict[str, float]) -> None:
+def _importance(axis: Any, importance: dict[str, float], deviation: dict[str, float]) -> None:
     names = sorted(importance, key=lambda name: importance[name])
-    axis.barh([name.removesuffix("_scaled") for name in names], [importance[n] for n in names])
+    axis.barh(
+        [name.removesuffix("_scaled") for name in names],
+        [importance[name] for name in names],
+        xerr=[deviation[name] for name in names],
+        capsize=3,
+    )
     axis.axvline(0, color="grey", linewidth=0.8)
     axis.set(
         title="Permutation importance on the test windows",

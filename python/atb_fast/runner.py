@@ -24,12 +24,14 @@ from atb_fast.artifacts import (
     write_json,
     write_samples,
 )
+from atb_fast.charts import draw_charts
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData
 from atb_fast.device import DevicePolicy, configure, import_tensorflow
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
 from atb_fast.engine import EpochCallback, FitResult, WindowsCallback, fit
 from atb_fast.errors import AtbFastError, ExportError, StorageError, TrainingError
+from atb_fast.html_report import write_report
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
 from atb_fast.report import plot_training
@@ -150,7 +152,7 @@ def run_training_pipeline(
                 export_error = _export(model, record, staged / "model.onnx")
             with timer.stage("artifacts"), _storage_errors(config.registry):
                 write_samples(model, record, staged / "samples.npz")
-                bundle, version = _publish(record, staged)
+                bundle, version = _publish(record, staged, timer)
     if export_error is not None:
         raise ExportError(f"{export_error}; the trained model was kept in {bundle}")
     return TrainingResult(
@@ -189,6 +191,7 @@ def _import_late_packages(config: TrainingConfig) -> None:
     if not config.skip_plots:
         import_module("matplotlib.figure")
         import_module("matplotlib.backends.backend_agg")
+        import_module("matplotlib.backends.backend_svg")
     if not config.skip_onnx:
         import_module("onnxruntime")
         import_module("tf2onnx")
@@ -265,7 +268,7 @@ def _diagnose(
         log.info("plots: skipped")
     else:
         with _optional("plots", record):
-            importance = permutation_importance(model, data, config.seed)
+            importance, deviation = permutation_importance(model, data, config.seed)
             synthetic = ", synthetic sample market" if config.source == "sample" else ""
             plot_training(
                 picture,
@@ -275,8 +278,11 @@ def _diagnose(
                 data=data,
                 test_predictions=predictions,
                 importance=importance,
+                deviation=deviation,
             )
-            record.importance = importance
+            record.importance, record.importance_deviation = importance, deviation
+        with _optional("report", record):
+            record.charts = draw_charts(record, predictions)
 
 
 @contextmanager
@@ -301,7 +307,7 @@ def _export(model: Any, record: RunRecord, path: Path) -> ExportError | None:
     return None
 
 
-def _publish(record: RunRecord, staged: Path) -> tuple[Path, str]:
+def _publish(record: RunRecord, staged: Path, timer: StageTimer) -> tuple[Path, str]:
     data, config = record.data, record.config
     created, live = _now(), record.diagnostics["onnx"]
     model_type = data.prepared.model_type
@@ -318,13 +324,23 @@ def _publish(record: RunRecord, staged: Path) -> tuple[Path, str]:
                 "feature_skew": report.skew,
                 "prediction_difference": report.prediction_difference,
             }
-            write_json(staged / "metadata.json", document)
             log.info(
                 "verified: features as scored differ by %.1e from those trained on, predictions "
                 "by %.1e of the price from Keras'",
                 report.skew,
                 report.prediction_difference,
             )
+        if not config.skip_plots:
+            with _optional("report", record):
+                write_report(
+                    staged / "report.html",
+                    record,
+                    document,
+                    stages=timer.seconds,
+                    total=timer.total,
+                )
+        # Again, with the verification and what failed.
+        write_json(staged / "metadata.json", document)
 
     home = config.registry / config.symbol / model_type
     other = registry.other_live_timeframe(home, config.timeframe)

@@ -83,6 +83,11 @@ def index_features(index: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame({"timestamp": index["timestamp"], **columns})
 
 
+def neutral_value(column: str) -> float:
+    """Return what a column of `index_features` is for an index that never leaves 50."""
+    return 0.5 if column.startswith(("sentiment_primary", "sentiment_ma_")) else 0.0
+
+
 def assess(
     candles: pl.DataFrame,
     sentiment: pl.DataFrame,

@@ -282,10 +282,13 @@ def _arrays(path: Path) -> dict[str, Any]:
     raise BundleError(f"{path}: has {size} bytes unpacked, expected at most {_MOST_BYTES}")
 
 
+def prediction_limit(onnx_input: str | None) -> float:
+    """Return how far a prediction may be from Keras', relative to the largest price."""
+    return _PREDICTION_FROM_CANDLES if onnx_input == "ohlcv" else _PREDICTION
+
+
 def _too_different(bundle: Bundle, skew: float, difference: float) -> Iterator[str]:
-    limit = _PREDICTION
-    if bundle.metadata.get("onnx_input") == "ohlcv":
-        limit = _PREDICTION_FROM_CANDLES
+    limit = prediction_limit(bundle.metadata.get("onnx_input"))
     if not skew <= SKEW:  # also if it is NaN
         yield (
             f"train/serve skew: a feature differs by {skew:.1e} between training and scoring, "

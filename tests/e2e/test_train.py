@@ -84,8 +84,8 @@ def test_layout(home: Path, bundle: Path, trained: dict[str, Any]) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\dh\d\dm\d\ds_v1", bundle.name)
     assert trained["version_id"] == bundle.name
     assert str((bundle.parent / "latest").readlink()) == bundle.name
-    files = ["feature_schema.json", "metadata.json", "model.keras", "model.onnx", "samples.npz"]
-    files += ["training.png"]
+    files = ["feature_schema.json", "metadata.json", "model.keras", "model.onnx", "report.html"]
+    files += ["samples.npz", "training.png"]
     assert sorted(path.name for path in bundle.iterdir()) == files
     assert all((home / trained["paths"][name]).is_file() for name in files)
     assert (bundle / "training.png").read_bytes().startswith(b"\x89PNG")
@@ -115,8 +115,27 @@ def test_metadata_has_what_the_engines_read(metadata: Any, bundle: Path) -> None
     )
     assert "normalization_params" not in metadata
     robust = metadata["robustness_results"]
-    assert set(robust) == {"test_rmse", "test_rmse_without_sentiment"}
+    assert set(robust) == {
+        *("test_rmse", "test_rmse_without_sentiment", "test_rmse_neutral_sentiment")
+    }
+    share, low, high = (
+        metadata["evaluation_results"][f"directional_accuracy{end}"]
+        for end in ("", "_low", "_high")
+    )
+    assert 0 <= low <= share <= high <= 1
     assert set(metadata["permutation_importance"]) == set(metadata["feature_names"])
+
+
+def test_the_report_has_what_publishing_found(bundle: Path, metadata: Any) -> None:
+    page = (bundle / "report.html").read_text(encoding="utf-8")
+    assert bundle.name in page
+    assert page.count("<svg ") == 9
+    assert page.count("passed") == 7
+    assert "failed" not in page
+    for name in ("test_rmse", "persistence_rmse"):
+        assert f">{metadata['evaluation_results'][name]:,.2f}<" in page
+    difference = metadata["verification"]["prediction_difference"]
+    assert f"{difference:.1e} ≤ 1e-05" in page
 
 
 def test_onnx_is_within_the_contract(bundle: Path) -> None:

@@ -167,9 +167,10 @@ def test_importance_finds_the_feature_that_is_used(data: WindowedData) -> None:
         def predict_on_batch(self, windows: Any) -> Any:
             return windows[:, -1, data.prepared.matrix.names.index("close_scaled")][:, None] * 1e4
 
-    importance = permutation_importance(LastClose(), data, seed=1)
+    importance, deviation = permutation_importance(LastClose(), data, seed=1)
     assert importance.pop("close_scaled") > 100
-    assert set(importance.values()) == {0.0}
+    assert deviation.pop("close_scaled") > 0
+    assert set(importance.values()) == set(deviation.values()) == {0.0}
 
 
 @pytest.fixture
@@ -258,3 +259,22 @@ def test_a_diagnostic_that_fails_does_not_cost_the_bundle(
     assert result.diagnostics == {"plots": False, "robustness": False, "onnx": True}
     document = json.loads(Path(result.paths["metadata.json"]).read_text())
     assert document["diagnostic_failures"] == {"robustness": "ZeroDivisionError: in the diagnostic"}
+
+
+def test_a_report_that_fails_does_not_cost_the_bundle(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("in the report")
+
+    monkeypatch.setattr(runner, "write_report", crash)
+    result = runner.run_training_pipeline(replace(config, skip_plots=False))
+    assert result.published
+    assert result.diagnostics == {"plots": True, "robustness": True, "onnx": True}
+    assert "training.png" in result.paths
+    assert "report.html" not in result.paths
+    document = json.loads(Path(result.paths["metadata.json"]).read_text())
+    assert document["diagnostic_failures"] == {"report": "ZeroDivisionError: in the report"}
+    assert document["verification"]["feature_skew"] <= 1e-6

@@ -26,7 +26,7 @@ from atb_fast.feature_cache import content_hash
 from atb_fast.features import PreparedData
 from atb_fast.ingestion.sources import Market, gaps
 from atb_fast.recipes.base import Recipe, before, embargo
-from atb_fast.sentiment import assess, index_features
+from atb_fast.sentiment import assess, index_features, neutral_value
 
 log = logging.getLogger(__name__)
 
@@ -221,13 +221,10 @@ def _sentiment(
     candles: pl.DataFrame, index: pl.DataFrame | Literal["neutral"], lag_days: int
 ) -> list[pl.Series]:
     day = TIMEFRAMES["1d"]
-    neutral = {name: 0.5 for name in SENTIMENT_COLUMNS if "primary" in name or "_ma_" in name}
+    neutral = {name: neutral_value(name) for name in SENTIMENT_COLUMNS}
     if isinstance(index, str) or index.is_empty():
         neutral["sentiment_missing"] = 0.0 if isinstance(index, str) else 1.0
-        return [
-            pl.Series(name, np.full(len(candles), neutral.get(name, 0.0)))
-            for name in SENTIMENT_COLUMNS
-        ]
+        return [pl.Series(name, np.full(len(candles), neutral[name])) for name in SENTIMENT_COLUMNS]
     rows = index_features(index)
     stamps = rows["timestamp"].dt.epoch("ms").to_numpy().astype(np.float64)
     rows = rows.hstack([pl.Series("stamp", stamps)])
@@ -239,7 +236,7 @@ def _sentiment(
     filled = {"sentiment_missing": np.where(age <= 0, 0.0, 1.0)}  # NaN is missing, too
     for name in SENTIMENT_COLUMNS[:-1]:
         values = merged[name].to_numpy()
-        filled[name] = np.where(np.isnan(values), neutral.get(name, 0.0), values)
+        filled[name] = np.where(np.isnan(values), neutral[name], values)
     return [pl.Series(name, filled[name]) for name in SENTIMENT_COLUMNS]
 
 
