@@ -172,7 +172,7 @@ class TrainingConfig:
     mixed_precision: bool = _option(
         True, "Train in float32 on a GPU too (default there: mixed float16)."
     )
-    skip_plots: bool = _option(False, "Do not draw training.png.")
+    skip_plots: bool = _option(False, "Do not draw training.png and report.html.")
     skip_robustness: bool = _option(False, "Do not measure the model without sentiment.")
     skip_onnx: bool = _option(
         False, "Do not export ONNX. The model is kept, but engines will not see it."
