@@ -182,12 +182,14 @@ def _numbers(axis: Any, *, log: bool = False) -> None:
 
     def text(value: float, _: int) -> str:
         if value == 0 or 1e-3 <= abs(value) < 1e6:
-            return f"{value:,.10g}".replace("-", "−")
-        # Python writes 2e+09, people 2e9.
-        return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+            written = f"{value:,.10g}"
+        else:  # 2e9, where Python writes 2e+09
+            written = f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+        return written.replace("-", "−")
 
     if log:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = axis.axes.get_ylim()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 5 * low else range(1, 10)))
         axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(text))
 
@@ -269,8 +271,8 @@ def _prices(
 ) -> None:
     lines: dict[str, tuple[NDArray[np.float64], dict[str, Any]]] = {
         "actual": (actual, {"color": _INK, "linewidth": 1.4}),
-        "model": (predicted, {"color": _MODEL}),
         "persistence": (last, {"color": _PERSISTENCE, "linestyle": (0, (1, 1))}),
+        "model": (predicted, {"color": _MODEL}),
     }
     for label, (values, style) in lines.items():
         axis.plot(*_thinned(times, values), label=label, **style)

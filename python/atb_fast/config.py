@@ -205,7 +205,7 @@ class TrainingConfig:
     tensorboard: Path | None = _option(
         None, "Write curves for TensorBoard into this directory, by symbol, timeframe and time."
     )
-    skip_plots: bool = _option(False, "Do not draw training.png.")
+    skip_plots: bool = _option(False, "Do not draw training.png and report.html.")
     skip_robustness: bool = _option(False, "Do not measure the model without sentiment.")
     skip_onnx: bool = _option(
         False, "Do not export ONNX. The model is kept, but engines will not see it."

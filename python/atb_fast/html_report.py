@@ -120,7 +120,7 @@ def _caveats(record: RunRecord) -> Iterator[str]:
     if _tests_choose(record):
         yield "The test windows also chose the epoch, so their error is a little flattering."
     if record.config.recipe == "legacy":
-        yield "The scalers have seen the test rows, as in the recipe that this one follows."
+        yield "The scalers have seen the test rows, too: the recipe is that of the old trainer."
 
 
 def _ratio(results: Mapping[str, float]) -> dict[str, str]:
@@ -128,7 +128,7 @@ def _ratio(results: Mapping[str, float]) -> dict[str, str]:
     if not unchanged:  # prices that stand still
         return {"ratio": "undefined", "tone": ""}
     ratio = error / unchanged
-    tone = "bad" if ratio > 1 else "good"
+    tone = "bad" if error > unchanged else "good" if error < unchanged else ""
     return {"ratio": f"{ratio:.3f}" if ratio < 10 else f"{ratio:,.1f}", "tone": tone}
 
 
@@ -257,7 +257,7 @@ def _checks(record: RunRecord, document: Mapping[str, Any]) -> str:
     rows += [(name, "failed", text) for name, text in failures.items()]
     tones = {"passed": ("good", "✓"), "failed": ("bad", "✗"), "skipped": ("note", "–")}
     body = "".join(
-        f'<tr><th scope="row">{escape(what)}</th><td class="{tones[state][0]}">'
+        f'<tr><th scope="row">{escape(what)}</th><td class="state {tones[state][0]}">'
         f'{tones[state][1]}&nbsp;{state}</td><td class="long">{escape(text)}</td></tr>'
         for what, state, text in rows
     )
