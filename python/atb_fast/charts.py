@@ -101,11 +101,22 @@ def draw_charts(record: RunRecord, predictions: NDArray[np.float64]) -> dict[str
             "Histogram of the residuals", _histogram, predictions - actual, last - actual
         ),
         "deciles": _draw("Returns by decile", _deciles, last, actual, predictions),
-        "importance": _draw("Permutation importance", _importance, record, left=0.4),
+        "importance": _draw(
+            "Permutation importance",
+            *(_importance, record),
+            left=0.06 + 0.016 * max(map(len, record.importance or {"": 0})),
+            height=max(_SIZE[1], 0.9 + 0.19 * len(record.importance or ())),
+        ),
     }
 
 
-def _draw(label: str, chart: Callable[..., None], *arguments: Any, left: float = 0.17) -> str:
+def _draw(
+    label: str,
+    chart: Callable[..., None],
+    *arguments: Any,
+    left: float = 0.17,
+    height: float = _SIZE[1],
+) -> str:
     """Return what `chart` draws, with `label` for those who cannot see it."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -113,7 +124,7 @@ def _draw(label: str, chart: Callable[..., None], *arguments: Any, left: float =
 
     # Names in the SVG come from the salt; in one page those of two charts must differ.
     with rc_context({**_STYLE, "svg.hashsalt": label}):
-        figure = Figure(figsize=_SIZE)
+        figure = Figure(figsize=(_SIZE[0], height))
         FigureCanvasSVG(figure)
         axis = figure.subplots()
         chart(axis, *arguments)
@@ -121,11 +132,12 @@ def _draw(label: str, chart: Callable[..., None], *arguments: Any, left: float =
         handles, _ = axis.get_legend_handles_labels()
         if handles:
             figure.legend(loc="upper left", ncols=5, borderaxespad=0, borderpad=0.1)
-        top = 1 - (0.47 if handles else 0.25) / _SIZE[1]
-        figure.subplots_adjust(left=left, right=0.97, bottom=0.165, top=top)
+        top = 1 - (0.47 if handles else 0.25) / height
+        bottom = 0.5 / height
+        figure.subplots_adjust(left=left, right=0.97, bottom=bottom, top=top)
         axis.set_title(axis.get_ylabel(), loc="left", color=_MUTED, y=1.0, pad=5)
         axis.set_ylabel("")
-        axis.xaxis.set_label_coords(0.5, -0.15)
+        axis.xaxis.set_label_coords(0.5, -0.34 / (height * (top - bottom)))
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=nothing)
