@@ -61,7 +61,7 @@ def config_group() -> None:
 @_settings_file
 @_json
 def show(command: str, path: Path | None, as_json: bool) -> None:
-    """Show what `train model` or `train price` would use: values, and what set them."""
+    """Show every option of `train`, and what set it."""
     context = _training(command, path)
     rows = [
         {
@@ -120,8 +120,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
         )
         first = Check("settings", "problem", text, exit_code=ArgumentError.exit_code)
     else:
-        origins = {settings.origin(context, option) for option in context.command.params}
-        found = ", ".join(sorted(origins - {"default", "command line"}))
+        found = ", ".join(settings.sources(context))
         first = Check("settings", "ok", found or f"none: no variable and no {settings.FILE}")
         options |= {
             name: _effective(name, context.params[name])

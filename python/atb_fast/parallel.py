@@ -52,7 +52,7 @@ def cores() -> int:
 
 
 def default_jobs() -> int:
-    """Return how many trainings to run at a time: an epoch keeps two cores busy."""
+    """Return how many trainings to run at a time unless a user says: one for two cores."""
     return max(1, cores() // 2)
 
 

@@ -141,7 +141,7 @@ def attach(
             expose_value=False,
             callback=use,
             metavar="FILE",
-            help=FILE_HELP,
+            help=FILE_HELP if table else f"{FILE_HELP} Its cache_dir and registry count here.",
         )
     )
 
@@ -155,6 +155,12 @@ def origin(context: click.Context, parameter: click.Parameter) -> str:
     if source is ParameterSource.DEFAULT_MAP:
         return str(context.meta[_META])
     return "default" if source is ParameterSource.DEFAULT else "command line"
+
+
+def sources(context: click.Context) -> list[str]:
+    """Return the file and the variables that options come from."""
+    found = {origin(context, parameter) for parameter in context.command.params}
+    return sorted(found - {"default", "command line"})
 
 
 def explained(context: click.Context, message: str) -> str:

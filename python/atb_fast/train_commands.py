@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from atb_fast.parallel import Failure
     from atb_fast.runner import TrainingResult
+
+log = logging.getLogger(__name__)
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
@@ -85,7 +88,7 @@ def _type(kind: str, metadata: Any) -> click.ParamType[Any]:
 
 
 def _train_model(**options: Any) -> None:
-    """Train a price or sentiment model for each SYMBOL, for example BTCUSDT.
+    """Train price or sentiment models, one for each SYMBOL.
 
     Without --force-price-only the model also sees the Fear & Greed index.
     """
@@ -93,7 +96,7 @@ def _train_model(**options: Any) -> None:
 
 
 def _train_price(**options: Any) -> None:
-    """Train the basic model of live strategies for each SYMBOL, for example BTCUSDT.
+    """Train basic models, as live strategies load them.
 
     It sees prices and volume only, each window scaled by its own values. `basic/latest` moves to it
     if its timeframe is 1h, as strategies expect.
@@ -128,6 +131,8 @@ def _train(
         configs = [TrainingConfig(symbol=name, **given) for name in names]
     except ArgumentError as error:
         raise ArgumentError(settings.explained(context, str(error))) from error
+    if where := settings.sources(context):
+        log.info("settings: %s", ", ".join(where))
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)

@@ -44,7 +44,8 @@ def test_one_symbol_that_fails_does_not_stop_the_others(
     metadata = json.loads(Path(tmp_path, btc["paths"]["metadata.json"]).read_text())
     assert metadata["symbol"] == "BTCUSDT"
     assert "ETHUSDT: error: ETHUSDT.parquet: there is no such file" in done.stderr
-    logged = done.stderr.splitlines()[:-1]
+    first, *logged = done.stderr.splitlines()[:-1]
+    assert first.startswith("settings: ATB_FAST_CACHE, atb-fast.toml")
     assert all(line.startswith(("ETHUSDT: ", "BTCUSDT: ", "SOLUSDT: ")) for line in logged)
 
 
