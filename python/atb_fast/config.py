@@ -89,7 +89,7 @@ def _to_date(value: date | str) -> date:
 
 
 def _to_path(value: Path | str) -> Path:
-    if not str(value).strip():
+    if not str(value).strip() or "\0" in str(value):
         raise ValueError
     return Path(value).expanduser()
 
@@ -190,11 +190,16 @@ class TrainingConfig:
     freshness_days: int = _option(
         7, "Days that the newest stored sentiment may be older than the end date.", minimum=0
     )
+    resume: bool = _option(
+        False,
+        "Go on from the last checkpoint of the same training, if it was killed; the model is the "
+        "same as without the break.",
+    )
     cache_dir: Path = field(
         default_factory=default_cache_dir,
         metadata={
-            "help": "Where candles, sentiment and features are kept. Default: $ATB_FAST_CACHE, "
-            "else the platform's cache directory."
+            "help": "Where candles, sentiment, features and checkpoints are kept. Default: "
+            "$ATB_FAST_CACHE, else the platform's cache directory."
         },
     )
     registry: Path = field(
@@ -212,7 +217,7 @@ class TrainingConfig:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             choices = item.metadata.get("choices")
-            if choices and value is not None and value not in choices:
+            if choices and value not in choices and not (value is None and item.default is None):
                 raise ArgumentError(f"{item.name} is {value!r}, expected one of {choices}")
             minimum = item.metadata.get("minimum")
             if minimum is not None and value is not None and value < minimum:
@@ -234,7 +239,7 @@ class TrainingConfig:
             convert, expected = _CONVERTERS[kind]
             try:
                 converted = convert(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, RuntimeError):  # the last: ~nobody
                 raise ArgumentError(f"{item.name} is {value!r}, expected {expected}") from None
             object.__setattr__(self, item.name, converted)
 

@@ -154,6 +154,9 @@ def run_training_pipeline(
                 bundle, version = _publish(record, staged)
     if export_error is not None:
         raise ExportError(f"{export_error}; the trained model was kept in {bundle}")
+    if fitted.checkpoint:
+        with suppress(OSError):
+            fitted.checkpoint.unlink(missing_ok=True)
     return TrainingResult(
         symbol=config.symbol,
         timeframe=config.timeframe,
@@ -234,6 +237,8 @@ def _train(
         seed=config.seed,
         on_epoch=on_epoch,
         on_windows=on_windows,
+        checkpoints=config.cache_dir / "checkpoints",
+        resume=config.resume,
     )
     if policy.dtype_policy != "float32":
         twin = build(*shape)
