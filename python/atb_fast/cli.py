@@ -23,6 +23,7 @@ from atb_fast.models_commands import models
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from atb_fast.repeat import RecordedRun
     from atb_fast.runner import TrainingResult
 
 _INTERRUPTED = 130
@@ -45,11 +46,6 @@ def cli() -> None:
 
 cli.add_command(data)
 cli.add_command(models)
-
-
-@cli.group()
-def train() -> None:
-    """Train a model and put its bundle into the registry."""
 
 
 def _options(*leave_out: str, **defaults: Any) -> list[click.Parameter]:
@@ -122,11 +118,14 @@ def _train(as_json: bool, symbol: str, **values: Any) -> None:
         for name, value in values.items()
         if value is not None
     }
-    config = TrainingConfig(symbol=symbol.upper(), **given)
+    _run(as_json, TrainingConfig(symbol=symbol.upper(), **given))
+
+
+def _run(as_json: bool, config: TrainingConfig, recorded: RecordedRun | None = None) -> None:
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
-    result = _with_progress(config, console)
+    result = _with_progress(config, console, recorded)
     try:
         if as_json:
             click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False, indent=2))
@@ -140,6 +139,58 @@ def _train(as_json: bool, symbol: str, **values: Any) -> None:
         ) from error
 
 
+_as_json = click.Option(
+    ["--json", "as_json"],
+    is_flag=True,
+    help="Print the result as one JSON document on stdout; all else goes to stderr.",
+)
+#: Options that a repeated run does not take from the metadata, or may have others of.
+_REPEATED = ("registry", "cache_dir", "candles", "sentiment", "offline", "resume")
+
+
+def _train_again(as_json: bool, recorded: str | None, **options: Any) -> None:
+    """Train a model and put its bundle into the registry.
+
+    With --from, the model that metadata tell of: symbol, range, engine, seed and every other option
+    are taken from there, and so is the number of threads. The data must be the same. Only where
+    things are kept (--registry, --cache-dir) is that of this machine. At the end it is said whether
+    model.onnx is the same.
+    """
+    context = click.get_current_context()
+    given = {name: value for name, value in options.items() if value}
+    if context.invoked_subcommand:
+        if recorded or given or as_json:
+            raise click.UsageError(
+                f"options stand behind {context.invoked_subcommand}; --from needs no command"
+            )
+        return
+    if not recorded:
+        raise click.UsageError("give a command, model or price, or --from METADATA")
+    from atb_fast.repeat import read
+
+    run = read(recorded, **given)
+    _run(as_json, run.config, run)
+
+
+train = click.Group(
+    "train",
+    callback=_train_again,
+    invoke_without_command=True,
+    no_args_is_help=True,
+    params=[
+        click.Option(
+            ["--from", "recorded"],
+            metavar="METADATA",
+            help="A metadata.json, the directory of a bundle, or SYMBOL:TIMEFRAME:TYPE[:VERSION].",
+        ),
+        *(option for option in _options() if option.name in _REPEATED),
+        _as_json,
+    ],
+    help=_train_again.__doc__,
+    epilog=_EXIT_CODES,
+)
+cli.add_command(train)
+
 #: Engines define the basic model: it has no sentiment, and windows of one kind.
 _NOT_FOR_PRICE = (
     *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
@@ -149,11 +200,6 @@ for _name, _callback, _parameters in (
     ("model", _train_model, _options()),
     ("price", _train_price, _options(*_NOT_FOR_PRICE, timeframe=BASIC_TIMEFRAME)),
 ):
-    _as_json = click.Option(
-        ["--json", "as_json"],
-        is_flag=True,
-        help="Print the result as one JSON document on stdout; all else goes to stderr.",
-    )
     train.add_command(
         click.Command(
             _name,
@@ -165,7 +211,9 @@ for _name, _callback, _parameters in (
     )
 
 
-def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
+def _with_progress(
+    config: TrainingConfig, console: Console, recorded: RecordedRun | None
+) -> TrainingResult:
     """Run the pipeline; on a terminal with bars that move with every page and epoch."""
     from atb_fast.progress import bars
     from atb_fast.runner import run_training_pipeline
@@ -183,7 +231,11 @@ def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
                 shown.update("epoch", done, windows, unit="windows")
 
         return run_training_pipeline(
-            config, on_epoch=on_epoch, on_windows=on_windows, on_fetch=shown.rows
+            config,
+            recorded=recorded,
+            on_epoch=on_epoch,
+            on_windows=on_windows,
+            on_fetch=shown.rows,
         )
 
 

@@ -21,12 +21,13 @@ from atb_fast.artifacts import (
     export_onnx,
     feature_schema,
     metadata,
+    versions,
     write_json,
     write_samples,
 )
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData, split_windows
-from atb_fast.device import DevicePolicy, configure, import_tensorflow
+from atb_fast.device import DevicePolicy, configure, environment, import_tensorflow
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
 from atb_fast.engine import EpochCallback, FitResult, WindowsCallback, fit
 from atb_fast.errors import AtbFastError, ExportError, StorageError, TrainingError
@@ -34,6 +35,7 @@ from atb_fast.features import prepare
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
 from atb_fast.models import build_basic_model, build_model
+from atb_fast.repeat import RecordedRun
 from atb_fast.report import plot_training
 from atb_fast.timing import StageTimer
 from atb_fast.verification import verify
@@ -64,6 +66,8 @@ class TrainingResult:
         mape: Per cent, test windows.
         diagnostics: Which optional steps ran.
         paths: `bundle`, and each file in it by name.
+        same_onnx: Whether model.onnx has the same bytes as that of the run that was repeated; None
+            if there is nothing to compare.
     """
 
     symbol: str
@@ -83,11 +87,13 @@ class TrainingResult:
     mape: float
     diagnostics: dict[str, bool]
     paths: dict[str, str]
+    same_onnx: bool | None = None
 
 
 def run_training_pipeline(
     config: TrainingConfig,
     *,
+    recorded: RecordedRun | None = None,
     on_epoch: EpochCallback | None = None,
     on_windows: WindowsCallback | None = None,
     on_fetch: OnProgress = quiet,
@@ -96,12 +102,13 @@ def run_training_pipeline(
 
     Args:
         config: What to train, on what, and how.
+        recorded: The run that is repeated, `config` being its own.
         on_epoch: Called after each epoch with its number and Keras' logs.
         on_windows: Called during a compiled epoch with the windows done and their number in all.
         on_fetch: Called while candles are fetched with their name, the rows so far and in all.
 
     Raises:
-        DataError: Candles or sentiment that cannot be used.
+        DataError: Candles or sentiment that cannot be used, or not those of the recorded run.
         FetchError: Candles or sentiment that are not stored and cannot be fetched.
         TrainingError: The loss became NaN, or the compiled engine was asked for and cannot train
             the model. What was best before a NaN was kept: the log says where.
@@ -116,7 +123,13 @@ def run_training_pipeline(
     with timer.stage("ingestion"):
         market = load_market(config, on_progress=on_fetch)
     with timer.stage("features"):
-        prepared = prepare(market, config, cache=config.cache_dir / "features")
+        now = None
+        if recorded:
+            # The sentiment is judged as of then: its age may decide about the kind of the model.
+            market, now = recorded.cut(market), recorded.assessed_at
+        prepared = prepare(market, config, now=now, cache=config.cache_dir / "features")
+        if recorded:
+            recorded.check(prepared)
     with timer.stage("dataset"):
         data = split_windows(prepared, config.sequence_length)
     _describe(data, config)
@@ -128,8 +141,11 @@ def run_training_pipeline(
             engine=config.engine,
             mixed_precision=config.mixed_precision,
             batch_size=config.batch_size,
+            threads=recorded.threads if recorded else None,
         )
         log.info("%s", policy.reason)
+        if recorded:
+            recorded.warn_of_differences(versions(), environment())
         _ahead(lambda: _import_late_packages(config))
         with timer.stage("training"):
             model, fitted = _train(config, data, policy, on_epoch, on_windows)
@@ -175,6 +191,7 @@ def run_training_pipeline(
         mape=record.evaluation.mape,
         diagnostics=record.diagnostics,
         paths={"bundle": str(bundle)} | {p.name: str(p) for p in sorted(bundle.iterdir())},
+        same_onnx=recorded.compare(bundle / "model.onnx") if recorded else None,
     )
 
 
