@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from atb_fast import _core, onnx_export
 from atb_fast.config import CANDLE_COLUMNS, TrainingConfig
 from atb_fast.datasets import WindowedData, trained_windows
-from atb_fast.device import DevicePolicy
+from atb_fast.device import DevicePolicy, environment
 from atb_fast.diagnostics import Evaluation, predict_batches, rmse
 from atb_fast.engine import FitResult
 from atb_fast.features import PreparedData
@@ -267,6 +268,8 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
             "rows": len(prepared.matrix),
             "first": times[0].isoformat(),
             "last": times[-1].isoformat(),
+            "candles_first": prepared.frame["timestamp"][0].isoformat(),
+            "candles_last": prepared.frame["timestamp"][-1].isoformat(),
             "train_windows": len(data.train),
             "validation_windows": len(data.validation),
             "test_windows": len(data.test),
@@ -277,7 +280,8 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         # What the network itself sees, whatever the ONNX input is.
         "computed_features": computed_features(prepared) if prepared.pipeline else [],
         "config": config.to_dict(),
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": versions(),
+        "environment": environment() | _git(),
     }
 
 
@@ -298,8 +302,9 @@ def _evaluation(record: RunRecord) -> dict[str, float]:
     return results
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a model depends on."""
+    found = {"python": platform.python_version()}
     for package in (
         "atb-fast",
         "tensorflow",
@@ -316,6 +321,22 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _git() -> dict[str, Any]:
+    """Return the commit that the working directory is at; nothing if it is no checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--verify", "HEAD")
+        dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
+    return {"git": {"commit": commit, "dirty": dirty}}
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -100,7 +100,7 @@ def draw_charts(record: RunRecord, predictions: NDArray[np.float64]) -> dict[str
         "histogram": _draw(
             "Histogram of the residuals", _histogram, predictions - actual, last - actual
         ),
-        "deciles": _draw("Returns by decile", _deciles, last, actual, predictions),
+        "deciles": _draw("Returns by decile", _deciles, last, actual, predictions, data.horizon),
         "importance": _draw(
             "Permutation importance",
             *(_importance, record),
@@ -321,8 +321,9 @@ def _deciles(
     last: NDArray[np.float64],
     actual: NDArray[np.float64],
     predicted: NDArray[np.float64],
+    horizon: int,
 ) -> None:
-    deciles = return_deciles(last, actual, predicted)
+    deciles = return_deciles(last, actual, predicted, horizon)
     axis.set(xlabel="mean predicted return, %", ylabel="mean actual return, %")
     _numbers(axis.xaxis)
     _numbers(axis.yaxis)

@@ -104,7 +104,7 @@ def _to_date(value: date | str) -> date:
 
 
 def _to_path(value: Path | str) -> Path:
-    if not str(value).strip():
+    if not str(value).strip() or "\0" in str(value):
         raise ValueError
     return Path(value).expanduser()
 
@@ -223,11 +223,16 @@ class TrainingConfig:
     freshness_days: int = _option(
         7, "Days that the newest stored sentiment may be older than the end date.", minimum=0
     )
+    resume: bool = _option(
+        False,
+        "Go on from the last checkpoint of the same training, if it was killed; the model is the "
+        "same as without the break.",
+    )
     cache_dir: Path = field(
         default_factory=default_cache_dir,
         metadata={
-            "help": "Where candles, sentiment and features are kept. Default: $ATB_FAST_CACHE, "
-            "else the platform's cache directory."
+            "help": "Where candles, sentiment, features and checkpoints are kept. Default: "
+            "$ATB_FAST_CACHE, else the platform's cache directory."
         },
     )
     registry: Path = field(
@@ -353,7 +358,7 @@ def check_option(name: str, value: Any) -> Any:
         convert, expected = _CONVERTERS[kind]
         try:
             value = convert(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # the last: ~nobody
             raise ArgumentError(f"{name} is {value!r}, expected {expected}") from None
     choices, minimum = item.metadata.get("choices"), item.metadata.get("minimum")
     if choices and value not in choices:

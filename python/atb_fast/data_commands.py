@@ -162,10 +162,9 @@ def list_stored(root: Path, as_json: bool) -> None:
             row = {"series": store.name, "state": "damaged"}
             log.warning("%s", error)
         rows += [row] if row else []
-    features = list((root / "features").glob("*.npz"))
-    if features:
-        size = sum(path.stat().st_size for path in features)
-        rows.append({"series": "features", "files": len(features), "bytes": size})
+    for name in ("features", "checkpoints"):
+        found = (root / name).glob("*.npz")
+        rows += _files_row(name, [(path, path.stat().st_size) for path in found])
     _show(rows, as_json, str(root), hide=("fetched", "source"))
 
 
@@ -255,8 +254,10 @@ def prune(older_than: float, dry_run: bool, root: Path, as_json: bool) -> None:
         for store in _stores(root)
         if unused(store) and (row := _remove(store, dry_run=dry_run, only_if=unused))
     ]
-    removed = feature_cache.remove_unused(root / "features", older_than, dry_run=dry_run)
-    _show(rows + _features_row(removed), as_json, "would be removed" if dry_run else "removed")
+    for name in ("features", "checkpoints"):
+        removed = feature_cache.remove_unused(root / name, older_than, dry_run=dry_run)
+        rows += _files_row(name, removed)
+    _show(rows, as_json, "would be removed" if dry_run else "removed")
 
 
 @data.command()
@@ -301,9 +302,10 @@ def clear(
     if (sentiment or everything) and stored.path.exists():
         chosen.append(stored)
     rows = [row for store in chosen if (row := _remove(store, dry_run=dry_run))]
-    if features or everything:
-        removed = feature_cache.remove_unused(root / "features", 0, dry_run=dry_run)
-        rows += _features_row(removed)
+    for name, wanted in (("features", features), ("checkpoints", False)):
+        if wanted or everything:
+            removed = feature_cache.remove_unused(root / name, 0, dry_run=dry_run)
+            rows += _files_row(name, removed)
     _show(rows, as_json, "would be removed" if dry_run else "removed")
 
 
@@ -362,11 +364,11 @@ def _index_row(store: SentimentStore) -> dict[str, Any] | None:
     }
 
 
-def _features_row(paths: list[tuple[Path, int]]) -> list[dict[str, Any]]:
+def _files_row(name: str, paths: list[tuple[Path, int]]) -> list[dict[str, Any]]:
     if not paths:
         return []
     size = sum(size for _, size in paths)
-    return [{"series": "features", "files": len(paths), "bytes": size}]
+    return [{"series": name, "files": len(paths), "bytes": size}]
 
 
 def _series(root: Path) -> list[CandleStore]:

@@ -14,6 +14,7 @@ again is cheaper than reading them back.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -164,12 +165,18 @@ def scaled_by_window(windows: Any, axis: int) -> Any:
     return tf.cast(tf.where(flat, half, scaled), tf.float32)
 
 
+def epoch_order(starts: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return `starts` in the order of an epoch, from 0: it depends on no epoch before it."""
+    return np.random.default_rng([seed, epoch]).permutation(starts)
+
+
 def gathered_dataset(
     data: WindowedData,
     starts: NDArray[np.int64],
     batch_size: int,
     *,
     seed: int | None = None,
+    first_epoch: int = 0,
 ) -> Any:
     """Return a dataset that gathers its windows in the graph from the resident matrix.
 
@@ -177,7 +184,8 @@ def gathered_dataset(
         data: The windows.
         starts: Which of them, in this order unless shuffled.
         batch_size: Windows in a batch; the last batch may be smaller.
-        seed: Shuffle anew each epoch; in order if None.
+        seed: Shuffle anew each epoch, see `epoch_order`; in order if None.
+        first_epoch: Number of the epoch that the first iteration is.
 
     Returns:
         A tf.data.Dataset of (windows, targets), float32, shapes (batch, length, features) and
@@ -198,15 +206,15 @@ def gathered_dataset(
     dataset = tf.data.Dataset.from_tensor_slices(starts)
     if seed is not None:
         # As one array. `Dataset.shuffle` keeps each start as a tensor, 150 bytes for 8.
-        epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
-        count = len(starts)
+        epochs = itertools.count(first_epoch)
 
-        def shuffled(epoch: Any) -> Any:
-            order = tf.random.experimental.stateless_shuffle(starts, [seed, epoch])
-            return tf.data.Dataset.from_tensor_slices(order)
+        def order() -> Any:
+            yield epoch_order(starts, seed, next(epochs))
 
-        dataset = epochs.take(1).flat_map(shuffled)
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
+        signature = tf.TensorSpec((len(starts),), tf.int64)
+        orders = tf.data.Dataset.from_generator(order, output_signature=signature)
+        dataset = orders.flat_map(tf.data.Dataset.from_tensor_slices)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(starts)))
     batches = dataset.batch(batch_size)
     return batches.map(cut, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 

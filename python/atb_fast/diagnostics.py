@@ -103,6 +103,13 @@ def directional_accuracy(
     return share, max(centre - half, 0.0), min(centre + half, 1.0)
 
 
+def direction(data: WindowedData, predicted: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return `directional_accuracy` of the test windows, of those whose horizons do not overlap."""
+    starts = data.test[:: data.horizon]
+    last, actual = data.persistence(starts), data.targets(starts)
+    return directional_accuracy(last, actual, predicted[:: data.horizon])
+
+
 @dataclass(frozen=True)
 class Deciles:
     """Returns by decile of the predicted return, natural logarithms, each of shape (deciles,).
@@ -122,7 +129,10 @@ class Deciles:
 
 
 def return_deciles(
-    last: NDArray[np.float64], actual: NDArray[np.float64], predicted: NDArray[np.float64]
+    last: NDArray[np.float64],
+    actual: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    horizon: int = 1,
 ) -> Deciles:
     """Return what the price did, by decile of what was predicted.
 
@@ -133,6 +143,7 @@ def return_deciles(
         last: Last close inside of each window, shape (windows,).
         actual: The close behind it.
         predicted: The prediction of that.
+        horizon: Bars that a return goes over: so many neighbours know what one does.
     """
     usable = (predicted > 0) & (actual > 0) & (last > 0)
     expected, got = (np.log(values[usable] / last[usable]) for values in (predicted, actual))
@@ -144,7 +155,7 @@ def return_deciles(
         for i in range(10):
             of = decile == i
             if of.sum() >= 2:
-                error = np.std(got[of], ddof=1) / np.sqrt(of.sum())
+                error = np.std(got[of], ddof=1) / np.sqrt(of.sum() / horizon)
                 rows.append((expected[of].mean(), got[of].mean(), _Z95 * error))
     mean_expected, mean_got, half_width = np.array(rows).reshape(-1, 3).T
     return Deciles(mean_expected, mean_got, half_width, int((~usable).sum()))
@@ -155,7 +166,7 @@ def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float6
     train_rmse = rmse(data.targets(data.train), predict(model, data, data.train))
     actual, unchanged = data.targets(data.test), data.persistence(data.test)
     test_rmse = rmse(actual, test_predictions)
-    share, low, high = directional_accuracy(unchanged, actual, test_predictions)
+    share, low, high = direction(data, test_predictions)
     return Evaluation(
         train_loss=train_rmse**2,
         train_rmse=train_rmse,

@@ -7,12 +7,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atb_fast.datasets import WindowedData, gathered_dataset
+from atb_fast.datasets import WindowedData, epoch_order, gathered_dataset
 from atb_fast.errors import ArgumentError, TrainingError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class FitResult:
         shrinkage: What the recipe multiplied the outputs of the fitted model with.
         diverged: The epoch in which the loss stopped being a number, None if it never did. The
             model has the weights of `best_epoch` in that case, too.
+        checkpoint: Where the last one is, or would be; to be removed when the model is stored.
     """
 
     engine: str
@@ -50,6 +51,7 @@ class FitResult:
     epoch_seconds: list[float]
     diverged: int | None = None
     shrinkage: float = 1.0
+    checkpoint: Path | None = None
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -69,6 +71,8 @@ def fit(
     on_epoch: EpochCallback | None = None,
     on_windows: WindowsCallback | None = None,
     callbacks: Sequence[Any] = (),
+    checkpoints: Path | None = None,
+    resume: bool = False,
 ) -> FitResult:
     """Fit `model` on the training windows; it ends with the weights of its best epoch.
 
@@ -87,7 +91,10 @@ def fit(
         seed: Of the shuffling, and of dropout in compiled epochs.
         on_epoch: Called after each epoch.
         on_windows: Called during a compiled epoch, every few seconds.
-        callbacks: Keras callbacks. Compiled epochs cannot serve those that go by batch.
+        callbacks: Keras callbacks. Compiled epochs cannot serve those that go by batch. What they
+            keep for themselves is in no checkpoint.
+        checkpoints: Directory to keep the state of the training in, None to keep none.
+        resume: Go on from the checkpoint of the same training, if there is one.
 
     Raises:
         ArgumentError: No such engine, or less than one epoch or window in a batch.
@@ -111,11 +118,16 @@ def fit(
     early = keras_callbacks.EarlyStopping(
         monitor="val_loss", mode="min", patience=patience, restore_best_weights=True
     )
+    history = keras_callbacks.History()
     diverged: list[int] = []
-    ends = [time.perf_counter()]
+    seconds: list[float] = []
+    last_end = time.perf_counter()
 
     def check(epoch: int, logs: dict[str, float]) -> None:
-        ends.append(time.perf_counter())
+        nonlocal last_end
+        now = time.perf_counter()
+        seconds.append(now - last_end)
+        last_end = now
         if not all(math.isfinite(value) for value in logs.values()):
             diverged.append(epoch + 1)
             model.stop_training = True
@@ -123,7 +135,17 @@ def fit(
             on_epoch(epoch + 1, logs)
 
     # Last, so that no other callback takes its stop back.
-    asked = [early, *callbacks, keras_callbacks.LambdaCallback(on_epoch_end=check)]
+    asked = [early, history, *callbacks, keras_callbacks.LambdaCallback(on_epoch_end=check)]
+    checkpoint, done = None, 0
+    if checkpoints:
+        from atb_fast.checkpoint import Checkpoint, key
+
+        options = {"epochs": epochs, "batch_size": batch_size, "patience": patience, "seed": seed}
+        name = key(model, data, engine=engine, **options)
+        checkpoint = Checkpoint(checkpoints / f"{name}.npz", early, history, seconds)
+        model.optimizer.build(model.trainable_variables)
+        done = checkpoint.find(model, resume=resume)
+        asked.append(checkpoint)
     if engine == "compiled":
         from atb_fast.compiled import CompiledModel
 
@@ -131,35 +153,38 @@ def fit(
         program = CompiledModel(model, data, batch_size, seed=seed)
         together = keras_callbacks.CallbackList(
             asked,
-            add_history=True,
             model=model,
             epochs=epochs,
             steps=-(-len(data.train) // batch_size),
             verbose=0,
         )
-        _run_epochs(program, data, together, epochs=epochs, seed=seed, on_windows=on_windows)
+        left = range(done, epochs)
+        _run_epochs(program, data, together, epochs=left, seed=seed, on_windows=on_windows)
     else:
         model.fit(
-            gathered_dataset(data, data.train, batch_size, seed=seed),
+            gathered_dataset(data, data.train, batch_size, seed=seed, first_epoch=done),
             validation_data=gathered_dataset(data, data.validation, batch_size),
+            initial_epoch=done,
             epochs=epochs,
             shuffle=False,  # the dataset shuffles
             verbose=0,
             callbacks=asked,
         )
+    if diverged and checkpoint:
+        checkpoint.remove()  # it would diverge again
     if diverged and diverged[0] == 1:
         raise TrainingError(
             "the loss is not a number in epoch 1; check the candles for outliers, or try another "
             "--seed or --no-mixed-precision"
         )
-    history = model.history
     return FitResult(
         engine=engine,
         history={name: [float(v) for v in values] for name, values in history.history.items()},
         epochs=len(history.epoch),
         best_epoch=early.best_epoch + 1,
-        epoch_seconds=[end - start for start, end in pairwise(ends)],
+        epoch_seconds=seconds,
         diverged=diverged[0] if diverged else None,
+        checkpoint=checkpoint.path if checkpoint else None,
     )
 
 
@@ -201,7 +226,7 @@ def _run_epochs(
     data: WindowedData,
     callbacks: Any,
     *,
-    epochs: int,
+    epochs: range,
     seed: int,
     on_windows: WindowsCallback | None,
 ) -> None:
@@ -210,10 +235,9 @@ def _run_epochs(
     model.stop_training = False
     callbacks.on_train_begin()
     logs: dict[str, float] = {}
-    for epoch in range(epochs):
+    for epoch in epochs:
         callbacks.on_epoch_begin(epoch)
-        order = np.random.default_rng([seed, epoch]).permutation(data.train)
-        loss = program.train(order, on_windows)
+        loss = program.train(epoch_order(data.train, seed, epoch), on_windows)
         callbacks.on_test_begin()
         val_loss = program.evaluate(data.validation)
         tested = {"loss": val_loss, "rmse": math.sqrt(val_loss)}

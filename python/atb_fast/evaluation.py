@@ -16,12 +16,14 @@ from atb_fast import recipes
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import Parts, WindowedData
 from atb_fast.device import configure
-from atb_fast.diagnostics import directional_accuracy, predict, rmse
-from atb_fast.engine import EpochCallback, fit
-from atb_fast.errors import DataError
+from atb_fast.diagnostics import direction, predict, rmse
+from atb_fast.engine import EpochCallback
+from atb_fast.errors import DataError, TrainingError
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
 from atb_fast.recipes.base import before, embargo
+from atb_fast.recipes.causal import shrinkage
+from atb_fast.training import train
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,9 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class Fold:
-    """How a model did on bars that came after all it was made from.
+    """How a model did on bars that came after all it was fitted to.
+
+    The scalers of the legacy recipe have seen them all the same: it scales before it is split.
 
     Errors are root mean squared, quote currency; shares are 0..1.
 
@@ -47,7 +51,8 @@ class Fold:
         shrinkage: What the recipe multiplied the outputs with; at 0 the model says "no change".
         rmse: Of the model.
         persistence_rmse: Of "no change".
-        linear_rmse: Of least squares on the features of each window's last bar.
+        linear_rmse: Of least squares on the features of each window's last bar; returns are shrunk
+            by validation as those of the model are.
         ratio: `rmse / persistence_rmse`; above 1 the model is worse than no change.
         linear_ratio: `linear_rmse / persistence_rmse`.
         directional_accuracy: How often the model was right about up or down, with the ends of its
@@ -55,6 +60,7 @@ class Fold:
         directional_accuracy_low: See there.
         directional_accuracy_high: See there.
         linear_directional_accuracy: The same of least squares.
+        up_share: How often the price went up: what always saying so foresees.
         epochs: Epochs that were run.
         best_epoch: The epoch whose weights were kept, from 1.
         seconds: What the fold took.
@@ -76,6 +82,7 @@ class Fold:
     directional_accuracy_low: float
     directional_accuracy_high: float
     linear_directional_accuracy: float
+    up_share: float
     epochs: int
     best_epoch: int
     seconds: float
@@ -106,7 +113,7 @@ def evaluate(
 
     Raises:
         DataError: Candles or sentiment that cannot be used, or too few for the folds.
-        TrainingError: The loss of a fold became NaN in its first epoch.
+        TrainingError: The loss of a fold became NaN.
     """
     recipe = recipes.get(config.recipe)
     prepared = recipe.prepare(
@@ -125,20 +132,12 @@ def evaluate(
         began = time.perf_counter()
         data = recipe.windows(prepared, config, parts)
         keras.backend.clear_session()
-        keras.utils.set_random_seed(config.seed)
-        shape = (data.length, data.prepared.matrix.shape[1])
-        model = recipe.build(*shape, dtype_policy=policy.dtype_policy)
-        fitted = fit(
-            model,
-            data,
-            engine=policy.engine,
-            epochs=config.epochs,
-            batch_size=policy.batch_size,
-            patience=config.patience,
-            seed=config.seed,
-            on_epoch=on_epoch,
-        )
-        shrinkage = recipe.shrink(model, data)
+        model, fitted = train(config, data, policy, on_epoch=on_epoch)
+        if fitted.diverged:
+            raise TrainingError(
+                f"the loss of fold {number} stopped being a number in epoch {fitted.diverged}; try "
+                "another --seed, or fewer --epochs"
+            )
         times = data.times(data.test)
         fold = Fold(
             number=number,
@@ -147,7 +146,7 @@ def evaluate(
             train=len(data.train),
             validation=len(data.validation),
             test=len(data.test),
-            shrinkage=shrinkage,
+            shrinkage=fitted.shrinkage,
             **_errors(data, predict(model, data, data.test)),
             epochs=fitted.epochs,
             best_epoch=fitted.best_epoch,
@@ -202,9 +201,10 @@ def walk_forward(
 def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, float]:
     actual, unchanged = data.targets(data.test), data.persistence(data.test)
     linear = _linear(data)
-    apart = slice(None, None, data.horizon)
-    share, low, high = directional_accuracy(unchanged[apart], actual[apart], predicted[apart])
+    share, low, high = direction(data, predicted)
     persistence = rmse(actual, unchanged)
+    if not persistence:
+        raise DataError("no price moves in a fold; give candles of a market that trades")
     return {
         "rmse": rmse(actual, predicted),
         "persistence_rmse": persistence,
@@ -214,9 +214,8 @@ def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, flo
         "directional_accuracy": share,
         "directional_accuracy_low": low,
         "directional_accuracy_high": high,
-        "linear_directional_accuracy": directional_accuracy(
-            unchanged[apart], actual[apart], linear[apart]
-        )[0],
+        "linear_directional_accuracy": direction(data, linear)[0],
+        "up_share": float(np.mean(actual > unchanged)),
     }
 
 
@@ -225,7 +224,11 @@ def _linear(data: WindowedData) -> NDArray[np.float64]:
     weights, *_ = np.linalg.lstsq(
         _last_rows(data, data.train), data.labels[data.train + data.length], rcond=None
     )
-    return data.prices(data.test, _last_rows(data, data.test) @ weights)
+    factor = 1.0
+    if data.return_scale is not None:
+        returns = data.labels[data.validation + data.length]
+        factor = shrinkage(_last_rows(data, data.validation) @ weights, returns, data.horizon)
+    return data.prices(data.test, factor * (_last_rows(data, data.test) @ weights))
 
 
 def _last_rows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:

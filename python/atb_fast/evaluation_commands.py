@@ -113,41 +113,42 @@ def _config(context: click.Context, symbol: str, options: dict[str, Any]) -> Tra
 
 
 def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe"
-    table = Table(title=f"{title}, {len(folds)} folds")
-    for name in ("tested", "trained", "RMSE", "no change", "ratio", "linear", "up or down"):
-        table.add_column(name, justify="left" if name == "tested" else "right")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("tested from", "trained", "RMSE", "no change", "ratio", "linear", "right", "up"):
+        table.add_column(name, justify="left" if name == "tested from" else "right", no_wrap=True)
     for fold in folds:
-        first, last = (datetime.fromisoformat(end) for end in (fold.first, fold.last))
         low, high = fold.directional_accuracy_low, fold.directional_accuracy_high
+        right = f"{fold.directional_accuracy:.0%} ({100 * low:.0f} to {100 * high:.0f})"
         table.add_row(
-            f"{first:%Y-%m-%d} {last:%Y-%m-%d}",
+            f"{datetime.fromisoformat(fold.first):%Y-%m-%d}",
             f"{fold.train:,}",
             f"{fold.rmse:,.2f}",
             f"{fold.persistence_rmse:,.2f}",
             f"{fold.ratio:.3f}",
             f"{fold.linear_ratio:.3f}",
-            # Shrunk to no change, a model says neither.
-            f"{fold.directional_accuracy:.0%} ({low:.0%} to {high:.0%})" if fold.shrinkage else "-",
+            right if fold.shrinkage else "-",  # shrunk to no change, a model says neither
+            f"{fold.up_share:.0%}",
         )
+    ratios = [fold.ratio for fold in folds]
+    same = sum(fold.shrinkage == 0.0 for fold in folds)
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
-    worse = sum(fold.ratio > 1.0 for fold in folds)
-    same = sum(fold.ratio == 1.0 for fold in folds)
-    better = len(folds) - worse - same
     console.print(
-        f"{title}: better than no change in {better} of {len(folds)} folds, worse in {worse}"
-        + (f", the same in {same}: shrunk to it" if same else "")
+        f"{title}: RMSE {min(ratios):.3f} to {max(ratios):.3f} of that of no change, above it in "
+        f"{sum(ratio > 1.0 for ratio in ratios)} of {len(folds)} folds"
+        + (f", shrunk to it in {same}" if same else "")
     )
     console.print(table)
     console.print(
         "RMSE in quote currency; ratio, and that of least squares on the last bar (linear), to no "
-        "change; up or down: share foreseen, with its 95 % interval"
+        "change; right: share of moves foreseen, with its 95 % interval; up: of moves upwards"
     )
+    if config.recipe == "legacy":
+        console.print("The scalers of this recipe have seen the tested bars.")
 
 
 def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:

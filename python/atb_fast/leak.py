@@ -36,6 +36,7 @@ _TOLERANCE = 1e-5
 _DIFFERS = "differs by up to {:.2g}"
 _GONE = "{:.0f} lose their features"
 _REACHES = "{:.0f} windows reach into a later part"
+_CHOSEN = "{:.0f} windows are used or not for what comes later"
 _TWICE = "{:.0f} windows choose the epoch and are tested"
 
 
@@ -92,7 +93,7 @@ def find_leaks(
         cuts: How many, evenly spaced, beside those where parts begin; at least 1.
 
     Raises:
-        DataError: Too few candles for the recipe.
+        DataError: Too few candles for the recipe, on the whole or at every cut.
     """
     recipe = recipe or recipes.get(config.recipe)
     times = market.candles["timestamp"]
@@ -101,7 +102,7 @@ def find_leaks(
     rows = prepared.matrix.rows
     begins = {int(rows[part[0]]) for part in (parts.validation, parts.test)}
     data = recipe.windows(prepared, config, parts)
-    run = _Run(market, config, recipe, prepared, data, begins)
+    run = _Run(market, config, recipe, prepared, data, recipe.starts(prepared, config), begins)
     # Before the target of the first window there is nothing to compare.
     least = int(rows[0]) + config.sequence_length + config.horizon
     every = sorted({*np.linspace(least, len(times) - 1, cuts).astype(int).tolist(), *begins})
@@ -114,8 +115,14 @@ def find_leaks(
             for what, how, size in _changes(run, cut):
                 seen.setdefault((what, how), []).append((size, cut))
             compared += 1
-    if parts.validation is parts.test:
-        seen["split", _TWICE] = [(float(len(parts.test)), max(begins))]
+    if not compared:
+        raise DataError(
+            f"the {config.recipe} recipe can make nothing of what was known at any of {len(every)} "
+            "cuts; give a longer range, or more --cuts"
+        )
+    twice = np.intersect1d(parts.validation, parts.test)
+    if len(twice):
+        seen["split", _TWICE] = [(float(len(twice)), max(begins))]
     leaks = (
         Leak(what, how.format(max(at)[0]), len(at), times[at[0][1]].isoformat())
         for (what, how), at in seen.items()
@@ -138,7 +145,8 @@ def _quiet() -> Iterator[None]:
 class _Run:
     """What the recipe made of all that is known today.
 
-    `begins` are the rows of the candles with which the later parts begin.
+    `starts` are those of all its windows; `begins` the rows of the candles with which the later
+    parts begin.
     """
 
     market: Market
@@ -146,6 +154,7 @@ class _Run:
     recipe: Recipe
     prepared: PreparedData
     data: WindowedData
+    starts: NDArray[np.int64]
     begins: set[int]
 
 
@@ -166,6 +175,11 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
     def before(part: NDArray[np.int64]) -> NDArray[np.int64]:
         return part[rows[part + data.length - 1 + data.horizon] < cut]
 
+    # Windows are the same if they begin at the same candle.
+    chosen = prepared.matrix.rows[run.recipe.starts(prepared, config)]
+    other = np.setxor1d(rows[before(run.starts)], chosen)
+    if len(other) and not len(gone):
+        yield "split", _CHOSEN, len(other)
     parts = Parts(before(data.train), before(data.validation), before(data.test))
     whole = len(parts.train) == len(data.train)
     if cut in run.begins:
@@ -179,8 +193,12 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
         return
     again = run.recipe.windows(prepared, config, parts)
     yield from _differences(data.prepared, again.prepared, cut)
-    labels = (each.labels[parts.every + data.length] for each in (data, again))
-    yield from _difference("target", *labels)
+    # What a label stands for, as a price, may depend on the future, too.
+    for values in (
+        [each.labels[parts.every + data.length] for each in (data, again)],
+        [each.prices(parts.every, np.ones(len(parts.every))) for each in (data, again)],
+    ):
+        yield from _difference("target", *values)
 
 
 def _differences(full: PreparedData, known: PreparedData, cut: int) -> Iterator[_Change]:

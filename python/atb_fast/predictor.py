@@ -74,8 +74,13 @@ class Bundle:
                 f"{self.path}: feature_schema.json or metadata.json is not as expected "
                 f"({type(error).__name__}: {error})"
             ) from error
-        if self._price.method == "rolling_minmax" and isinstance(self._make, FeaturePipeline):
-            raise BundleError(f"{self.path}: price_normalization goes by window, its features not")
+        by_window = not isinstance(self._make, FeaturePipeline)
+        fits = {"log_return": self._lag_days is not None, "rolling_minmax": by_window}
+        if not fits.get(self._price.method, True):
+            raise BundleError(
+                f"{self.path}: price_normalization is {self._price.method}, which its features "
+                "do not allow"
+            )
         model = registry.regular_file(self.path / "model.onnx")
         if model.stat().st_size > _MOST_BYTES:
             raise BundleError(f"{model}: has more than {_MOST_BYTES} bytes")
@@ -271,18 +276,30 @@ class Bundle:
         else:
             outputs = self._run({self._input: windows})
         prices = outputs.reshape(-1).astype(np.float64)
+        if len(prices) == len(starts):
+            prices = self._as_prices(prices, matrix, starts, last)
         if len(prices) != len(starts) or not np.isfinite(prices).all():
             raise BundleError(
                 f"{self.path}: the model gives {outputs.shape} for {len(starts)} windows, or "
                 "numbers that are not finite; models verify says more"
             )
+        return prices
+
+    def _as_prices(
+        self,
+        outputs: NDArray[np.float64],
+        matrix: FeatureMatrix | CandleMatrix,
+        starts: NDArray[np.int64],
+        last: NDArray[np.float64] | None,
+    ) -> NDArray[np.float64]:
         if self._price.method == "rolling_minmax":
             assert isinstance(matrix, CandleMatrix)
             low, high = matrix.ranges("close", starts, self.sequence_length)
-            return low + prices * (high - low)
+            return low + outputs * (high - low)
         if self._price.method == "log_return":
-            return np.asarray(last * np.exp(prices * self._price.std))
-        return prices * self._price.std + self._price.mean
+            with np.errstate(over="ignore"):
+                return np.asarray(last * np.exp(outputs * self._price.std))
+        return outputs * self._price.std + self._price.mean
 
     def _check_timeframe(self, table: pl.DataFrame) -> None:
         from atb_fast.sentiment import epoch_ms
@@ -299,17 +316,12 @@ class Bundle:
             )
 
     def _causal_columns(self, table: pl.DataFrame, sentiment: Sentiment) -> pl.DataFrame:
-        """Return `table` with the columns of the causal recipe, null until they are settled."""
+        """Return candles with the columns of the causal recipe, null until these have settled."""
         import polars as pl
 
         from atb_fast.recipes import causal
 
         assert self._lag_days is not None
-        missing = [name for name in ("timestamp", *CANDLE_COLUMNS) if name not in table.columns]
-        if missing:
-            raise DataError(
-                f"column {missing[0]!r} is missing; the frame has: {', '.join(table.columns)}"
-            )
         index: Any = None
         if self.uses_sentiment != "no":
             index = sentiment
@@ -317,8 +329,18 @@ class Bundle:
                 raise DataError(self._no_sentiment(sentiment))
             if not isinstance(sentiment, str):
                 index = _check_index(_polars(sentiment))
-        made = causal.columns(table, index, lag_days=self._lag_days)
-        settled = np.arange(len(made)) >= causal.SETTLED
+        candles = _check_candles(table, timed=isinstance(index, pl.DataFrame))
+        made = causal.columns(candles, index, lag_days=self._lag_days)
+        if isinstance(index, pl.DataFrame) and len(made) and made["sentiment_missing"].min() == 1.0:
+            raise DataError(
+                f"the sentiment ({len(index)} days) has no day of the candles; give the days of "
+                "their range; timestamps that are whole numbers count as milliseconds"
+            )
+        # Wilder's average begins anew behind a candle that is missing.
+        number = np.arange(len(made))
+        missing = np.isnan(candles["close"].to_numpy())
+        begin = np.maximum.accumulate(np.where(missing, number + 1, 0))
+        settled = number - begin >= causal.SETTLED
         rsi = np.where(settled, made["rsi_14"].to_numpy(), np.nan)
         others = [made[name] for name in made.columns if name != "rsi_14"]
         return pl.DataFrame([*others, pl.Series("rsi_14", rsi, nan_to_null=True)])
@@ -353,6 +375,32 @@ class Bundle:
         return merged
 
 
+def _check_candles(table: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
+    """Return the columns of candles, if they are what they should be; null is a missing value."""
+    import polars as pl
+
+    names = (*(("timestamp",) if timed else ()), *CANDLE_COLUMNS)
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise DataError(
+            f"column {missing[0]!r} is missing; the frame has: {', '.join(table.columns)}"
+        )
+    for name in CANDLE_COLUMNS:
+        column = table[name]
+        if column.dtype != pl.Float64:
+            raise DataError(f"column {name!r} has dtype {column.dtype}, expected Float64")
+        values = column.to_numpy()
+        least = values >= 0.0 if name == "volume" else values > 0.0
+        known = column.is_not_null().to_numpy()
+        bad = np.flatnonzero(known & ~(least & np.isfinite(values)))
+        if len(bad):
+            expected = "0 or more" if name == "volume" else "a price above 0"
+            raise DataError(
+                f"column {name!r}, row {bad[0]}: found {values[bad[0]]}, expected {expected}"
+            )
+    return pl.DataFrame([table[name] for name in names])
+
+
 def _check_index(index: pl.DataFrame) -> pl.DataFrame:
     """Return timestamp and value of the Fear & Greed index, if they are what they should be."""
     import polars as pl
@@ -373,7 +421,18 @@ def _check_index(index: pl.DataFrame) -> pl.DataFrame:
         raise DataError(
             f"sentiment, row {bad[0]}: found {value[int(bad[0])]}, expected a value from 0 to 100"
         )
-    return pl.DataFrame([times, pl.Series("value", numbers)])
+    from atb_fast.sentiment import epoch_ms
+
+    # Stamps during a day count for that day, as `read_sentiment` has it.
+    days = epoch_ms(times)
+    days -= days % TIMEFRAMES["1d"]
+    late = np.flatnonzero(np.diff(days) <= 0)
+    if len(late):
+        raise DataError(
+            f"sentiment, row {late[0] + 1}: found {times[int(late[0]) + 1]} behind "
+            f"{times[int(late[0])]}, expected one row a day, oldest first"
+        )
+    return pl.DataFrame([pl.Series("timestamp", days), pl.Series("value", numbers)])
 
 
 def _check_type(frame: Frame) -> None:
@@ -492,11 +551,12 @@ def _read_causal(schema: dict[str, Any]) -> int | None:
 
     columns = {source["column"] for source in sources}
     unknown = columns - {*causal.PRICE_COLUMNS, *causal.SENTIMENT_COLUMNS}
-    lags = {source["sentiment_lag_days"] for source in sources}
-    (lag,) = lags
-    if unknown or not isinstance(lag, int) or not 0 <= lag <= 365:
-        raise BundleError(f"the causal recipe has no {unknown or {}}, or a lag of {lag!r} days")
-    return lag
+    if unknown:
+        raise BundleError(f"the causal recipe has no column {min(unknown)!r}")
+    lags = [source["sentiment_lag_days"] for source in sources]
+    if any(type(lag) is not int or not 0 <= lag <= 365 or lag != lags[0] for lag in lags):
+        raise BundleError(f"sentiment_lag_days is {lags}, expected one number of days")
+    return int(lags[0])
 
 
 class _Price(NamedTuple):
@@ -525,6 +585,8 @@ def _read_normalization(metadata: dict[str, Any], length: int) -> _Price:
         price = _Price(method, 0.0, float(given["scale"]), given["horizon"])
         if type(price.horizon) is not int or not 1 <= price.horizon <= 1 << 20:
             raise BundleError(f"horizon is {price.horizon!r}, expected a whole number from 1 on")
+        if not 0.0 < price.std < 100.0:
+            raise BundleError(f"scale is {price.std}, expected that of log returns, above 0")
     else:
         price = _Price("linear", float(given["mean"]), float(given["std"]))
     if not (math.isfinite(price.mean) and math.isfinite(price.std)):

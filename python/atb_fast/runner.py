@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -21,21 +21,24 @@ from atb_fast.artifacts import (
     export_onnx,
     feature_schema,
     metadata,
+    versions,
     write_json,
     write_samples,
 )
 from atb_fast.charts import draw_charts
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData
-from atb_fast.device import DevicePolicy, configure, import_tensorflow
+from atb_fast.device import configure, environment, import_tensorflow
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
-from atb_fast.engine import EpochCallback, FitResult, WindowsCallback, fit
-from atb_fast.errors import AtbFastError, ExportError, StorageError, TrainingError
+from atb_fast.engine import EpochCallback, WindowsCallback
+from atb_fast.errors import ArgumentError, AtbFastError, ExportError, StorageError, TrainingError
 from atb_fast.html_report import write_report
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
+from atb_fast.repeat import RecordedRun
 from atb_fast.report import plot_training
 from atb_fast.timing import StageTimer
+from atb_fast.training import train
 from atb_fast.verification import verify
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,8 @@ class TrainingResult:
         mape: Per cent, test windows.
         diagnostics: Which optional steps ran.
         paths: `bundle`, and each file in it by name.
+        same_onnx: Whether model.onnx has the same bytes as that of the run that was repeated; None
+            if there is nothing to compare.
     """
 
     symbol: str
@@ -83,11 +88,13 @@ class TrainingResult:
     mape: float
     diagnostics: dict[str, bool]
     paths: dict[str, str]
+    same_onnx: bool | None = None
 
 
 def run_training_pipeline(
     config: TrainingConfig,
     *,
+    recorded: RecordedRun | None = None,
     on_epoch: EpochCallback | None = None,
     on_windows: WindowsCallback | None = None,
     on_fetch: OnProgress = quiet,
@@ -96,12 +103,14 @@ def run_training_pipeline(
 
     Args:
         config: What to train, on what, and how.
+        recorded: The run that is repeated, `config` being its own.
         on_epoch: Called after each epoch with its number and Keras' logs.
         on_windows: Called during a compiled epoch with the windows done and their number in all.
         on_fetch: Called while candles are fetched with their name, the rows so far and in all.
 
     Raises:
-        DataError: Candles or sentiment that cannot be used.
+        ArgumentError: An embargo for a recipe that has none.
+        DataError: Candles or sentiment that cannot be used, or not those of the recorded run.
         FetchError: Candles or sentiment that are not stored and cannot be fetched.
         TrainingError: The loss became NaN, or the compiled engine was asked for and cannot train
             the model. What was best before a NaN was kept: the log says where.
@@ -111,13 +120,24 @@ def run_training_pipeline(
         MissingExtraError: TensorFlow or another part is not installed.
         OSError: The directory for TensorBoard cannot be written.
     """
+    if config.embargo is not None and config.recipe != "causal":
+        raise ArgumentError(
+            f"embargo is {config.embargo}, and the {config.recipe} recipe leaves nothing out "
+            "between its parts; leave it out, or use --recipe causal"
+        )
     timer = StageTimer()
     # TensorFlow takes seconds to import: it comes while inputs are read or fetched.
     _ahead(import_tensorflow)
     with timer.stage("ingestion"):
         market = load_market(config, on_progress=on_fetch)
     with timer.stage("features"):
-        prepared = recipes.prepare(market, config, cache=config.cache_dir / "features")
+        now = None
+        if recorded:
+            # The sentiment is judged as of then: its age may decide about the kind of the model.
+            market, now = recorded.cut(market), recorded.assessed_at
+        prepared = recipes.prepare(market, config, now=now, cache=config.cache_dir / "features")
+        if recorded:
+            recorded.check(prepared)
     with timer.stage("dataset"):
         data = recipes.split(prepared, config)
     _describe(data, config)
@@ -129,11 +149,22 @@ def run_training_pipeline(
             engine=config.engine,
             mixed_precision=config.mixed_precision,
             batch_size=config.batch_size,
+            threads=recorded.threads if recorded else None,
         )
         log.info("%s", policy.reason)
+        if recorded:
+            recorded.warn_of_differences(versions(), environment())
         _ahead(lambda: _import_late_packages(config))
         with timer.stage("training"):
-            model, fitted = _train(config, data, policy, on_epoch, on_windows)
+            model, fitted = train(
+                config,
+                data,
+                policy,
+                on_epoch=on_epoch,
+                on_windows=on_windows,
+                callbacks=tensorboard.callbacks(config),
+                checkpoints=config.cache_dir / "checkpoints",
+            )
         with timer.stage("artifacts"), _storage_errors(config.registry):
             model.save(staged / "model.keras")
 
@@ -155,6 +186,9 @@ def run_training_pipeline(
                 bundle, version = _publish(record, staged, timer)
     if export_error is not None:
         raise ExportError(f"{export_error}; the trained model was kept in {bundle}")
+    if fitted.checkpoint:
+        with suppress(OSError):
+            fitted.checkpoint.unlink(missing_ok=True)
     return TrainingResult(
         symbol=config.symbol,
         timeframe=config.timeframe,
@@ -173,6 +207,7 @@ def run_training_pipeline(
         mape=record.evaluation.mape,
         diagnostics=record.diagnostics,
         paths={"bundle": str(bundle)} | {p.name: str(p) for p in sorted(bundle.iterdir())},
+        same_onnx=recorded.compare(bundle / "model.onnx") if recorded else None,
     )
 
 
@@ -211,47 +246,6 @@ def _describe(data: WindowedData, config: TrainingConfig) -> None:
         "" if data.validation is data.test else f"{len(data.validation)} to validate, ",
         len(data.test),
     )
-
-
-def _train(
-    config: TrainingConfig,
-    data: WindowedData,
-    policy: DevicePolicy,
-    on_epoch: EpochCallback | None,
-    on_windows: WindowsCallback | None,
-) -> tuple[Any, FitResult]:
-    """Return the trained model, in float32, and how the fit went."""
-    import keras
-
-    keras.utils.set_random_seed(config.seed)
-    recipe = recipes.get(config.recipe)
-    shape = (data.length, data.prepared.matrix.shape[1])
-    model = recipe.build(*shape, dtype_policy=policy.dtype_policy)
-    fitted = fit(
-        model,
-        data,
-        engine=policy.engine,
-        epochs=config.epochs,
-        batch_size=policy.batch_size,
-        patience=config.patience,
-        seed=config.seed,
-        on_epoch=on_epoch,
-        on_windows=on_windows,
-        callbacks=tensorboard.callbacks(config),
-    )
-    if policy.dtype_policy != "float32":
-        twin = recipe.build(*shape)
-        twin.set_weights(model.get_weights())
-        model = twin
-    shrinkage = recipe.shrink(model, data)
-    if shrinkage == 0.0:
-        log.warning(
-            "on the validation windows the model is not better than no change by a standard error: "
-            "it was shrunk to predict no change"
-        )
-    elif shrinkage < 1.0:
-        log.info("predicted returns are shrunk to %.0f %% by the validation", 100 * shrinkage)
-    return model, replace(fitted, shrinkage=shrinkage)
 
 
 def _diagnose(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from atb_fast import settings
 from atb_fast.config import BASIC_TIMEFRAME, OPTIONS, TrainingConfig
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from atb_fast.parallel import Failure
+    from atb_fast.repeat import RecordedRun
     from atb_fast.runner import TrainingResult
 
 log = logging.getLogger(__name__)
@@ -30,11 +32,6 @@ cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the regi
 cannot be read or written, or is damaged, 7 a part is not installed, 8 candles or sentiment cannot
 be fetched, 9 a bundle is missing, damaged or must not be live, 10 a recipe sees the future, 130
 interrupted."""
-
-
-@click.group()
-def train() -> None:
-    """Train a model and put its bundle into the registry."""
 
 
 def training_options(*leave_out: str, **changed: dict[str, Any]) -> list[click.Parameter]:
@@ -139,7 +136,13 @@ def _train(
     if len(configs) > 1:
         _train_several(configs, jobs, as_json, console)
         return
-    result = _with_progress(configs[0], console)
+    _train_one(configs[0], as_json, console)
+
+
+def _train_one(
+    config: TrainingConfig, as_json: bool, console: Console, recorded: RecordedRun | None = None
+) -> None:
+    result = _with_progress(config, console, recorded)
     try:
         if as_json:
             click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False, indent=2))
@@ -152,6 +155,62 @@ def _train(
             f"{result.paths['bundle']}"
         ) from error
 
+
+#: Options that a repeated run does not take from the metadata, or may have others of.
+_REPEATED = ("registry", "cache_dir", "candles", "sentiment", "offline", "resume")
+_AS_JSON = click.Option(
+    ["--json", "as_json"],
+    is_flag=True,
+    help="Print the result as one JSON document on stdout, a list if there are several symbols; "
+    "all else goes to stderr.",
+)
+
+
+@click.pass_context
+def _train_again(
+    context: click.Context, /, as_json: bool, recorded: str | None, **options: Any
+) -> None:
+    """Train a model and put its bundle into the registry.
+
+    With --from, the model that metadata tell of: symbol, range, engine, seed and every other option
+    are taken from there, and so is the number of threads. The data must be the same. Only where
+    things are kept (--registry, --cache-dir) is that of this machine. At the end it is said whether
+    model.onnx is the same.
+    """
+    if context.invoked_subcommand:
+        given = (context.get_parameter_source(str(p.name)) for p in context.command.params)
+        if ParameterSource.COMMANDLINE in given:
+            raise click.UsageError(
+                f"options stand behind {context.invoked_subcommand}; --from needs no command"
+            )
+        return
+    if not recorded:
+        raise click.UsageError("give a command, model or price, or --from METADATA")
+    from rich.console import Console
+
+    from atb_fast.repeat import read
+
+    run = read(recorded, **{name: value for name, value in options.items() if value})
+    _train_one(run.config, as_json, Console(stderr=True, highlight=False), run)
+
+
+train = click.Group(
+    "train",
+    callback=_train_again,
+    invoke_without_command=True,
+    no_args_is_help=True,
+    params=[
+        click.Option(
+            ["--from", "recorded"],
+            metavar="METADATA",
+            help="A metadata.json, the directory of a bundle, or SYMBOL:TIMEFRAME:TYPE[:VERSION].",
+        ),
+        *(option for option in training_options() if option.name in _REPEATED),
+        _AS_JSON,
+    ],
+    help=_train_again.__doc__,
+    epilog=EXIT_CODES,
+)
 
 #: Engines define the basic model: it has no sentiment, and windows of one kind.
 _NOT_FOR_PRICE = (
@@ -190,17 +249,11 @@ for _name, _callback, _parameters, _apart in (
         help="Symbols trained at a time, each in a process of its own; they divide the cores. "
         "Default: one for two cores.",
     )
-    _as_json = click.Option(
-        ["--json", "as_json"],
-        is_flag=True,
-        help="Print the result as one JSON document on stdout, a list if there are several "
-        "symbols; all else goes to stderr.",
-    )
     train.add_command(
         click.Command(
             _name,
             callback=_callback,
-            params=[_symbols, *_parameters, _jobs, _as_json],
+            params=[_symbols, *_parameters, _jobs, _AS_JSON],
             help=_callback.__doc__,
             epilog=f"{_SETTINGS_HELP}\n\n{EXIT_CODES}",
         )
@@ -208,13 +261,20 @@ for _name, _callback, _parameters, _apart in (
     settings.attach(train.commands[_name], TABLES, table=f"train.{_name}", apart=_apart)
 
 
-def _with_progress(config: TrainingConfig, console: Console) -> TrainingResult:
+settings.attach(train, TABLES)
+
+
+def _with_progress(
+    config: TrainingConfig, console: Console, recorded: RecordedRun | None
+) -> TrainingResult:
     """Run the pipeline; on a terminal with bars that move with every page and epoch."""
     from atb_fast.progress import bars, training_callbacks
     from atb_fast.runner import run_training_pipeline
 
     with bars(console) as shown:
-        return run_training_pipeline(config, **training_callbacks(config, shown.update))
+        return run_training_pipeline(
+            config, recorded=recorded, **training_callbacks(config, shown.update)
+        )
 
 
 def _train_several(

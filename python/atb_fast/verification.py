@@ -265,7 +265,8 @@ def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
         matrix = bundle.features(frame, sentiment)
         start = np.array([len(matrix) - bundle.sequence_length])
         seen = matrix.gather(start, bundle.sequence_length)[0, :, : windows.shape[2]]
-        skew[i] = np.abs(seen - windows[i]).max()
+        # Of values that are far from 0, relative: a float32 has seven digits.
+        skew[i] = (np.abs(seen - windows[i]) / np.maximum(1.0, np.abs(windows[i]))).max()
         difference[i] = abs(bundle.predict_last(frame, sentiment) - predictions[i])
     return float(skew.max()), float(difference.max() / np.abs(predictions).max())
 

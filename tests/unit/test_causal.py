@@ -46,7 +46,10 @@ def test_price_columns_equal_pandas(market: Market) -> None:
     }
     for name, values in expected.items():
         np.testing.assert_allclose(made[name].to_numpy(), values, rtol=1e-9, atol=1e-12)
-    assert 0 < made["rsi_14"].min() < made["rsi_14"].max() < 1  # type: ignore[operator]
+    gain, loss = (close.diff().clip(lower=0), -close.diff().clip(upper=0))
+    strength = [part.ewm(alpha=1 / 14, adjust=False).mean() for part in (gain, loss)]
+    rsi = (1 - 1 / (1 + strength[0] / strength[1]))[causal.SETTLED :]  # however they began
+    np.testing.assert_allclose(made["rsi_14"].to_numpy()[causal.SETTLED :], rsi, rtol=1e-9)
     assert set(made.columns) - set(market.candles.columns) == set(causal.PRICE_COLUMNS)
 
 
@@ -126,6 +129,9 @@ def test_scalers_are_those_of_the_training_rows(data: WindowedData) -> None:
     seen = frame[: data.train[-1] + data.length]
     assert data.train[0] == 0
     expected = StandardScaler().fit(seen).transform(frame)
+    flags = [i for i, name in enumerate(NAMES) if "extreme" in name or "missing" in name]
+    assert len(flags) == 3
+    expected[:, flags] = frame[:, flags]
     np.testing.assert_allclose(data.prepared.matrix.values, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -214,7 +220,7 @@ def test_shrinkage(
     assert last.weights == np.float32(factor)
 
 
-def test_shrinkage_is_a_standard_error_below_least_squares(
+def test_shrinkage_is_two_standard_errors_below_least_squares(
     data: WindowedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(6)
@@ -229,7 +235,7 @@ def test_shrinkage_is_a_standard_error_below_least_squares(
     count = len(outputs)
     error = line.stderr * np.sqrt((2 * count - 2) / (count - 1))
     factor = causal.CausalRecipe().shrink(SimpleNamespace(layers=[Last()]), data)
-    assert factor == pytest.approx(min(1.0, line.slope - error), rel=1e-6)
+    assert factor == pytest.approx(min(1.0, line.slope - 2 * error), rel=1e-6)
 
 
 def test_bars_without_trades(market: Market) -> None:
@@ -257,6 +263,10 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_too_few_candles(market: Market) -> None:
-    few = Market(market.candles.head(120), market.sentiment)
-    with pytest.raises(DataError, match=r"91 complete rows give \d+ windows of 30 bars to train"):
-        split(prepare(few, config()), config())
+    few = Market(market.candles.head(420), market.sentiment)
+    with pytest.raises(DataError, match="420 candles are in the range, expected at least 431: 400"):
+        prepare(few, config())
+    few = Market(market.candles.head(540), market.sentiment)
+    short = config(embargo=190)
+    with pytest.raises(DataError, match=r"511 complete rows give 0 windows of 30 bars to train"):
+        split(prepare(few, short), short)

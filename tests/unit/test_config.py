@@ -54,6 +54,9 @@ def test_every_option_has_help() -> None:
         ({"start_date": 20240101}, "start_date is 20240101, expected a date"),
         ({"registry": ""}, "registry is '', expected a path"),
         ({"start_date": "1.1.2024"}, "start_date is '1.1.2024', expected a date such as"),
+        ({"timeframe": None}, "timeframe is None, expected one of"),
+        ({"registry": "a\0b"}, "registry is .*, expected a path"),
+        ({"registry": "~nobody0/models"}, "registry is .*, expected a path"),
         ({"timeframe": "1w"}, "timeframe is 1w and sentiment is daily"),
     ],
 )

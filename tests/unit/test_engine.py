@@ -148,7 +148,7 @@ def test_one_seed_gives_one_model(
         return keras.models.load_model(result.paths["model.keras"]).get_weights()
 
     first, again, other = weights(1), weights(1), weights(2)
-    assert all(np.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(first, again, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(np.allclose(a, b, atol=1e-3) for a, b in zip(first, other, strict=True))
 
 

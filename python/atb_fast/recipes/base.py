@@ -30,7 +30,9 @@ class Recipe(ABC):
     """How candles become features, targets and parts, and which network learns them.
 
     Only `prepare` must be written; what is here is right for features that are scaled already, and
-    for a target that is the close itself.
+    for a target that is the close itself. A recipe has a name in `recipes.get` and in the choices
+    of `TrainingConfig.recipe`; its bundles can be scored if their feature_schema.json says how
+    features are made in words that `predictor` knows.
     """
 
     @abstractmethod
@@ -80,7 +82,9 @@ class Recipe(ABC):
 
     def windows(self, prepared: PreparedData, config: TrainingConfig, parts: Parts) -> WindowedData:
         """Return the windows of `parts` with their targets; whatever is fitted, is on `train`."""
-        return WindowedData(prepared, config.sequence_length, parts, prepared.close)
+        labels = np.full(len(prepared.close), np.nan)
+        labels[: len(labels) - config.horizon + 1] = prepared.close[config.horizon - 1 :]
+        return WindowedData(prepared, config.sequence_length, parts, labels, horizon=config.horizon)
 
     def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
         """Return the uncompiled network; see `models.build_model`."""

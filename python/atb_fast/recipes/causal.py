@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from atb_fast import _core
 from atb_fast.config import TIMEFRAMES, TrainingConfig
@@ -26,7 +27,7 @@ from atb_fast.feature_cache import content_hash
 from atb_fast.features import PreparedData
 from atb_fast.ingestion.sources import Market, gaps
 from atb_fast.recipes.base import Recipe, before, embargo
-from atb_fast.sentiment import assess, index_features, neutral_value
+from atb_fast.sentiment import assess, epoch_ms, index_features, neutral_value
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,11 @@ SENTIMENT_COLUMNS = (
 )
 #: Rows before the longest average has a value.
 _WARMUP = 29
-#: Rows after which Wilder's average, of 14, has forgotten where the candles began: (13/14)^250 is
-#: below 1e-8. Before that a row depends on it, and is not scored.
-SETTLED = 250
+#: Rows after which Wilder's average, of 14, has forgotten where the candles began: (13/14)^400 is
+#: 1e-13. Before that a row depends on it, and is not scored.
+SETTLED = 400
+#: 0 or 1, and not scaled: one day in years would be dozens of deviations.
+_FLAGS = ("sentiment_extreme_positive", "sentiment_extreme_negative", "sentiment_missing")
 
 #: Of the windows, newest ones, that are tested.
 _TEST_SHARE = 0.2
@@ -64,10 +67,11 @@ class CausalRecipe(Recipe):
     ) -> PreparedData:
         """Return features that are not scaled yet. No candle behind the warm-up is left out."""
         candles = market.candles
-        if len(candles) <= _WARMUP:
+        least = SETTLED + config.sequence_length + config.horizon
+        if len(candles) < least:
             raise DataError(
-                f"{len(candles)} candles are in the range, expected more than the {_WARMUP} that "
-                "the longest average takes to fill up"
+                f"{len(candles)} candles are in the range, expected at least {least}: "
+                f"{SETTLED} until an RSI has settled, a window and the horizon"
             )
         index = None if config.force_price_only else market.sentiment
         assessment = None
@@ -75,7 +79,15 @@ class CausalRecipe(Recipe):
         if index is not None:
             end = config.end or candles["timestamp"][-1] + timedelta(milliseconds=config.bar_ms)
             known = index.filter(pl.col("timestamp") <= end)
-            assessment = assess(candles, known, force=True, now=end.astimezone(UTC))
+            assessment = assess(
+                candles, known, force=config.force_sentiment, now=end.astimezone(UTC)
+            )
+            if assessment.recommendation == "price_only":
+                log.warning(
+                    "sentiment covers little of the candles (score %.2f): most of its columns are "
+                    "filled; --force-price-only leaves them out",
+                    assessment.score,
+                )
             sha256["sentiment"] = content_hash(known)
         frame = columns(candles, index, lag_days=config.sentiment_lag_days)
         names = [*PRICE_COLUMNS] if index is None else [*PRICE_COLUMNS, *SENTIMENT_COLUMNS]
@@ -126,7 +138,8 @@ class CausalRecipe(Recipe):
         mean, deviation = values.mean(axis=0), values.std(axis=0)
         # `(x - mean) / deviation` is a min-max scaler from the mean to a deviation above it.
         scalers = [
-            _core.MinMaxScaler(m, m + (d or 1.0)) for m, d in zip(mean, deviation, strict=True)
+            _UNSCALED if name in _FLAGS else _core.MinMaxScaler(m, m + (d or 1.0))
+            for name, m, d in zip(prepared.pipeline.names, mean, deviation, strict=True)
         ]
         pipeline = _core.FeaturePipeline(prepared.pipeline.features, scalers=scalers)
         scaled = replace(prepared, matrix=pipeline.transform(prepared.frame), pipeline=pipeline)
@@ -151,26 +164,34 @@ class CausalRecipe(Recipe):
         return build_model(length, features, dtype_policy=dtype_policy, start_at_zero=True)
 
     def shrink(self, model: Any, data: WindowedData) -> float:
-        """Keep of the predicted returns what the validation windows bear out.
-
-        The factor is the slope of least squares of returns on predictions, less one standard error
-        (L. Breiman et al., Classification and Regression Trees, 1984, section 3.4.3: the simplest
-        model within one), within 0..1. At 0 the model is the forecast "no change": returns are
-        mostly noise, and a network that has learned it is worse than that.
-        """
+        """Keep of the predicted returns what the validation windows bear out; see `shrinkage`."""
         outputs = predict_outputs(model, data, data.validation)
-        returns = data.labels[data.validation + data.length]
-        power = float(np.sum(np.square(outputs)))
-        factor = 0.0
-        if power > 0.0:
-            slope = float(np.sum(outputs * returns)) / power
-            rest = returns - slope * outputs
-            # Returns over several bars overlap: that many windows know what one does.
-            variance = float(np.sum(np.square(rest))) / max(1, len(rest) - 1) * data.horizon
-            factor = min(1.0, max(0.0, slope - np.sqrt(variance / power)))
+        factor = shrinkage(outputs, data.labels[data.validation + data.length], data.horizon)
         last = model.layers[-1]
         last.set_weights([weights * np.float32(factor) for weights in last.get_weights()])
-        return float(factor)
+        return factor
+
+
+def shrinkage(outputs: NDArray[np.float64], returns: NDArray[np.float64], horizon: int) -> float:
+    """Return the factor for predicted returns that windows which were not fitted bear out.
+
+    It is the slope of least squares of returns on predictions, less two standard errors, within
+    0..1. Returns are mostly noise, and a network that has learned noise is worse than "no change",
+    which is the factor 0. One error (L. Breiman et al., Classification and Regression Trees, 1984,
+    section 3.4.3) is not enough: the same windows have chosen the epoch.
+
+    Args:
+        outputs: Predicted, shape (windows,).
+        returns: What came, in the same unit.
+        horizon: Bars that a return goes over: so many neighbours know what one does.
+    """
+    power = float(np.sum(np.square(outputs)))
+    if power == 0.0:
+        return 0.0
+    slope = float(np.sum(outputs * returns)) / power
+    rest = returns - slope * outputs
+    variance = float(np.sum(np.square(rest))) / max(1, len(rest) - 1) * horizon
+    return float(min(1.0, max(0.0, slope - 2.0 * np.sqrt(variance / power))))
 
 
 def columns(
@@ -182,8 +203,8 @@ def columns(
     close over each; `close_to_sma_n` is the close over its mean of n rows, less 1;
     `volume_to_sma_30` is log(1 + volume over its mean), 0 if there is no volume; `rsi_14` is
     Wilder's, over 100. Sentiment is the newest row of the index that was `lag_days` old when the
-    candle opened; `sentiment_missing` is 1 if that is more than a day older than it should be, or
-    if there is none, where the other columns are those of a neutral index.
+    candle opened; `sentiment_missing` is 1 if that is a day or more older than it should be, or if
+    there is none, where the other columns are those of a neutral index.
 
     Nothing here starts Polars' threads: scoring must work in a forked process, which lacks them.
 
@@ -226,12 +247,12 @@ def _sentiment(
         neutral["sentiment_missing"] = 0.0 if isinstance(index, str) else 1.0
         return [pl.Series(name, np.full(len(candles), neutral[name])) for name in SENTIMENT_COLUMNS]
     rows = index_features(index)
-    stamps = rows["timestamp"].dt.epoch("ms").to_numpy().astype(np.float64)
-    rows = rows.hstack([pl.Series("stamp", stamps)])
+    stamps = epoch_ms(rows["timestamp"])
+    rows = rows.hstack([pl.Series("stamp", stamps.astype(np.float64))])
     names = [name for name in rows.columns if name != "timestamp"]
     merged = pl.DataFrame(_core.merge(candles, rows, names, how="asof", lag_ms=lag_days * day))
     # As of the midnight that the lag reaches back to; what is older was filled forward.
-    due = candles["timestamp"].dt.epoch("ms").to_numpy() - lag_days * day
+    due = epoch_ms(candles["timestamp"]) - lag_days * day
     age = due - due % day - merged["stamp"].to_numpy()
     filled = {"sentiment_missing": np.where(age <= 0, 0.0, 1.0)}  # NaN is missing, too
     for name in SENTIMENT_COLUMNS[:-1]:
