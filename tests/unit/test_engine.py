@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from atb_fast import onnx_export, runner
+from atb_fast import onnx_export, runner, training
 from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData
 from atb_fast.device import decide
@@ -208,7 +208,7 @@ def test_a_fit_that_diverges_keeps_the_best_and_fails_the_run(
     def diverging(model: Any, *_: Any, **__: Any) -> FitResult:
         return FitResult("keras", {"loss": [1.0, math.nan]}, 2, 1, [0.1, 0.1], diverged=2)
 
-    monkeypatch.setattr(runner, "fit", diverging)
+    monkeypatch.setattr(training, "fit", diverging)
     with pytest.raises(TrainingError, match=r"stopped being a number in epoch 2.*best was 1"):
         runner.run_training_pipeline(config)
     (kept,) = (config.registry / ".unpublished").iterdir()
