@@ -30,7 +30,7 @@ demo: build ## Train on the synthetic sample market and show where the bundle is
 
 test: build ## Run every test: Rust, then Python
 	cargo test --quiet --no-default-features
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: build ## Check format, lints, types and stubs
 	cargo fmt --check
