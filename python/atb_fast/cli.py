@@ -85,7 +85,7 @@ def show(command: str, path: Path | None, as_json: bool) -> None:
 def _training(command: str, path: Path | None) -> click.Context:
     """Return the context of a command of training, with its options from file and environment."""
     arguments = ["SYMBOL", *(["--config", str(path)] if path else [])]
-    return train.commands[command].make_context(command, arguments)
+    return train.commands[command].make_context(f"{_PROGRAM} train {command}", arguments)
 
 
 def _effective(name: str, value: Any) -> bool | int | str | None:

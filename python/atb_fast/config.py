@@ -315,6 +315,14 @@ class TrainingConfig:
                 "or --force-price-only"
             )
 
+    def check_embargo(self) -> None:
+        """Raise ArgumentError if there is an embargo that the recipe's own split does not have."""
+        if self.embargo is not None and self.recipe != "causal":
+            raise ArgumentError(
+                f"embargo is {self.embargo}, and the {self.recipe} recipe leaves nothing out "
+                "between its parts; leave it out, or use --recipe causal"
+            )
+
     @property
     def bar_ms(self) -> int:
         """Length of a bar in milliseconds."""

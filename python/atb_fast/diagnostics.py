@@ -32,7 +32,7 @@ class Evaluation:
 
     `persistence_rmse` is the error of "no change" on the same test windows: a model above it is
     worse than none. The directional figures are shares of the test windows, see
-    `directional_accuracy`.
+    `directional_accuracy`; see also `diebold_mariano`.
     """
 
     train_loss: float
@@ -45,6 +45,7 @@ class Evaluation:
     directional_accuracy: float
     directional_accuracy_low: float
     directional_accuracy_high: float
+    diebold_mariano: float
 
     def to_dict(self) -> dict[str, float]:
         """Return the figures by name."""
@@ -108,6 +109,22 @@ def direction(data: WindowedData, predicted: NDArray[np.float64]) -> tuple[float
     starts = data.test[:: data.horizon]
     last, actual = data.persistence(starts), data.targets(starts)
     return directional_accuracy(last, actual, predicted[:: data.horizon])
+
+
+def diebold_mariano(data: WindowedData, predicted: NDArray[np.float64]) -> float:
+    """Return how far the model is better than "no change" on the test windows, in standard errors.
+
+    The mean of the differences of squared errors over its standard error, with the covariances of
+    overlapping horizons (F. Diebold and R. Mariano, Comparing Predictive Accuracy, 1995). Above 2
+    is beyond chance; 0 where there is no difference at all.
+    """
+    actual = data.targets(data.test)
+    gain = np.square(data.persistence(data.test) - actual) - np.square(predicted - actual)
+    apart = gain - gain.mean()
+    variance = float(np.mean(np.square(apart)))
+    for lag in range(1, min(data.horizon, len(gain))):
+        variance += 2.0 * float(np.sum(apart[lag:] * apart[:-lag])) / len(gain)
+    return float(gain.mean() / np.sqrt(variance / len(gain))) if variance > 0.0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -178,6 +195,7 @@ def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float6
         directional_accuracy=share,
         directional_accuracy_low=low,
         directional_accuracy_high=high,
+        diebold_mariano=diebold_mariano(data, test_predictions),
     )
 
 

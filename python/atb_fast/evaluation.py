@@ -119,16 +119,16 @@ def evaluate(
     prepared = recipe.prepare(
         load_market(config, on_progress=on_fetch), config, cache=config.cache_dir / "features"
     )
+    between, starts = embargo(prepared, config), recipe.starts(prepared, config)
+    plan = walk_forward(starts, config, between, folds, window)
     policy = configure(
         engine=config.engine, mixed_precision=config.mixed_precision, batch_size=config.batch_size
     )
     import keras  # behind `configure`, which keeps TensorFlow quiet
 
     log.info("%s", policy.reason)
-    between = embargo(prepared, config)
-    starts = recipe.starts(prepared, config)
     done = []
-    for number, parts in enumerate(walk_forward(starts, config, between, folds, window), 1):
+    for number, parts in enumerate(plan, 1):
         began = time.perf_counter()
         data = recipe.windows(prepared, config, parts)
         keras.backend.clear_session()
@@ -153,6 +153,13 @@ def evaluate(
             seconds=time.perf_counter() - began,
         )
         done.append(fold)
+        log.info(
+            "fold %d of %d: %.3f of the RMSE of no change, %.1f s",
+            number,
+            folds,
+            fold.ratio,
+            fold.seconds,
+        )
         if on_fold:
             on_fold(fold)
     return done

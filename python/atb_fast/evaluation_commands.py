@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: Of a bundle, and neither command makes one.
 _OF_BUNDLES = (
     *("registry", "onnx_input", "skip_onnx", "skip_plots", "skip_robustness", "tensorboard"),
+    "resume",
 )
 _OF_FITTING = ("epochs", "batch_size", "patience", "seed", "engine", "mixed_precision")
 
@@ -37,9 +38,9 @@ def evaluate(
 ) -> None:
     """Train a recipe on ever newer stretches of SYMBOL, each time tested on what comes next.
 
-    The newer half of the bars is tested, in --folds stretches; before each, the windows are trained
-    (the newest 15 % choose the epoch), without those that share a bar with the next part. Each fold
-    stands beside "no change" and least squares on the last bar. Nothing is stored.
+    The newer half of the windows is tested, in --folds stretches; before each, the windows are
+    trained (the newest 15 % choose the epoch), without those that share a bar with the next part.
+    Each fold stands beside "no change" and least squares on the last bar. Nothing is stored.
     """
     from rich.console import Console
 
@@ -95,6 +96,7 @@ def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **opt
     from atb_fast.leak import find_leaks
 
     config = _config(context, symbol, options)
+    config.check_embargo()
     report = find_leaks(load_market(config), config, cuts=cuts)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
@@ -140,12 +142,15 @@ def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
     console.print(
         f"{title}: RMSE {min(ratios):.3f} to {max(ratios):.3f} of that of no change, above it in "
         f"{sum(ratio > 1.0 for ratio in ratios)} of {len(folds)} folds"
-        + (f", shrunk to it in {same}" if same else "")
+        + (f", shrunk to it in {same}" if same else ""),
+        soft_wrap=True,
     )
     console.print(table)
     console.print(
-        "RMSE in quote currency; ratio, and that of least squares on the last bar (linear), to no "
-        "change; right: share of moves foreseen, with its 95 % interval; up: of moves upwards"
+        "RMSE in quote currency; ratio, and that of least squares on the last bar (linear, shrunk "
+        "likewise), to no change; right: share of moves foreseen, with its 95 % interval; up: of "
+        "moves upwards",
+        soft_wrap=True,
     )
     if config.recipe == "legacy":
         console.print("The scalers of this recipe have seen the tested bars.")
@@ -158,7 +163,7 @@ def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:
     title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe, {report.cuts} cuts"
     console = Console(highlight=False)
     if not report.leaks:
-        console.print(f"{title}: no feature, target or part depends on the future")
+        console.print(f"{title}: no feature, target or part sees the future", soft_wrap=True)
         return
     table = Table(title=title)
     table.add_column("what", no_wrap=True)
@@ -180,6 +185,7 @@ evaluate_command = click.Command(
         _SYMBOL,
         click.Option(
             ["--folds"],
+            envvar="ATB_FAST_FOLDS",
             type=click.IntRange(min=1),
             default=5,
             show_default=True,
@@ -187,6 +193,7 @@ evaluate_command = click.Command(
         ),
         click.Option(
             ["--window"],
+            envvar="ATB_FAST_WINDOW",
             type=click.Choice(["expanding", "rolling"]),
             default="expanding",
             show_default=True,
@@ -205,6 +212,7 @@ leak_command = click.Command(
         _SYMBOL,
         click.Option(
             ["--cuts"],
+            envvar="ATB_FAST_CUTS",
             type=click.IntRange(min=1),
             default=20,
             show_default=True,

@@ -20,6 +20,7 @@ from atb_fast.config import TIMEFRAMES
 from atb_fast.verification import SKEW, prediction_limit
 
 #: As its licence asks for.
+_BEYOND_CHANCE = 2.0
 _ATTRIBUTION = "Fear & Greed index: Source: alternative.me"
 
 
@@ -96,6 +97,9 @@ def _banners(document: Mapping[str, Any]) -> Iterator[str]:
     figures = f"Test RMSE {_number(error)}, persistence {_number(unchanged)}."
     if error > unchanged:
         yield banner("bad", "The model is worse than no change.", figures)
+    elif error < unchanged and results["diebold_mariano"] < _BEYOND_CHANCE:
+        beyond = f" {results['diebold_mariano']:.1f} standard errors: chance can do that."
+        yield banner("note", "The model is hardly better than no change.", figures + beyond)
     elif error < unchanged:
         yield banner("good", "The model is better than no change.", figures)
     else:
@@ -138,7 +142,8 @@ def _direction(record: RunRecord, results: Mapping[str, float]) -> dict[str, str
     data = record.data
     moved = np.count_nonzero(data.targets(data.test) != data.persistence(data.test))
     if (low, high) == (0, 100):
-        return {"direction": "undefined", "direction_interval": "no move to foresee", "coin": ""}
+        why = "the model foresees no move" if moved else "no price moved"
+        return {"direction": "undefined", "direction_interval": why, "coin": ""}
     if low > 50:
         coin = "better than a coin"
     else:

@@ -8,8 +8,9 @@ fitted. What differs had seen the future.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -105,20 +106,19 @@ def find_leaks(
     run = _Run(market, config, recipe, prepared, data, recipe.starts(prepared, config), begins)
     # Before the target of the first window there is nothing to compare.
     least = int(rows[0]) + config.sequence_length + config.horizon
-    every = sorted({*np.linspace(least, len(times) - 1, cuts).astype(int).tolist(), *begins})
-    compared = 0
-    seen: dict[tuple[str, str], list[tuple[float, int]]] = {}
-    for cut in every:
-        # A recipe says about each cut what it said about the whole. Before the first sentiment it
-        # may refuse.
-        with _quiet(), suppress(DataError):
+    # A recipe says about each cut what it said about the whole.
+    with _quiet():
+        first = bisect_left(range(least, len(times)), 1, key=lambda cut: _usable(run, cut)) + least
+        every = sorted({*np.linspace(first, len(times) - 1, cuts).astype(int).tolist(), *begins})
+        every = [cut for cut in every if cut >= first and cut < len(times)]
+        seen: dict[tuple[str, str], list[tuple[float, int]]] = {}
+        for cut in every:
             for what, how, size in _changes(run, cut):
                 seen.setdefault((what, how), []).append((size, cut))
-            compared += 1
-    if not compared:
+    if not every:
         raise DataError(
-            f"the {config.recipe} recipe can make nothing of what was known at any of {len(every)} "
-            "cuts; give a longer range, or more --cuts"
+            f"the {config.recipe} recipe can make nothing of what was known before the last "
+            "candle; give a longer range"
         )
     twice = np.intersect1d(parts.validation, parts.test)
     if len(twice):
@@ -127,7 +127,7 @@ def find_leaks(
         Leak(what, how.format(max(at)[0]), len(at), times[at[0][1]].isoformat())
         for (what, how), at in seen.items()
     )
-    return LeakReport(compared, tuple(leaks))
+    return LeakReport(len(every), tuple(leaks))
 
 
 @contextmanager
@@ -158,16 +158,29 @@ class _Run:
     begins: set[int]
 
 
-def _changes(run: _Run, cut: int) -> Iterator[_Change]:
-    """Give what differs before `cut` if candles from there on, and their sentiment, are unknown."""
-    market, config, data = run.market, run.config, run.data
-    times, rows = market.candles["timestamp"], run.prepared.matrix.rows
-    known = Market(market.candles.head(cut), None)
-    if market.sentiment is not None:
-        newest = times[cut - 1] - _INDEX_KNOWN_AFTER
-        known = Market(known.candles, market.sentiment.filter(pl.col("timestamp") <= newest))
+def _known(run: _Run, cut: int) -> PreparedData:
+    """Return what the recipe makes without candles from `cut` on, and their sentiment."""
+    times, index = run.market.candles["timestamp"], run.market.sentiment
+    if index is not None:
+        index = index.filter(pl.col("timestamp") <= times[cut - 1] - _INDEX_KNOWN_AFTER)
+    known = Market(run.market.candles.head(cut), index)
     # With the same clock: only what is known of the market differs.
-    prepared = run.recipe.prepare(known, config, now=times[-1])
+    return run.recipe.prepare(known, run.config, now=times[-1])
+
+
+def _usable(run: _Run, cut: int) -> bool:
+    """Return whether enough was known before `cut`, candles and perhaps sentiment."""
+    try:
+        _known(run, cut)
+    except DataError:
+        return False
+    return True
+
+
+def _changes(run: _Run, cut: int) -> Iterator[_Change]:
+    """Give what differs before `cut` if what came from there on is unknown."""
+    config, data, rows = run.config, run.data, run.prepared.matrix.rows
+    prepared = _known(run, cut)
     gone = np.setdiff1d(rows[rows < cut], prepared.matrix.rows)
     if len(gone):
         yield "candles", _GONE, len(gone)

@@ -216,6 +216,13 @@ class Bundle:
             bars = len(frame)
         matrix = self.features(frame, sentiment)
         start = len(matrix) - self.sequence_length
+        if start < 0 and self._lag_days is not None:
+            from atb_fast.recipes.causal import SETTLED
+
+            raise DataError(
+                f"the last bar needs {SETTLED + self.sequence_length} candles up to it, none "
+                f"missing, {SETTLED} of them until an RSI has settled; got {bars}"
+            )
         if start < 0:
             raise DataError(
                 f"a window has {self.sequence_length} complete rows, got {len(matrix)}; give more "
@@ -227,6 +234,13 @@ class Bundle:
                 f"{matrix.rows[-1]}; give sentiment up to the last bar, and candles whose prices "
                 "move"
             )
+        if self._lag_days is not None and "sentiment_missing" in matrix.names:
+            missing = matrix.values[start:, matrix.names.index("sentiment_missing")]
+            if missing.all():
+                raise DataError(
+                    "no bar of the window has the index of its day; give sentiment up to the last "
+                    "bar, or sentiment='neutral'"
+                )
         starts = np.array([start])
         windows = matrix.gather(starts, self.sequence_length)
         last = frame["close"][-1:].to_numpy() if bars is not None else None
@@ -304,8 +318,15 @@ class Bundle:
 
         if len(table) < 2:
             return
+        steps = np.diff(epoch_ms(table["timestamp"]))
+        late = np.flatnonzero(steps <= 0)
+        if len(late):
+            raise DataError(
+                f"row {late[0] + 1} does not come after the one before it; sort the candles by "
+                "timestamp, each once"
+            )
         expected = TIMEFRAMES[registry.check_timeframe(self.metadata, self.path)]
-        step = float(np.median(np.diff(epoch_ms(table["timestamp"]))))
+        step = float(np.median(steps))
         if step != expected:
             raise DataError(
                 f"the bars are {step / 60_000:g} minutes apart, expected {expected / 60_000:g}, "

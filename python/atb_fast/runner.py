@@ -31,7 +31,7 @@ from atb_fast.datasets import WindowedData
 from atb_fast.device import configure, environment, import_tensorflow
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
 from atb_fast.engine import EpochCallback, WindowsCallback
-from atb_fast.errors import ArgumentError, AtbFastError, ExportError, StorageError, TrainingError
+from atb_fast.errors import AtbFastError, ExportError, StorageError, TrainingError
 from atb_fast.html_report import write_report
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
@@ -120,11 +120,7 @@ def run_training_pipeline(
         MissingExtraError: TensorFlow or another part is not installed.
         OSError: The directory for TensorBoard cannot be written.
     """
-    if config.embargo is not None and config.recipe != "causal":
-        raise ArgumentError(
-            f"embargo is {config.embargo}, and the {config.recipe} recipe leaves nothing out "
-            "between its parts; leave it out, or use --recipe causal"
-        )
+    config.check_embargo()
     timer = StageTimer()
     # TensorFlow takes seconds to import: it comes while inputs are read or fetched.
     _ahead(import_tensorflow)

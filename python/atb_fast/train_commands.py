@@ -142,6 +142,8 @@ def _train(
 def _train_one(
     config: TrainingConfig, as_json: bool, console: Console, recorded: RecordedRun | None = None
 ) -> None:
+    from rich.console import Console
+
     result = _with_progress(config, console, recorded)
     try:
         if as_json:

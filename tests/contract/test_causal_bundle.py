@@ -113,6 +113,9 @@ def test_an_index_stamped_during_the_day_counts_for_that_day(bundle: Bundle) -> 
     for index in (later, market.sentiment.head(0)):
         with pytest.raises(DataError, match="has no day of the candles"):
             bundle.predict_last(market.candles, index)
+    ended = market.sentiment.head(len(market.sentiment) - 200)
+    with pytest.raises(DataError, match="give sentiment up to the last bar"):
+        bundle.predict_last(market.candles, ended)
     with pytest.raises(DataError, match=r"sentiment, row 1: found .* expected one row a day"):
         bundle.predict_last(market.candles, seconds)
 
@@ -136,6 +139,12 @@ def test_columns_of_the_frame_that_are_not_candles_do_not_matter(bundle: Bundle)
     assert bundle.predict_last(more, "neutral") == bundle.predict_last(candles, "neutral")
 
 
+def test_candles_in_another_order(bundle: Bundle) -> None:
+    candles = load_market(config()).candles
+    with pytest.raises(DataError, match="row 1 does not come after the one before it"):
+        bundle.predict(candles.reverse(), "neutral")
+
+
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
@@ -157,7 +166,7 @@ def test_candles_that_cannot_be(bundle: Bundle, column: str, value: float, messa
 
 def test_too_few_candles_say_how_many(bundle: Bundle) -> None:
     market = load_market(config())
-    with pytest.raises(DataError, match="complete rows, got 0; give more candles"):
+    with pytest.raises(DataError, match="the last bar needs 424 candles up to it, none missing"):
         bundle.predict_last(market.candles.tail(200), "neutral")
     with pytest.raises(DataError, match="column 'volume' is missing"):
         bundle.predict_last(market.candles.drop("volume"), "neutral")

@@ -94,7 +94,7 @@ class Refuses(CausalRecipe):
 def test_causal_passes(market: Market, options: dict[str, Any]) -> None:
     report = find_leaks(market, config(**options))
     assert report.leaks == ()
-    assert report.cuts >= 18
+    assert report.cuts >= 21
 
 
 def test_hourly_causal_passes(truth: Any, true_index: pl.DataFrame) -> None:
@@ -145,7 +145,7 @@ def test_windows_that_are_validated_and_tested(market: Market) -> None:
 
 def test_nothing_compared_is_no_pass(market: Market) -> None:
     assert len(market.candles) == 2557
-    with pytest.raises(DataError, match=r"can make nothing of what was known at any of \d+ cuts"):
+    with pytest.raises(DataError, match="can make nothing of what was known before"):
         find_leaks(market, config(), recipe=Refuses())
 
 

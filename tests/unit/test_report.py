@@ -22,6 +22,7 @@ from atb_fast.config import TrainingConfig
 from atb_fast.datasets import WindowedData
 from atb_fast.device import decide
 from atb_fast.diagnostics import (
+    diebold_mariano,
     directional_accuracy,
     evaluate,
     return_deciles,
@@ -308,6 +309,24 @@ def test_directional_accuracy_has_a_wilson_interval(hits: int, count: int) -> No
     assert share == hits / count
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert 0 <= low <= share <= high <= 1
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_diebold_mariano_is_a_t_statistic(data: WindowedData, horizon: int) -> None:
+    some = replace(data, horizon=horizon, parts=replace(data.parts, test=data.test[:-8]))
+    actual, last = some.targets(some.test), some.persistence(some.test)
+    rng = np.random.default_rng(3)
+    predicted = last + 0.3 * (actual - last) + rng.standard_normal(len(last))
+    gain = (last - actual) ** 2 - (predicted - actual) ** 2
+    got = diebold_mariano(some, predicted)
+    if horizon == 1:
+        expected = stats.ttest_1samp(gain, 0.0).statistic
+        assert got == pytest.approx(expected * np.sqrt(len(gain) / (len(gain) - 1)), rel=1e-9)
+    else:
+        lags = [np.cov(gain[k:], gain[: len(gain) - k], bias=True)[0, 1] for k in range(1, 4)]
+        variance = np.var(gain) + 2 * sum(lags)
+        assert got == pytest.approx(gain.mean() / np.sqrt(variance / len(gain)), rel=0.2)
+    assert diebold_mariano(some, last) == 0.0
 
 
 def test_directional_accuracy_of_prices_that_stand_still() -> None:
