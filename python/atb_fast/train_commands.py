@@ -30,8 +30,8 @@ EXIT_CODES = """\b
 Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
 cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the registry or the store
 cannot be read or written, or is damaged, 7 a part is not installed, 8 candles or sentiment cannot
-be fetched, 9 a bundle is missing, damaged or must not be live, 10 a recipe sees the future, 130
-interrupted."""
+be fetched, 9 a bundle is missing, damaged or must not be live, 10 a recipe sees the future,
+130 interrupted."""
 
 
 def training_options(*leave_out: str, **changed: dict[str, Any]) -> list[click.Parameter]:
