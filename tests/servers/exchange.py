@@ -129,9 +129,10 @@ class Exchange:
 
     def answer(self, target: str) -> Answer:
         """Return what a request gets."""
-        time.sleep(self.latency)
         with self._lock:
             self.requests.append(target)
+        time.sleep(self.latency)
+        with self._lock:
             for number, (pattern, prepared) in enumerate(self._faults):
                 if pattern.search(target):
                     del self._faults[number]

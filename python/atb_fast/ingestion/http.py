@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -23,6 +23,8 @@ S = TypeVar("S")
 
 #: Downloads at a time: enough to hide the way there and back, too few to bother anyone.
 WORKERS = 4
+#: Seconds after which a waiting main thread looks whether it was interrupted.
+_HEARTBEAT = 0.2
 ATTEMPTS = 4
 #: Seconds before the second attempt; twice that before the third, and so on.
 FIRST_PAUSE = 0.5
@@ -158,7 +160,12 @@ class Http:
         """Yield `function(item)` in order, `WORKERS` at a time; the first error ends them all."""
         pool = ThreadPoolExecutor(WORKERS)
         try:
-            yield from pool.map(function, items)
+            futures = [pool.submit(function, item) for item in items]
+            for future in futures:
+                # A signal may reach another thread, and does not wake one that waits without end.
+                while not wait([future], _HEARTBEAT).done:
+                    pass
+                yield future.result()
         except BaseException:
             self._stopped.set()
             raise
