@@ -40,6 +40,11 @@ class Parts:
     test: NDArray[np.int64]
 
     @property
+    def complete(self) -> bool:
+        """Whether each part has a window."""
+        return all(map(len, (self.train, self.validation, self.test)))
+
+    @property
     def every(self) -> NDArray[np.int64]:
         """All of them, each once."""
         return np.unique(np.concatenate([self.train, self.validation, self.test]))

@@ -193,7 +193,7 @@ def walk_forward(
     for edge, end in pairwise(edges.tolist()):
         oldest = max(0, edge - begin) if window == "rolling" else 0
         fold = before(starts[oldest:edge], starts[edge:end], config, embargo_rows)
-        if not all(map(len, (fold.train, fold.validation, fold.test))):
+        if not fold.complete:
             raise DataError(
                 f"{len(starts)} windows of {config.sequence_length} bars are too few for {folds} "
                 f"folds: fold {len(parts) + 1} has {len(fold.train)} to train, "

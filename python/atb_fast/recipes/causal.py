@@ -119,7 +119,7 @@ class CausalRecipe(Recipe):
         starts = self.starts(prepared, config)
         first, rows = len(starts) - int(len(starts) * _TEST_SHARE), embargo(prepared, config)
         parts = before(starts[:first], starts[first:], config, rows)
-        if not all(map(len, (parts.train, parts.validation, parts.test))):
+        if not parts.complete:
             raise DataError(
                 f"{len(prepared.matrix)} complete rows give {len(parts.train)} windows of "
                 f"{config.sequence_length} bars to train, {len(parts.validation)} to validate and "
