@@ -40,6 +40,8 @@ _CHUNK_WINDOWS = 6400
 _EVALUATED = 512
 #: Of a batch. On two cores, four were no faster; more cores were not measured.
 _PARTS = 2
+#: Seconds after which the waiting main thread looks whether it was interrupted.
+_HEARTBEAT = 0.2
 
 #: Returns a dropout mask for a layer, a part of the batch (by number) and a shape.
 DrawMask = Callable[[Any, int, Any], Any]
@@ -408,7 +410,9 @@ def _interruptible(program: Any, *arguments: Any) -> float:
 
     thread = Thread(target=run, daemon=True)
     thread.start()
-    thread.join()
+    # A signal may reach another thread, and does not wake one that waits without end.
+    while thread.is_alive():
+        thread.join(_HEARTBEAT)
     (result,) = results
     if isinstance(result, BaseException):
         raise result
