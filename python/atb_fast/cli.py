@@ -19,9 +19,10 @@ from atb_fast import settings
 from atb_fast.config import OPTIONS, TrainingConfig
 from atb_fast.data_commands import data
 from atb_fast.errors import ArgumentError, AtbFastError, message_and_code
-from atb_fast.evaluation_commands import check, evaluate_command
+from atb_fast.evaluation_commands import check, evaluate
 from atb_fast.models_commands import models
-from atb_fast.train_commands import EXIT_CODES, TABLES, train
+from atb_fast.options import EXIT_CODES, TABLES, as_json
+from atb_fast.train_commands import train
 
 _PROGRAM = "atb-fast"
 #: Set by the completion script to ask for completions.
@@ -35,7 +36,7 @@ def cli() -> None:
     """Train price and sentiment models on candles."""
 
 
-for _command in (train, evaluate_command, check, data, models):
+for _command in (train, evaluate, check, data, models):
     cli.add_command(_command)
 for _command in (*data.commands.values(), *models.commands.values()):
     settings.attach(_command, TABLES)
@@ -48,7 +49,6 @@ _settings_file = click.option(
     metavar="FILE",
     help=settings.FILE_HELP,
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
 @cli.group("config")
@@ -59,7 +59,7 @@ def config_group() -> None:
 @config_group.command()
 @click.argument("command", type=click.Choice(sorted(train.commands)), default="model")
 @_settings_file
-@_json
+@as_json
 def show(command: str, path: Path | None, as_json: bool) -> None:
     """Show every option of `train`, and what set it."""
     context = _training(command, path)
@@ -100,7 +100,7 @@ def _effective(name: str, value: Any) -> bool | int | str | None:
 
 @cli.command()
 @_settings_file
-@_json
+@as_json
 def doctor(path: Path | None, as_json: bool) -> None:
     """Say what is set up, and what keeps training from working.
 

@@ -15,6 +15,7 @@ import click
 
 from atb_fast.config import TIMEFRAMES, check_symbol, default_cache_dir
 from atb_fast.errors import ArgumentError, AtbFastError, DataError, FetchError, StorageError
+from atb_fast.options import as_json
 
 if TYPE_CHECKING:
     from atb_fast.ingestion.disk import Finding
@@ -39,7 +40,6 @@ _cache_dir = click.option(
     callback=_root,
     help="Where the store is. Default: $ATB_FAST_CACHE, else the platform's cache directory.",
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 _timeframes = click.option(
     "--timeframe",
@@ -88,7 +88,7 @@ def data() -> None:
     help="Days that the newest stored sentiment may be older than the end date.",
 )
 @_cache_dir
-@_json
+@as_json
 def fetch(
     *,
     symbols: tuple[str, ...],
@@ -149,7 +149,7 @@ def fetch(
 
 @data.command("ls")
 @_cache_dir
-@_json
+@as_json
 def list_stored(root: Path, as_json: bool) -> None:
     """List what is stored."""
     from atb_fast.ingestion.store import CandleStore
@@ -171,7 +171,7 @@ def list_stored(root: Path, as_json: bool) -> None:
 @data.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @_cache_dir
-@_json
+@as_json
 def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
     """Check all that is stored, or FILES of candles: hashes, grid, holes, doubled and bad bars.
 
@@ -195,7 +195,7 @@ def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
 @data.command()
 @click.option("--offline", is_flag=True, help="Only drop what is damaged, fetch nothing.")
 @_cache_dir
-@_json
+@as_json
 def repair(offline: bool, root: Path, as_json: bool) -> None:
     """Drop what is damaged, and fetch it again."""
     from atb_fast.ingestion.fetch import Fetcher
@@ -238,7 +238,7 @@ def repair(offline: bool, root: Path, as_json: bool) -> None:
 )
 @_dry_run
 @_cache_dir
-@_json
+@as_json
 def prune(older_than: float, dry_run: bool, root: Path, as_json: bool) -> None:
     """Remove what was not used for some time."""
     from atb_fast import feature_cache
@@ -268,7 +268,7 @@ def prune(older_than: float, dry_run: bool, root: Path, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="All of it.")
 @_dry_run
 @_cache_dir
-@_json
+@as_json
 def clear(
     *,
     symbols: tuple[str, ...],

@@ -12,7 +12,7 @@ import click
 from atb_fast import settings
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import ArgumentError, LeakError
-from atb_fast.train_commands import EXIT_CODES, TABLES, as_given, training_options
+from atb_fast.options import EXIT_CODES, TABLES, as_given, as_json, training_options
 
 if TYPE_CHECKING:
     from atb_fast.evaluation import Fold
@@ -26,6 +26,30 @@ _OF_BUNDLES = (
 _OF_FITTING = ("epochs", "batch_size", "patience", "seed", "engine", "mixed_precision")
 
 
+@click.command(
+    params=[
+        click.Argument(["symbol"]),
+        click.Option(
+            ["--folds"],
+            envvar="ATB_FAST_FOLDS",
+            type=click.IntRange(min=1),
+            default=5,
+            show_default=True,
+            help="Stretches that are tested.",
+        ),
+        click.Option(
+            ["--window"],
+            envvar="ATB_FAST_WINDOW",
+            type=click.Choice(["expanding", "rolling"]),
+            default="expanding",
+            show_default=True,
+            help="Whether training windows add up, or the oldest ones are dropped.",
+        ),
+        *training_options(*_OF_BUNDLES),
+    ],
+    epilog=EXIT_CODES,
+)
+@as_json
 @click.pass_context
 def evaluate(
     context: click.Context,
@@ -85,6 +109,22 @@ def check() -> None:
     """Check a recipe."""
 
 
+@check.command(
+    params=[
+        click.Argument(["symbol"]),
+        click.Option(
+            ["--cuts"],
+            envvar="ATB_FAST_CUTS",
+            type=click.IntRange(min=1),
+            default=20,
+            show_default=True,
+            help="Evenly spaced, beside those where parts begin.",
+        ),
+        *training_options(*_OF_BUNDLES, *_OF_FITTING),
+    ],
+    epilog=EXIT_CODES,
+)
+@as_json
 @click.pass_context
 def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **options: Any) -> None:
     """Take the future of SYMBOL away at many cuts: nothing before them may change.
@@ -176,54 +216,5 @@ def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:
     console.print(table)
 
 
-_SYMBOL = click.Argument(["symbol"])
-_JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document on stdout.")
-evaluate_command = click.Command(
-    "evaluate",
-    callback=evaluate,
-    params=[
-        _SYMBOL,
-        click.Option(
-            ["--folds"],
-            envvar="ATB_FAST_FOLDS",
-            type=click.IntRange(min=1),
-            default=5,
-            show_default=True,
-            help="Stretches that are tested.",
-        ),
-        click.Option(
-            ["--window"],
-            envvar="ATB_FAST_WINDOW",
-            type=click.Choice(["expanding", "rolling"]),
-            default="expanding",
-            show_default=True,
-            help="Whether training windows add up, or the oldest ones are dropped.",
-        ),
-        *training_options(*_OF_BUNDLES),
-        _JSON,
-    ],
-    help=evaluate.__doc__,
-    epilog=EXIT_CODES,
-)
-leak_command = click.Command(
-    "leak",
-    callback=leak,
-    params=[
-        _SYMBOL,
-        click.Option(
-            ["--cuts"],
-            envvar="ATB_FAST_CUTS",
-            type=click.IntRange(min=1),
-            default=20,
-            show_default=True,
-            help="Evenly spaced, beside those where parts begin.",
-        ),
-        *training_options(*_OF_BUNDLES, *_OF_FITTING),
-        _JSON,
-    ],
-    help=leak.__doc__,
-    epilog=EXIT_CODES,
-)
-check.add_command(leak_command)
-for _command in (evaluate_command, leak_command):
+for _command in (evaluate, leak):
     settings.attach(_command, TABLES, table="train.model")

@@ -15,6 +15,7 @@ import click
 from atb_fast import registry
 from atb_fast.config import default_registry
 from atb_fast.errors import ArgumentError, BundleError
+from atb_fast.options import as_json
 
 if TYPE_CHECKING:
     from atb_fast.verification import Report
@@ -28,7 +29,6 @@ _registry = click.option(
     default=None,
     help="Directory of the model registry. Default: $MODEL_REGISTRY_PATH, else src/ml/models.",
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
 @click.group()
@@ -42,7 +42,7 @@ def models() -> None:
 
 @models.command("ls")
 @_registry
-@_json
+@as_json
 def list_models(root: Path | None, as_json: bool) -> None:
     """List the bundles of the registry; those that engines load are marked."""
     rows = [_row(path) for path in registry.versions(_root(root))]
@@ -69,7 +69,7 @@ def list_models(root: Path | None, as_json: bool) -> None:
 @models.command()
 @click.argument("bundle")
 @_registry
-@_json
+@as_json
 def show(bundle: str, root: Path | None, as_json: bool) -> None:
     """Show what BUNDLE is, what it was trained on, and how good it is."""
     path = registry.find(bundle, root).resolve()
@@ -88,7 +88,7 @@ def show(bundle: str, root: Path | None, as_json: bool) -> None:
 @click.argument("bundles", nargs=-1, metavar="BUNDLE...")
 @click.option("--all", "every", is_flag=True, help="Every version of the registry.")
 @_registry
-@_json
+@as_json
 def verify(bundles: tuple[str, ...], every: bool, root: Path | None, as_json: bool) -> None:
     """Check BUNDLE...: the contract with the engines, a run of the model, train/serve skew.
 
@@ -132,7 +132,7 @@ def verify(bundles: tuple[str, ...], every: bool, root: Path | None, as_json: bo
     help="Also if `latest` is of another timeframe now, or something could not be checked.",
 )
 @_registry
-@_json
+@as_json
 def promote(bundle: str, force: bool, root: Path | None, as_json: bool) -> None:
     """Let engines load BUNDLE: verify it, then point `latest` to it."""
     from atb_fast.verification import verify as check
@@ -160,7 +160,7 @@ def promote(bundle: str, force: bool, root: Path | None, as_json: bool) -> None:
 @click.argument("bundle")
 @click.option("--force", is_flag=True, help="Also to one of which something could not be checked.")
 @_registry
-@_json
+@as_json
 def rollback(bundle: str, force: bool, root: Path | None, as_json: bool) -> None:
     """Let engines load the newest sound version before the live one.
 
@@ -209,7 +209,7 @@ def rollback(bundle: str, force: bool, root: Path | None, as_json: bool) -> None
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @_registry
-@_json
+@as_json
 def prune(keep: int, dry_run: bool, root: Path | None, as_json: bool) -> None:
     """Remove old versions; never one that `latest` names."""
     groups: dict[tuple[Path, str | None], list[Path]] = {}

@@ -6,16 +6,23 @@ import dataclasses
 import json
 import logging
 import sys
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from atb_fast import settings
-from atb_fast.config import BASIC_TIMEFRAME, OPTIONS, TrainingConfig
+from atb_fast.config import BASIC_TIMEFRAME, TrainingConfig
 from atb_fast.errors import ArgumentError, AtbFastError, StorageError
+from atb_fast.options import (
+    EXIT_CODES,
+    NOT_FOR_PRICE,
+    TABLES,
+    as_given,
+    as_json,
+    training_options,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,83 +33,113 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXIT_CODES = """\b
-Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
-cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the registry or the store
-cannot be read or written, or is damaged, 7 a part is not installed, 8 candles or sentiment cannot
-be fetched, 9 a bundle is missing, damaged or must not be live, 10 a recipe sees the future,
-130 interrupted."""
+_SETTINGS_HELP = """\b
+Settings: options can stand in a file, by default ./atb-fast.toml:
+    [train]                # for train model and train price
+    epochs = 50
+    registry = "models"    # paths are relative to the file
+    [train.price]          # above [train]; there is [train.model], too
+    timeframe = "4h"
+or in the environment, ATB_FAST_EPOCHS=60, which is above the file. Options of
+the command line are above both. atb-fast config show says what counts."""
+#: Options that a repeated run does not take from the metadata, or may have others of.
+_REPEATED = ("registry", "cache_dir", "candles", "sentiment", "offline", "resume")
 
 
-def training_options(*leave_out: str, **changed: dict[str, Any]) -> list[click.Parameter]:
-    """Return one option for each of TrainingConfig, named after it.
+@click.group(
+    invoke_without_command=True,
+    no_args_is_help=True,
+    params=[
+        click.Option(
+            ["--from", "recorded"],
+            metavar="METADATA",
+            help="A metadata.json, the directory of a bundle, or SYMBOL:TIMEFRAME:TYPE[:VERSION].",
+        ),
+        *(option for option in training_options() if option.name in _REPEATED),
+    ],
+    epilog=EXIT_CODES,
+)
+@as_json
+@click.pass_context
+def train(context: click.Context, /, as_json: bool, recorded: str | None, **options: Any) -> None:
+    """Train a model and put its bundle into the registry.
+
+    With --from, the model that metadata tell of: symbol, range, engine, seed and every other option
+    are taken from there, and so is the number of threads. The data must be the same. Only where
+    things are kept (--registry, --cache-dir) is that of this machine. At the end it is said whether
+    model.onnx is the same.
+    """
+    if context.invoked_subcommand:
+        given = (context.get_parameter_source(str(p.name)) for p in context.command.params)
+        if ParameterSource.COMMANDLINE in given:
+            raise click.UsageError(
+                f"options stand behind {context.invoked_subcommand}; --from needs no command"
+            )
+        return
+    if not recorded:
+        raise click.UsageError("give a command, model or price, or --from METADATA")
+    from rich.console import Console
+
+    from atb_fast.repeat import read
+
+    run = read(recorded, **{name: value for name, value in options.items() if value})
+    _train_one(run.config, as_json, Console(stderr=True, highlight=False), run)
+
+
+def _command(name: str, *apart: str, **changed: dict[str, Any]) -> Callable[[Any], click.Command]:
+    """Return the decorator that makes a command of `train`, with options of TrainingConfig.
 
     Args:
-        leave_out: Options that the command does not have.
-        changed: Another `default`, or other `choices`, by option.
+        name: Of the command, and of its table in the settings file.
+        apart: Options that it does not have, or takes from no table but its own.
+        changed: As in `training_options`.
     """
-    parameters: list[click.Parameter] = []
-    for name, item in OPTIONS.items():
-        if name in leave_out:
-            continue
-        flag = name.replace("_", "-")
-        kind = str(item.type)
-        switch = kind == "bool"
-        default = changed.get(name, {}).get("default", item.default)
-        has_default = default is not dataclasses.MISSING and default is not None
-        parameters.append(
-            click.Option(
-                # What the settings file switches on, a flag must be able to switch off.
-                [f"--{flag}/--no-{flag}" if switch else f"--{flag}", name],
-                type=None if switch else _type(kind, {**item.metadata, **changed.get(name, {})}),
-                default=default if has_default else None,
-                show_default=has_default and default is not False,
-                help=item.metadata["help"],
-            )
-        )
-    return parameters
+    params: list[click.Parameter] = [
+        click.Argument(["symbols"], nargs=-1, required=True, metavar="SYMBOL..."),
+        *training_options(*(option for option in apart if option not in changed), **changed),
+        click.Option(
+            ["--jobs"],
+            type=click.IntRange(min=1),
+            envvar="ATB_FAST_JOBS",
+            help="Symbols trained at a time, each in a process of its own; they divide the cores. "
+            "Default: one for two cores.",
+        ),
+    ]
+
+    def decorate(function: Any) -> click.Command:
+        made = train.command(name, params=params, epilog=f"{_SETTINGS_HELP}\n\n{EXIT_CODES}")
+        command: click.Command = made(as_json(function))
+        settings.attach(command, TABLES, table=f"train.{name}", apart=apart)
+        return command
+
+    return decorate
 
 
-def as_given(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that have a value, as TrainingConfig takes them."""
-    return {
-        name: value.date() if isinstance(value, datetime) else value
-        for name, value in options.items()
-        if value is not None
-    }
-
-
-def _type(kind: str, metadata: Any) -> click.ParamType[Any]:
-    """Return the click type of a field annotated with `kind`."""
-    if "choices" in metadata:
-        return click.Choice(metadata["choices"])
-    types: dict[str, click.ParamType[Any]] = {
-        "date": click.DateTime(["%Y-%m-%d"]),
-        "Path": click.Path(path_type=Path),
-        "int": click.IntRange(min=metadata.get("minimum")),
-    }
-    return types[kind.removesuffix(" | None")]
-
-
-def _train_model(**options: Any) -> None:
+@_command("model", recipe={"choices": ("legacy", "causal")})
+def _model(**options: Any) -> None:
     """Train price or sentiment models, one for each SYMBOL.
 
-    Without --force-price-only the model also sees the Fear & Greed index.
+    Without --force-price-only the model also sees the Fear & Greed index. With several symbols
+    --json prints a list.
     """
     _train(**options)
 
 
-def _train_price(**options: Any) -> None:
+@_command("price", "timeframe", *NOT_FOR_PRICE, timeframe={"default": BASIC_TIMEFRAME})
+def _price(**options: Any) -> None:
     """Train basic models, as live strategies load them.
 
     It sees prices and volume only, each window scaled by its own values. `basic/latest` moves to it
-    if its timeframe is 1h, as strategies expect.
+    if its timeframe is 1h, as strategies expect. With several symbols --json prints a list.
 
     In a settings file, [train] holds for it, too, but for what is different here: timeframe, the
     sentiment, the recipe, --sequence-length and --onnx-input. Its timeframe can stand in
     [train.price].
     """
     _train(recipe="basic", **options)
+
+
+settings.attach(train, TABLES)
 
 
 @click.pass_context
@@ -156,114 +193,6 @@ def _train_one(
             f"the result cannot be printed ({error.strerror}); the bundle is complete: "
             f"{result.paths['bundle']}"
         ) from error
-
-
-#: Options that a repeated run does not take from the metadata, or may have others of.
-_REPEATED = ("registry", "cache_dir", "candles", "sentiment", "offline", "resume")
-_AS_JSON = click.Option(
-    ["--json", "as_json"],
-    is_flag=True,
-    help="Print the result as one JSON document on stdout, a list if there are several symbols; "
-    "all else goes to stderr.",
-)
-
-
-@click.pass_context
-def _train_again(
-    context: click.Context, /, as_json: bool, recorded: str | None, **options: Any
-) -> None:
-    """Train a model and put its bundle into the registry.
-
-    With --from, the model that metadata tell of: symbol, range, engine, seed and every other option
-    are taken from there, and so is the number of threads. The data must be the same. Only where
-    things are kept (--registry, --cache-dir) is that of this machine. At the end it is said whether
-    model.onnx is the same.
-    """
-    if context.invoked_subcommand:
-        given = (context.get_parameter_source(str(p.name)) for p in context.command.params)
-        if ParameterSource.COMMANDLINE in given:
-            raise click.UsageError(
-                f"options stand behind {context.invoked_subcommand}; --from needs no command"
-            )
-        return
-    if not recorded:
-        raise click.UsageError("give a command, model or price, or --from METADATA")
-    from rich.console import Console
-
-    from atb_fast.repeat import read
-
-    run = read(recorded, **{name: value for name, value in options.items() if value})
-    _train_one(run.config, as_json, Console(stderr=True, highlight=False), run)
-
-
-train = click.Group(
-    "train",
-    callback=_train_again,
-    invoke_without_command=True,
-    no_args_is_help=True,
-    params=[
-        click.Option(
-            ["--from", "recorded"],
-            metavar="METADATA",
-            help="A metadata.json, the directory of a bundle, or SYMBOL:TIMEFRAME:TYPE[:VERSION].",
-        ),
-        *(option for option in training_options() if option.name in _REPEATED),
-        _AS_JSON,
-    ],
-    help=_train_again.__doc__,
-    epilog=EXIT_CODES,
-)
-
-#: Engines define the basic model: it has no sentiment, and windows of one kind.
-_NOT_FOR_PRICE = (
-    *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
-    *("onnx_input", "sequence_length", "recipe", "horizon", "embargo", "sentiment_lag_days"),
-)
-_SETTINGS_HELP = """\b
-Settings: options can stand in a file, by default ./atb-fast.toml:
-    [train]                # for train model and train price
-    epochs = 50
-    registry = "models"    # paths are relative to the file
-    [train.price]          # above [train]; there is [train.model], too
-    timeframe = "4h"
-or in the environment, ATB_FAST_EPOCHS=60, which is above the file. Options of
-the command line are above both. atb-fast config show says what counts."""
-#: The tables of a settings file, and what each may hold.
-TABLES = {
-    "train": [*OPTIONS],
-    "train.model": [*OPTIONS],
-    "train.price": [name for name in OPTIONS if name not in _NOT_FOR_PRICE],
-}
-for _name, _callback, _parameters, _apart in (
-    ("model", _train_model, training_options(recipe={"choices": ("legacy", "causal")}), ()),
-    (
-        "price",
-        _train_price,
-        training_options(*_NOT_FOR_PRICE, timeframe={"default": BASIC_TIMEFRAME}),
-        ("timeframe", *_NOT_FOR_PRICE),
-    ),
-):
-    _symbols = click.Argument(["symbols"], nargs=-1, required=True, metavar="SYMBOL...")
-    _jobs = click.Option(
-        ["--jobs"],
-        type=click.IntRange(min=1),
-        envvar="ATB_FAST_JOBS",
-        help="Symbols trained at a time, each in a process of its own; they divide the cores. "
-        "Default: one for two cores.",
-    )
-    train.add_command(
-        click.Command(
-            _name,
-            callback=_callback,
-            params=[_symbols, *_parameters, _jobs, _AS_JSON],
-            help=_callback.__doc__,
-            epilog=f"{_SETTINGS_HELP}\n\n{EXIT_CODES}",
-        )
-    )
-    settings.attach(train.commands[_name], TABLES, table=f"train.{_name}", apart=_apart)
-
-
-settings.attach(train, TABLES)
 
 
 def _with_progress(
