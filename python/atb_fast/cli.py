@@ -32,8 +32,10 @@ _INTERRUPTED = 130
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="atb-fast", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Train price and sentiment models on candles."""
+    settings.warn_of_unknown_variables(context.command)
 
 
 for _command in (train, evaluate, check, data, models):

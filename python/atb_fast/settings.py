@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 FILE = Path("atb-fast.toml")
 FILE_HELP = f"Settings file. Default: $ATB_FAST_CONFIG, else {FILE} if it is there."
 _META = "atb_fast.settings"
+#: Addresses of the sources, and what tests and benchmarks read.
+_NOT_OF_OPTIONS = (
+    *(f"ATB_FAST_{name}_URL" for name in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG")),
+    *("ATB_FAST_SHARED", "ATB_FAST_KILLS", "ATB_FAST_FAULTS"),
+)
 
 #: A table of the file by name, with the options it may hold.
 Tables = Mapping[str, Sequence[str]]
@@ -144,6 +149,25 @@ def attach(
             help=FILE_HELP if table else f"{FILE_HELP} Its cache_dir and registry count here.",
         )
     )
+
+
+def warn_of_unknown_variables(program: click.Command) -> None:
+    """Log each `ATB_FAST_` variable that nothing reads, as one with a slip of the pen."""
+    given = [name for name in os.environ if name.startswith("ATB_FAST_") and os.environ[name]]
+    known = {*_variables_of(program), *_NOT_OF_OPTIONS} if given else set()
+    for name in sorted(set(given) - known):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        log.warning("%s is set, but not known, and does nothing%s", name, hint)
+
+
+def _variables_of(command: click.Command) -> Iterator[str]:
+    for parameter in command.params:
+        names = parameter.envvar or ()
+        yield from [names] if isinstance(names, str) else names
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from _variables_of(inner)
 
 
 def origin(context: click.Context, parameter: click.Parameter) -> str:

@@ -93,6 +93,19 @@ def test_no_option_is_called_as_another_variable() -> None:
     assert not ours & others
 
 
+def test_variables_that_no_option_reads_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    for name in Endpoints.__dataclass_fields__:
+        shown(**{f"ATB_FAST_{name.upper()}_URL": "http://localhost"})
+    shown(ATB_FAST_EPOCHS="5", ATB_FAST_JOBS="2", ATB_FAST_FOLDS="3", ATB_FAST_SHARED="x")
+    shown(ATB_FAST_EPOCH="")
+    assert not caplog.messages
+    shown(ATB_FAST_EPOCH="5", ATB_FAST_LEARNING_RATE="1e-3")
+    assert caplog.messages == [
+        "ATB_FAST_EPOCH is set, but not known, and does nothing; did you mean ATB_FAST_EPOCHS?",
+        "ATB_FAST_LEARNING_RATE is set, but not known, and does nothing",
+    ]
+
+
 def test_price_takes_what_is_different_from_its_own_table(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
