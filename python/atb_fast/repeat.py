@@ -123,6 +123,7 @@ def read(reference: str, **options: Any) -> RecordedRun:
     Raises:
         ArgumentError: The options contradict those recorded.
         BundleError: There are no metadata, or they cannot be used.
+        DataError: A file that was trained on is not there, and no other is given.
     """
     path = Path(reference)
     if not path.is_file():
@@ -135,6 +136,12 @@ def read(reference: str, **options: Any) -> RecordedRun:
     if not isinstance(hashes, dict) or "candles" not in hashes:
         raise BundleError(f"{path}: dataset.sha256 is {hashes!r:.80}, expected that of candles")
     assessed_at = _part(path, metadata, "sentiment_assessment").get("assessed_at")
+    for name in ("candles", "sentiment"):
+        moved = getattr(config, name)
+        if moved and name not in options and not moved.exists():
+            raise DataError(
+                f"{moved}, the {name} of {path}, is not there; if it was moved, give --{name} FILE"
+            )
     last = data.get("candles_last")
     if last is not None and config.end_date is None:
         # No more is fetched than is needed.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from atb_fast.config import TrainingConfig
-from atb_fast.errors import ArgumentError, BundleError
+from atb_fast.errors import ArgumentError, BundleError, DataError
 from atb_fast.repeat import read
 
 CONFIG = TrainingConfig(
@@ -45,6 +45,19 @@ def test_the_options_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     )  # fmt: skip
     assert run.assessed_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert (run.onnx_sha256, run.threads) == (None, None)
+
+
+def test_files_that_moved(tmp_path: Path) -> None:
+    recorded = document()
+    recorded["config"] |= {
+        "source": "files",
+        "candles": str(tmp_path / "old.csv"),
+        "force_price_only": True,
+    }
+    path = str(write(tmp_path / "metadata.json", recorded))
+    with pytest.raises(DataError, match=r"old\.csv, the candles of .*give --candles FILE"):
+        read(path)
+    assert read(path, candles=tmp_path / "new.csv").config.candles == tmp_path / "new.csv"
 
 
 def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
