@@ -73,6 +73,8 @@ class _State:
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes the state after an epoch; gives it back when the fit begins.
 
+    As a context around the fit it says what an interrupted one has left.
+
     It stands behind the callbacks whose state it keeps. Their `on_train_begin` clears that, so it
     is given back in the one of this.
     """
@@ -91,6 +93,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._early, self._history, self._seconds = early, history, seconds
         self._state: _State | None = None
         self._next_write = -math.inf
+        self._kept = 0  # epochs that need not be trained again
         found = environment()
         self._machine = {name: found[name] for name in ("cpu", "intra_op_threads", "gpus")}
 
@@ -132,8 +135,15 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 state.machine,
                 self._machine,
             )
-        self._state = state
+        self._state, self._kept = state, epochs
         return epochs
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is KeyboardInterrupt and self._kept:
+            log.info("the same command with --resume goes on after epoch %d", self._kept)
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
         """Give the state back, if one is to be used."""
@@ -159,6 +169,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 remove_unused(self.path.parent, UNUSED_DAYS)
             write_atomic(self.path, self._dump())
+            self._kept = epoch + 1
         except OSError as error:
             log.warning(
                 "no checkpoints from epoch %d on: %s: %s", epoch + 1, self.path, error.strerror

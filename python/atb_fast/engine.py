@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ def fit(
         patience: Epochs without improvement before the fit ends.
         seed: Of the shuffling, and of dropout in compiled epochs.
         on_epoch: Called after each epoch.
-        on_windows: Called during a compiled epoch, every few seconds.
+        on_windows: Called during an epoch, after each batch, or every few seconds if compiled.
         callbacks: Keras callbacks. Compiled epochs cannot serve those that go by batch. What they
             keep for themselves is in no checkpoint.
         checkpoints: Directory to keep the state of the training in, None to keep none.
@@ -146,30 +147,33 @@ def fit(
         model.optimizer.build(model.trainable_variables)
         done = checkpoint.find(model, resume=resume)
         asked.append(checkpoint)
-    if engine == "compiled":
-        from atb_fast.compiled import CompiledModel
+    with checkpoint or nullcontext():
+        if engine == "compiled":
+            from atb_fast.compiled import CompiledModel
 
-        log.info("compiling the epochs, which takes some seconds once")
-        program = CompiledModel(model, data, batch_size, seed=seed)
-        together = keras_callbacks.CallbackList(
-            asked,
-            model=model,
-            epochs=epochs,
-            steps=-(-len(data.train) // batch_size),
-            verbose=0,
-        )
-        left = range(done, epochs)
-        _run_epochs(program, data, together, epochs=left, seed=seed, on_windows=on_windows)
-    else:
-        model.fit(
-            gathered_dataset(data, data.train, batch_size, seed=seed, first_epoch=done),
-            validation_data=gathered_dataset(data, data.validation, batch_size),
-            initial_epoch=done,
-            epochs=epochs,
-            shuffle=False,  # the dataset shuffles
-            verbose=0,
-            callbacks=asked,
-        )
+            log.info("compiling the epochs, which takes some seconds once")
+            program = CompiledModel(model, data, batch_size, seed=seed)
+            together = keras_callbacks.CallbackList(
+                asked,
+                model=model,
+                epochs=epochs,
+                steps=-(-len(data.train) // batch_size),
+                verbose=0,
+            )
+            left = range(done, epochs)
+            _run_epochs(program, data, together, epochs=left, seed=seed, on_windows=on_windows)
+        else:
+            if on_windows:
+                asked.append(_after_batches(on_windows, batch_size, len(data.train)))
+            model.fit(
+                gathered_dataset(data, data.train, batch_size, seed=seed, first_epoch=done),
+                validation_data=gathered_dataset(data, data.validation, batch_size),
+                initial_epoch=done,
+                epochs=epochs,
+                shuffle=False,  # the dataset shuffles
+                verbose=0,
+                callbacks=asked,
+            )
     if diverged and checkpoint:
         checkpoint.remove()  # it would diverge again
     if diverged and diverged[0] == 1:
@@ -248,6 +252,18 @@ def _run_epochs(
         if model.stop_training:
             break
     callbacks.on_train_end(logs)
+
+
+def _after_batches(on_windows: WindowsCallback, batch_size: int, windows: int) -> Any:
+    """Return the Keras callback that says how many windows of an epoch are done."""
+    from keras.callbacks import LambdaCallback
+
+    def say(batch: int, logs: Any = None) -> None:  # noqa: ARG001
+        on_windows(min((batch + 1) * batch_size, windows), windows)
+
+    made = LambdaCallback(on_train_batch_end=say)
+    made.async_safe = True  # it looks at no loss, so a step on a GPU need not be waited for
+    return made
 
 
 def _optimizer(model: Any) -> Any:

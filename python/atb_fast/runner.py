@@ -105,7 +105,7 @@ def run_training_pipeline(
         config: What to train, on what, and how.
         recorded: The run that is repeated, `config` being its own.
         on_epoch: Called after each epoch with its number and Keras' logs.
-        on_windows: Called during a compiled epoch with the windows done and their number in all.
+        on_windows: Called during an epoch with the windows done and their number in all.
         on_fetch: Called while candles are fetched with their name, the rows so far and in all.
 
     Raises:

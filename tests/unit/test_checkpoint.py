@@ -106,6 +106,22 @@ def test_what_is_done_is_not_trained_again(
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("engine", ["compiled", "keras"])
+def test_an_interrupted_training_says_how_it_goes_on(
+    data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture, engine: str
+) -> None:
+    def interrupt(epoch: int, _: Any) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    options = {**SHORT, "engine": engine, "epochs": 3, "checkpoints": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        fit(made(), data, **options, on_epoch=interrupt)
+    assert log.messages[-1] == "the same command with --resume goes on after epoch 1"
+    fit(made(), data, **options, resume=True)
+    assert "resuming after epoch 1" in log.messages
+
+
 def test_without_resume_it_is_replaced(
     data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:

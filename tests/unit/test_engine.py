@@ -56,10 +56,19 @@ def test_fit_keeps_the_best_epoch(data: WindowedData, engine: str) -> None:
     keras.utils.set_random_seed(0)
     model = build_model(LENGTH, 9)
     epochs: list[int] = []
+    windows: list[tuple[int, int]] = []
     fitted = quick_fit(
-        model, data, epochs=9, patience=2, engine=engine, on_epoch=lambda n, _: epochs.append(n)
+        model,
+        data,
+        epochs=9,
+        patience=2,
+        engine=engine,
+        on_epoch=lambda n, _: epochs.append(n),
+        on_windows=lambda *done: windows.append(done),
     )
     assert epochs == list(range(1, fitted.epochs + 1))
+    assert {total for _, total in windows} == {len(data.train)}
+    assert [done for done, total in windows].count(len(data.train)) == fitted.epochs
     best = int(np.argmin(fitted.history["val_loss"])) + 1
     assert fitted.best_epoch == best
     kept = rmse(data.targets(data.test), predict(model, data, data.test))
