@@ -73,7 +73,7 @@ class _State:
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes the state after an epoch; gives it back when the fit begins.
 
-    As a context around the fit it says what an interrupted one has left.
+    As a context around the fit it adds a note to an interrupt: how the training goes on.
 
     It stands behind the callbacks whose state it keeps. Their `on_train_begin` clears that, so it
     is given back in the one of this.
@@ -141,9 +141,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def __enter__(self) -> Checkpoint:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is KeyboardInterrupt and self._kept:
-            log.info("the same command with --resume goes on after epoch %d", self._kept)
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if isinstance(error, KeyboardInterrupt) and self._kept:
+            error.add_note(f"the same command with --resume goes on after epoch {self._kept}")
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
         """Give the state back, if one is to be used."""

@@ -175,8 +175,10 @@ def main() -> NoReturn:
     except click.ClickException as error:
         settings.with_origin(error).show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted", _INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click raises an Abort from the interrupt.
+        notes = getattr(error.__cause__ or error, "__notes__", [])
+        _fail("; ".join(["interrupted", *notes]), _INTERRUPTED)
     except (AtbFastError, OSError) as error:
         _fail(*message_and_code(error))
     sys.exit(0)
