@@ -97,7 +97,8 @@ def train_all(
                     on_progress(*content)
                 else:
                     outcomes[symbol] = content
-                    on_progress(symbol, 1, 1, "epochs", "")  # it may end early
+                    for name in (symbol, f"{symbol} epoch", f"{symbol} finishing"):
+                        on_progress(name, 1, 1, "", "")  # it may have ended early
                     if isinstance(content, Failure):
                         log.error("%s: error: %s", symbol, content.error)
     finally:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Windows of an epoch that takes more than a few seconds.
 _LONG_EPOCH = 20_000
 
+#: What is left to do after the training, for minutes if there are millions of windows.
+_LAST_STAGES = ("evaluation", "diagnostics", "onnx", "artifacts")
+
 #: Called with a name, what is done and in all, its unit, and a note.
 Update = Callable[[str, int, int, str, str], None]
 
@@ -53,7 +56,9 @@ class Bars:
     def update(self, name: str, done: int, total: int, unit: str, note: str = "") -> None:
         """Move the bar of `name`; it goes away when it is full."""
         if name not in self._tasks:
-            self._tasks[name] = self.progress.add_task(name, total=total, unit=unit, note=note)
+            self._tasks[name] = self.progress.add_task(
+                name, total=total, visible=False, unit=unit, note=note
+            )
         self.progress.update(
             self._tasks[name], completed=done, total=total, visible=done < total, note=note
         )
@@ -65,10 +70,11 @@ class Bars:
 
 def training_callbacks(config: TrainingConfig, update: Update) -> dict[str, Any]:
     """Return the callbacks of `run_training_pipeline` that call `update` with every step."""
+    trained = False
     update("training", 0, config.epochs, "epochs", "")
 
     def on_epoch(epoch: int, logs: dict[str, float]) -> None:
-        note = f"RMSE {_short(logs['rmse'])}, test {_short(logs['val_rmse'])}"
+        note = f"RMSE {_short(logs['rmse'])}, val. {_short(logs['val_rmse'])}"
         update("training", epoch, config.epochs, "epochs", note)
 
     def on_windows(done: int, windows: int) -> None:
@@ -76,10 +82,25 @@ def training_callbacks(config: TrainingConfig, update: Update) -> dict[str, Any]
         if windows > _LONG_EPOCH:
             update("epoch", done, windows, "windows", "")
 
+    def on_stage(stage: str) -> None:
+        nonlocal trained
+        if stage == "evaluation":
+            trained = True
+            # It may have ended early.
+            update("training", config.epochs, config.epochs, "epochs", "")
+        if trained and stage in _LAST_STAGES:
+            step = _LAST_STAGES.index(stage)
+            update("finishing", step, len(_LAST_STAGES), "steps", stage)
+
     def on_fetch(name: str, done: int, total: int) -> None:
         update(name, done, total, "candles", "")
 
-    return {"on_epoch": on_epoch, "on_windows": on_windows, "on_fetch": on_fetch}
+    return {
+        "on_epoch": on_epoch,
+        "on_windows": on_windows,
+        "on_stage": on_stage,
+        "on_fetch": on_fetch,
+    }
 
 
 def _short(error: float) -> str:

@@ -37,7 +37,7 @@ from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
 from atb_fast.repeat import RecordedRun
 from atb_fast.report import plot_training
-from atb_fast.timing import StageTimer
+from atb_fast.timing import StageCallback, StageTimer
 from atb_fast.training import train
 from atb_fast.verification import verify
 
@@ -97,6 +97,7 @@ def run_training_pipeline(
     recorded: RecordedRun | None = None,
     on_epoch: EpochCallback | None = None,
     on_windows: WindowsCallback | None = None,
+    on_stage: StageCallback | None = None,
     on_fetch: OnProgress = quiet,
 ) -> TrainingResult:
     """Train a model and put its bundle into the registry.
@@ -106,6 +107,7 @@ def run_training_pipeline(
         recorded: The run that is repeated, `config` being its own.
         on_epoch: Called after each epoch with its number and Keras' logs.
         on_windows: Called during an epoch with the windows done and their number in all.
+        on_stage: Called when a stage begins with its name; see `timing.STAGES`.
         on_fetch: Called while candles are fetched with their name, the rows so far and in all.
 
     Raises:
@@ -121,7 +123,7 @@ def run_training_pipeline(
         OSError: The directory for TensorBoard cannot be written.
     """
     config.check_embargo()
-    timer = StageTimer()
+    timer = StageTimer(on_stage)
     # TensorFlow takes seconds to import: it comes while inputs are read or fetched.
     _ahead(import_tensorflow)
     with timer.stage("ingestion"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 STAGES = (
@@ -16,6 +16,8 @@ STAGES = (
     "artifacts",
     "onnx",
 )
+#: Called with the name of a stage when it begins.
+StageCallback = Callable[[str], None]
 
 
 class StageTimer:
@@ -29,13 +31,17 @@ class StageTimer:
         True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_stage: StageCallback | None = None) -> None:
+        """Take what is called with the name of each stage that begins."""
+        self._on_stage = on_stage
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._started = time.perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to stage `name`."""
+        if self._on_stage:
+            self._on_stage(name)
         start = time.perf_counter()
         try:
             yield

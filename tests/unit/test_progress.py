@@ -24,7 +24,7 @@ def test_epochs_loss_and_time_left_fit_a_narrow_terminal() -> None:
     plain.print(shown.progress.make_tasks_table(shown.progress.tasks))
     assert isinstance(plain.file, io.StringIO)
     (line,) = plain.file.getvalue().splitlines()
-    assert line.rstrip().endswith("3/300 epochs 34:39:00 RMSE 23,457, test 34,568")
+    assert line.rstrip().endswith("3/300 epochs 34:39:00 RMSE 23,457, val. 34,568")
     assert "1000SHIBUSDT" in line
 
 
@@ -39,6 +39,17 @@ def test_windows_are_shown_in_long_epochs_only() -> None:
         ("epoch", 40_000, 1_000_000, "windows"),
         ("BTCUSDT 1m", 5, 10, "candles"),
     ]
+
+
+def test_what_comes_after_the_training_is_shown() -> None:
+    seen: list[tuple[str, int, int]] = []
+    calls = training_callbacks(CONFIG, lambda *step: seen.append(step[:3]))
+    del seen[:]
+    # Artifacts are written twice: the model at once, the rest at the end.
+    for stage in ("training", "artifacts", "evaluation", "diagnostics", "onnx", "artifacts"):
+        calls["on_stage"](stage)
+    steps = [("finishing", n, 4) for n in range(4)]
+    assert seen == [("training", 300, 300), *steps]
 
 
 def test_nothing_is_written_without_a_terminal() -> None:
