@@ -136,7 +136,7 @@ def read(reference: str, **options: Any) -> RecordedRun:
     if not isinstance(hashes, dict) or "candles" not in hashes:
         raise BundleError(f"{path}: dataset.sha256 is {hashes!r:.80}, expected that of candles")
     assessed_at = _part(path, metadata, "sentiment_assessment").get("assessed_at")
-    for name in ("candles", "sentiment"):
+    for name in ("candles",) if config.force_price_only else ("candles", "sentiment"):
         moved = getattr(config, name)
         if moved and name not in options and not moved.exists():
             raise DataError(

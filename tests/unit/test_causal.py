@@ -114,6 +114,21 @@ def test_age_of_the_index_is_judged_by_the_end_date(market: Market) -> None:
     assert made.assessment.assessed_at.startswith("2020-06-01")
 
 
+def test_days_of_the_index_that_no_feature_sees_change_nothing(market: Market) -> None:
+    assert market.sentiment is not None
+    last = market.candles["timestamp"][-1]
+    later = pl.DataFrame(
+        {"timestamp": [last + timedelta(days=n) for n in (1, 2)], "value": [50.0, 60.0]},
+        schema=market.sentiment.schema,
+    )
+    longer = Market(market.candles, pl.concat([market.sentiment, later]))
+    # A repeated run has the end date, and an index that has grown.
+    made = [prepare(market, config(end_date=last.date())), prepare(longer, config())]
+    made.append(prepare(longer, config(end_date=last.date())))
+    assert made[0].sha256 == made[1].sha256 == made[2].sha256
+    assert made[0].assessment == made[1].assessment == made[2].assessment
+
+
 def test_features_do_not_know_the_level_of_prices(market: Market) -> None:
     prices = ("open", "high", "low", "close")
     dearer = market.candles.with_columns(pl.col(*prices) * 1000.0, volume=pl.col("volume") * 7.0)

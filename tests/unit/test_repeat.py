@@ -58,6 +58,13 @@ def test_files_that_moved(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"old\.csv, the candles of .*give --candles FILE"):
         read(path)
     assert read(path, candles=tmp_path / "new.csv").config.candles == tmp_path / "new.csv"
+    recorded["config"] |= {"sentiment": str(tmp_path / "old index.csv")}
+    path = str(write(tmp_path / "metadata.json", recorded))
+    read(path, candles=tmp_path / "new.csv")  # no sentiment was read
+    recorded["config"]["force_price_only"] = False
+    path = str(write(tmp_path / "metadata.json", recorded))
+    with pytest.raises(DataError, match=r"index\.csv, the sentiment of .*give --sentiment FILE"):
+        read(path, candles=tmp_path / "new.csv")
 
 
 def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:

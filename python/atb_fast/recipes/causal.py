@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,11 +77,11 @@ class CausalRecipe(Recipe):
         assessment = None
         sha256 = {"candles": content_hash(candles)}
         if index is not None:
-            end = config.end or candles["timestamp"][-1] + timedelta(milliseconds=config.bar_ms)
-            known = index.filter(pl.col("timestamp") <= end)
-            assessment = assess(
-                candles, known, force=config.force_sentiment, now=end.astimezone(UTC)
-            )
+            last = candles["timestamp"][-1]
+            end = config.end or last.replace(hour=23, minute=59, second=59)
+            # No feature sees a later day, which may be there today and was not yesterday.
+            known = index.filter(pl.col("timestamp") <= min(last, end))
+            assessment = assess(candles, known, force=config.force_sentiment, now=end)
             if assessment.recommendation == "price_only":
                 log.warning(
                     "sentiment covers little of the candles (score %.2f): most of its columns are "
