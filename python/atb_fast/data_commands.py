@@ -67,6 +67,10 @@ def _day(name: str, help_text: str) -> Callable[[Any], Any]:
     return click.option(name, type=click.DateTime(["%Y-%m-%d"]), help=help_text)
 
 
+def _offline(help_text: str) -> Callable[[Any], Any]:
+    return click.option("--offline", is_flag=True, envvar="ATB_FAST_OFFLINE", help=help_text)
+
+
 @click.group()
 def data() -> None:
     """Fetch, list, check and remove stored candles and sentiment."""
@@ -79,7 +83,7 @@ def data() -> None:
 @_day("--end-date", "Last day, UTC, inclusive. Default: the last closed candle.")
 @click.option("--skip-sentiment", is_flag=True, help="Leave the Fear & Greed index out.")
 @click.option("--force-refresh", is_flag=True, help="Fetch anew what is stored, too.")
-@click.option("--offline", is_flag=True, help="Open no connection: is all of it stored?")
+@_offline("Open no connection: is all of it stored?")
 @click.option(
     "--freshness-days",
     type=click.IntRange(min=0),
@@ -193,7 +197,7 @@ def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
 
 
 @data.command()
-@click.option("--offline", is_flag=True, help="Only drop what is damaged, fetch nothing.")
+@_offline("Only drop what is damaged, fetch nothing.")
 @_cache_dir
 @as_json
 def repair(offline: bool, root: Path, as_json: bool) -> None:

@@ -97,22 +97,28 @@ def _check_name(where: str, name: str, known: Collection[str]) -> None:
 
 
 def attach(
-    command: click.Command, tables: Tables, *, table: str = "", apart: Collection[str] = ()
+    command: click.Command,
+    tables: Tables,
+    *,
+    table: str = "",
+    apart: Collection[str] = (),
+    shared: Collection[str] = ("cache_dir", "registry"),
 ) -> None:
     """Let options of `command` come from the environment and the settings file, below its flags.
 
     Args:
         command: It gets --config, too.
         tables: What the file may hold.
-        table: The table of the command's own, above `[train]`; without one the command takes
-            cache_dir and registry alone, so that it looks where training stores.
+        table: The table of the command's own, above `[train]`.
         apart: Options that the command takes from no table but its own.
+        shared: What a command without a table takes from `[train]`; by default it looks where
+            training stores.
     """
     options = {
         name: option
         for option in command.params
         if (name := option.opts[0].lstrip("-").replace("-", "_")) in OPTIONS
-        and (table or name in ("cache_dir", "registry"))
+        and (table or name in shared)
     }
     for name, option in options.items():
         option.envvar = variables(name)

@@ -139,7 +139,7 @@ def _price(**options: Any) -> None:
     _train(recipe="basic", **options)
 
 
-settings.attach(train, TABLES)
+settings.attach(train, TABLES, shared=("cache_dir", "registry", "offline"))
 
 
 @click.pass_context

@@ -106,6 +106,22 @@ def test_variables_that_no_option_reads_are_named(caplog: pytest.LogCaptureFixtu
     ]
 
 
+def test_a_repeated_run_and_data_stay_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("atb-fast.toml").write_text("[train]\noffline = true\n")
+    command = cli.commands["train"]
+    with click.Context(cli) as parent:
+        assert command.make_context("train", ["--from", "x"], parent).params["offline"] is True
+        again = command.make_context("train", ["--from", "x", "--no-offline"], parent)
+        assert again.params["offline"] is False
+        data = cli.commands["data"]
+        assert isinstance(data, click.Group)
+        # What stands in the file is of training: what is to be fetched must be.
+        for given, wanted in (("", False), ("1", True)):
+            monkeypatch.setenv("ATB_FAST_OFFLINE", given)
+            fetch = data.commands["fetch"].make_context("fetch", ["BTCUSDT"], parent)
+            assert fetch.params["offline"] is wanted
+
+
 def test_price_takes_what_is_different_from_its_own_table(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
