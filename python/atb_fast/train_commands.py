@@ -216,7 +216,11 @@ def _train_several(
     from atb_fast.progress import bars
 
     with bars(console) as shown:
-        outcomes = train_all(configs, jobs=jobs or default_jobs(), on_progress=shown.update)
+        try:
+            outcomes = train_all(configs, jobs=jobs or default_jobs(), on_progress=shown.update)
+        except KeyboardInterrupt as stop:
+            stop.add_note("the same command with --resume goes on where each symbol stopped")
+            raise
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(o) for o in outcomes], allow_nan=False, indent=2))
     else:

@@ -121,7 +121,8 @@ def test_an_interrupt_ends_all_processes(tmp_path: Path, everybody: bool) -> Non
         _, rest = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "Traceback" not in rest
-    assert rest.splitlines()[-1] == "error: interrupted"
+    hint = "the same command with --resume goes on where each symbol stopped"
+    assert rest.splitlines()[-1] == f"error: interrupted; {hint}"
     _wait_for_end_of_group(process.pid)
     left = [path for path in (tmp_path / "models").rglob("*") if path.name != ".staging"]
     assert left == []
