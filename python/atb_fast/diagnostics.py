@@ -24,15 +24,16 @@ _IMPORTANCE_WINDOWS = 100
 _SHUFFLES = 5
 #: Standard deviations of a normal distribution that hold 95 % of it on either side of the mean.
 _Z95 = NormalDist().inv_cdf(0.975)
+#: Standard errors.
+_BEYOND_CHANCE = 2.0
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Errors in quote currency; `mape` in per cent; losses are mean squared errors.
 
-    `persistence_rmse` is the error of "no change" on the same test windows: a model above it is
-    worse than none. The directional figures are shares of the test windows, see
-    `directional_accuracy`; see also `diebold_mariano`.
+    `persistence_rmse` is the error of "no change" on the same test windows. For the directional
+    figures see `Direction`; see also `diebold_mariano`.
     """
 
     train_loss: float
@@ -45,7 +46,19 @@ class Evaluation:
     directional_accuracy: float
     directional_accuracy_low: float
     directional_accuracy_high: float
+    directional_bars: int
+    directional_up_share: float
     diebold_mariano: float
+
+    @property
+    def verdict(self) -> str:
+        """How the model compares with "no change", by the errors and by what chance can do."""
+        error, unchanged = self.test_rmse, self.persistence_rmse
+        if error == unchanged:
+            return "as good as no change"
+        if abs(self.diebold_mariano) < _BEYOND_CHANCE:
+            return f"{'hardly' if error < unchanged else 'no'} better than no change"
+        return f"{'better' if error < unchanged else 'worse'} than no change"
 
     def to_dict(self) -> dict[str, float]:
         """Return the figures by name."""
@@ -75,36 +88,53 @@ def mape(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
     return float(np.mean(np.abs((predicted - actual) / actual))) * 100.0
 
 
+@dataclass(frozen=True)
+class Direction:
+    """How often a prediction lay on the side of the last close that the price went to.
+
+    Bars whose price did not move are left out, and predictions that say it will not. Without any
+    bar nothing is known, and the shares are what interval and centre tend to.
+
+    Attributes:
+        share: Of the bars, 0..1.
+        low: Lower end of its 95 % interval (E. Wilson, Probable Inference, 1927), which takes the
+            bars for independent.
+        high: Upper end.
+        bars: Those that count.
+        up_share: Of them, those whose price rose: what always saying so foresees.
+    """
+
+    share: float = 0.5
+    low: float = 0.0
+    high: float = 1.0
+    bars: int = 0
+    up_share: float = 0.5
+
+
 def directional_accuracy(
     last: NDArray[np.float64], actual: NDArray[np.float64], predicted: NDArray[np.float64]
-) -> tuple[float, float, float]:
-    """Return how often the prediction lies on the side of `last` that the price went to.
-
-    Bars whose price did not move are left out, and predictions that say it will not.
+) -> Direction:
+    """Return how often `predicted` foresaw the direction.
 
     Args:
         last: Last close inside of each window, shape (windows,).
         actual: The close behind it.
         predicted: The prediction of that.
-
-    Returns:
-        The share, 0..1, and the ends of its 95 % interval (E. Wilson, Probable Inference, 1927),
-        which takes the bars for independent. Without any bar nothing is known, and they are 0.5, 0
-        and 1: what the interval and its centre tend to.
     """
     moved = (actual != last) & (predicted != last)
     count = int(moved.sum())
     if count == 0:
-        return 0.5, 0.0, 1.0
+        return Direction()
     hits = np.sign(predicted - last)[moved] == np.sign(actual - last)[moved]
     share, extra = float(np.mean(hits)), _Z95**2 / count
     centre = (share + extra / 2) / (1 + extra)
     half = (share * (1 - share) * extra + extra**2 / 4) ** 0.5 / (1 + extra)
     # At 0 and 1 they are that end; rounding must not lead beyond.
-    return share, max(centre - half, 0.0), min(centre + half, 1.0)
+    low, high = max(centre - half, 0.0), min(centre + half, 1.0)
+    return Direction(share, low, high, count, float(np.mean((actual > last)[moved])))
 
 
-def direction(data: WindowedData, predicted: NDArray[np.float64]) -> tuple[float, float, float]:
+def direction(data: WindowedData, predicted: NDArray[np.float64]) -> Direction:
     """Return `directional_accuracy` of the test windows, of those whose horizons do not overlap."""
     starts = data.test[:: data.horizon]
     last, actual = data.persistence(starts), data.targets(starts)
@@ -115,8 +145,8 @@ def diebold_mariano(data: WindowedData, predicted: NDArray[np.float64]) -> float
     """Return how far the model is better than "no change" on the test windows, in standard errors.
 
     The mean of the differences of squared errors over its standard error, with the covariances of
-    overlapping horizons (F. Diebold and R. Mariano, Comparing Predictive Accuracy, 1995). Above 2
-    is beyond chance; 0 where there is no difference at all.
+    overlapping horizons (F. Diebold and R. Mariano, Comparing Predictive Accuracy, 1995). Beyond 2
+    chance hardly gets; 0 where there is no difference at all.
     """
     actual = data.targets(data.test)
     gain = np.square(data.persistence(data.test) - actual) - np.square(predicted - actual)
@@ -134,8 +164,8 @@ class Deciles:
     Attributes:
         predicted: Mean predicted return.
         actual: Mean actual return of the same windows.
-        half_width: Half of the 95 % interval of `actual`, 1.96 standard errors; it takes the
-            windows for independent.
+        half_width: Half of the 95 % interval of `actual`, 1.96 standard errors; it takes windows
+            whose horizons do not overlap for independent.
         left_out: Windows whose prediction is not above 0, and so has no return.
     """
 
@@ -183,7 +213,7 @@ def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float6
     train_rmse = rmse(data.targets(data.train), predict(model, data, data.train))
     actual, unchanged = data.targets(data.test), data.persistence(data.test)
     test_rmse = rmse(actual, test_predictions)
-    share, low, high = direction(data, test_predictions)
+    foreseen = direction(data, test_predictions)
     return Evaluation(
         train_loss=train_rmse**2,
         train_rmse=train_rmse,
@@ -192,9 +222,11 @@ def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float6
         mape=mape(actual, test_predictions),
         persistence_rmse=rmse(actual, unchanged),
         persistence_mape=mape(actual, unchanged),
-        directional_accuracy=share,
-        directional_accuracy_low=low,
-        directional_accuracy_high=high,
+        directional_accuracy=foreseen.share,
+        directional_accuracy_low=foreseen.low,
+        directional_accuracy_high=foreseen.high,
+        directional_bars=foreseen.bars,
+        directional_up_share=foreseen.up_share,
         diebold_mariano=diebold_mariano(data, test_predictions),
     )
 

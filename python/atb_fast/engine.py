@@ -261,9 +261,7 @@ def _after_batches(on_windows: WindowsCallback, batch_size: int, windows: int) -
     def say(batch: int, logs: Any = None) -> None:  # noqa: ARG001
         on_windows(min((batch + 1) * batch_size, windows), windows)
 
-    made = LambdaCallback(on_train_batch_end=say)
-    made.async_safe = True  # it looks at no loss, so a step on a GPU need not be waited for
-    return made
+    return LambdaCallback(on_train_batch_end=say)
 
 
 def _optimizer(model: Any) -> Any:

@@ -17,7 +17,7 @@ from atb_fast.config import TrainingConfig
 from atb_fast.datasets import Parts, WindowedData
 from atb_fast.device import configure
 from atb_fast.diagnostics import direction, predict, rmse
-from atb_fast.engine import EpochCallback
+from atb_fast.engine import EpochCallback, WindowsCallback
 from atb_fast.errors import DataError, TrainingError
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
@@ -99,6 +99,7 @@ def evaluate(
     window: Literal["expanding", "rolling"] = "expanding",
     on_fold: FoldCallback | None = None,
     on_epoch: EpochCallback | None = None,
+    on_windows: WindowsCallback | None = None,
     on_fetch: OnProgress = quiet,
 ) -> list[Fold]:
     """Train the recipe of `config` once for each fold; nothing is written.
@@ -109,6 +110,7 @@ def evaluate(
         window: Whether training windows add up, or the oldest ones are dropped.
         on_fold: Called after each fold.
         on_epoch: Called after each epoch of each fold.
+        on_windows: Called during an epoch with the windows done and their number in all.
         on_fetch: Called while candles are fetched.
 
     Raises:
@@ -132,7 +134,7 @@ def evaluate(
         began = time.perf_counter()
         data = recipe.windows(prepared, config, parts)
         keras.backend.clear_session()
-        model, fitted = train(config, data, policy, on_epoch=on_epoch)
+        model, fitted = train(config, data, policy, on_epoch=on_epoch, on_windows=on_windows)
         if fitted.diverged:
             raise TrainingError(
                 f"the loss of fold {number} stopped being a number in epoch {fitted.diverged}; try "
@@ -208,7 +210,7 @@ def walk_forward(
 def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, float]:
     actual, unchanged = data.targets(data.test), data.persistence(data.test)
     linear = _linear(data)
-    share, low, high = direction(data, predicted)
+    foreseen = direction(data, predicted)
     persistence = rmse(actual, unchanged)
     if not persistence:
         raise DataError("no price moves in a fold; give candles of a market that trades")
@@ -218,10 +220,10 @@ def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, flo
         "linear_rmse": rmse(actual, linear),
         "ratio": rmse(actual, predicted) / persistence,
         "linear_ratio": rmse(actual, linear) / persistence,
-        "directional_accuracy": share,
-        "directional_accuracy_low": low,
-        "directional_accuracy_high": high,
-        "linear_directional_accuracy": direction(data, linear)[0],
+        "directional_accuracy": foreseen.share,
+        "directional_accuracy_low": foreseen.low,
+        "directional_accuracy_high": foreseen.high,
+        "linear_directional_accuracy": direction(data, linear).share,
         "up_share": float(np.mean(actual > unchanged)),
     }
 

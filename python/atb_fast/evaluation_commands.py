@@ -80,6 +80,8 @@ def evaluate(
             done = fold.number
             note = f"{fold.ratio:.3f} of no change"
             shown.update("walk-forward", done, folds, unit="folds", note=note)
+            # It may have ended early.
+            shown.update(f"fold {done}", config.epochs, config.epochs, unit="epochs")
 
         def on_epoch(epoch: int, logs: dict[str, float]) -> None:
             note = f"loss {logs['loss']:.4g}, validation {logs['val_loss']:.4g}"
@@ -91,6 +93,7 @@ def evaluate(
             window=window,
             on_fold=on_fold,
             on_epoch=on_epoch,
+            on_windows=shown.windows,
             on_fetch=shown.rows,
         )
     if as_json:

@@ -20,8 +20,9 @@ from atb_fast.config import TIMEFRAMES
 from atb_fast.verification import SKEW, prediction_limit
 
 #: As its licence asks for.
-_BEYOND_CHANCE = 2.0
 _ATTRIBUTION = "Fear & Greed index: Source: alternative.me"
+#: Of a verdict that chance does not explain.
+_TONES = {"better than no change": "good", "worse than no change": "bad"}
 
 
 def write_report(
@@ -54,14 +55,20 @@ def write_report(
         "mape": f"{results['mape']:.2f}",
         "persistence_mape": f"{results['persistence_mape']:.2f}",
         "validation_note": "Validation windows are the test windows." * _tests_choose(record),
+        "shrinkage_note": "Before predicted returns were shrunk."
+        * (record.fitted.shrinkage != 1.0),
+        "ahead": "one bar" if record.data.horizon == 1 else f"{record.data.horizon} bars",
+        "independence": "Intervals take the windows for independent."
+        if record.data.horizon == 1
+        else f"Intervals allow for {record.data.horizon} bars that neighbours share.",
         "zoom": min(ZOOM, len(record.data.test)),
         "atb_fast": document["versions"].get("atb-fast", ""),
     }
     html = {
-        "banners": "\n".join(_banners(document)),
+        "banners": "\n".join(_banners(record, document)),
         "caveats": "\n".join(f'<p class="muted">{text}</p>' for text in _caveats(record)),
-        **_ratio(results),
-        **_direction(record, results),
+        **_ratio(record),
+        **_direction(record),
         "facts": _pairs("Data", _facts(record, document)),
         "stages": _stages(stages, total),
         "fit": _pairs("Fit", _fit(record, document)),
@@ -85,27 +92,25 @@ def _tests_choose(record: RunRecord) -> bool:
     return np.array_equal(record.data.validation, record.data.test)
 
 
-def _banners(document: Mapping[str, Any]) -> Iterator[str]:
+def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[str]:
     """Give what must be read before any figure."""
 
     def banner(tone: str, title: str, text: str) -> str:
         title, text = escape(title), escape(text)
         return f'<p class="banner {tone}"><strong>{title}</strong> <span>{text}</span></p>'
 
-    results = document["evaluation_results"]
-    error, unchanged = results["test_rmse"], results["persistence_rmse"]
-    figures = f"Test RMSE {_number(error)}, persistence {_number(unchanged)}."
-    if error > unchanged:
-        yield banner("bad", "The model is worse than no change.", figures)
-    elif error < unchanged and results["diebold_mariano"] < _BEYOND_CHANCE:
-        beyond = f" {results['diebold_mariano']:.1f} standard errors: chance can do that."
-        yield banner("note", "The model is hardly better than no change.", figures + beyond)
-    elif error < unchanged:
-        yield banner("good", "The model is better than no change.", figures)
-    else:
-        shrunk = " It was no better on the validation windows, and was shrunk to it."
-        same = document["training_params"]["shrinkage"] == 0
-        yield banner("note", "The model is as good as no change.", figures + shrunk * same)
+    found = record.evaluation
+    figures = (
+        f"Test RMSE {_number(found.test_rmse)}, persistence {_number(found.persistence_rmse)}."
+    )
+    tone = _TONES.get(found.verdict, "note")
+    if found.test_rmse == found.persistence_rmse:
+        if record.fitted.shrinkage == 0.0:
+            figures += " It was no better on the validation windows, and was shrunk to it."
+    elif tone == "note":
+        errors = abs(found.diebold_mariano)
+        figures += f" The difference is {errors:.1f} standard errors, which chance explains."
+    yield banner(tone, f"The model is {found.verdict}.", figures)
     if document["dataset"]["synthetic"]:
         yield banner(
             "note",
@@ -127,33 +132,40 @@ def _caveats(record: RunRecord) -> Iterator[str]:
         yield "The scalers have seen the test rows, too: the recipe is that of the old trainer."
 
 
-def _ratio(results: Mapping[str, float]) -> dict[str, str]:
-    error, unchanged = results["test_rmse"], results["persistence_rmse"]
+def _ratio(record: RunRecord) -> dict[str, str]:
+    error, unchanged = record.evaluation.test_rmse, record.evaluation.persistence_rmse
     if not unchanged:  # prices that stand still
         return {"ratio": "undefined", "tone": ""}
     ratio = error / unchanged
-    tone = "bad" if error > unchanged else "good" if error < unchanged else ""
+    tone = _TONES.get(record.evaluation.verdict, "")
     return {"ratio": f"{ratio:.3f}" if ratio < 10 else f"{ratio:,.1f}", "tone": tone}
 
 
-def _direction(record: RunRecord, results: Mapping[str, float]) -> dict[str, str]:
-    names = ("directional_accuracy", "directional_accuracy_low", "directional_accuracy_high")
-    share, low, high = (results[name] * 100 for name in names)
-    data = record.data
-    moved = np.count_nonzero(data.targets(data.test) != data.persistence(data.test))
-    if (low, high) == (0, 100):
+def _direction(record: RunRecord) -> dict[str, str]:
+    found, data = record.evaluation, record.data
+    if not found.directional_bars:
+        moved = np.any(data.targets(data.test) != data.persistence(data.test))
         why = "the model foresees no move" if moved else "no price moved"
-        return {"direction": "undefined", "direction_interval": why, "coin": ""}
-    if low > 50:
-        coin = "better than a coin"
-    else:
-        coin = "worse than a coin" if high < 50 else "no better than a coin"
+        return {"direction": "undefined", "direction_interval": why, "direction_range": ""}
+    low, high, up = (
+        100 * share
+        for share in (
+            found.directional_accuracy_low,
+            found.directional_accuracy_high,
+            found.directional_up_share,
+        )
+    )
+    # Prices drift, so a coin is easily beaten by always saying the same.
+    always, base = ("up", up) if up >= 50 else ("down", 100 - up)
+    than = "better than" if low > base else "worse than" if high < base else "no better than"
+    text = f"{than} always saying {always}, {base:.1f}&nbsp;%"
     return {
-        "direction": f"{share:.1f}&nbsp;%",
-        "direction_interval": f"95&nbsp;% interval {low:.1f} to {high:.1f}&nbsp;%, {moved:,} bars: "
-        + coin,
-        "coin": f'<div class="range" role="img" aria-label="interval around 50 %: {coin}">'
-        f'<i style="left:{low:.1f}%;width:{high - low:.1f}%"></i><b></b></div>',
+        "direction": f"{100 * found.directional_accuracy:.1f}&nbsp;%",
+        "direction_interval": f"95&nbsp;% interval {low:.1f} to {high:.1f}&nbsp;%, "
+        f"{found.directional_bars:,} bars: {text}",
+        "direction_range": f'<div class="range" role="img" aria-label="{text}">'
+        f'<i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
+        f'<b style="left:{base:.1f}%"></b></div>',
     }
 
 
@@ -177,7 +189,9 @@ def _facts(record: RunRecord, document: Mapping[str, Any]) -> Iterator[tuple[str
     if not document["has_sentiment"]:
         yield "sentiment", "not used"
     else:
-        yield "sentiment", "synthetic index" if dataset["synthetic"] else _ATTRIBUTION
+        made_up, file = dataset["synthetic"], config.sentiment
+        source = f"{file}, as the " * bool(file) + _ATTRIBUTION
+        yield "sentiment", "synthetic index" if made_up else source
     yield "columns", ", ".join(data.prepared.matrix.names)
 
 

@@ -67,6 +67,11 @@ class Bars:
         """Move the bar of candles that come in."""
         self.update(name, done, total, "candles")
 
+    def windows(self, done: int, total: int) -> None:
+        """Move the bar of the windows of an epoch that takes long; others would only flicker."""
+        if total > _LONG_EPOCH:
+            self.update("epoch", done, total, "windows")
+
 
 def training_callbacks(config: TrainingConfig, update: Update) -> dict[str, Any]:
     """Return the callbacks of `run_training_pipeline` that call `update` with every step."""

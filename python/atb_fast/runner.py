@@ -65,6 +65,7 @@ class TrainingResult:
         test_rmse: Quote currency.
         persistence_rmse: Error of "no change" on the same windows, quote currency.
         mape: Per cent, test windows.
+        verdict: How the model compares with "no change", beyond chance or not.
         diagnostics: Which optional steps ran.
         paths: `bundle`, and each file in it by name.
         same_onnx: Whether model.onnx has the same bytes as that of the run that was repeated; None
@@ -86,6 +87,7 @@ class TrainingResult:
     test_rmse: float
     persistence_rmse: float
     mape: float
+    verdict: str
     diagnostics: dict[str, bool]
     paths: dict[str, str]
     same_onnx: bool | None = None
@@ -203,6 +205,7 @@ def run_training_pipeline(
         test_rmse=record.evaluation.test_rmse,
         persistence_rmse=record.evaluation.persistence_rmse,
         mape=record.evaluation.mape,
+        verdict=record.evaluation.verdict,
         diagnostics=record.diagnostics,
         paths={"bundle": str(bundle)} | {p.name: str(p) for p in sorted(bundle.iterdir())},
         same_onnx=recorded.compare(bundle / "model.onnx") if recorded else None,

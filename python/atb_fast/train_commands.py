@@ -277,11 +277,9 @@ def _print_result(result: TrainingResult, console: Console) -> None:
     table.add_row("imports and the rest", f"{other:.2f}", end_section=True)
     table.add_row("total", f"{result.total_seconds:.2f}")
     console.print(table)
-    worse = result.test_rmse > result.persistence_rmse
     console.print(
-        f"test RMSE {result.test_rmse:,.2f} (persistence {result.persistence_rmse:,.2f}"
-        + (": the model is worse than no change)" if worse else ")")
-        + f", MAPE {result.mape:.2f} %, {result.epochs} {result.engine} epochs "
+        f"test RMSE {result.test_rmse:,.2f} (persistence {result.persistence_rmse:,.2f}: the model "
+        f"is {result.verdict}), MAPE {result.mape:.2f} %, {result.epochs} {result.engine} epochs "
         f"of {result.seconds_per_epoch:.2f} s (the first {result.first_epoch_seconds:.1f}), "
         f"best {result.best_epoch}"
     )

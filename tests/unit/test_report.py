@@ -19,10 +19,12 @@ from scipy import stats
 from atb_fast.artifacts import RunRecord, metadata
 from atb_fast.charts import CHARTS, draw_charts
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import WindowedData
+from atb_fast.datasets import Parts, WindowedData
 from atb_fast.device import decide
 from atb_fast.diagnostics import (
+    Direction,
     diebold_mariano,
+    direction,
     directional_accuracy,
     evaluate,
     return_deciles,
@@ -124,7 +126,7 @@ def charts(data: WindowedData, config: TrainingConfig) -> dict[str, str]:
 def write(
     tmp_path: Path, data: WindowedData, config: TrainingConfig, charts: dict[str, str]
 ) -> Write:
-    def written(predictions: Any = None, **changes: Any) -> Written:
+    def written(predictions: Any = None, data: WindowedData = data, **changes: Any) -> Written:
         if predictions is None:
             predictions = data.targets(data.test) * 1.2
         record = make_record(data, config, predictions)
@@ -158,18 +160,41 @@ def test_the_page_is_one_file_that_loads_nothing(write: Write) -> None:
     assert used <= set(names)
 
 
-@pytest.mark.parametrize("verdict", ["worse than", "better than", "as good as"])
-def test_the_verdict_comes_first(write: Write, data: WindowedData, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("verdict", "tone"),
+    [
+        ("worse than", "bad"),
+        ("no better than", "note"),
+        ("as good as", "note"),
+        ("hardly better than", "note"),
+        ("better than", "good"),
+    ],
+)
+def test_the_verdict_comes_first(write: Write, data: WindowedData, verdict: str, tone: str) -> None:
+    actual, last = data.targets(data.test), data.persistence(data.test)
+    # Right and wrong by turns: the sum is small beside what chance does.
+    turns = np.where(np.arange(len(last)) % 2, 1.0, -1.0) * (actual - last)
     predictions = {
-        "worse than": data.targets(data.test) * 1.2,
-        "better than": data.targets(data.test) * 1.0001,
-        "as good as": data.persistence(data.test),
-    }
-    page = Page(write(predictions[verdict])[0])
-    found = re.findall(r"The model is (\w+ \w+(?: as)?) no change", page.text)
+        "worse than": actual * 1.2,
+        "no better than": last + 0.001 * turns,
+        "as good as": last,
+        "hardly better than": last + 0.001 * turns,
+        "better than": actual * 1.0001,
+    }[verdict]
+    if "better" in verdict and tone == "note":
+        # Of the two signs, that which has the wanted end.
+        better = rmse(actual, predictions) < rmse(actual, last)
+        if better != (verdict == "hardly better than"):
+            predictions = last - 0.001 * turns
+    text, document = write(predictions)
+    page, results = Page(text), document["evaluation_results"]
+    found = re.findall(r"The model is (.*?) no change", page.text)
     assert found == [verdict]
+    assert f'<p class="banner {tone}"><strong>The model is' in text
     assert page.text.index(found[0]) < page.text.index("Persistence RMSE")
-    assert ("worse than no change" in page.text) == (verdict == "worse than")
+    assert ("chance explains" in page.text) == ("better" in verdict and tone == "note")
+    assert (results["diebold_mariano"] > 2) == (verdict == "better than")
+    assert (results["diebold_mariano"] < -2) == (verdict == "worse than")
 
 
 def test_made_up_prices_are_named_at_the_top(write: Write) -> None:
@@ -184,6 +209,34 @@ def test_real_sentiment_is_attributed(write: Write, config: TrainingConfig) -> N
     page = Page(write(config=replace(config, source="binance"))[0])
     assert "Fear & Greed index: Source: alternative.me" in page.text
     assert "ynthetic" not in page.text
+    files = replace(config, source="files", candles=Path("a.csv"), sentiment=Path("b.csv"))
+    assert "b.csv, as the Fear & Greed index" in Page(write(config=files)[0]).text
+
+
+def test_a_longer_horizon_is_said(write: Write, data: WindowedData) -> None:
+    near, _ = write()
+    assert "predicted one bar ahead" in near
+    assert "take the windows for independent" in near
+    test = data.test[:-4]
+    far = replace(data, horizon=5, parts=Parts(data.train, test, test))
+    text, document = write(far.persistence(far.test) * 1.2, far)
+    assert "predicted 5 bars ahead" in text
+    assert "Intervals allow for 5 bars that neighbours share" in text
+    bars = document["evaluation_results"]["directional_bars"]
+    assert 0 < bars <= -(-len(far.test) // 5)
+    assert f" {bars:,} bars: " in text
+
+
+def test_always_saying_up_is_no_skill(write: Write, data: WindowedData) -> None:
+    text, document = write(data.persistence(data.test) * 1.2)
+    results = document["evaluation_results"]
+    assert results["directional_accuracy"] == results["directional_up_share"]
+    up = results["directional_up_share"]
+    always = f"no better than always saying {'up' if up >= 0.5 else 'down'}, "
+    assert (f"{always}{100 * up:.1f}" in text) == (up >= 0.5)
+    knowing, _ = write(data.targets(data.test))
+    assert "better than always saying" in knowing
+    assert "no better than always saying" not in knowing
 
 
 def test_figures_are_those_of_the_metadata(write: Write, data: WindowedData) -> None:
@@ -304,11 +357,22 @@ def test_directional_accuracy_has_a_wilson_interval(hits: int, count: int) -> No
     actual = last + 1
     actual[-3:] = 100.0  # did not move
     predicted = np.where(np.arange(count + 3) < hits, 101.0, 99.0)
-    share, low, high = directional_accuracy(last, actual, predicted)
+    found = directional_accuracy(last, actual, predicted)
     expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
-    assert share == hits / count
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
-    assert 0 <= low <= share <= high <= 1
+    assert (found.share, found.bars, found.up_share) == (hits / count, count, 1.0)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= found.low <= found.share <= found.high <= 1
+
+
+def test_horizons_that_overlap_are_counted_once(data: WindowedData) -> None:
+    far = replace(data, horizon=4, parts=replace(data.parts, test=data.test[:41]))
+    last, actual = far.persistence(far.test), far.targets(far.test)
+    predicted = last + np.random.default_rng(1).standard_normal(41)
+    found = direction(far, predicted)
+    assert found == directional_accuracy(last[::4], actual[::4], predicted[::4])
+    assert found.bars == 11
+    near, wide = (return_deciles(last, actual, predicted, horizon) for horizon in (1, 4))
+    np.testing.assert_allclose(wide.half_width, 2 * near.half_width)
 
 
 @pytest.mark.parametrize("horizon", [1, 4])
@@ -323,17 +387,18 @@ def test_diebold_mariano_is_a_t_statistic(data: WindowedData, horizon: int) -> N
         expected = stats.ttest_1samp(gain, 0.0).statistic
         assert got == pytest.approx(expected * np.sqrt(len(gain) / (len(gain) - 1)), rel=1e-9)
     else:
-        lags = [np.cov(gain[k:], gain[: len(gain) - k], bias=True)[0, 1] for k in range(1, 4)]
-        variance = np.var(gain) + 2 * sum(lags)
-        assert got == pytest.approx(gain.mean() / np.sqrt(variance / len(gain)), rel=0.2)
+        apart = gain - gain.mean()
+        covariances = np.correlate(apart, apart, "full")[len(gain) - 1 :][:4] / len(gain)
+        variance = 2 * covariances.sum() - covariances[0]
+        assert got == pytest.approx(gain.mean() / np.sqrt(variance / len(gain)), rel=1e-9)
     assert diebold_mariano(some, last) == 0.0
 
 
 def test_directional_accuracy_of_prices_that_stand_still() -> None:
     still = np.full(5, 3.0)
-    assert directional_accuracy(still, still, still + 1) == (0.5, 0.0, 1.0)
+    assert directional_accuracy(still, still, still + 1) == Direction()
     # A model that says "no change" says nothing about up and down.
-    assert directional_accuracy(still, still + 1, still) == (0.5, 0.0, 1.0)
+    assert directional_accuracy(still, still + 1, still) == Direction()
 
 
 @pytest.mark.parametrize("count", [100, 403])
