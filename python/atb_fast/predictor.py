@@ -203,11 +203,12 @@ class Bundle:
         All of `frame` is read; it is best to give a few more bars than a window has.
 
         Args:
-            frame: As in `features`; the timestamps are not needed.
+            frame: As in `features`; the timestamps need not be there.
             sentiment: As in `features`.
 
         Raises:
-            DataError: As `features`, or the window before that bar is not complete.
+            DataError: As `features`, the bars are of another timeframe, or the window before that
+                bar is not complete.
             BundleError: The model gives something else than finite numbers.
         """
         bars = None
@@ -215,6 +216,7 @@ class Bundle:
             frame = _polars(frame)
             bars = len(frame)
         matrix = self.features(frame, sentiment)
+        self._check_timeframe(_polars(frame)[-self.sequence_length :])
         start = len(matrix) - self.sequence_length
         if start < 0 and self._lag_days is not None:
             from atb_fast.recipes.causal import SETTLED
@@ -316,7 +318,7 @@ class Bundle:
     def _check_timeframe(self, table: pl.DataFrame) -> None:
         from atb_fast.sentiment import epoch_ms
 
-        if len(table) < 2:
+        if len(table) < 2 or "timestamp" not in table.columns:
             return
         steps = np.diff(epoch_ms(table["timestamp"]))
         late = np.flatnonzero(steps <= 0)

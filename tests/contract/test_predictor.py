@@ -154,6 +154,8 @@ def test_bad_frames(basic: Bundle, hourly: pl.DataFrame) -> None:
         basic.predict_last({})
     with pytest.raises(DataError, match="the bars are 120 minutes apart, expected 60"):
         basic.predict(hourly.gather_every(2))
+    with pytest.raises(DataError, match="the bars are 120 minutes apart, expected 60"):
+        basic.predict_last(hourly.gather_every(2))
     with pytest.raises(DataError, match="column 'timestamp' is missing"):
         basic.predict(hourly.drop("timestamp"))
     with pytest.raises(DataError, match="has dtype Int64, expected float64"):
