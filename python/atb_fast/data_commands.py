@@ -428,7 +428,7 @@ def _verify_file(path: Path) -> Finding:
         return finding
     finding.quality = inspect(candles, bar_length(candles))
     if finding.quality.bad_bars:
-        finding.problems.append(f"{path}: {finding.quality.bad_bars} bars cannot be")
+        finding.problems.append(f"{path}: {finding.quality.bad_bars} bars are impossible")
     return finding
 
 

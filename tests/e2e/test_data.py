@@ -173,7 +173,7 @@ def test_files_are_verified(atb_fast: Run, shared: Path, tmp_path: Path, daily: 
     pl.concat([daily, daily[:1]]).write_csv(tmp_path / "doubled.csv")
     found = atb_fast("data", "verify", "bad.csv", "doubled.csv")
     assert found.returncode == 3
-    assert "bars cannot be" in found.stdout
+    assert "bars are impossible" in found.stdout
     assert "stands there more than once" in found.stdout
 
 

@@ -9,7 +9,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from atb_fast.config import TrainingConfig
-from atb_fast.errors import DataError
+from atb_fast.errors import ArgumentError, DataError
 from atb_fast.ingestion.files import read_candles, read_sentiment
 from atb_fast.ingestion.sources import load_market
 
@@ -38,6 +38,7 @@ def test_formats_hold_the_same(daily: pl.DataFrame, tmp_path: Path, suffix: str)
         "2024-01-31 00:00:00+00:00",
         "2024-01-31 01:00:00+01:00",
         "1706659200",
+        "1706659200.0",
         "1706659200000",
         "1706659200000000",
         "1706659200000000000",
@@ -66,7 +67,7 @@ def test_rows_are_sorted_and_other_columns_dropped(tmp_path: Path) -> None:
         ("2024-01-01,1,1,1,nan,1\n", "column close, row 1: found 'nan', expected a price above 0"),
         ("2024-01-01,1,inf,1,1,1\n", "column high, row 1: found 'inf'"),
         ("2024-01-01,1,1,0,1,1\n", "column low, row 1: found '0', expected a price above 0"),
-        ("2024-01-01,1,1,1,1,-2\n", "volume, row 1: found '-2', expected a number from 0 on"),
+        ("2024-01-01,1,1,1,1,-2\n", "volume, row 1: found '-2', expected a number from 0 to"),
         ("01/02/2024,1,1,1,1,1\n", "found '01/02/2024', expected a time from 2000 on"),
         ("20240131,1,1,1,1,1\n", "found '20240131', expected a time from 2000 on"),
         ("1706659200000,1,1,1,1,1\n99,1,1,1,1,1\n", "timestamp, row 2: found '99', expected"),
@@ -133,7 +134,10 @@ def test_headers_of_other_programs(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_too_large(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="column close, row 1: found '1e39'"):
+    with pytest.raises(
+        DataError,
+        match=r"column close, row 1: found '1e39', expected a price above 0, up to 1e\+15",
+    ):
         read_candles(csv(tmp_path, "2024-01-01,1,1,1,1e39,1\n"))
     frame = pl.DataFrame(
         {"timestamp": [2**63 + 1], "value": [1]}, schema_overrides={"timestamp": pl.UInt64}
@@ -141,6 +145,22 @@ def test_numbers_that_are_too_large(tmp_path: Path) -> None:
     frame.write_parquet(tmp_path / "sentiment.parquet")
     with pytest.raises(DataError, match="column timestamp, row 1: found 9223372036854775809"):
         read_sentiment(tmp_path / "sentiment.parquet")
+
+
+@pytest.mark.parametrize("value", ["300", "-5", "nan"])
+def test_an_index_is_from_0_to_100(tmp_path: Path, value: str) -> None:
+    path = csv(tmp_path, f"2024-01-01,40\n2024-01-02,{value}\n", "timestamp,value\n")
+    message = f"column value, row 2: found '{value}', expected a value from 0 to 100"
+    with pytest.raises(DataError, match=message):
+        read_sentiment(path)
+
+
+def test_text_of_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "candles.csv"
+    path.write_text(HEADER + "2024-01-01,1,1,1,1,1\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"candles\.csv: .*UTF-8") as error:
+        read_candles(path)
+    assert "\0" not in str(error.value)
 
 
 def test_sentiment_stamps_count_for_their_day(tmp_path: Path) -> None:
@@ -176,6 +196,26 @@ def test_holes_are_said(
     with caplog.at_level("INFO"):
         load(path)
     assert "2 holes in the candles, the longest 11 days" in caplog.text
+
+
+def test_impossible_bars_are_said(
+    daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "candles.parquet"
+    bad = pl.int_range(pl.len()).is_in([7, 9])
+    low = pl.when(bad).then(pl.col("high") * 2).otherwise(pl.col("low"))
+    daily.with_columns(low=low).write_parquet(path)
+    load(path)
+    first = daily["timestamp"][7]
+    assert "2 candles are impossible, with open or close outside of low..high" in caplog.text
+    assert f"the first at {first}" in caplog.text
+
+
+def test_a_cache_directory_that_is_a_file(daily: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "candles.parquet"
+    daily.write_parquet(path)
+    with pytest.raises(ArgumentError, match=r"--cache-dir is .*, expected a directory"):
+        load(path, cache_dir=path)
 
 
 def test_range_and_bar_length(daily: pl.DataFrame, tmp_path: Path) -> None:

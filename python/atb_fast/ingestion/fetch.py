@@ -297,7 +297,7 @@ def _old_candles(path: Path, bar: int) -> pl.DataFrame:
     if quality.off_grid > len(candles) // 2:
         raise DataError(f"{path}: its candles do not open on the grid; is its time zone UTC?")
     if not quality.sound:
-        raise DataError(f"{path}: {quality.bad_bars} of its bars cannot be")
+        raise DataError(f"{path}: {quality.bad_bars} of its bars are impossible")
     return candles
 
 

@@ -63,6 +63,8 @@ def _read(path: Path) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {reason}") from error
+    if "\0" in "".join(frame.columns):
+        raise DataError(f"{path}: the text is not UTF-8; save it as UTF-8")
     # Polars gives the second column of one name this suffix.
     twice = [name for name in frame.columns if re.search(r"_duplicated_\d+$", name)]
     names = [name.strip().lower() for name in frame.columns]
@@ -107,12 +109,14 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
     if not numeric:
         raise DataError(f"{path}: column {column.name} has type {column.dtype}, expected numbers")
     numbers = column.cast(pl.Float64, strict=False)
-    expected = "a number"
-    good = numbers.abs() < _LARGEST  # false for infinities and NaN, too
-    if column.name in CANDLE_COLUMNS:
-        # A price of 0 would divide by 0 later; bars without trades have a volume of 0.
-        good &= numbers >= 0 if column.name == "volume" else numbers > 0
-        expected = "a number from 0 on" if column.name == "volume" else "a price above 0"
+    if column.name not in CANDLE_COLUMNS:
+        expected, good = "a value from 0 to 100", numbers.is_between(0, 100)
+    elif column.name == "volume":  # 0 in bars without trades
+        expected, good = f"a number from 0 to {_LARGEST:.0e}", numbers.is_between(0, _LARGEST)
+    else:  # a price of 0 would divide by 0 later
+        expected = f"a price above 0, up to {_LARGEST:.0e}"
+        good = (numbers > 0) & (numbers <= _LARGEST)
+    good &= numbers.is_finite()
     bad = (~good).fill_null(value=True).arg_true()
     if len(bad):
         value = column[bad[0]]
@@ -147,7 +151,8 @@ def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
 def _to_datetime(raw: pl.Series) -> pl.Series:
     """Return UTC milliseconds, null where a value is not a time."""
     if raw.dtype == pl.String:
-        numbers = raw.cast(pl.Int64, strict=False)
+        # pandas writes whole seconds as 1675209600.0.
+        numbers = raw.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
         # ISO 8601 only: 01/02/2024 is January to some and February to others.
         iso = raw.str.contains(r"^\d{4}-\d{2}-\d{2}")
         text = raw.set(~iso.fill_null(value=False), None)

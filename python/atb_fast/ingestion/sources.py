@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from atb_fast.config import TrainingConfig
-from atb_fast.errors import DataError
+from atb_fast.errors import ArgumentError, DataError
 from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.fetch import Fetcher, OnProgress, quiet
-from atb_fast.ingestion.quality import bar_length, off_grid
+from atb_fast.ingestion.quality import bad_bars, bar_length, off_grid
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +38,13 @@ def load_market(config: TrainingConfig, *, on_progress: OnProgress = quiet) -> M
         on_progress: Called while candles are fetched; see `Fetcher`.
 
     Raises:
-        ArgumentError: The exchange does not know the symbol.
+        ArgumentError: The exchange does not know the symbol, or the cache directory is a file.
         DataError: A source that cannot be read, or has no candle in the range.
         FetchError: Something is not stored and cannot be fetched.
         StorageError: The store is damaged, or cannot be written.
     """
+    if config.cache_dir.exists() and not config.cache_dir.is_dir():
+        raise ArgumentError(f"--cache-dir is {config.cache_dir}, expected a directory")
     sentiment = None
     if config.source == "binance":
         fetcher = Fetcher(
@@ -99,6 +101,13 @@ def _cut(candles: pl.DataFrame, config: TrainingConfig) -> pl.DataFrame:
             "%d holes in the candles, the longest %s; averages and windows run across them",
             len(missing),
             max(missing),
+        )
+    impossible = bad_bars(inside).arg_true()
+    if len(impossible):
+        log.warning(
+            "%d candles are impossible, with open or close outside of low..high, the first at %s",
+            len(impossible),
+            inside["timestamp"][impossible[0]],
         )
     astray = int(off_grid(inside, config.bar_ms).sum())
     if astray:
