@@ -91,7 +91,7 @@ def find_leaks(
         market: Candles and the whole sentiment history.
         config: As for training.
         recipe: Default that of `config`.
-        cuts: How many, evenly spaced, beside those where parts begin; at least 1.
+        cuts: How many, evenly spaced, beside those where parts begin; from 1 to one for each bar.
 
     Raises:
         DataError: Too few candles for the recipe, on the whole or at every cut.
@@ -109,6 +109,7 @@ def find_leaks(
     # A recipe says about each cut what it said about the whole.
     with _quiet():
         first = bisect_left(range(least, len(times)), 1, key=lambda cut: _usable(run, cut)) + least
+        cuts = min(cuts, len(times))
         every = sorted({*np.linspace(first, len(times) - 1, cuts).astype(int).tolist(), *begins})
         every = [cut for cut in every if cut >= first and cut < len(times)]
         seen: dict[tuple[str, str], list[tuple[float, int]]] = {}

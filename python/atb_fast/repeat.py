@@ -69,13 +69,15 @@ class RecordedRun:
         expected, received = self.data["sha256"], prepared.sha256
         if expected == received:
             return
+        other = [name for name in expected | received if expected.get(name) != received.get(name)]
+        hashes = [[found.get(name) for name in other] for found in (received, expected)]
         times = prepared.frame["timestamp"]
         ends = [self.data.get(name) for name in ("candles_first", "candles_last")]
         raise DataError(
-            f"this is not the data of {self.path}: received {prepared.candles} candles from "
-            f"{times[0]} to {times[-1]}, sha256 {received}; expected "
-            f"{self.data.get('candles')!r:.80} from {ends[0]!r:.80} to {ends[1]!r:.80}, sha256 "
-            f"{expected}; give the files of that run by --candles and --sentiment, or see with "
+            f"not the {' and '.join(other)} of {self.path}: received {prepared.candles} candles "
+            f"from {times[0]} to {times[-1]}, expected {self.data.get('candles')!r:.80} from "
+            f"{ends[0]!r:.80} to {ends[1]!r:.80}; sha256 received {hashes[0]}, expected "
+            f"{hashes[1]}; give the files of that run by --candles and --sentiment, or see with "
             "atb-fast data verify whether the store is intact"
         )
 

@@ -160,7 +160,7 @@ def test_files_that_have_grown(start: Start, tmp_path: Path) -> None:
 
     candles.tail(299).write_parquet(tmp_path / "moved.parquet")
     _, error = finished(start(*again), 3)
-    assert error.splitlines()[-1].startswith(f"error: this is not the data of {bundle}")
+    assert error.splitlines()[-1].startswith(f"error: not the candles of {bundle}")
     assert "received 249 candles from" in error
     assert "expected 250 from" in error
     assert "give the files of that run by --candles" in error

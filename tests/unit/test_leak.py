@@ -149,6 +149,13 @@ def test_nothing_compared_is_no_pass(market: Market) -> None:
         find_leaks(market, config(), recipe=Refuses())
 
 
+def test_no_more_cuts_than_bars(market: Market) -> None:
+    few = Market(market.candles.head(620), None)
+    options: dict[str, Any] = {"force_price_only": True, "sequence_length": 12}
+    report = find_leaks(few, config(**options), cuts=10**12)
+    assert 100 < report.cuts < 620
+
+
 def test_legacy_leaks_and_says_what(market: Market) -> None:
     found = leaking(find_leaks(market, config("legacy")))
     prices = {"open", "high", "low", "close", "volume", "sma_7", "sma_14", "sma_30"}

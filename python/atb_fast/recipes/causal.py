@@ -71,7 +71,8 @@ class CausalRecipe(Recipe):
         if len(candles) < least:
             raise DataError(
                 f"{len(candles)} candles are in the range, expected at least {least}: "
-                f"{SETTLED} until an RSI has settled, a window and the horizon"
+                f"{SETTLED} until an RSI has settled, a window of {config.sequence_length} and the "
+                f"horizon of {config.horizon}; use a longer range"
             )
         index = None if config.force_price_only else market.sentiment
         assessment = None
