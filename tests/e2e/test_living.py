@@ -171,6 +171,10 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("MODEL_REGISTRY_PATH", "a_file/models")
     monkeypatch.setenv("ATB_FAST_FNG_URL", "alternative.me")
+    (tmp_path / "both.toml").write_text("[train]\nforce_sentiment=true\nforce_price_only=true\n")
+    both = atb_fast("doctor", "--config", "both.toml").stdout
+    assert "problem  settings          force_sentiment" in both
+    assert "(force_sentiment is from both.toml, " in both
     done = atb_fast("doctor")
     assert done.returncode == 7
     assert done.stderr == "error: training does not work: settings, tf2onnx, registry\n"
