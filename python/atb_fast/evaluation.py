@@ -56,9 +56,10 @@ class Fold:
         ratio: `rmse / persistence_rmse`; above 1 the model is worse than no change.
         linear_ratio: `linear_rmse / persistence_rmse`.
         directional_accuracy: How often the model was right about up or down, with the ends of its
-            95 % interval; of windows whose horizons do not overlap.
+            95 % interval; of windows whose horizons do not overlap. See `diagnostics.Direction`.
         directional_accuracy_low: See there.
         directional_accuracy_high: See there.
+        directional_bars: What that is of: 0 if the model says "no change", and nothing is known.
         linear_directional_accuracy: The same of least squares.
         up_share: How often the price went up: what always saying so foresees.
         epochs: Epochs that were run.
@@ -81,6 +82,7 @@ class Fold:
     directional_accuracy: float
     directional_accuracy_low: float
     directional_accuracy_high: float
+    directional_bars: int
     linear_directional_accuracy: float
     up_share: float
     epochs: int
@@ -207,7 +209,7 @@ def walk_forward(
     return parts
 
 
-def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, float]:
+def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, Any]:
     actual, unchanged = data.targets(data.test), data.persistence(data.test)
     linear = _linear(data)
     foreseen = direction(data, predicted)
@@ -223,6 +225,7 @@ def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, flo
         "directional_accuracy": foreseen.share,
         "directional_accuracy_low": foreseen.low,
         "directional_accuracy_high": foreseen.high,
+        "directional_bars": foreseen.bars,
         "linear_directional_accuracy": direction(data, linear).share,
         "up_share": float(np.mean(actual > unchanged)),
     }

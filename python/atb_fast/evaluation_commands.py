@@ -165,10 +165,12 @@ def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
     title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe"
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("tested from", "trained", "RMSE", "no change", "ratio", "linear", "right", "up"):
-        table.add_column(name, justify="left" if name == "tested from" else "right", no_wrap=True)
+        # Folded on a narrow terminal: no digit is dropped.
+        left = name == "tested from"
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
     for fold in folds:
         low, high = fold.directional_accuracy_low, fold.directional_accuracy_high
-        right = f"{fold.directional_accuracy:.0%} ({100 * low:.0f} to {100 * high:.0f})"
+        right = f"{fold.directional_accuracy:.0%} ({100 * low:.0f}-{100 * high:.0f})"
         table.add_row(
             f"{datetime.fromisoformat(fold.first):%Y-%m-%d}",
             f"{fold.train:,}",
@@ -176,12 +178,14 @@ def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
             f"{fold.persistence_rmse:,.2f}",
             f"{fold.ratio:.3f}",
             f"{fold.linear_ratio:.3f}",
-            right if fold.shrinkage else "-",  # shrunk to no change, a model says neither
+            right if fold.directional_bars else "-",  # a model shrunk to no change says neither
             f"{fold.up_share:.0%}",
         )
     ratios = [fold.ratio for fold in folds]
     same = sum(fold.shrinkage == 0.0 for fold in folds)
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
     console.print(
         f"{title}: RMSE {min(ratios):.3f} to {max(ratios):.3f} of that of no change, above it in "
         f"{sum(ratio > 1.0 for ratio in ratios)} of {len(folds)} folds"
@@ -205,6 +209,8 @@ def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:
 
     title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe, {report.cuts} cuts"
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
     if not report.leaks:
         console.print(f"{title}: no feature, target or part sees the future", soft_wrap=True)
         return
