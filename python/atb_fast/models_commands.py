@@ -57,6 +57,7 @@ def list_models(root: Path | None, as_json: bool) -> None:
                 {
                     "bundle": row["bundle"],
                     "live": "yes" if row["live"] else "",
+                    "horizon": "" if row["horizon"] == 1 else f"{row['horizon']} bars",
                     "test RMSE": _number(row["test_rmse"]),
                     "persistence": _number(row["persistence_rmse"]),
                     "problem": row["problem"] or "",
@@ -64,6 +65,9 @@ def list_models(root: Path | None, as_json: bool) -> None:
                 for row in rows
             ],
         )
+    kept = registry.unpublished(_root(root))
+    if kept and not as_json:
+        click.echo(f"{len(kept)} not published, without a checked model.onnx: {kept[0].parent}")
 
 
 @models.command()
@@ -236,6 +240,8 @@ def _root(given: Path | None) -> Path:
 def _inside(path: Path, root: Path | None) -> Path:
     """Return `path` without links, if it is a version of the registry."""
     resolved, home = path.resolve(), _root(root).resolve()
+    if resolved in registry.unpublished(home):
+        raise BundleError(f"{path} was not published: it has no checked model.onnx")
     if resolved.parent.parent.parent != home or not registry.is_version(resolved):
         raise ArgumentError(f"{path} is no version in the registry {home}; name its --registry")
     return resolved
@@ -267,6 +273,7 @@ def _row(path: Path) -> dict[str, Any]:
         "bundle": f"{symbol}:?:{model_type}:{version}",
         "path": str(path),
         "live": registry.live_version(path.parent) == version,
+        "horizon": 1,
         "test_rmse": None,
         "persistence_rmse": None,
         "problem": None,
@@ -278,6 +285,7 @@ def _row(path: Path) -> dict[str, Any]:
         )
     except BundleError as error:
         return row | {"problem": str(error)}
+    row["horizon"] = _horizon(metadata)
     results = metadata.get("evaluation_results")
     for name in ("test_rmse", "persistence_rmse"):
         value = results.get(name) if isinstance(results, dict) else None
@@ -302,6 +310,7 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         "live": "yes" if live else "no",
         "symbol": f"{metadata.get('symbol')} {metadata.get('timeframe')}",
         "type": metadata.get("model_type"),
+        "horizon": f"{_horizon(metadata)} bars",
         "input": f"{metadata.get('sequence_length')} rows of {columns}",
         "created": metadata.get("created_at"),
         "candles": f"{dataset.get('first')} to {dataset.get('last')}"
@@ -314,6 +323,12 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     if from_candles is not None:
         facts["... from candles"] = f"{_number(from_candles)}, as model.onnx computes features"
     return facts
+
+
+def _horizon(metadata: dict[str, Any]) -> Any:
+    """Return the bars from the last close to the predicted one; only causal models have several."""
+    normalization = metadata.get("price_normalization")
+    return normalization.get("horizon", 1) if isinstance(normalization, dict) else 1
 
 
 def _finite(value: Any) -> Any:

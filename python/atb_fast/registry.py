@@ -123,6 +123,11 @@ def publish(
     return target, version
 
 
+def unpublished(registry: Path) -> list[Path]:
+    """Return the trained models that are kept where engines do not look, oldest first."""
+    return sorted((registry / ".unpublished").glob("*/"))
+
+
 def promote(version: Path) -> None:
     """Make `version`, a directory of the registry, the one that `latest` names, at once.
 

@@ -31,7 +31,7 @@ from atb_fast.datasets import WindowedData
 from atb_fast.device import configure, environment, import_tensorflow
 from atb_fast.diagnostics import evaluate, permutation_importance, predict, robustness
 from atb_fast.engine import EpochCallback, WindowsCallback
-from atb_fast.errors import AtbFastError, ExportError, StorageError, TrainingError
+from atb_fast.errors import ExportError, StorageError, TrainingError
 from atb_fast.html_report import write_report
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.sources import load_market
@@ -52,6 +52,8 @@ class TrainingResult:
         symbol: For example BTCUSDT.
         timeframe: Length of a bar.
         model_type: `sentiment`, `price`, `basic` or `causal`.
+        recipe: `legacy`, `causal` or `basic`.
+        horizon: Bars from the last close to the predicted one.
         version_id: The version of the bundle.
         published: Whether engines see the bundle: not without a checked model.onnx.
         stages: Seconds per stage.
@@ -65,6 +67,8 @@ class TrainingResult:
         test_rmse: Quote currency.
         persistence_rmse: Error of "no change" on the same windows, quote currency.
         mape: Per cent, test windows.
+        shrinkage: What the recipe multiplied predicted returns with; at 0 the model says "no
+            change".
         verdict: How the model compares with "no change", beyond chance or not.
         diagnostics: Which optional steps ran.
         paths: `bundle`, and each file in it by name.
@@ -75,6 +79,8 @@ class TrainingResult:
     symbol: str
     timeframe: str
     model_type: str
+    recipe: str
+    horizon: int
     version_id: str
     published: bool
     stages: dict[str, float]
@@ -87,6 +93,7 @@ class TrainingResult:
     test_rmse: float
     persistence_rmse: float
     mape: float
+    shrinkage: float
     verdict: str
     diagnostics: dict[str, bool]
     paths: dict[str, str]
@@ -165,7 +172,7 @@ def run_training_pipeline(
                 callbacks=tensorboard.callbacks(config),
                 checkpoints=config.cache_dir / "checkpoints",
             )
-        with timer.stage("artifacts"), _storage_errors(config.registry):
+        with timer.stage("artifacts"), _storage_errors(config.registry, fitted.checkpoint):
             model.save(staged / "model.keras")
 
         with _kept_on_failure(staged, data, config):
@@ -179,9 +186,9 @@ def run_training_pipeline(
                 record = RunRecord(config, data, policy, fitted, evaluate(model, data, predictions))
             with timer.stage("diagnostics"):
                 _diagnose(model, record, predictions, staged / "training.png")
-            with timer.stage("onnx"), _storage_errors(config.registry):
+            with timer.stage("onnx"), _storage_errors(config.registry, fitted.checkpoint):
                 export_error = _export(model, record, staged / "model.onnx")
-            with timer.stage("artifacts"), _storage_errors(config.registry):
+            with timer.stage("artifacts"), _storage_errors(config.registry, fitted.checkpoint):
                 write_samples(model, record, staged / "samples.npz")
                 bundle, version = _publish(record, staged, timer)
     if export_error is not None:
@@ -193,6 +200,8 @@ def run_training_pipeline(
         symbol=config.symbol,
         timeframe=config.timeframe,
         model_type=prepared.model_type,
+        recipe=config.recipe,
+        horizon=config.horizon,
         version_id=version,
         published=record.diagnostics["onnx"],
         stages=timer.seconds,
@@ -205,6 +214,7 @@ def run_training_pipeline(
         test_rmse=record.evaluation.test_rmse,
         persistence_rmse=record.evaluation.persistence_rmse,
         mape=record.evaluation.mape,
+        shrinkage=fitted.shrinkage,
         verdict=record.evaluation.verdict,
         diagnostics=record.diagnostics,
         paths={"bundle": str(bundle)} | {p.name: str(p) for p in sorted(bundle.iterdir())},
@@ -236,10 +246,12 @@ def _import_late_packages(config: TrainingConfig) -> None:
 def _describe(data: WindowedData, config: TrainingConfig) -> None:
     prepared = data.prepared
     log.info(
-        "%s %s, %s model: %d candles, windows of %d bars x %d features, %d to train, %s%d to test",
+        "%s %s, %s model%s: %d candles, windows of %d bars x %d features, %d to train, %s%d to "
+        "test",
         config.symbol,
         config.timeframe,
         prepared.model_type,
+        "" if config.horizon == 1 else f", {config.horizon} bars ahead",
         prepared.candles,
         data.length,
         prepared.matrix.shape[1],
@@ -347,7 +359,8 @@ def _publish(record: RunRecord, staged: Path, timer: StageTimer) -> tuple[Path, 
             other,
             config.timeframe,
         )
-    return registry.publish(
+    before = registry.live_version(home)
+    bundle, version = registry.publish(
         staged,
         config.registry,
         symbol=config.symbol,
@@ -357,6 +370,9 @@ def _publish(record: RunRecord, staged: Path, timer: StageTimer) -> tuple[Path, 
         live=live,
         latest=other is None,
     )
+    if live and not other:
+        log.info("%s -> %s (before: %s)", home / "latest", version, before or "none")
+    return bundle, version
 
 
 @contextmanager
@@ -381,13 +397,17 @@ def _kept_on_failure(staged: Path, data: WindowedData, config: TrainingConfig) -
 
 
 @contextmanager
-def _storage_errors(root: Path) -> Iterator[None]:
+def _storage_errors(root: Path, checkpoint: Path | None) -> Iterator[None]:
+    """Say what cannot be written, and how the training is not lost."""
     try:
         yield
-    except AtbFastError:
-        raise
-    except OSError as error:
-        raise StorageError(f"registry {root} cannot be written: {error}") from error
+    except OSError as error:  # StorageError is one
+        text = str(error)
+        if not isinstance(error, StorageError):
+            text = f"registry {root} cannot be written: {error.strerror or error}"
+        if checkpoint and checkpoint.exists():
+            text += "; the training is kept: make room or give another --registry, with --resume"
+        raise StorageError(text) from error
 
 
 def _now() -> datetime:

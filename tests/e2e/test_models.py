@@ -146,6 +146,13 @@ def test_what_does_not_verify_is_not_promoted(atb_fast: Run, root: Path) -> None
     assert "must not be live: " in done.stderr
     assert "Traceback" not in done.stderr
     assert live(root) == before
+    kept = root / ".unpublished" / bundle.name
+    shutil.copytree(bundle, kept)
+    done = atb_fast("models", "promote", kept, "--registry", root)
+    assert (done.returncode, "was not published" in done.stderr) == (9, True)
+    assert f"1 not published, without a checked model.onnx: {kept.parent}" in str(
+        atb_fast("models", "ls", "--registry", root).stdout
+    )
     for registry_option in (root.parent / "other", root / "BTCUSDT" / ".." / ".."):
         elsewhere = atb_fast("models", "promote", bundle, "--registry", registry_option)
         assert elsewhere.returncode == 2
