@@ -163,7 +163,7 @@ def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
     from rich.table import Table
 
     title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe"
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("tested from", "trained", "RMSE", "no change", "ratio", "linear", "right", "up"):
         # Folded on a narrow terminal: no digit is dropped.
         left = name == "tested from"
