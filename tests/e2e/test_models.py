@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from engine_contract import bundle_violations, violations
 
@@ -164,6 +165,11 @@ def test_another_timeframe_does_not_take_the_live_one_away(atb_fast: Run, root: 
     bundle = root / "BTCUSDT" / "price" / NEWEST
     metadata = json.loads((bundle / "metadata.json").read_text())
     (bundle / "metadata.json").write_text(json.dumps(metadata | {"timeframe": "4h"}))
+    # As if it had been trained on such bars.
+    with np.load(bundle / "samples.npz") as stored:
+        samples = dict(stored)
+    samples["timestamps"] = samples["timestamps"] // 6
+    np.savez(bundle / "samples.npz", **samples)
     key = f"BTCUSDT:4h:price:{NEWEST}"
     done = atb_fast("models", "promote", key, "--registry", root)
     assert done.returncode == 9
