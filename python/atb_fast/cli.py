@@ -21,7 +21,7 @@ from atb_fast.data_commands import data
 from atb_fast.errors import ArgumentError, AtbFastError, message_and_code
 from atb_fast.evaluation_commands import check, evaluate
 from atb_fast.models_commands import models
-from atb_fast.options import EXIT_CODES, TABLES, as_given, as_json
+from atb_fast.options import EXIT_CODES, TABLES, as_json, training_config
 from atb_fast.train_commands import train
 
 _PROGRAM = "atb-fast"
@@ -115,10 +115,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
     try:
         context = _training("model", path)
         given = {name: context.params[name] for name in context.params.keys() & OPTIONS.keys()}
-        try:
-            TrainingConfig(symbol="BTCUSDT", **as_given(given))
-        except ArgumentError as error:  # options that contradict each other
-            raise ArgumentError(settings.explained(context, str(error))) from error
+        training_config(context, "BTCUSDT", given)  # they may contradict each other
     except (ArgumentError, click.BadParameter) as error:
         text = (
             settings.with_origin(error).format_message()

@@ -81,6 +81,12 @@ def default_cache_dir() -> Path:
     return user_cache_path("atb-fast", appauthor=False)
 
 
+def check_cache_dir(path: Path) -> None:
+    """Raise ArgumentError if `path`, where candles and sentiment are to be kept, is a file."""
+    if path.exists() and not path.is_dir():
+        raise ArgumentError(f"--cache-dir is {path}, expected a directory")
+
+
 def check_symbol(symbol: str) -> None:
     """Raise ArgumentError unless `symbol` can be one; it becomes part of URLs and paths."""
     if not (isinstance(symbol, str) and re.fullmatch(r"[A-Z0-9]{2,30}", symbol)):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atb_fast.config import TIMEFRAMES, check_symbol, default_cache_dir
+from atb_fast.config import TIMEFRAMES, check_cache_dir, check_symbol, default_cache_dir
 from atb_fast.errors import ArgumentError, AtbFastError, DataError, FetchError, StorageError
 from atb_fast.options import as_json
 
@@ -28,8 +28,7 @@ log = logging.getLogger(__name__)
 def _root(_context: click.Context, _parameter: click.Parameter, given: Path | None) -> Path:
     """Return the cache directory; one that was named must not be a file."""
     root = given.expanduser() if given else default_cache_dir()
-    if root.exists() and not root.is_dir():
-        raise ArgumentError(f"--cache-dir is {root}, expected a directory")
+    check_cache_dir(root)
     return root
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from atb_fast import settings
-from atb_fast.config import TrainingConfig
-from atb_fast.errors import ArgumentError, LeakError
-from atb_fast.options import EXIT_CODES, TABLES, as_given, as_json, training_options
+from atb_fast.config import TrainingConfig, variables
+from atb_fast.errors import LeakError
+from atb_fast.options import EXIT_CODES, TABLES, as_json, training_config, training_options
 
 if TYPE_CHECKING:
     from atb_fast.evaluation import Fold
@@ -26,17 +26,21 @@ _OF_BUNDLES = (
 _OF_FITTING = ("epochs", "batch_size", "patience", "seed", "engine", "mixed_precision")
 
 
+def _count(name: str, default: int, help_text: str) -> click.Option:
+    return click.Option(
+        [f"--{name}"],
+        envvar=variables(name),
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help=help_text,
+    )
+
+
 @click.command(
     params=[
         click.Argument(["symbol"]),
-        click.Option(
-            ["--folds"],
-            envvar="ATB_FAST_FOLDS",
-            type=click.IntRange(min=1),
-            default=5,
-            show_default=True,
-            help="Stretches that are tested.",
-        ),
+        _count("folds", 5, "Stretches that are tested."),
         click.Option(
             ["--window"],
             envvar="ATB_FAST_WINDOW",
@@ -69,9 +73,9 @@ def evaluate(
     from rich.console import Console
 
     from atb_fast import evaluation
-    from atb_fast.progress import bars
+    from atb_fast.progress import bars, long_epoch
 
-    config = _config(context, symbol, options)
+    config = training_config(context, symbol.upper(), options)
     with bars(Console(stderr=True, highlight=False)) as shown:
         done = 0
 
@@ -93,7 +97,7 @@ def evaluate(
             window=window,
             on_fold=on_fold,
             on_epoch=on_epoch,
-            on_windows=shown.windows,
+            on_windows=long_epoch(shown.update),
             on_fetch=shown.rows,
         )
     if as_json:
@@ -115,14 +119,7 @@ def check() -> None:
 @check.command(
     params=[
         click.Argument(["symbol"]),
-        click.Option(
-            ["--cuts"],
-            envvar="ATB_FAST_CUTS",
-            type=click.IntRange(min=1),
-            default=20,
-            show_default=True,
-            help="Evenly spaced, beside those where parts begin.",
-        ),
+        _count("cuts", 20, "Evenly spaced, beside those where parts begin."),
         *training_options(*_OF_BUNDLES, *_OF_FITTING),
     ],
     epilog=EXIT_CODES,
@@ -138,7 +135,7 @@ def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **opt
     from atb_fast.ingestion.sources import load_market
     from atb_fast.leak import find_leaks
 
-    config = _config(context, symbol, options)
+    config = training_config(context, symbol.upper(), options)
     config.check_embargo()
     report = find_leaks(load_market(config), config, cuts=cuts)
     if as_json:
@@ -148,13 +145,6 @@ def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **opt
     if report.leaks:
         names = dict.fromkeys(leak.what for leak in report.leaks)
         raise LeakError(f"the {config.recipe} recipe sees the future: {', '.join(names)}")
-
-
-def _config(context: click.Context, symbol: str, options: dict[str, Any]) -> TrainingConfig:
-    try:
-        return TrainingConfig(symbol=symbol.upper(), **as_given(options))
-    except ArgumentError as error:
-        raise ArgumentError(settings.explained(context, str(error))) from error
 
 
 def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:

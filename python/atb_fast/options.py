@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
-from atb_fast.config import OPTIONS
+from atb_fast import settings
+from atb_fast.config import OPTIONS, TrainingConfig
+from atb_fast.errors import ArgumentError
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
@@ -71,6 +73,18 @@ def as_given(options: dict[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None
     }
+
+
+def training_config(context: click.Context, symbol: str, options: dict[str, Any]) -> TrainingConfig:
+    """Return the options of a command; what is wrong with them is said with where they are from.
+
+    Raises:
+        ArgumentError: An option outside of its range, or options that contradict each other.
+    """
+    try:
+        return TrainingConfig(symbol=symbol, **as_given(options))
+    except ArgumentError as error:
+        raise ArgumentError(settings.explained(context, str(error))) from error
 
 
 def _type(kind: str, metadata: Any) -> click.ParamType[Any]:

@@ -211,12 +211,10 @@ class Bundle:
                 bar is not complete.
             BundleError: The model gives something else than finite numbers.
         """
-        bars = None
-        if isinstance(self._make, FeaturePipeline):
-            frame = _polars(frame)
-            bars = len(frame)
-        matrix = self.features(frame, sentiment)
-        self._check_timeframe(_polars(frame)[-self.sequence_length :])
+        table = _polars(frame)
+        bars = len(table)
+        matrix = self.features(table, sentiment)
+        self._check_timeframe(table[-self.sequence_length :])
         start = len(matrix) - self.sequence_length
         if start < 0 and self._lag_days is not None:
             from atb_fast.recipes.causal import SETTLED
@@ -230,7 +228,7 @@ class Bundle:
                 f"a window has {self.sequence_length} complete rows, got {len(matrix)}; give more "
                 "candles (averages need some before their first value)"
             )
-        if bars is not None and matrix.rows[-1] != bars - 1:
+        if isinstance(matrix, FeatureMatrix) and matrix.rows[-1] != bars - 1:
             raise DataError(
                 f"the last bar, row {bars - 1}, lacks a feature, the last complete one is row "
                 f"{matrix.rows[-1]}; give sentiment up to the last bar, and candles whose prices "
@@ -245,7 +243,7 @@ class Bundle:
                 )
         starts = np.array([start])
         windows = matrix.gather(starts, self.sequence_length)
-        last = frame["close"][-1:].to_numpy() if bars is not None else None
+        last = table["close"][-1:].to_numpy()
         return float(self._prices(matrix, starts, windows, last)[0])
 
     def run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -279,7 +277,7 @@ class Bundle:
         matrix: FeatureMatrix | CandleMatrix,
         starts: NDArray[np.int64],
         windows: NDArray[np.float32],
-        last: NDArray[np.float64] | None,
+        last: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """Return the prices predicted for the windows at `starts`, whose last closes are `last`."""
         columns = len(self.feature_names)
@@ -304,7 +302,7 @@ class Bundle:
         outputs: NDArray[np.float64],
         matrix: FeatureMatrix | CandleMatrix,
         starts: NDArray[np.int64],
-        last: NDArray[np.float64] | None,
+        last: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         if self._price.method == "rolling_minmax":
             assert isinstance(matrix, CandleMatrix)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+    from atb_fast.engine import WindowsCallback
+
 #: Windows of an epoch that takes more than a few seconds.
 _LONG_EPOCH = 20_000
 
@@ -67,10 +69,15 @@ class Bars:
         """Move the bar of candles that come in."""
         self.update(name, done, total, "candles")
 
-    def windows(self, done: int, total: int) -> None:
-        """Move the bar of the windows of an epoch that takes long; others would only flicker."""
-        if total > _LONG_EPOCH:
-            self.update("epoch", done, total, "windows")
+
+def long_epoch(update: Update) -> WindowsCallback:
+    """Return what calls `update` with the windows of an epoch; a short one would only flicker."""
+
+    def on_windows(done: int, windows: int) -> None:
+        if windows > _LONG_EPOCH:
+            update("epoch", done, windows, "windows", "")
+
+    return on_windows
 
 
 def training_callbacks(config: TrainingConfig, update: Update) -> dict[str, Any]:
@@ -81,11 +88,6 @@ def training_callbacks(config: TrainingConfig, update: Update) -> dict[str, Any]
     def on_epoch(epoch: int, logs: dict[str, float]) -> None:
         note = f"RMSE {_short(logs['rmse'])}, val. {_short(logs['val_rmse'])}"
         update("training", epoch, config.epochs, "epochs", note)
-
-    def on_windows(done: int, windows: int) -> None:
-        # Short epochs would only flicker.
-        if windows > _LONG_EPOCH:
-            update("epoch", done, windows, "windows", "")
 
     def on_stage(stage: str) -> None:
         nonlocal trained
@@ -102,7 +104,7 @@ def training_callbacks(config: TrainingConfig, update: Update) -> dict[str, Any]
 
     return {
         "on_epoch": on_epoch,
-        "on_windows": on_windows,
+        "on_windows": long_epoch(update),
         "on_stage": on_stage,
         "on_fetch": on_fetch,
     }

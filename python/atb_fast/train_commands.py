@@ -19,8 +19,8 @@ from atb_fast.options import (
     EXIT_CODES,
     NOT_FOR_PRICE,
     TABLES,
-    as_given,
     as_json,
+    training_config,
     training_options,
 )
 
@@ -151,20 +151,17 @@ def _train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    given = as_given(options)
+    candles = options["candles"]
     names = [symbol.upper() for symbol in symbols]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ArgumentError(f"{twice} is given twice; name each symbol once")
-    if len(names) > 1 and "candles" in given and "{symbol}" not in str(given["candles"]):
+    if len(names) > 1 and candles and "{symbol}" not in str(candles):
         raise ArgumentError(
-            f"--candles {given['candles']} are of one symbol and {len(names)} are given; write "
+            f"--candles {candles} are of one symbol and {len(names)} are given; write "
             "{symbol} where the name has the symbol, for example data/{symbol}_1d.csv"
         )
-    try:
-        configs = [TrainingConfig(symbol=name, **given) for name in names]
-    except ArgumentError as error:
-        raise ArgumentError(settings.explained(context, str(error))) from error
+    configs = [training_config(context, name, options) for name in names]
     if where := settings.sources(context):
         log.info("settings: %s", ", ".join(where))
     from rich.console import Console

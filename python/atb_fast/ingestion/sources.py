@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from atb_fast.config import TrainingConfig
-from atb_fast.errors import ArgumentError, DataError
+from atb_fast.config import TrainingConfig, check_cache_dir
+from atb_fast.errors import DataError
 from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.fetch import Fetcher, OnProgress, quiet
 from atb_fast.ingestion.quality import bad_bars, bar_length, off_grid
@@ -43,8 +43,7 @@ def load_market(config: TrainingConfig, *, on_progress: OnProgress = quiet) -> M
         FetchError: Something is not stored and cannot be fetched.
         StorageError: The store is damaged, or cannot be written.
     """
-    if config.cache_dir.exists() and not config.cache_dir.is_dir():
-        raise ArgumentError(f"--cache-dir is {config.cache_dir}, expected a directory")
+    check_cache_dir(config.cache_dir)
     sentiment = None
     if config.source == "binance":
         fetcher = Fetcher(
@@ -102,13 +101,8 @@ def _cut(candles: pl.DataFrame, config: TrainingConfig) -> pl.DataFrame:
             len(missing),
             max(missing),
         )
-    impossible = bad_bars(inside).arg_true()
-    if len(impossible):
-        log.warning(
-            "%d candles are impossible, with open or close outside of low..high, the first at %s",
-            len(impossible),
-            inside["timestamp"][impossible[0]],
-        )
+    if config.source == "files":  # the exchange's clients and the store refuse such bars
+        _warn_of_impossible(inside)
     astray = int(off_grid(inside, config.bar_ms).sum())
     if astray:
         log.info(
@@ -117,6 +111,16 @@ def _cut(candles: pl.DataFrame, config: TrainingConfig) -> pl.DataFrame:
             config.timeframe,
         )
     return inside
+
+
+def _warn_of_impossible(candles: pl.DataFrame) -> None:
+    impossible = bad_bars(candles).arg_true()
+    if len(impossible):
+        log.warning(
+            "%d candles are impossible, with open or close outside of low..high, the first at %s",
+            len(impossible),
+            candles["timestamp"][impossible[0]],
+        )
 
 
 def gaps(times: pl.Series, bar_ms: int) -> list[timedelta]:
