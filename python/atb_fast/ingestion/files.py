@@ -151,8 +151,10 @@ def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
 def _to_datetime(raw: pl.Series) -> pl.Series:
     """Return UTC milliseconds, null where a value is not a time."""
     if raw.dtype == pl.String:
-        # pandas writes whole seconds as 1675209600.0.
-        numbers = raw.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
+        numbers = raw.cast(pl.Int64, strict=False)
+        # pandas writes whole seconds as 1675209600.0. Looked for, because a pattern takes long.
+        if numbers.null_count() and raw.str.contains(".0", literal=True).any():
+            numbers = raw.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
         # ISO 8601 only: 01/02/2024 is January to some and February to others.
         iso = raw.str.contains(r"^\d{4}-\d{2}-\d{2}")
         text = raw.set(~iso.fill_null(value=False), None)
