@@ -16,11 +16,11 @@ import pytest
 from incumbents import Case
 
 from atb_fast import TrainingConfig
-from atb_fast.ingestion.binance import Binance
+from atb_fast.ingestion.exchange.binance import Binance
 from atb_fast.ingestion.fetch import Fetcher
-from atb_fast.ingestion.sentiment_store import SentimentStore
-from atb_fast.ingestion.sources import load_market
-from atb_fast.ingestion.store import CandleStore, Piece
+from atb_fast.ingestion.store.sentiment import SentimentStore
+from atb_fast.ingestion.market import load_market
+from atb_fast.ingestion.store.candles import CandleStore, Piece
 from atb_fast.recipes import prepare
 
 DAY = 86_400_000

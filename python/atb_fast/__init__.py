@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     )
     from atb_fast.config import TrainingConfig
     from atb_fast.errors import AtbFastError
-    from atb_fast.features import PreparedData, windows
-    from atb_fast.ingestion.sources import Market, load_market
-    from atb_fast.predictor import Bundle, load_bundle
+    from atb_fast.features.prepared import PreparedData, windows
+    from atb_fast.ingestion.market import Market, load_market
+    from atb_fast.serving.predictor import Bundle, load_bundle
     from atb_fast.recipes import prepare
-    from atb_fast.runner import TrainingResult, run_training_pipeline
+    from atb_fast.runs.pipeline import TrainingResult, run_training_pipeline
 
 __version__ = version("atb-fast")
 
 _HOME = {
     "AtbFastError": "errors",
-    "Bundle": "predictor",
+    "Bundle": "serving.predictor",
     "CandleMatrix": "_core",
     "Feature": "_core",
     "FeatureMatrix": "_core",
     "FeaturePipeline": "_core",
-    "Market": "ingestion.sources",
+    "Market": "ingestion.market",
     "MinMaxScaler": "_core",
-    "PreparedData": "features",
+    "PreparedData": "features.prepared",
     "TrainingConfig": "config",
-    "TrainingResult": "runner",
-    "load_bundle": "predictor",
-    "load_market": "ingestion.sources",
+    "TrainingResult": "runs.pipeline",
+    "load_bundle": "serving.predictor",
+    "load_market": "ingestion.market",
     "prepare": "recipes",
-    "run_training_pipeline": "runner",
-    "windows": "features",
+    "run_training_pipeline": "runs.pipeline",
+    "windows": "features.prepared",
 }
 
 __all__ = [

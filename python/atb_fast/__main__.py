@@ -1,5 +1,5 @@
 """`python -m atb_fast`."""
 
-from atb_fast.cli import main
+from atb_fast.cli.main import main
 
 main()

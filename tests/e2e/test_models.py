@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from engine_contract import bundle_violations, violations
 
-from atb_fast import load_bundle, registry
+from atb_fast import load_bundle
+from atb_fast.serving import registry
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,9 @@ OPTIONS += ["--epochs", "8", "--seed", "5", "--skip-plots", "--skip-robustness"]
 #: The command line, killed when its seventh epoch ends; every epoch before has a checkpoint.
 KILLED = """
 import os, signal
-from atb_fast import checkpoint, cli, runner
+from atb_fast.training import checkpoint
+from atb_fast.cli import main as cli
+from atb_fast.runs import pipeline as runner
 
 def kill(*args, on_epoch, **options):
     def end(epoch, logs):

@@ -14,10 +14,10 @@ import pytest
 
 from atb_fast import FeatureMatrix
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import WindowedData
-from atb_fast.diagnostics import rmse
-from atb_fast.features import PreparedData
-from atb_fast.ingestion.sources import load_market
+from atb_fast.training.tf_data import WindowedData
+from atb_fast.evaluation.diagnostics import rmse
+from atb_fast.features.prepared import PreparedData
+from atb_fast.ingestion.market import load_market
 from atb_fast.recipes import prepare, split
 
 LENGTH = 120
@@ -65,7 +65,7 @@ def test_features_equal_the_golden_file(
 
     market = load_market(config)
     assert market.sentiment is not None
-    from atb_fast.sentiment import merge_sentiment, sentiment_features
+    from atb_fast.features.sentiment import merge_sentiment, sentiment_features
 
     frame = merge_sentiment(market.candles, sentiment_features(market.sentiment), "1d")
     assert prepared.pipeline

@@ -16,9 +16,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import atb_fast.ingestion.exchange  # noqa: F401 - once, before the forks
+import atb_fast.ingestion.exchange.session  # noqa: F401 - once, before the forks
 from atb_fast.errors import AtbFastError
-from atb_fast.ingestion import fetch, http
+from atb_fast.ingestion import fetch
+from atb_fast.ingestion.exchange import http
 
 
 def work(job: dict[str, Any]) -> int:

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from atb_fast import TrainingConfig, registry, run_training_pipeline
-from atb_fast.verification import verify
+from atb_fast import TrainingConfig
+from atb_fast.serving import registry
+from atb_fast import run_training_pipeline
+from atb_fast.serving.verification import verify
 
 
 def train(root: Path) -> None:

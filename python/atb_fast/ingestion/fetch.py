@@ -16,13 +16,13 @@ import polars as pl
 
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import DataError, FetchError, StorageError
-from atb_fast.ingestion.disk import flag, now_iso
+from atb_fast.ingestion.store.disk import flag, now_iso
 from atb_fast.ingestion.files import read_candles
 from atb_fast.ingestion.quality import bar_length, inspect
 from atb_fast.ingestion.schemas import ATTRIBUTION
-from atb_fast.ingestion.sentiment_store import SentimentStore
+from atb_fast.ingestion.store.sentiment import SentimentStore
 from atb_fast.ingestion.spans import Span, epoch_ms, intersection, opened_in, text
-from atb_fast.ingestion.store import CandleStore, Piece
+from atb_fast.ingestion.store.candles import CandleStore, Piece
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class Fetcher:
 
     def _fetch(self, store: CandleStore, missing: list[Span]) -> None:
         # requests takes a tenth of a second to import, and a stored range needs none of it.
-        from atb_fast.ingestion.exchange import Exchange
+        from atb_fast.ingestion.exchange.session import Exchange
 
         began = time.perf_counter()
         rows = 0
@@ -196,8 +196,8 @@ class Fetcher:
         return last is not None and last >= needed
 
     def _fetch_sentiment(self, store: SentimentStore) -> None:
-        from atb_fast.ingestion.feargreed import fetch_index
-        from atb_fast.ingestion.http import Endpoints, Http
+        from atb_fast.ingestion.exchange.feargreed import fetch_index
+        from atb_fast.ingestion.exchange.http import Endpoints, Http
 
         endpoints = Endpoints.from_environment()
         with Http() as http:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import Parts, WindowedData
+from atb_fast.training.tf_data import Parts, WindowedData
 from atb_fast.errors import DataError
-from atb_fast.features import PreparedData
-from atb_fast.ingestion.sources import Market
+from atb_fast.features.prepared import PreparedData
+from atb_fast.ingestion.market import Market
 
 #: Share of the windows, oldest first, that a model is fitted on.
 TRAIN_SHARE = 0.8
@@ -88,7 +88,7 @@ class Recipe(ABC):
 
     def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
         """Return the uncompiled network; see `models.build_model`."""
-        from atb_fast.models import build_model
+        from atb_fast.recipes.networks import build_model
 
         return build_model(length, features, dtype_policy=dtype_policy)
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from atb_fast import _core
 from atb_fast.config import TrainingConfig
-from atb_fast.datasets import Parts, WindowedData
+from atb_fast.training.tf_data import Parts, WindowedData
 from atb_fast.errors import DataError
-from atb_fast.feature_cache import content_hash
-from atb_fast.features import PreparedData
-from atb_fast.ingestion.sources import Market, gaps
+from atb_fast.features.cache import content_hash
+from atb_fast.features.prepared import PreparedData
+from atb_fast.ingestion.market import Market, gaps
 from atb_fast.recipes.base import Recipe
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class BasicRecipe(Recipe):
 
     def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
         """Return the network of `models.build_basic_model`."""
-        from atb_fast.models import build_basic_model
+        from atb_fast.recipes.networks import build_basic_model
 
         return build_basic_model(length, features, dtype_policy=dtype_policy)
 

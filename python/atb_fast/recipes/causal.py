@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from atb_fast import _core
 from atb_fast.config import TIMEFRAMES, TrainingConfig
-from atb_fast.datasets import Parts, WindowedData
-from atb_fast.diagnostics import predict_outputs
+from atb_fast.training.tf_data import Parts, WindowedData
+from atb_fast.evaluation.diagnostics import predict_outputs
 from atb_fast.errors import DataError
-from atb_fast.feature_cache import content_hash
-from atb_fast.features import PreparedData
-from atb_fast.ingestion.sources import Market, gaps
+from atb_fast.features.cache import content_hash
+from atb_fast.features.prepared import PreparedData
+from atb_fast.ingestion.market import Market, gaps
 from atb_fast.recipes.base import Recipe, before, embargo
-from atb_fast.sentiment import assess, epoch_ms, index_features, neutral_value
+from atb_fast.features.sentiment import assess, epoch_ms, index_features, neutral_value
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class CausalRecipe(Recipe):
 
     def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
         """Return the legacy network, which starts with the forecast "no change"."""
-        from atb_fast.models import build_model
+        from atb_fast.recipes.networks import build_model
 
         return build_model(length, features, dtype_policy=dtype_policy, start_at_zero=True)
 

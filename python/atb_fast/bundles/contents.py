@@ -1,0 +1,345 @@
+"""What a bundle is made of: model.keras, model.onnx, feature_schema.json, metadata.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast import _core
+from atb_fast.bundles import onnx_export
+from atb_fast.config import CANDLE_COLUMNS, TrainingConfig
+from atb_fast.training.tf_data import WindowedData, trained_windows
+from atb_fast.training.device import DevicePolicy, environment
+from atb_fast.evaluation.diagnostics import Evaluation, predict_batches, rmse
+from atb_fast.training.engine import FitResult
+from atb_fast.features.prepared import PreparedData
+
+#: Windows in samples.npz.
+SAMPLES = 16
+
+
+@dataclass
+class RunRecord:
+    """What is known of a run, filled in stage by stage.
+
+    Attributes:
+        config: What was asked for.
+        data: What the model was trained and tested on.
+        policy: Where and in which precision.
+        fitted: How the fit went.
+        evaluation: How good the model is.
+        robustness: See `diagnostics.robustness`; None if it was not measured.
+        importance: See `diagnostics.permutation_importance`; None if it was not measured.
+        importance_deviation: Standard deviation of each figure of `importance`.
+        charts: See `charts.draw_charts`; empty if they were not drawn.
+        onnx_difference: See `export_onnx`; None if there is no checked model.onnx.
+        candles_rmse: Test RMSE of a graph that takes raw candles, quote currency; None if the
+            graph does not.
+        failures: What went wrong in an optional step, by step.
+    """
+
+    config: TrainingConfig
+    data: WindowedData
+    policy: DevicePolicy
+    fitted: FitResult
+    evaluation: Evaluation
+    robustness: dict[str, float] | None = None
+    importance: dict[str, float] | None = None
+    importance_deviation: dict[str, float] = field(default_factory=dict)
+    charts: dict[str, str] = field(default_factory=dict)
+    onnx_difference: dict[str, float] | None = None
+    candles_rmse: float | None = None
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def diagnostics(self) -> dict[str, bool]:
+        """Which optional steps ran."""
+        return {
+            "plots": self.importance is not None,
+            "robustness": self.robustness is not None,
+            "onnx": self.onnx_difference is not None,
+        }
+
+
+def export_onnx(model: Any, record: RunRecord, path: Path) -> dict[str, float]:
+    """Write `model` as ONNX and check the file by running it on real windows.
+
+    Returns:
+        The largest difference to Keras by batch size, relative to the largest label.
+
+    Raises:
+        ExportError: The conversion failed, or the file does not agree with the Keras model.
+    """
+    data, config = record.data, record.config
+    prepared = data.prepared
+    names = input_names(record)
+    properties = {
+        "schema_version": "1",
+        "symbol": config.symbol,
+        "timeframe": config.timeframe,
+        "model_type": prepared.model_type,
+        "sequence_length": str(data.length),
+        "feature_names": json.dumps(names),
+        "data_sha256": json.dumps(prepared.sha256, sort_keys=True),
+    }
+    starts = np.concatenate([data.test, data.train[::-1]])[: max(onnx_export.GATE_BATCHES)]
+    inputs, tolerance = data.windows(starts), onnx_export.TOLERANCE
+    expected = np.asarray(model.predict_on_batch(inputs))
+    pipeline = None
+    if config.onnx_input == "ohlcv":
+        assert prepared.pipeline is not None  # TrainingConfig saw to it
+        pipeline, tolerance = prepared.pipeline, onnx_export.CANDLES_TOLERANCE
+        candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
+        raw = candle_windows(data, candles, starts)
+        inputs = raw.astype(np.float32)
+        expected = np.asarray(model.predict_on_batch(onnx_export.window_features(raw, pipeline)))
+        record.candles_rmse = _rmse_from_candles(model, data, candles, pipeline)
+    path.write_bytes(onnx_export.convert(model, properties=properties, candles=pipeline))
+    # Outputs that are scaled are about 1, whatever a single label is.
+    prices = data.ranges is None and data.return_scale is None
+    scale = float(np.abs(data.labels).max()) if prices else 1.0
+    return onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
+
+
+def candle_windows(
+    data: WindowedData, candles: NDArray[np.float64], starts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the raw candles that end with each window, shape (windows, length, 5).
+
+    They are consecutive, as engines feed them: also where the window itself passes over a candle
+    that lacks a feature.
+    """
+    lasts = data.prepared.matrix.rows[starts + data.length - 1]
+    return np.asarray(candles[lasts[:, None] + np.arange(1 - data.length, 1)])
+
+
+def _rmse_from_candles(
+    model: Any,
+    data: WindowedData,
+    candles: NDArray[np.float64],
+    pipeline: _core.FeaturePipeline,
+) -> float:
+    parts = np.array_split(data.test, -(-len(data.test) // 256))
+    windows = (candle_windows(data, candles, part) for part in parts)
+    features = (onnx_export.window_features(window, pipeline) for window in windows)
+    return rmse(data.targets(data.test), predict_batches(model, features))
+
+
+def input_names(record: RunRecord) -> list[str]:
+    """Return what the columns of the ONNX input are, in channel order."""
+    if record.config.onnx_input == "ohlcv":
+        return list(CANDLE_COLUMNS)
+    return list(record.data.prepared.sources)
+
+
+def feature_schema(record: RunRecord) -> dict[str, Any]:
+    """Return feature_schema.json: the columns of the ONNX input, in channel order.
+
+    Each has the column of the candles that it comes from and, under `scaler`, how it is scaled.
+    That is not called `normalization`: the columns are named for their scaled values, and a reader
+    that finds `normalization` would scale them again.
+    """
+    features = computed_features(record.data.prepared)
+    if record.config.onnx_input == "ohlcv":
+        features = [{"name": name, "source": {"column": name}} for name in CANDLE_COLUMNS]
+    return {
+        "sequence_length": record.data.length,
+        "features": [{"required": True} | feature for feature in features],
+    }
+
+
+def computed_features(prepared: PreparedData) -> list[dict[str, Any]]:
+    """Return how each feature is made, and how it is scaled if it is not by its window."""
+    made: list[dict[str, Any]] = [
+        {"name": name, "source": source} for name, source in prepared.sources.items()
+    ]
+    if prepared.pipeline is None:
+        return made
+    return [
+        feature
+        | {
+            "scaler": {
+                "method": "minmax",
+                "data_min": scaler.data_min,
+                "data_max": scaler.data_max,
+                "scale": scaler.scale,
+                "min": scaler.min,
+            }
+        }
+        for feature, scaler in zip(made, prepared.pipeline.scalers, strict=True)
+    ]
+
+
+def write_samples(model: Any, record: RunRecord, path: Path) -> None:
+    """Write some windows as the training saw them, and what they were made of.
+
+    With them, `verify` finds out whether who scores the bundle sees what was trained on, without
+    the training's data. Windows are spread evenly; `candles` has the rows that each needs, one
+    window after the other, null as NaN; `ends` says where each ends. `index` is the sentiment.
+    """
+    data, prepared = record.data, record.data.prepared
+    # Only those whose candles are all there.
+    every = data.parts.every[prepared.matrix.rows[data.parts.every] >= prepared.lookback]
+    starts = every[np.linspace(0, len(every) - 1, min(SAMPLES, len(every))).astype(np.int64)]
+    rows = prepared.matrix.rows
+    lasts = rows[starts + data.length - 1]
+    firsts = rows[starts] - prepared.lookback
+    candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
+    if record.config.onnx_input == "ohlcv":
+        assert prepared.pipeline is not None  # TrainingConfig saw to it
+        firsts, raw = lasts + 1 - data.length, candle_windows(data, candles, starts)
+        windows = raw.astype(np.float32)
+        features = onnx_export.window_features(raw, prepared.pipeline)
+    else:
+        windows = features = trained_windows(data, starts)
+    outputs = np.asarray(model.predict_on_batch(features)).reshape(-1).astype(np.float64)
+    slices = [np.arange(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
+    kept = np.concatenate(slices)
+    arrays: dict[str, Any] = {
+        "timestamps": prepared.frame["timestamp"].dt.epoch("ms").to_numpy()[kept],
+        "candles": candles[kept],
+        "ends": np.cumsum([len(part) for part in slices]),
+        "windows": windows,
+        "predictions": data.prices(starts, outputs),
+    }
+    if prepared.index is not None:
+        times = prepared.index["timestamp"].dt.epoch("ms").to_numpy()
+        arrays["index"] = np.stack([times, prepared.index["value"].to_numpy()])
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str, Any]:
+    """Return metadata.json. Every number in it is finite."""
+    config, data = record.config, record.data
+    prepared = data.prepared
+    times = prepared.timestamps
+    return {
+        "symbol": config.symbol,
+        "timeframe": config.timeframe,
+        "model_type": prepared.model_type,
+        "version_id": version,
+        # Different readers read different ones.
+        "created_at": created.isoformat(),
+        "training_date": created.isoformat(),
+        "sequence_length": data.length,
+        "feature_names": input_names(record),
+        "feature_count": len(input_names(record)),
+        "onnx_input": config.onnx_input,
+        "task_type": "regression",
+        "price_normalization": _price_normalization(data),
+        "framework": "onnx" if record.diagnostics["onnx"] else "keras",
+        "model_file": "model.onnx" if record.diagnostics["onnx"] else "model.keras",
+        "recipe": config.recipe,
+        "has_sentiment": prepared.has_sentiment,
+        "training_params": {
+            "epochs": record.fitted.epochs,
+            "best_epoch": record.fitted.best_epoch,
+            "shrinkage": record.fitted.shrinkage,
+            "max_epochs": config.epochs,
+            "batch_size": record.policy.batch_size,
+            "sequence_length": data.length,
+            "patience": config.patience,
+            "seed": config.seed,
+            "engine": record.fitted.engine,
+            "dtype_policy": record.policy.dtype_policy,
+            "optimizer": "adam",
+            "loss": "mse",
+        },
+        "evaluation_results": _evaluation(record),
+        "robustness_results": record.robustness or {},
+        "permutation_importance": record.importance or {},
+        "sentiment_assessment": prepared.assessment.to_dict() if prepared.assessment else {},
+        "dataset": {
+            "source": config.source,
+            "synthetic": config.source == "sample",
+            "sha256": prepared.sha256,
+            "candles": prepared.candles,
+            "gaps": prepared.gaps,
+            "rows": len(prepared.matrix),
+            "first": times[0].isoformat(),
+            "last": times[-1].isoformat(),
+            "candles_first": prepared.frame["timestamp"][0].isoformat(),
+            "candles_last": prepared.frame["timestamp"][-1].isoformat(),
+            "train_windows": len(data.train),
+            "validation_windows": len(data.validation),
+            "test_windows": len(data.test),
+        },
+        "diagnostics": record.diagnostics,
+        "diagnostic_failures": record.failures,
+        "onnx_difference": record.onnx_difference or {},
+        # What the network itself sees, whatever the ONNX input is.
+        "computed_features": computed_features(prepared) if prepared.pipeline else [],
+        "config": config.to_dict(),
+        "versions": versions(),
+        "environment": environment() | _git(),
+    }
+
+
+def _price_normalization(data: WindowedData) -> dict[str, Any]:
+    """Return how an engine turns an output into a price."""
+    if data.scaled_by_window:
+        return {"method": "rolling_minmax", "window": data.length, "target_feature": "close"}
+    if data.return_scale is not None:
+        return {"method": "log_return", "scale": data.return_scale, "horizon": data.horizon}
+    # The model predicts quote currency itself.
+    return {"mean": 0.0, "std": 1.0}
+
+
+def _evaluation(record: RunRecord) -> dict[str, float]:
+    results = record.evaluation.to_dict()
+    if record.candles_rmse is not None:
+        results["test_rmse_from_candles"] = record.candles_rmse
+    return results
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a model depends on."""
+    found = {"python": platform.python_version()}
+    for package in (
+        "atb-fast",
+        "tensorflow",
+        "tensorflow-cpu",
+        "keras",
+        "numpy",
+        "polars",
+        "onnx",
+        "tf2onnx",
+        "onnxruntime",
+    ):
+        try:
+            found[package] = installed_version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git() -> dict[str, Any]:
+    """Return the commit that the working directory is at; nothing if it is no checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--verify", "HEAD")
+        dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
+    return {"git": {"commit": commit, "dirty": dirty}}
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write `document`; a NaN or an infinity in it is a ValueError, never a file."""
+    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")

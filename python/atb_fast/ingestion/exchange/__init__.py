@@ -1,0 +1,1 @@
+"""Clients of the sources of candles and sentiment."""

@@ -1,0 +1,147 @@
+"""Candles from the exchange's bulk archive: one zip a day, https://github.com/binance/binance-public-data.
+
+Its daily files hold what the REST interface answers and cost no request weight. Monthly files are
+known to differ and are not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import polars as pl
+import requests
+
+from atb_fast import _core
+from atb_fast.config import TIMEFRAMES
+from atb_fast.errors import FetchError
+from atb_fast.ingestion.exchange.binance import Binance, Progress
+from atb_fast.ingestion.exchange.http import Http
+from atb_fast.ingestion.spans import Span, joined
+
+log = logging.getLogger(__name__)
+
+DAY_MS = TIMEFRAMES["1d"]
+#: A page of the REST interface holds more than ten days of longer bars: there it is quicker.
+TIMEFRAMES_IN_ARCHIVE = ("1m", "3m", "5m")
+
+
+class Archive:
+    """Daily files of the spot exchange.
+
+    Args:
+        http: For the requests.
+        base: Address of the archive; `file:///path` for a local copy of its tree.
+        rest: Has what the archive does not have.
+    """
+
+    def __init__(self, http: Http, base: str, rest: Binance) -> None:
+        self._http = http
+        self._base = base
+        url = urlsplit(base)
+        self._local = Path(unquote(url.path)) if url.scheme == "file" else None
+        self._rest = rest
+        #: The address, if candles came from it; to be cleared by who reads it.
+        self.used: dict[str, None] = {}
+        if self._local and not self._local.is_dir():
+            raise FetchError(f"{base}: there is no such directory; see ATB_FAST_ARCHIVE_URL")
+
+    def candles(
+        self, symbol: str, timeframe: str, start: int, end: int, progress: Progress
+    ) -> pl.DataFrame:
+        """Return the candles that opened in [start, end), ascending.
+
+        Days that the archive does not have, or not in one piece, and parts of days come from the
+        REST interface.
+        """
+        first, behind = -(-start // DAY_MS) * DAY_MS, end // DAY_MS * DAY_MS
+        days = range(first, behind, DAY_MS)
+        if not days:
+            return self._rest.candles(symbol, timeframe, start, end, progress)
+        frame, absent = self._days(symbol, timeframe, days, progress)
+        edges = [part for part in ((start, first), (behind, end)) if part[0] < part[1]]
+        others = [
+            self._rest.candles(symbol, timeframe, *part, progress) for part in (*absent, *edges)
+        ]
+        return pl.concat([frame, *others], rechunk=True).sort("timestamp") if others else frame
+
+    def _days(
+        self, symbol: str, timeframe: str, days: Sequence[int], progress: Progress
+    ) -> tuple[pl.DataFrame, list[Span]]:
+        """Return the candles of `days`, and the stretches of days without a sound file."""
+        rows = DAY_MS // TIMEFRAMES[timeframe]
+
+        def download(day: int) -> tuple[int, bytes] | None:
+            data = self._file(symbol, timeframe, day)
+            progress(0 if data is None else rows)
+            return None if data is None else (day, data)
+
+        def parse(files: list[tuple[int, bytes]]) -> tuple[pl.DataFrame, dict[int, str]]:
+            table, problems = _core.read_archive(files, max_rows=rows, day_ms=DAY_MS)
+            return pl.DataFrame(table), {files[number][0]: text for number, text in problems}
+
+        # A disk needs no threads to hide its latency.
+        each = map if self._local else self._http.parallel
+        files = [file for file in each(download, days) if file is not None]
+        frame, damaged = parse(files)
+        there = {day for day, _ in files} - set(damaged)
+        if damaged:  # once more, it may have happened on the way
+            again = [file for file in each(download, damaged) if file is not None]
+            late, damaged = parse(again)
+            frame = pl.concat([frame, late]).sort("timestamp")
+            there |= {day for day, _ in again} - set(damaged)
+            for day, reason in damaged.items():
+                name = _path(symbol, timeframe, day).rsplit("/", 1)[-1]
+                log.warning("archive: %s: %s", name, reason)
+        if there:
+            self.used[self._base] = None
+        if len(there) < len(days):
+            log.info(
+                "archive: %d of %d days are not there in one piece; taking them from the REST "
+                "interface",
+                len(days) - len(there),
+                len(days),
+            )
+        return frame, joined((day, day + DAY_MS) for day in days if day not in there)
+
+    def _file(self, symbol: str, timeframe: str, day: int) -> bytes | None:
+        """Return the file of a day, its checksum verified; None if there is none."""
+        path = _path(symbol, timeframe, day)
+        name = path.rsplit("/", 1)[-1]
+        for _ in range(2):
+            data = self._get(path)
+            if data is None:
+                return None
+            checksum = self._get(f"{path}.CHECKSUM")
+            if checksum is None:
+                log.info("archive: there is no checksum of %s", name)
+                return data
+            if checksum[:64].lower() == hashlib.sha256(data).hexdigest().encode():
+                return data
+        log.warning("archive: %s does not have its checksum", name)
+        return None
+
+    def _get(self, path: str) -> bytes | None:
+        """Return a file of the archive, None if it is not there."""
+        if self._local:
+            try:
+                return (self._local / path[1:]).read_bytes()
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise FetchError(f"{self._base}{path}: {error.strerror}") from error
+
+        def read(response: requests.Response) -> bytes | None:
+            return None if response.status_code == 404 else response.content
+
+        return self._http.get(self._base + path, read, accepted=(404,))
+
+
+def _path(symbol: str, timeframe: str, day: int) -> str:
+    date = datetime.fromtimestamp(day / 1000, UTC).date()
+    name = f"{symbol}-{timeframe}-{date}.zip"
+    return f"/data/spot/daily/klines/{symbol}/{timeframe}/{name}"

@@ -1,0 +1,170 @@
+"""Candles that are not stored, from the REST interface or the archive, piece by piece."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from atb_fast.config import TIMEFRAMES
+from atb_fast.ingestion.exchange.archive import TIMEFRAMES_IN_ARCHIVE, Archive
+from atb_fast.ingestion.exchange.binance import Binance
+from atb_fast.ingestion.store.disk import now_iso
+from atb_fast.ingestion.exchange.http import Endpoints, Http
+from atb_fast.ingestion.schemas import CANDLE_SCHEMA
+from atb_fast.ingestion.spans import Span, epoch_ms, iso, opened_in
+from atb_fast.ingestion.store.candles import CandleStore, Piece, Range
+
+if TYPE_CHECKING:
+    from atb_fast.ingestion.fetch import OnProgress
+
+log = logging.getLogger(__name__)
+
+_DAY_MS = TIMEFRAMES["1d"]
+_LATE_MS = TIMEFRAMES["1h"]
+
+
+class Exchange:
+    """A session with the exchange; use as a context.
+
+    Args:
+        now: This machine's clock, milliseconds since 1970; the exchange's counts where they differ.
+    """
+
+    def __init__(self, now: int) -> None:
+        self._http = Http()
+        self._endpoints = Endpoints.from_environment()
+        self._rest = Binance(self._http, self._endpoints, now)
+        self._archive = Archive(self._http, self._endpoints.archive, self._rest)
+
+    def __enter__(self) -> Exchange:
+        self._http.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._http.__exit__(*exception)
+
+    @property
+    def requests(self) -> int:
+        """How many were sent."""
+        return self._http.requests
+
+    def pieces(
+        self, store: CandleStore, missing: list[Span], rows: int, on_progress: OnProgress
+    ) -> Iterator[tuple[Piece, list[Span]]]:
+        """Yield the candles of `missing`, about `rows` at a time, with their confirmed holes.
+
+        Raises:
+            ArgumentError: The exchange does not know the symbol.
+            FetchError: The exchange cannot be reached, or gives nothing that can be used.
+        """
+        bar = TIMEFRAMES[store.timeframe]
+        stored = [item for item in store.manifest().ranges if item.first is not None]
+        begins = [self._begin(store, span, stored, rows) for span in missing]
+        total = sum((end - begin) // bar for (_, end), begin in zip(missing, begins, strict=True))
+        progress = _Progress(store.name, total, on_progress)
+        for (start, end), begin in zip(missing, begins, strict=True):
+            known, listed = start, _listed(stored, start)
+            while known < end:
+                first = max(known, begin)
+                # Whole days at a time: that is what the archive's files hold.
+                behind = min((first + rows * bar) // _DAY_MS * _DAY_MS, end)
+                behind = max(behind, min(first + bar, end))
+                self._rest.used.clear()
+                self._archive.used.clear()
+                candles = self._candles(store, first, behind, progress)
+                piece, holes = self._piece(store, candles, (known, behind), stored, listed=listed)
+                if piece.end <= piece.start:
+                    break
+                yield piece, holes
+                listed = listed or len(piece.candles) > 0
+                if piece.end < behind:
+                    break
+                known = behind
+
+    def _begin(self, store: CandleStore, span: Span, stored: Sequence[Range], rows: int) -> int:
+        """Return where the candles of `span` begin, if that saves asking for all before it."""
+        start, end = span
+        long = (end - start) // TIMEFRAMES[store.timeframe] > rows
+        if _listed(stored, start) or not (long or store.timeframe in TIMEFRAMES_IN_ARCHIVE):
+            return start  # pages jump to the first candle by themselves
+        first = self._rest.first_open(store.symbol, store.timeframe, start, end)
+        return end if first is None else first
+
+    def _candles(
+        self, store: CandleStore, start: int, end: int, progress: Callable[[int], None]
+    ) -> pl.DataFrame:
+        if start >= end:
+            return pl.DataFrame(schema=CANDLE_SCHEMA)
+        if store.timeframe in TIMEFRAMES_IN_ARCHIVE:
+            return self._archive.candles(store.symbol, store.timeframe, start, end, progress)
+        return self._rest.candles(store.symbol, store.timeframe, start, end, progress)
+
+    def _piece(
+        self,
+        store: CandleStore,
+        candles: pl.DataFrame,
+        span: Span,
+        stored: Sequence[Range],
+        *,
+        listed: bool,
+    ) -> tuple[Piece, list[Span]]:
+        """Return what is known of `span` now, and its holes that the exchange confirmed.
+
+        Time is known up to a candle that came, or that comes later: no clock says so, and no
+        single answer without candles.
+        """
+        bar = TIMEFRAMES[store.timeframe]
+        start, end = span
+        candles, holes = self._rest.confirm_holes(
+            candles, store.symbol, store.timeframe, start, end
+        )
+        covered = int(epoch_ms(candles)[-1]) + bar if len(candles) else start
+        if covered < end:
+            short = end - covered < bar  # less than a bar: the next fetch looks at it
+            if short or not self._goes_on(store, end, stored):
+                end = covered
+                holes = [hole for hole in holes if hole[0] < end]
+                if not short:
+                    log.info("%s: no candles from %s on yet", store.name, iso(covered)[:16])
+        for hole in holes:
+            # What is missing for less than an hour may only be late.
+            if hole[1] > self._rest.clock - _LATE_MS:
+                end = min(end, hole[0])
+        candles = opened_in(candles, (start, end))
+        holes = [hole for hole in holes if hole[0] < end]
+        if not listed:  # before its listing a series has no holes
+            holes = [hole for hole in holes if hole[0] > start]
+        used = ", ".join([*self._archive.used, *self._rest.used]) or self._endpoints.binance
+        return Piece(start, end, candles, used, now_iso()), holes
+
+    def _goes_on(self, store: CandleStore, end: int, stored: Sequence[Range]) -> bool:
+        """Return whether there is a candle from `end` on."""
+        if any(item.last is not None and item.last >= end for item in stored):
+            return True
+        later = self._rest.clock + _DAY_MS
+        if end >= later:
+            return False
+        return self._rest.first_open(store.symbol, store.timeframe, end, later) is not None
+
+
+def _listed(stored: Sequence[Range], start: int) -> bool:
+    """Return whether a stored candle opened before `start`."""
+    return any(item.first is not None and item.first < start for item in stored)
+
+
+class _Progress:
+    """Counts rows from several threads."""
+
+    def __init__(self, name: str, total: int, report: OnProgress) -> None:
+        self._name, self._total, self._report = name, total, report
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, rows: int) -> None:
+        with self._lock:
+            self._done += rows
+            self._report(self._name, self._done, max(self._total, self._done))

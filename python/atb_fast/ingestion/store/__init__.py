@@ -1,0 +1,1 @@
+"""Candles and sentiment on disk."""

@@ -1,0 +1,404 @@
+"""What was fetched, kept as it was: every range with its source and its hash.
+
+    {cache}/candles/{SYMBOL}/{timeframe}/manifest.json     the ranges, and the confirmed outages
+                                        /*.parquet         a file per range, never changed
+                                        /.lock
+
+A range is a stretch of time whose every candle is known. Files get their names from their content,
+and the manifest that names them is replaced last, so a reader sees the old or the new store and a
+killed writer leaves only files that nobody names. Readers take no lock; writers one per series.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from atb_fast.storage import write_atomic
+from atb_fast.config import TIMEFRAMES
+from atb_fast.errors import StorageError
+from atb_fast.ingestion.store.disk import (
+    DamagedError,
+    Finding,
+    damaged,
+    from_parquet,
+    locked,
+    read_manifest,
+    storage_errors,
+    sweep,
+    to_parquet,
+    verified,
+    write_manifest,
+)
+from atb_fast.ingestion.quality import holes, inspect
+from atb_fast.ingestion.schemas import CANDLE_SCHEMA
+from atb_fast.ingestion.spans import (
+    Span,
+    epoch_ms,
+    from_iso,
+    iso,
+    joined,
+    opened_in,
+    text,
+    without,
+)
+
+#: Neighbouring ranges become one file up to here: few files to open, little to write again.
+FILE_ROWS = 131_072
+
+_FILE = re.compile(r"(\d{8}T\d{6})_(\d{8}T\d{6})_[0-9a-f]{12}\.parquet")
+_TIMES = ("start", "end", "first", "last")
+
+
+@dataclass(frozen=True)
+class Range:
+    """A stretch of time whose every candle is in one file.
+
+    Attributes:
+        start: First millisecond, since 1970.
+        end: First millisecond behind it.
+        file: Name of the file.
+        rows: Candles in it.
+        first: Open time of the first one; None without any.
+        last: Open time of the last one.
+        sha256: Of the file.
+        source: Where the candles came from.
+        fetched_at: When, UTC; of the newest part.
+    """
+
+    start: int
+    end: int
+    file: str
+    rows: int
+    first: int | None
+    last: int | None
+    sha256: str
+    source: str
+    fetched_at: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the range as the manifest has it: times as text."""
+        times = {name: getattr(self, name) for name in _TIMES}
+        texts = {name: None if ms is None else iso(ms) for name, ms in times.items()}
+        return asdict(self) | texts
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Range:
+        """Return what `to_dict` was given."""
+        return cls(**row | {name: row[name] and from_iso(row[name]) for name in _TIMES})
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Candles to be stored, and the stretch of time that they are all of."""
+
+    start: int
+    end: int
+    candles: pl.DataFrame
+    source: str
+    fetched_at: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Ranges and outages of a series, both ascending and disjoint."""
+
+    ranges: tuple[Range, ...] = ()
+    outages: tuple[Span, ...] = ()
+
+    def missing(self, span: Span) -> list[Span]:
+        """Return the parts of `span` that are in no range."""
+        return without(span, [(item.start, item.end) for item in self.ranges])
+
+
+class CandleStore:
+    """The candles of one symbol and timeframe."""
+
+    def __init__(self, cache_dir: Path, symbol: str, timeframe: str) -> None:
+        self.cache_dir = cache_dir
+        self.symbol = symbol
+        self.timeframe = timeframe
+        self.directory = cache_dir / "candles" / symbol / timeframe
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"{self.symbol} {self.timeframe}"
+
+    @property
+    def span(self) -> Span | None:
+        """Return the time from the first to the last stored range."""
+        ranges = self.manifest().ranges
+        return (ranges[0].start, ranges[-1].end) if ranges else None
+
+    def manifest(self) -> Manifest:
+        """Return what is stored.
+
+        Raises:
+            DamagedError: The manifest is not as it was written.
+            StorageError: It cannot be read, or another version wrote it.
+        """
+        path = self.directory / "manifest.json"
+        document = read_manifest(path)
+        if document is None:
+            return Manifest()
+        try:
+            ranges = tuple(Range.from_dict(row) for row in document["ranges"])
+            outages = tuple(
+                (from_iso(first), from_iso(last)) for first, last in document["outages"]
+            )
+            named = all(Path(item.file).name == item.file for item in ranges)
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(path, "it is not a manifest of candles") from error
+        if not named:
+            raise damaged(path, "it names a file outside of here")
+        if document["symbol"] != self.symbol or document["timeframe"] != self.timeframe:
+            raise damaged(path, f"it is of {document['symbol']} {document['timeframe']}")
+        return Manifest(ranges, outages)
+
+    def missing(self, start: int, end: int) -> list[Span]:
+        """Return the parts of [start, end) that were never stored."""
+        return self.manifest().missing((start, end))
+
+    def read(self, start: int, end: int, *, lacking: Sequence[Span] | None = None) -> pl.DataFrame:
+        """Return the stored candles that opened in [start, end), every file's hash verified.
+
+        Args:
+            start: First millisecond.
+            end: First millisecond behind.
+            lacking: What is known to be missing; that more is missing is an error. Default: any of
+                it may be missing.
+
+        Raises:
+            DamagedError: A file is damaged or gone.
+            StorageError: What was stored is not there any more, or cannot be read.
+        """
+        manifest = self.manifest()
+        while True:
+            missing = manifest.missing((start, end))
+            if lacking is not None and any(without(part, lacking) for part in missing):
+                raise StorageError(
+                    f"{self.name} was removed while it was read, by another process; run again"
+                )
+            try:
+                return self._read(manifest, start, end)
+            except StorageError:
+                # Another process may have replaced the file since the manifest was read.
+                newer = self.manifest()
+                if newer == manifest:
+                    raise
+                manifest = newer
+
+    def _read(self, manifest: Manifest, start: int, end: int) -> pl.DataFrame:
+        inside = [item for item in manifest.ranges if item.start < end and item.end > start]
+        frames = [self._load(item) for item in inside]
+        candles = pl.concat([pl.DataFrame(schema=CANDLE_SCHEMA), *frames], rechunk=True)
+        return opened_in(candles, (start, end))
+
+    def commit(
+        self, pieces: Sequence[Piece], outages: Iterable[Span], *, overwrite: bool = False
+    ) -> None:
+        """Store `pieces`; call with `lock` held.
+
+        Args:
+            pieces: Disjoint, and new unless `overwrite`.
+            outages: Confirmed holes inside of them.
+            overwrite: Whether they take the place of what is stored of their time.
+
+        Raises:
+            StorageError: The store cannot be written, or holds some of it already. It is unchanged
+                then.
+        """
+        manifest = self.manifest()
+        spans = [(piece.start, piece.end) for piece in pieces]
+        items: list[Range | Piece] = list(pieces)
+        for item in manifest.ranges:
+            left = without((item.start, item.end), spans)
+            if left == [(item.start, item.end)]:
+                items.append(item)
+            elif overwrite and left:
+                candles = self._load(item)
+                items += [
+                    Piece(*span, opened_in(candles, span), item.source, item.fetched_at)
+                    for span in left
+                ]
+            elif not overwrite:
+                raise StorageError(
+                    f"{self.name}: another process stored {text((item.start, item.end))} "
+                    "meanwhile; run again"
+                )
+        items.sort(key=lambda item: item.start)
+        kept = [part for span in manifest.outages for part in without(span, spans)]
+        with storage_errors(self.directory):
+            ranges = [self._write(group) for group in _groups(items)]
+            self._publish(Manifest(tuple(ranges), tuple(joined([*kept, *outages]))))
+
+    def _write(self, group: list[Range | Piece]) -> Range:
+        """Return the range that holds all of `group`, its file written unless it was there."""
+        if len(group) == 1 and isinstance(group[0], Range):
+            return group[0]
+        pieces = [self._piece(item) for item in group]
+        start, end = pieces[0].start, pieces[-1].end
+        candles = pl.concat([piece.candles for piece in pieces])
+        data = to_parquet(candles)
+        digest = hashlib.sha256(data).hexdigest()
+        file = f"{_compact(start)}_{_compact(end)}_{digest[:12]}.parquet"
+        write_atomic(self.directory / file, data)
+        sources = dict.fromkeys(name for piece in pieces for name in piece.source.split(", "))
+        fetched_at = max(piece.fetched_at for piece in pieces)
+        times = epoch_ms(candles)
+        return Range(
+            start=start,
+            end=end,
+            file=file,
+            rows=len(candles),
+            first=next(iter(times.head(1)), None),
+            last=next(iter(times.tail(1)), None),
+            sha256=digest,
+            source=", ".join(sources),
+            fetched_at=fetched_at,
+        )
+
+    def _piece(self, item: Range | Piece) -> Piece:
+        if isinstance(item, Piece):
+            return item
+        return Piece(item.start, item.end, self._load(item), item.source, item.fetched_at)
+
+    def _publish(self, manifest: Manifest) -> None:
+        """Make `manifest` the one that readers see, then remove what it does not name."""
+        document = {
+            "symbol": self.symbol,
+            "timeframe": self.timeframe,
+            "ranges": [item.to_dict() for item in manifest.ranges],
+            "outages": [[iso(first), iso(behind)] for first, behind in manifest.outages],
+        }
+        write_manifest(self.directory / "manifest.json", document)
+        sweep(self.directory, keep={item.file for item in manifest.ranges})
+
+    def _load(self, item: Range) -> pl.DataFrame:
+        path = self.directory / item.file
+        return from_parquet(path, verified(path, (item.sha256,)), CANDLE_SCHEMA)
+
+    def verify(self) -> Finding:
+        """Return what is wrong with the series.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        try:
+            manifest = self.manifest()
+            finding = self._verify(manifest)
+        except DamagedError as error:
+            return Finding(self.name, problems=[str(error)])
+        # Files that another process replaced meanwhile are gone, but not damaged.
+        return finding if self.manifest() == manifest else self.verify()
+
+    def _verify(self, manifest: Manifest) -> Finding:
+        finding = Finding(self.name, outages=len(manifest.outages))
+        frames = [pl.DataFrame(schema=CANDLE_SCHEMA)]
+        bad: list[Range] = []
+        for item in manifest.ranges:
+            try:
+                frames.append(self._sound(item))
+            except DamagedError as error:
+                finding.problems.append(str(error))
+                bad.append(item)
+        candles = pl.concat(frames)
+        for hole in self._unexplained(candles, manifest, bad):
+            finding.problems.append(f"{self.directory}: {text(hole)} was never asked for")
+            bad += [
+                item
+                for item in manifest.ranges
+                if item not in bad and item.start < hole[1] and item.end > hole[0]
+            ]
+        finding.damaged = tuple((item.start, item.end) for item in bad)
+        finding.quality = inspect(candles, TIMEFRAMES[self.timeframe])
+        return finding
+
+    def _sound(self, item: Range) -> pl.DataFrame:
+        frame = self._load(item)
+        path = self.directory / item.file
+        if len(frame) and not (item.start <= epoch_ms(frame)[0] and epoch_ms(frame)[-1] < item.end):
+            raise damaged(path, "it has candles outside of its range")
+        if not inspect(frame, TIMEFRAMES[self.timeframe]).sound:
+            raise damaged(path, "it has bars that cannot be, doubled or out of order")
+        return frame
+
+    def _unexplained(
+        self, candles: pl.DataFrame, manifest: Manifest, bad: list[Range]
+    ) -> list[Span]:
+        """Return the holes that are neither outages nor outside of every range."""
+        if candles.is_empty():
+            return []
+        bar = TIMEFRAMES[self.timeframe]
+        known = [(item.start, item.end) for item in manifest.ranges if item not in bad]
+        outside = without((known[0][0], known[-1][1]), known)
+        found = holes(candles["timestamp"], bar, known[-1][1])
+        explained = [*manifest.outages, *outside]
+        parts = [part for hole in found for part in without(hole, explained)]
+        return [part for part in parts if part[1] - part[0] >= bar]
+
+    def repair(self) -> list[Span]:
+        """Drop what does not verify, with `lock` held, and return which times were lost.
+
+        Raises:
+            StorageError: The store cannot be read or written, or another version wrote it. Nothing
+                is dropped then.
+        """
+        with storage_errors(self.directory):
+            try:
+                manifest = self.manifest()
+            except DamagedError:
+                lost = joined(
+                    (_from_compact(found[1]), _from_compact(found[2]))
+                    for path in self.directory.glob("*.parquet")
+                    if (found := _FILE.fullmatch(path.name))
+                )
+                self.remove()
+                return lost
+            lost = list(self.verify().damaged)
+            ranges = tuple(item for item in manifest.ranges if (item.start, item.end) not in lost)
+            kept = [part for span in manifest.outages for part in without(span, lost)]
+            self._publish(Manifest(ranges, tuple(kept)))
+            return lost
+
+    def remove(self) -> None:
+        """Remove all candles, with `lock` held; the lock itself stays for those who wait for it."""
+        with storage_errors(self.directory):
+            (self.directory / "manifest.json").unlink(missing_ok=True)
+            sweep(self.directory)
+
+    def lock(self, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        """Hold the series, so that no other process writes it; see `locked`."""
+        return locked(self.directory, on_wait)
+
+
+def _compact(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y%m%dT%H%M%S}"
+
+
+def _from_compact(name: str) -> int:
+    return int(datetime.strptime(name, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()) * 1000
+
+
+def _groups(items: Iterable[Range | Piece]) -> list[list[Range | Piece]]:
+    """Return neighbours together that one file may hold."""
+    groups: list[list[Range | Piece]] = []
+    rows = 0
+    for item in items:
+        size = item.rows if isinstance(item, Range) else len(item.candles)
+        if groups and groups[-1][-1].end == item.start and rows + size <= FILE_ROWS:
+            groups[-1].append(item)
+            rows += size
+        else:
+            groups.append([item])
+            rows = size
+    return groups

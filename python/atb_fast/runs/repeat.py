@@ -1,0 +1,201 @@
+"""A run that is to be repeated, as its metadata tell of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from atb_fast.serving import registry
+from atb_fast.config import TrainingConfig
+from atb_fast.errors import AtbFastError, BundleError, DataError
+from atb_fast.features.prepared import PreparedData
+from atb_fast.ingestion.market import Market
+
+log = logging.getLogger(__name__)
+
+#: Options that say nothing of the model: where things are kept now, and what may be done for it.
+_OF_THE_MACHINE = ("registry", "cache_dir", "offline", "force_refresh", "resume", "tensorboard")
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What is known of a run that is to be repeated.
+
+    Attributes:
+        path: Its metadata.
+        config: Its options, with the engine and the batch size that it had.
+        data: The `dataset` of the metadata: hashes and range of what it was trained on.
+        versions: Of Python and the packages.
+        environment: See `device.environment`; empty in metadata of old versions.
+        assessed_at: When the sentiment was judged; None if it was not.
+        onnx_sha256: Of the model.onnx beside the metadata, None if there is none.
+    """
+
+    path: Path
+    config: TrainingConfig
+    data: dict[str, Any]
+    versions: dict[str, Any]
+    environment: dict[str, Any]
+    assessed_at: datetime | None
+    onnx_sha256: str | None
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads an operation was split over, None if that is not known."""
+        found = self.environment.get("intra_op_threads")
+        return found if type(found) is int and 0 < found <= 4096 else None
+
+    def cut(self, market: Market) -> Market:
+        """Return `market` without the candles that came after the last one of the run."""
+        last = self.data.get("candles_last")
+        if last is None:
+            return market
+        candles = market.candles.filter(pl.col("timestamp") <= _time(self.path, last))
+        return Market(candles, market.sentiment)
+
+    def check(self, prepared: PreparedData) -> None:
+        """Compare what is there with what the run was trained on.
+
+        Raises:
+            DataError: The data is not the same.
+        """
+        expected, received = self.data["sha256"], prepared.sha256
+        if expected == received:
+            return
+        other = [name for name in expected | received if expected.get(name) != received.get(name)]
+        hashes = [[found.get(name) for name in other] for found in (received, expected)]
+        times = prepared.frame["timestamp"]
+        ends = [self.data.get(name) for name in ("candles_first", "candles_last")]
+        raise DataError(
+            f"not the {' and '.join(other)} of {self.path}: received {prepared.candles} candles "
+            f"from {times[0]} to {times[-1]}, expected {self.data.get('candles')!r:.80} from "
+            f"{ends[0]!r:.80} to {ends[1]!r:.80}; sha256 received {hashes[0]}, expected "
+            f"{hashes[1]}; give the files of that run by --candles and --sentiment, or see with "
+            "atb-fast data verify whether the store is intact"
+        )
+
+    def warn_of_differences(self, versions: dict[str, str], environment: dict[str, Any]) -> None:
+        """Log what is not as it was and may change the weights."""
+        machine = {name: environment[name] for name in ("cpu", "intra_op_threads", "gpus")}
+        for kind, then, now in (
+            ("versions", self.versions, versions),
+            (
+                "machine",
+                {n: self.environment[n] for n in machine if n in self.environment},
+                machine,
+            ),
+        ):
+            changed = {name: value for name, value in then.items() if now.get(name) != value}
+            if changed:
+                log.warning(
+                    "%s not as in %s, the weights may differ: recorded %s, now %s",
+                    kind,
+                    self.path,
+                    changed,
+                    {name: now.get(name) for name in changed},
+                )
+
+    def compare(self, path: Path) -> bool | None:
+        """Return whether a model.onnx has the bytes of the recorded one, None if one is missing."""
+        if self.onnx_sha256 is None or not path.is_file():
+            log.info("no model.onnx to compare with that of %s", self.path)
+            return None
+        same = _sha256(path) == self.onnx_sha256
+        if same:
+            log.info("same model.onnx as that beside %s", self.path)
+        else:
+            log.warning("model.onnx differs from that beside %s", self.path)
+        return same
+
+
+def read(reference: str, **options: Any) -> RecordedRun:
+    """Return the run that is recorded somewhere.
+
+    Args:
+        reference: A metadata.json, a bundle's directory, or SYMBOL:TIMEFRAME:TYPE[:VERSION].
+        options: Of TrainingConfig, instead of those recorded or the defaults.
+
+    Raises:
+        ArgumentError: The options contradict those recorded.
+        BundleError: There are no metadata, or they cannot be used.
+        DataError: A file that was trained on is not there, and no other is given.
+    """
+    path = Path(reference)
+    if not path.is_file():
+        path = registry.find(reference, options.get("registry")) / "metadata.json"
+    metadata = registry.read_json(path)
+    config = _config(path, metadata)
+    onnx = path.parent / "model.onnx"
+    data = _part(path, metadata, "dataset")
+    hashes = data.get("sha256")
+    if not isinstance(hashes, dict) or "candles" not in hashes:
+        raise BundleError(f"{path}: dataset.sha256 is {hashes!r:.80}, expected that of candles")
+    assessed_at = _part(path, metadata, "sentiment_assessment").get("assessed_at")
+    for name in ("candles",) if config.force_price_only else ("candles", "sentiment"):
+        moved = getattr(config, name)
+        if moved and name not in options and not moved.exists():
+            raise DataError(
+                f"{moved}, the {name} of {path}, is not there; if it was moved, give --{name} FILE"
+            )
+    last = data.get("candles_last")
+    if last is not None and config.end_date is None:
+        # No more is fetched than is needed.
+        config = dataclasses.replace(config, end_date=_time(path, last).date())
+    return RecordedRun(
+        path=path,
+        config=dataclasses.replace(config, **options),
+        data=data,
+        versions=_part(path, metadata, "versions"),
+        environment=_part(path, metadata, "environment"),
+        assessed_at=None if assessed_at is None else _time(path, assessed_at),
+        onnx_sha256=_sha256(onnx) if onnx.is_file() else None,
+    )
+
+
+def _config(path: Path, metadata: dict[str, Any]) -> TrainingConfig:
+    recorded = _part(path, metadata, "config")
+    if not recorded:
+        raise BundleError(f"{path}: has no config, from which a run is repeated")
+    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    unknown = sorted(set(recorded) - known)
+    if unknown:
+        raise BundleError(
+            f"{path}: config has options that this version does not know: "
+            f"{unknown!r:.200}; install the version of atb-fast that wrote it"
+        )
+    trained = _part(path, metadata, "training_params")
+    recorded |= {name: trained[name] for name in ("engine", "batch_size") if name in trained}
+    given = {name: value for name, value in recorded.items() if name not in _OF_THE_MACHINE}
+    try:
+        return TrainingConfig(**given)
+    except (AtbFastError, TypeError) as error:
+        raise BundleError(f"{path}: config cannot be used: {error}") from error
+
+
+def _part(path: Path, metadata: dict[str, Any], name: str) -> dict[str, Any]:
+    found = metadata.get(name, {})
+    if not isinstance(found, dict):
+        raise BundleError(f"{path}: {name} is {type(found).__name__}, expected an object")
+    return found
+
+
+def _time(path: Path, text: Any) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.tzinfo is None:
+        raise BundleError(f"{path}: {text!r:.80} is no time with a zone")
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

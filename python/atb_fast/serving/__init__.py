@@ -1,0 +1,1 @@
+"""Scoring a bundle; imports `features` and the modules beside this package only."""

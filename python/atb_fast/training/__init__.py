@@ -1,0 +1,1 @@
+"""Fitting a model; the only package that imports TensorFlow, with `recipes.networks`."""

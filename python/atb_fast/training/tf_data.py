@@ -1,0 +1,259 @@
+"""Sequence windows as TensorFlow datasets.
+
+Two ways, the same batches:
+
+- `gathered_dataset` keeps the matrix inside of TensorFlow and cuts the windows in the graph. It is
+  what training uses: only window starts are shuffled, no window exists before its batch, and no
+  Python runs per batch.
+- `generated_dataset` lets Rust fill each batch. It is for matrices that should not be copied into
+  TensorFlow, and for consumers that want NumPy batches too (`FeatureMatrix.batches` alone).
+
+Neither is cached: the windows of a matrix are `sequence_length` times its size, and cutting them
+again is cheaper than reading them back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from atb_fast._core import CandleMatrix
+from atb_fast.errors import ArgumentError
+from atb_fast.features.prepared import PreparedData
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Starts of windows, int64, ascending: what is fitted, what chooses the epoch, what is tested.
+
+    The latter two may be the same.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    @property
+    def complete(self) -> bool:
+        """Whether each part has a window."""
+        return all(map(len, (self.train, self.validation, self.test)))
+
+    @property
+    def every(self) -> NDArray[np.int64]:
+        """All of them, each once."""
+        return np.unique(np.concatenate([self.train, self.validation, self.test]))
+
+
+@dataclass(frozen=True)
+class WindowedData:
+    """The windows of a matrix, split in time.
+
+    Window `s` is rows `s` to `s + length - 1`; the model is to predict the close `horizon` rows
+    behind its last. What it is fitted to is the label of the row behind the window: the close
+    itself; or, where windows are scaled one by one, where the close lies in the range of the
+    window's closes, 0..1 if inside; or the log return from the window's last close on.
+
+    Attributes:
+        prepared: Features and closes by row.
+        length: Rows in a window.
+        parts: Which windows are fitted, choose the epoch, and are tested.
+        labels: By row, float64, shape (rows,); NaN for rows without one.
+        ranges: Lowest and highest close of the window before each row, float64, shape (2, rows);
+            NaN for rows without a usable window, None if labels are not in these ranges.
+        return_scale: A log return of this size is the label 1; None if labels are no returns.
+        horizon: Rows from the last of a window to the one that is predicted.
+    """
+
+    prepared: PreparedData
+    length: int
+    parts: Parts
+    labels: NDArray[np.float64]
+    ranges: NDArray[np.float64] | None = None
+    return_scale: float | None = None
+    horizon: int = 1
+
+    @property
+    def train(self) -> NDArray[np.int64]:
+        """Starts of the windows that are fitted."""
+        return self.parts.train
+
+    @property
+    def validation(self) -> NDArray[np.int64]:
+        """Starts of the windows that choose the epoch."""
+        return self.parts.validation
+
+    @property
+    def test(self) -> NDArray[np.int64]:
+        """Starts of the windows that are tested."""
+        return self.parts.test
+
+    @property
+    def scaled_by_window(self) -> bool:
+        """Whether each window is scaled by its own values, in the graph or by Rust."""
+        return self.ranges is not None
+
+    def targets(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the close that each window is to predict, quote currency, shape (windows,)."""
+        return self.prepared.close[starts + self.length - 1 + self.horizon]
+
+    def times(self, starts: NDArray[np.int64]) -> pl.Series:
+        """Return when the predicted bars open, UTC."""
+        return self.prepared.timestamps.gather(starts + self.length - 1 + self.horizon)
+
+    def persistence(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the last close inside each window: the forecast "no change"."""
+        return self.prepared.close[starts + self.length - 1]
+
+    def prices(
+        self, starts: NDArray[np.int64], outputs: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the prices that the model's outputs for the windows stand for."""
+        if self.return_scale is not None:
+            return self.persistence(starts) * np.exp(outputs * self.return_scale)
+        if self.ranges is None:
+            return outputs
+        low, high = self.ranges[:, starts + self.length]
+        return np.asarray(low + outputs * (high - low))
+
+    def windows(self, starts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the windows, shape (windows, length, features)."""
+        return self.prepared.matrix.gather(starts, self.length)
+
+
+def trained_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the windows as a compiled program cuts them, to compare with how others do."""
+    import tensorflow as tf
+
+    def cut() -> Any:
+        rows = tf.constant(data.prepared.matrix.values)
+        windows = tf.gather(rows, starts[:, None] + np.arange(data.length))
+        return scaled_by_window(windows, axis=1) if data.scaled_by_window else windows
+
+    return np.asarray(tf.function(cut, jit_compile=True, autograph=False)())
+
+
+def scaled_by_window(windows: Any, axis: int) -> Any:
+    """Return windows of raw candles, each scaled by its own values, in the graph.
+
+    Each column becomes `(x - min) / (max - min)` of its rows up to that one, 0.5 while they are
+    equal: the same bits as `CandleMatrix.gather`.
+
+    Args:
+        windows: float64; none with a value that is missing.
+        axis: The one of the rows of a window.
+
+    Returns:
+        float32, shape of `windows`.
+    """
+    import tensorflow as tf
+
+    def cumulative(better: Callable[[Any, Any], Any]) -> Any:
+        # Doubling steps (W. Hillis and G. Steele, Data Parallel Algorithms, 1986): XLA has no
+        # running minimum that is fast on a CPU.
+        best, step = windows, 1
+        while step < windows.shape[axis]:
+            first, _ = tf.split(best, [step, best.shape[axis] - step], axis)
+            before, _ = tf.split(best, [best.shape[axis] - step, step], axis)
+            best = better(best, tf.concat([first, before], axis))
+            step *= 2
+        return best
+
+    low, high = cumulative(tf.minimum), cumulative(tf.maximum)
+    flat, half = tf.equal(low, high), tf.constant(0.5, windows.dtype)
+    scaled = (windows - low) / tf.where(flat, tf.ones_like(low), high - low)
+    return tf.cast(tf.where(flat, half, scaled), tf.float32)
+
+
+def epoch_order(starts: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return `starts` in the order of an epoch, from 0: it depends on no epoch before it."""
+    return np.random.default_rng([seed, epoch]).permutation(starts)
+
+
+def gathered_dataset(
+    data: WindowedData,
+    starts: NDArray[np.int64],
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    first_epoch: int = 0,
+) -> Any:
+    """Return a dataset that gathers its windows in the graph from the resident matrix.
+
+    Args:
+        data: The windows.
+        starts: Which of them, in this order unless shuffled.
+        batch_size: Windows in a batch; the last batch may be smaller.
+        seed: Shuffle anew each epoch, see `epoch_order`; in order if None.
+        first_epoch: Number of the epoch that the first iteration is.
+
+    Returns:
+        A tf.data.Dataset of (windows, targets), float32, shapes (batch, length, features) and
+        (batch,).
+    """
+    import tensorflow as tf
+
+    matrix = tf.constant(data.prepared.matrix.values)
+    labels = tf.constant(data.labels.astype(np.float32))
+    offsets = tf.range(data.length, dtype=tf.int64)
+
+    def cut(start: Any) -> tuple[Any, Any]:
+        windows = tf.gather(matrix, start[:, None] + offsets)
+        if data.scaled_by_window:
+            windows = scaled_by_window(windows, axis=1)
+        return windows, tf.gather(labels, start + data.length)
+
+    dataset = tf.data.Dataset.from_tensor_slices(starts)
+    if seed is not None:
+        # As one array. `Dataset.shuffle` keeps each start as a tensor, 150 bytes for 8.
+        epochs = itertools.count(first_epoch)
+
+        def order() -> Any:
+            yield epoch_order(starts, seed, next(epochs))
+
+        signature = tf.TensorSpec((len(starts),), tf.int64)
+        orders = tf.data.Dataset.from_generator(order, output_signature=signature)
+        dataset = orders.flat_map(tf.data.Dataset.from_tensor_slices)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(starts)))
+    batches = dataset.batch(batch_size)
+    return batches.map(cut, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def generated_dataset(
+    data: WindowedData,
+    starts: NDArray[np.int64],
+    batch_size: int,
+    *,
+    seed: int | None = None,
+) -> Any:
+    """Return a dataset whose batches are filled by Rust; arguments as `gathered_dataset`.
+
+    With a seed, the order of epoch `n` is that of `FeatureMatrix.batches(seed=seed, epoch=n)`.
+    """
+    import tensorflow as tf
+
+    matrix = data.prepared.matrix
+    if isinstance(matrix, CandleMatrix):
+        raise ArgumentError("windows that are scaled one by one come from gathered_dataset")
+    labels = data.labels.astype(np.float32)
+    epoch = -1
+
+    def batches() -> Any:
+        nonlocal epoch
+        epoch += 1
+        return matrix.batches(
+            labels, data.length, batch_size, starts=starts, seed=seed, epoch=epoch
+        )
+
+    signature = (
+        tf.TensorSpec((None, data.length, matrix.shape[1]), tf.float32),
+        tf.TensorSpec((None,), tf.float32),
+    )
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    count = -(-len(starts) // batch_size)
+    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)

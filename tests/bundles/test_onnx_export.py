@@ -1,0 +1,177 @@
+"""Graphs that take raw candles, beside those that take features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import polars as pl
+import pytest
+
+from atb_fast import FeaturePipeline, load_bundle
+from atb_fast.config import CANDLE_COLUMNS
+from atb_fast.errors import DataError, ExportError
+from atb_fast.bundles.onnx_export import convert, window_features
+from atb_fast.recipes.legacy import PRICE_FEATURES, SENTIMENT_FEATURE
+
+LENGTH, LOOKBACK = 120, 29
+
+
+@pytest.fixture(scope="module")
+def frame(truth: Callable[[str, str], pl.DataFrame]) -> pl.DataFrame:
+    momentum = np.random.default_rng(0).normal(0.0, 0.1, 900)
+    return truth("BTCUSDT", "1d").tail(900).with_columns(sentiment_momentum=pl.Series(momentum))
+
+
+@pytest.fixture(scope="module")
+def pipeline(frame: pl.DataFrame) -> FeaturePipeline:
+    return FeaturePipeline([*PRICE_FEATURES, SENTIMENT_FEATURE]).fit(frame)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """A network whose outputs are about as large as prices, with random weights."""
+    import keras
+
+    from atb_fast.recipes.networks import build_model
+
+    keras.utils.set_random_seed(1)
+    made = build_model(LENGTH, 10)
+    kernel, _ = made.layers[-1].get_weights()
+    made.layers[-1].set_weights([kernel * 1e5, np.array([5e4])])
+    return made
+
+
+def run(content: bytes, **feeds: Any) -> Any:
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return session.run(None, {name: value.astype(np.float32) for name, value in feeds.items()})[0]
+
+
+def raw_windows(frame: pl.DataFrame, starts: Any) -> Any:
+    values = frame.select(CANDLE_COLUMNS).to_numpy()
+    return values[np.asarray(starts)[:, None] + np.arange(LENGTH)]
+
+
+def test_features_of_a_window_are_the_pipeline_s_once_averages_are_full(
+    frame: pl.DataFrame, pipeline: FeaturePipeline
+) -> None:
+    starts = [0, 100, 500]
+    neutral = frame.with_columns(sentiment_momentum=pl.lit(0.0))
+    whole = pipeline.transform(neutral)
+    for start, window in zip(
+        starts, window_features(raw_windows(frame, starts), pipeline), strict=True
+    ):
+        expected = whole.values[start : start + LENGTH - LOOKBACK]
+        np.testing.assert_allclose(window[LOOKBACK:], expected, rtol=0, atol=1e-6)
+    # Before that, averages go over fewer rows: another value, but in the same range.
+    first = window_features(raw_windows(frame, [500]), pipeline)[0]
+    before = whole.values[500 - LOOKBACK : 500]
+    assert 1e-4 < np.abs(first[:LOOKBACK] - before).max() < 1.0
+
+
+def test_a_graph_that_takes_candles_agrees_with_one_that_takes_features(
+    frame: pl.DataFrame, pipeline: FeaturePipeline, model: Any
+) -> None:
+    starts = np.arange(0, 780, 13)
+    windows = raw_windows(frame, starts)
+    features = run(convert(model, properties={}), features=window_features(windows, pipeline))
+    candles = run(convert(model, properties={}, candles=pipeline), candles=windows)
+    assert np.ptp(features) > 1000
+    np.testing.assert_allclose(candles, features, rtol=1e-4)
+
+
+def test_sentiment_is_neutral_unless_it_is_fed(
+    frame: pl.DataFrame, pipeline: FeaturePipeline, model: Any
+) -> None:
+    content = convert(model, properties={}, candles=pipeline)
+    windows = raw_windows(frame, [3, 400])
+    neutral = run(content, candles=windows)
+    zeros = np.zeros((2, LENGTH, 1))
+    np.testing.assert_array_equal(run(content, candles=windows, sentiment_momentum=zeros), neutral)
+    momentum = frame["sentiment_momentum"].to_numpy()[
+        np.array([3, 400])[:, None] + np.arange(LENGTH)
+    ]
+    given = run(content, candles=windows, sentiment_momentum=momentum[:, :, None])
+    assert np.abs(given - neutral).min() > 1.0
+    index = [feature.name for feature in pipeline.features].index("sentiment_momentum_scaled")
+    features = window_features(windows, pipeline)
+    features[:, :, index] = pipeline.scalers[index].transform(momentum.ravel()).reshape(2, LENGTH)
+    expected = run(convert(model, properties={}), features=features)
+    np.testing.assert_allclose(given, expected, rtol=1e-4)
+
+
+def test_prices_that_stand_still(pipeline: FeaturePipeline, model: Any) -> None:
+    windows = np.full((1, LENGTH, 5), 100.0)
+    got = run(convert(model, properties={}, candles=pipeline), candles=windows)
+    expected = run(convert(model, properties={}), features=window_features(windows, pipeline))
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+def test_what_the_file_says(pipeline: FeaturePipeline, model: Any) -> None:
+    made = onnx.load_from_string(convert(model, properties={"a": "1"}, candles=pipeline))
+    onnx.checker.check_model(made, full_check=True)
+    assert (made.ir_version, made.producer_name) == (8, "atb-fast")
+    assert [(o.domain, o.version) for o in made.opset_import] == [("", 17)]
+    assert {p.key: p.value for p in made.metadata_props} == {"a": "1"}
+    assert [value.name for value in made.graph.input] == ["candles", "sentiment_momentum"]
+    assert [value.name for value in made.graph.output] == ["prediction"]
+    assert not made.graph.value_info
+    operators = [node.op_type for node in made.graph.node]
+    assert operators.count("LSTM") == 2
+    assert "Loop" not in operators
+
+
+def test_a_graph_with_a_loop_is_refused() -> None:
+    import keras
+
+    layers = [keras.layers.Input((LENGTH, 5)), keras.layers.GRU(4), keras.layers.Dense(1)]
+    with pytest.raises(ExportError, match="has a Loop: engines run it 15 to 40 times slower"):
+        convert(keras.Sequential(layers), properties={})
+
+
+def test_windows_across_a_day_without_sentiment(shared: Path, tmp_path: Path) -> None:
+    """2024-10-26 has no sentiment: features pass over it, raw candles do not."""
+    from atb_fast import TrainingConfig, run_training_pipeline
+
+    data = shared / "data"
+    config: dict[str, Any] = {"symbol": "BTCUSDT", "start_date": "2023-09-01", "epochs": 1}
+    config |= {"candles": data / "BTCUSDT_1d_2017-08-17_2024-12-31.parquet", "engine": "keras"}
+    config |= {"sentiment": data / "fear_greed_1d_2018-02-01_2025-05-02.parquet"}
+    config |= {"end_date": "2024-12-01", "skip_plots": True, "skip_robustness": True}
+    result = run_training_pipeline(TrainingConfig(**config, registry=tmp_path, onnx_input="ohlcv"))
+    with np.load(Path(result.paths["samples.npz"])) as samples:
+        assert np.diff(samples["ends"]).tolist() == [LENGTH] * 15
+        times = samples["timestamps"][-LENGTH:]
+    missing = datetime(2024, 10, 26, tzinfo=UTC)
+    assert missing.timestamp() * 1000 in times
+    metadata = json.loads(Path(result.paths["metadata.json"]).read_text())
+    assert metadata["verification"]["feature_skew"] == 0.0
+    assert metadata["verification"]["prediction_difference"] < 1e-4
+
+
+def test_a_bundle_that_takes_candles(models_of_candles: Path, frame: pl.DataFrame) -> None:
+    """Scored by one who knows nothing but the five columns, and by `load_bundle`."""
+    bundle = load_bundle("BTCUSDT:1d:sentiment", root=models_of_candles)
+    assert bundle.uses_sentiment == "optional"
+    candles = frame.drop("sentiment_momentum")
+    got = bundle.predict(candles)["prediction"]
+    assert got.null_count() == LENGTH
+    content = (bundle.path / "model.onnx").read_bytes()
+    expected = run(content, candles=raw_windows(candles, [0, 500, len(candles) - LENGTH - 1]))
+    np.testing.assert_allclose(got.gather([120, 620, -1]), expected[:, 0], rtol=1e-6)
+    with_sentiment = bundle.predict(frame, frame.select("timestamp", value=pl.lit(50.0)))
+    assert with_sentiment["prediction"][-1] != got[-1]  # the column of the frame counts
+    still = candles.select("timestamp", value=pl.lit(50.0))
+    neutral = bundle.predict(candles, still)["prediction"]
+    np.testing.assert_allclose(neutral.drop_nulls(), got.drop_nulls(), rtol=1e-6)
+    document = json.loads((bundle.path / "metadata.json").read_text())
+    assert [f["name"] for f in document["computed_features"]][-1] == "sentiment_momentum_scaled"
+    with pytest.raises(DataError, match="column 'open' is missing"):
+        bundle.predict(candles.drop("open"))

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from atb_fast.cli.main import cli
+from atb_fast.config import OPTIONS, variables
+from atb_fast.errors import ArgumentError
+from atb_fast.ingestion.exchange.http import Endpoints
+from atb_fast.cli.settings import load
+
+TABLES = {"train": list(OPTIONS), "train.model": list(OPTIONS), "train.price": ["epochs"]}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in (*OPTIONS, "config"):
+        for variable in variables(name):
+            monkeypatch.delenv(variable, raising=False)
+    return tmp_path
+
+
+def run(*arguments: str, **environment: str) -> Any:
+    return CliRunner().invoke(cli, arguments, env=environment, catch_exceptions=True)
+
+
+def shown(*arguments: str, **environment: str) -> dict[str, tuple[Any, str]]:
+    done = run("config", "show", *arguments, "--json", **environment)
+    assert done.exit_code == 0, done.output
+    return {row["option"]: (row["value"], row["from"]) for row in json.loads(done.stdout)}
+
+
+def test_defaults_are_those_of_the_configuration() -> None:
+    options = shown()
+    assert options.keys() == OPTIONS.keys()
+    assert {where for _, where in options.values()} == {"default"}
+    for name, (value, _) in options.items():
+        if name not in ("cache_dir", "registry"):
+            assert value == OPTIONS[name].default
+    assert options["registry"][0] == "src/ml/models"
+    assert shown("price")["timeframe"] == ("1h", "default")
+
+
+def test_environment_is_above_the_file() -> None:
+    Path("atb-fast.toml").write_text(
+        '[train]\nepochs = 50\nbatch-size = 8\nstart_date = 2023-01-31\nend_date = "2024-01-01"\n'
+        "mixed_precision = false\nskip_plots = true\ntimeframe = '4h'\nsequence_length = 60\n"
+    )
+    options = shown(ATB_FAST_EPOCHS="60", ATB_FAST_SKIP_PLOTS="0", ATB_FAST_SEED="")
+    file = "atb-fast.toml"
+    assert {name: got for name, got in options.items() if got[1] != "default"} == {
+        "epochs": (60, "ATB_FAST_EPOCHS"),
+        "batch_size": (8, file),
+        "start_date": ("2023-01-31", file),
+        "end_date": ("2024-01-01", file),
+        "mixed_precision": (False, file),
+        "skip_plots": (False, "ATB_FAST_SKIP_PLOTS"),
+        "timeframe": ("4h", file),
+        "sequence_length": (60, file),
+    }
+
+
+def test_flags_are_above_all() -> None:
+    Path("atb-fast.toml").write_text("[train]\noffline = true\nmixed_precision = false\n")
+    command = cli.commands["train"]
+    assert isinstance(command, click.Group)
+    arguments = ["BTCUSDT", "--no-offline", "--mixed-precision", "--epochs", "70"]
+    with click.Context(cli) as parent:
+        context = command.commands["model"].make_context("model", arguments, parent)
+    assert context.params["offline"] is False
+    assert context.params["mixed_precision"] is True
+    assert context.params["epochs"] == 70
+
+
+def test_known_variables_keep_their_meaning() -> None:
+    Path("atb-fast.toml").write_text('[train]\nregistry = "a"\ncache_dir = "b"\n')
+    options = shown(MODEL_REGISTRY_PATH="/m", ATB_FAST_CACHE="/c")
+    assert options["registry"] == ("/m", "MODEL_REGISTRY_PATH")
+    assert options["cache_dir"] == ("/c", "ATB_FAST_CACHE")
+
+
+def test_no_option_is_called_as_another_variable() -> None:
+    ours = {name for option in (*OPTIONS, "config", "jobs") for name in variables(option)}
+    others = {f"ATB_FAST_{name.upper()}_URL" for name in Endpoints.__dataclass_fields__}
+    others |= {f"ATB_FAST_{name}" for name in ("SHARED", "FAULTS", "KILLS", "COMPLETE")}
+    assert not ours & others
+
+
+def test_variables_that_no_option_reads_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    for name in Endpoints.__dataclass_fields__:
+        shown(**{f"ATB_FAST_{name.upper()}_URL": "http://localhost"})
+    shown(ATB_FAST_EPOCHS="5", ATB_FAST_JOBS="2", ATB_FAST_FOLDS="3", ATB_FAST_SHARED="x")
+    shown(ATB_FAST_EPOCH="")
+    assert not caplog.messages
+    shown(ATB_FAST_EPOCH="5", ATB_FAST_LEARNING_RATE="1e-3")
+    assert caplog.messages == [
+        "ATB_FAST_EPOCH is set, but not known, and does nothing; did you mean ATB_FAST_EPOCHS?",
+        "ATB_FAST_LEARNING_RATE is set, but not known, and does nothing",
+    ]
+
+
+def test_a_repeated_run_and_data_stay_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("atb-fast.toml").write_text("[train]\noffline = true\n")
+    command = cli.commands["train"]
+    with click.Context(cli) as parent:
+        assert command.make_context("train", ["--from", "x"], parent).params["offline"] is True
+        again = command.make_context("train", ["--from", "x", "--no-offline"], parent)
+        assert again.params["offline"] is False
+        data = cli.commands["data"]
+        assert isinstance(data, click.Group)
+        # What stands in the file is of training: what is to be fetched must be.
+        for given, wanted in (("", False), ("1", True)):
+            monkeypatch.setenv("ATB_FAST_OFFLINE", given)
+            fetch = data.commands["fetch"].make_context("fetch", ["BTCUSDT"], parent)
+            assert fetch.params["offline"] is wanted
+
+
+def test_price_takes_what_is_different_from_its_own_table(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "atb_fast")
+    Path("atb-fast.toml").write_text(
+        "[train]\nepochs = 50\ntimeframe = '1d'\nsequence_length = 60\nforce_sentiment = true\n"
+        "[train.price]\nepochs = 9\n[train.model]\nepochs = 10\n"
+    )
+    price = shown("price")
+    assert price["timeframe"] == ("1h", "default")
+    assert price["epochs"] == (9, "atb-fast.toml")
+    assert "sequence_length" not in price
+    (notice,) = caplog.messages
+    assert notice.startswith(
+        "atb-fast.toml: timeframe, sequence_length, force_sentiment in [train]"
+    )
+    assert shown("model")["epochs"] == (10, "atb-fast.toml")
+    Path("atb-fast.toml").write_text("[train.price]\ntimeframe = '4h'\n")
+    assert shown("price")["timeframe"] == ("4h", "atb-fast.toml")
+    caplog.clear()
+    shown("price", ATB_FAST_SEQUENCE_LENGTH="60")
+    assert caplog.messages == ["ATB_FAST_SEQUENCE_LENGTH not used: no option of train price"]
+
+
+def test_store_and_registry_hold_for_the_other_commands(home: Path) -> None:
+    (home / "bot").mkdir()
+    (home / "bot" / "my.toml").write_text(
+        '[train]\nregistry = "models"\ncache_dir = "store"\noffline = true\n'
+    )
+    (home / "bot" / "models").mkdir()
+    assert "bot/models" in run("models", "ls", "--config", "bot/my.toml").output
+    assert "bot/store: nothing" in run("data", "ls", ATB_FAST_CONFIG="bot/my.toml").output
+    assert "c: nothing" in run("data", "ls", "--config", "bot/my.toml", ATB_FAST_CACHE="c").output
+    assert shown(ATB_FAST_CONFIG="bot/my.toml")["registry"] == ("bot/models", "bot/my.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train", "f.toml: not TOML: "),
+        ("[train]\nepoch = 5", "f.toml: key epoch in [train] is not known; did you mean epochs?"),
+        ("[train]\nsymbol = 'X'", "f.toml: key symbol in [train] is not known; atb-fast train"),
+        ("epochs = 5", "f.toml: key epochs stands alone; write it below [train]"),
+        ("[trian]\nepochs = 5", "f.toml: [trian] is not known; did you mean train?"),
+        ("train = 4", "f.toml: train is 4, expected a table, [train]"),
+        ("[train]\nmodel = 4", "key model in [train] is 4, expected a table, [train.model]"),
+        ("[train.prise]", "key prise in [train] is not known; did you mean price?"),
+        ("[train.price]\nseed = 4", "key seed in [train.price] is not known"),
+        ("[train]\nepochs = 2.5", "key epochs in [train]: epochs is 2.5, expected a whole number"),
+        ("[train]\nepochs = '5'", "epochs is '5', expected a whole number"),
+        ("[train]\nepochs = true", "epochs is True, expected a whole number"),
+        ("[train]\nepochs = 0", "epochs is 0, expected at least 1"),
+        ("[train]\nskip_plots = 1", "skip_plots is 1, expected True or False"),
+        ("[train]\nstart_date = '1.1.2020'", "start_date is '1.1.2020', expected a date"),
+        ("[train]\nstart_date = 2020-01-01T12:00:00Z", "expected a date such as 2024-01-31"),
+        ("[train]\ntimeframe = '2d'", "timeframe is '2d', expected one of"),
+        ("[train]\ncandles = ['x']", "candles is ['x'], expected a path"),
+        ("[train]\nbatch-size = 4\nbatch_size = 5", "key batch_size in [train] is there twice"),
+    ],
+)
+def test_bad_files(text: str, message: str) -> None:
+    path = Path("f.toml")
+    path.write_text(text)
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        load(path, TABLES)
+
+
+def test_files_that_cannot_be_read(home: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"gone\.toml: cannot be read: No such file"):
+        load(Path("gone.toml"), TABLES)
+    Path("bytes.toml").write_bytes(b"[train]\n\xff = 3")
+    with pytest.raises(ArgumentError, match=r"bytes\.toml: not TOML: 'utf-8'"):
+        load(Path("bytes.toml"), TABLES)
+
+
+def test_paths_are_relative_to_the_file() -> None:
+    Path("bot").mkdir()
+    file = Path("bot/f.toml")
+    file.write_text('[train]\ncandles = "a.csv"\nsentiment = "~/b.csv"\nregistry = "/c"\n')
+    assert load(file, TABLES)["train"] == {
+        "candles": "bot/a.csv",
+        "sentiment": str(Path.home() / "b.csv"),
+        "registry": "/c",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["--force-refresh"], {}, "contradicts --force-refresh; give one (offline is from a"),
+        (["--force-refresh", "--no-offline", "--seed", str(2**32)], {}, "less than 2**32"),
+        (
+            ["--no-offline", "--end-date", "2022-01-01"],
+            {},
+            "swap them (start_date is from atb-fast.toml)",
+        ),
+        (
+            [],
+            {"ATB_FAST_FORCE_REFRESH": "yes"},
+            "(force_refresh is from ATB_FAST_FORCE_REFRESH, offline is from atb-fast.toml)",
+        ),
+    ],
+)
+def test_contradictions_say_where_each_side_is_from(
+    arguments: list[str], environment: dict[str, str], message: str
+) -> None:
+    Path("atb-fast.toml").write_text("[train]\noffline = true\nstart_date = 2023-01-01\n")
+    done = run("train", "model", "BTCUSDT", *arguments, **environment)
+    assert isinstance(done.exception, ArgumentError)
+    assert message in str(done.exception)

@@ -1,0 +1,187 @@
+"""Leaks that are put into a recipe on purpose are found, and named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+
+from atb_fast import _core
+from atb_fast.config import TrainingConfig
+from atb_fast.training.tf_data import Parts, WindowedData
+from atb_fast.errors import DataError
+from atb_fast.features.prepared import PreparedData
+from atb_fast.ingestion.market import Market
+from atb_fast.evaluation.leak import LeakReport, find_leaks
+from atb_fast.recipes import causal
+from atb_fast.recipes.base import Recipe
+from atb_fast.recipes.causal import CausalRecipe
+
+NAMES = [*causal.PRICE_COLUMNS, *causal.SENTIMENT_COLUMNS]
+
+
+def config(recipe: str = "causal", **options: Any) -> TrainingConfig:
+    given = {"symbol": "BTCUSDT", "source": "sample", "sequence_length": 30}
+    return TrainingConfig(recipe=recipe, **{**given, **options})  # type: ignore[arg-type]
+
+
+def leaking(report: LeakReport) -> set[str]:
+    return {leak.what for leak in report.leaks}
+
+
+class ScaledByAll(CausalRecipe):
+    def fitted_rows(self, parts: Parts, config: TrainingConfig) -> tuple[int, int]:
+        return 0, int(parts.every[-1]) + config.sequence_length - 1
+
+
+class CentredMean(CausalRecipe):
+    def prepare(self, market: Market, config: TrainingConfig, **options: Any) -> PreparedData:
+        made = super().prepare(market, config, **options)
+        assert made.pipeline is not None
+        centred = pl.Series(
+            "rsi_14", made.frame["rsi_14"].rolling_mean(7, center=True, min_samples=1)
+        )
+        frame = made.frame.with_columns(centred)
+        return replace(made, frame=frame, matrix=made.pipeline.transform(frame))
+
+
+class NoPurge(CausalRecipe):
+    def parts(self, prepared: PreparedData, config: TrainingConfig) -> Parts:
+        starts = self.starts(prepared, config)
+        return Parts(*np.split(starts, [len(starts) // 2, 3 * len(starts) // 4]))
+
+
+class WrongTarget(CausalRecipe):
+    def windows(self, prepared: PreparedData, config: TrainingConfig, parts: Parts) -> WindowedData:
+        data = super().windows(prepared, config, parts)
+        return replace(data, labels=data.labels / np.nanmax(np.abs(data.labels)))
+
+
+class ScaledTarget(CausalRecipe):
+    """The unit of the labels is right, and what a label stands for is not."""
+
+    def windows(self, prepared: PreparedData, config: TrainingConfig, parts: Parts) -> WindowedData:
+        data = super().windows(prepared, config, parts)
+        return replace(data, return_scale=float(np.nanstd(data.labels)))
+
+
+class WindowsThatRise(CausalRecipe):
+    def starts(self, prepared: PreparedData, config: TrainingConfig) -> NDArray[np.int64]:
+        starts = super().starts(prepared, config)
+        last = starts + config.sequence_length - 1
+        later = np.minimum(last + 60, len(prepared.close) - 1)
+        return np.asarray(starts[prepared.close[later] > prepared.close[last]])
+
+
+class TestedTwice(CausalRecipe):
+    def parts(self, prepared: PreparedData, config: TrainingConfig) -> Parts:
+        parts = super().parts(prepared, config)
+        return replace(parts, validation=parts.test.copy())
+
+
+class Refuses(CausalRecipe):
+    def prepare(self, market: Market, config: TrainingConfig, **options: Any) -> PreparedData:
+        if len(market.candles) < 2557:
+            raise DataError("too few")
+        return super().prepare(market, config, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"horizon": 7}, {"force_price_only": True}])
+def test_causal_passes(market: Market, options: dict[str, Any]) -> None:
+    report = find_leaks(market, config(**options))
+    assert report.leaks == ()
+    assert report.cuts >= 21
+
+
+def test_hourly_causal_passes(truth: Any, true_index: pl.DataFrame) -> None:
+    candles = truth("BTCUSDT", "1h").tail(4000)
+    assert find_leaks(Market(candles, true_index), config(timeframe="1h")).leaks == ()
+
+
+def test_a_scaler_on_all_rows(market: Market) -> None:
+    found = leaking(find_leaks(market, config(), recipe=ScaledByAll()))
+    # A day without its index is as rare before as behind the cuts.
+    assert found >= {name for name in NAMES if "extreme" not in name and "missing" not in name}
+    assert not found - set(NAMES)
+
+
+def test_a_centred_window(market: Market) -> None:
+    assert leaking(find_leaks(market, config(), recipe=CentredMean())) == {"rsi_14"}
+
+
+def test_sentiment_of_the_same_day(market: Market) -> None:
+    found = leaking(find_leaks(market, config(sentiment_lag_days=0)))
+    assert "sentiment_primary" in found
+    assert found <= set(causal.SENTIMENT_COLUMNS)
+
+
+def test_a_split_without_purge(market: Market) -> None:
+    (leak,) = find_leaks(market, config(), recipe=NoPurge()).leaks
+    assert leak.what == "split"
+    # Of the parts before each: 30 windows have a row or their target in it.
+    assert leak.reason.startswith("30 windows reach into")
+    assert leak.cuts == 2
+
+
+@pytest.mark.parametrize("recipe", [WrongTarget(), ScaledTarget()])
+def test_a_target_scaled_by_the_future(market: Market, recipe: Recipe) -> None:
+    assert leaking(find_leaks(market, config(), recipe=recipe)) == {"target"}
+
+
+def test_windows_chosen_by_the_future(market: Market) -> None:
+    (leak,) = find_leaks(market, config(), recipe=WindowsThatRise()).leaks
+    assert leak.what == "split"
+    assert "used or not for what comes later" in leak.reason
+
+
+def test_windows_that_are_validated_and_tested(market: Market) -> None:
+    (leak,) = find_leaks(market, config(), recipe=TestedTwice()).leaks
+    assert "choose the epoch and are tested" in leak.reason
+
+
+def test_nothing_compared_is_no_pass(market: Market) -> None:
+    assert len(market.candles) == 2557
+    with pytest.raises(DataError, match="can make nothing of what was known before"):
+        find_leaks(market, config(), recipe=Refuses())
+
+
+def test_no_more_cuts_than_bars(market: Market) -> None:
+    few = Market(market.candles.head(620), None)
+    options: dict[str, Any] = {"force_price_only": True, "sequence_length": 12}
+    report = find_leaks(few, config(**options), cuts=10**12)
+    assert 100 < report.cuts < 620
+
+
+def test_legacy_leaks_and_says_what(market: Market) -> None:
+    found = leaking(find_leaks(market, config("legacy")))
+    prices = {"open", "high", "low", "close", "volume", "sma_7", "sma_14", "sma_30"}
+    assert found >= {f"{name}_scaled" for name in prices} | {"split", "candles"}
+
+
+def test_basic_leaks_by_its_split_only(truth: Any) -> None:
+    candles = truth("BTCUSDT", "1h").tail(2000)
+    basic = config("basic", timeframe="1h", sequence_length=120)
+    report = find_leaks(Market(candles, None), basic)
+    assert leaking(report) == {"split"}
+    assert len(report.leaks) == 2
+
+
+def test_a_recipe_of_ones_own(market: Market) -> None:
+    """A third recipe is one class: `prepare` alone."""
+
+    class Momentum(Recipe):
+        def prepare(self, market: Market, config: TrainingConfig, **options: Any) -> PreparedData:
+            made = CausalRecipe().prepare(market, config, **options)
+            pipeline = _core.FeaturePipeline(
+                [_core.Feature("momentum", "return_1")], scalers=[_core.MinMaxScaler(0.0, 0.1)]
+            )
+            matrix = pipeline.transform(made.frame)
+            close = made.frame["close"].to_numpy()[matrix.rows]
+            return replace(made, pipeline=pipeline, matrix=matrix, close=close)
+
+    found = leaking(find_leaks(market, config(), recipe=Momentum()))
+    assert found == {"split"}

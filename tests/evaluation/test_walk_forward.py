@@ -1,0 +1,121 @@
+"""Walk-forward folds beside scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import TimeSeriesSplit
+
+from atb_fast.config import TrainingConfig
+from atb_fast.errors import DataError
+from atb_fast.evaluation.walk_forward import Fold, evaluate, walk_forward
+from atb_fast.ingestion.market import load_market
+from atb_fast.recipes import get
+from atb_fast.recipes.causal import CausalRecipe, shrinkage
+
+
+def config(**options: Any) -> TrainingConfig:
+    given = {"symbol": "BTCUSDT", "source": "sample", "recipe": "causal", "sequence_length": 10}
+    return TrainingConfig(**{**given, "start_date": "2022-01-01", "epochs": 2, **options})
+
+
+@pytest.mark.parametrize("window", ["expanding", "rolling"])
+@pytest.mark.parametrize("folds", [1, 5])
+def test_folds(window: Literal["expanding", "rolling"], folds: int) -> None:
+    starts = np.arange(3, 1203)
+    made = walk_forward(starts, config(), 4, folds, window)
+    assert len(made) == folds
+    # The newer half is tested, each window once.
+    np.testing.assert_array_equal(np.concatenate([p.test for p in made]), starts[600:])
+    for parts in made:
+        # 10 rows and a target after each window, and an embargo of 4.
+        assert parts.validation[0] - parts.train[-1] == 10 + 4 + 1
+        assert parts.test[0] - parts.validation[-1] == 10 + 4 + 1
+        assert len(parts.validation) == pytest.approx(
+            0.15 * (parts.test[0] - parts.train[0]), abs=20
+        )
+    first = [int(parts.train[0]) for parts in made]
+    rolled = [int(parts.test[0]) - 600 for parts in made]
+    assert first == ([3] * folds if window == "expanding" else rolled)
+
+
+def test_tested_windows_are_those_of_time_series_split() -> None:
+    starts = np.arange(1000)
+    theirs = TimeSeriesSplit(n_splits=5, test_size=100).split(starts)
+    ours = walk_forward(starts, config(), 0, 5, "expanding")
+    for parts, (before, tested) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(parts.test, tested)
+        assert parts.train[0] == before[0]
+
+
+def test_too_few_windows() -> None:
+    with pytest.raises(DataError, match=r"50 windows of 10 bars are too few for 5 folds: fold 1"):
+        walk_forward(np.arange(50), config(), 4, 5, "expanding")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bold() -> Iterator[None]:
+    """After two epochs a model is no better than no change, and would say nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CausalRecipe, "shrink", lambda *_: 1.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folds() -> list[Fold]:
+    return evaluate(config(engine="keras"), folds=2)
+
+
+def test_errors_beside_scikit_learn(folds: list[Fold]) -> None:
+    given = config()
+    recipe = get("causal")
+    prepared = recipe.prepare(load_market(given), given)
+    parts = walk_forward(recipe.starts(prepared, given), given, 10, 2, "expanding")
+    assert [fold.number for fold in folds] == [1, 2]
+    for fold, each in zip(folds, parts, strict=True):
+        data = recipe.windows(prepared, given, each)
+        assert (fold.train, fold.validation) == (len(each.train), len(each.validation))
+        actual, unchanged = data.targets(each.test), data.persistence(each.test)
+        assert fold.persistence_rmse == pytest.approx(np.sqrt(np.mean((actual - unchanged) ** 2)))
+        x = data.prepared.matrix.values.astype(float)
+        linear = LinearRegression().fit(x[each.train + 9], data.labels[each.train + 10])
+        labels = data.labels[each.validation + 10]
+        factor = shrinkage(linear.predict(x[each.validation + 9]), labels, 1)
+        prices = data.prices(each.test, factor * linear.predict(x[each.test + 9]))
+        assert fold.linear_rmse == pytest.approx(np.sqrt(np.mean((actual - prices) ** 2)), rel=1e-6)
+        assert fold.up_share == np.mean(actual > unchanged)
+        assert fold.ratio == fold.rmse / fold.persistence_rmse
+        low, high = fold.directional_accuracy_low, fold.directional_accuracy_high
+        assert 0 < low < fold.directional_accuracy < high < 1
+        assert fold.first == data.times(each.test)[0].isoformat()
+    assert folds[1].last.startswith("2024-12-31")
+
+
+def test_the_same_options_give_the_same_folds(folds: list[Fold]) -> None:
+    seen: list[Fold] = []
+    again = evaluate(config(engine="keras"), folds=2, on_fold=seen.append)
+    assert seen == again
+    names = [field.name for field in fields(Fold) if field.name != "seconds"]
+    for one, other in zip(folds, again, strict=True):
+        assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
+
+
+def test_the_basic_recipe_can_be_evaluated_too() -> None:
+    given = TrainingConfig(
+        symbol="BTCUSDT",
+        source="sample",
+        recipe="basic",
+        timeframe="1h",
+        start_date="2024-09-01",  # type: ignore[arg-type]
+        epochs=1,
+        engine="keras",
+        embargo=0,
+    )
+    (fold,) = evaluate(given, folds=1)
+    assert 0 < fold.ratio < 50
+    assert 0 < fold.linear_ratio < 50

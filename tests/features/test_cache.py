@@ -1,0 +1,121 @@
+"""Prepared features: what was kept is what would be prepared."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from atb_fast import TrainingConfig
+from atb_fast.features import cache as feature_cache
+from atb_fast.features.prepared import PreparedData
+from atb_fast.ingestion.market import Market
+from atb_fast.recipes import prepare
+
+
+def config(**changes: object) -> TrainingConfig:
+    options: dict[str, object] = {"symbol": "BTCUSDT", "source": "sample"}
+    return TrainingConfig(**(options | changes))  # type: ignore[arg-type]
+
+
+def same(one: PreparedData, other: PreparedData) -> bool:
+    assert one.pipeline
+    assert other.pipeline
+    return (
+        np.array_equal(one.matrix.values, other.matrix.values)
+        and one.matrix.names == other.matrix.names
+        and np.array_equal(one.matrix.rows, other.matrix.rows)
+        and np.array_equal(one.close, other.close)
+        and one.timestamps.equals(other.timestamps)
+        and one.timestamps.dtype == other.timestamps.dtype
+        and one.pipeline.scalers == other.pipeline.scalers
+        and one.pipeline.features == other.pipeline.features
+    )
+
+
+def test_kept_features_are_the_prepared_ones(
+    market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    fresh = prepare(market, config())
+    first = prepare(market, config(), cache=tmp_path)
+    assert "from the cache" not in caplog.text
+    again = prepare(market, config(epochs=7), cache=tmp_path)
+    assert "from the cache" in caplog.text
+    assert same(fresh, first)
+    assert same(fresh, again)
+    frame = market.candles.with_columns(sentiment_momentum=pl.lit(0.5))
+    assert again.pipeline
+    assert fresh.pipeline
+    assert np.array_equal(
+        again.pipeline.transform(frame).values, fresh.pipeline.transform(frame).values
+    )
+
+
+def test_other_inputs_have_other_features(
+    market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    prepare(market, config(), cache=tmp_path)
+    dearer = Market(market.candles.with_columns(pl.col("close") * 1.001), market.sentiment)
+    assert market.sentiment is not None
+    calmer = Market(market.candles, market.sentiment.with_columns(pl.col("value") * 0.5 + 25))
+    for other, changes in (
+        (dearer, {}),
+        (calmer, {}),
+        (market, {"force_price_only": True}),
+        (market, {"force_refresh": True}),
+    ):
+        got = prepare(other, config(**changes), cache=tmp_path)
+        assert same(got, prepare(other, config(**changes)))
+    assert "from the cache" not in caplog.text
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "text"])
+def test_a_damaged_file_is_made_anew(
+    market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    fresh = prepare(market, config(), cache=tmp_path)
+    (path,) = tmp_path.glob("*.npz")
+    data = bytearray(path.read_bytes())
+    if how == "cut":
+        del data[-1000:]
+    elif how == "flipped":
+        data[len(data) // 3] ^= 1
+    path.write_bytes(b"text" if how == "text" else bytes(data))
+    assert same(prepare(market, config(), cache=tmp_path), fresh)
+    assert "preparing the features anew" in caplog.text
+    caplog.clear()
+    assert same(prepare(market, config(), cache=tmp_path), fresh)
+    assert caplog.text == ""
+
+
+def test_that_it_cannot_be_kept_is_no_error(
+    market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert len(prepare(market, config(), cache=tmp_path / "file" / "features").matrix) > 2000
+    assert "the features are not kept" in caplog.text
+
+
+def test_what_is_not_used_goes(tmp_path: Path) -> None:
+    for name, days in (("old.npz", 31), ("new.npz", 29), (".a.tmp", 2), (".b.tmp", 0), ("x", 99)):
+        (tmp_path / name).write_bytes(b"12345")
+        then = (tmp_path / name).stat().st_mtime - days * 86_400
+        os.utime(tmp_path / name, (then, then))
+    (tmp_path / "folder").mkdir()
+    assert feature_cache.remove_unused(tmp_path, 30, dry_run=True) == [(tmp_path / "old.npz", 5)]
+    assert feature_cache.remove_unused(tmp_path, 30) == [(tmp_path / "old.npz", 5)]
+    feature_cache.remove_unused(tmp_path, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {".b.tmp", "x", "folder"}
+
+
+def test_content_and_not_its_chunks_is_hashed(daily: pl.DataFrame) -> None:
+    whole = feature_cache.content_hash(daily)
+    parts = pl.concat([daily[:10], daily[10:]], rechunk=False)
+    assert feature_cache.content_hash(parts) == whole
+    assert feature_cache.content_hash(daily[:-1]) != whole
+    assert feature_cache.content_hash(daily.rename({"open": "low", "low": "open"})) != whole

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from atb_fast.config import TrainingConfig
+from atb_fast.errors import ArgumentError, DataError
+from atb_fast.ingestion.files import read_candles, read_sentiment
+from atb_fast.ingestion.market import load_market
+
+HEADER = "timestamp,open,high,low,close,volume\n"
+
+
+def csv(tmp_path: Path, rows: str, header: str = HEADER) -> Path:
+    path = tmp_path / "candles.csv"
+    path.write_text(header + rows, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "feather", "parquet"])
+def test_formats_hold_the_same(daily: pl.DataFrame, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"candles.{suffix}"
+    getattr(daily, {"csv": "write_csv", "feather": "write_ipc"}.get(suffix, "write_parquet"))(path)
+    assert_frame_equal(read_candles(path), daily, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        "2024-01-31",
+        "2024-01-31 00:00:00",
+        "2024-01-31T00:00:00Z",
+        "2024-01-31 00:00:00+00:00",
+        "2024-01-31 01:00:00+01:00",
+        "1706659200",
+        "1706659200.0",
+        "1706659200000",
+        "1706659200000000",
+        "1706659200000000000",
+    ],
+)
+def test_timestamps_of_all_kinds(tmp_path: Path, stamp: str) -> None:
+    frame = read_candles(csv(tmp_path, f"{stamp},1,2,0.5,1.5,10\n"))
+    assert frame["timestamp"].to_list() == [datetime(2024, 1, 31, tzinfo=UTC)]
+    assert frame.schema["timestamp"] == pl.Datetime("ms", "UTC")
+
+
+def test_rows_are_sorted_and_other_columns_dropped(tmp_path: Path) -> None:
+    path = csv(
+        tmp_path, "x,2024-01-02,1,1,1,2,1\ny,2024-01-01,1,1,1,1,1\n", header="name," + HEADER
+    )
+    frame = read_candles(path)
+    assert frame["close"].to_list() == [1.0, 2.0]
+    assert frame.columns == ["timestamp", "open", "high", "low", "close", "volume"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("2024-01-01,1,1,1,abc,1\n", "column close, row 1: found 'abc', expected a price above 0"),
+        ("2024-01-01,1,1,1,1,1\n2024-01-02,1,1,1,,1\n", "column close, row 2: found nothing"),
+        ("2024-01-01,1,1,1,nan,1\n", "column close, row 1: found 'nan', expected a price above 0"),
+        ("2024-01-01,1,inf,1,1,1\n", "column high, row 1: found 'inf'"),
+        ("2024-01-01,1,1,0,1,1\n", "column low, row 1: found '0', expected a price above 0"),
+        ("2024-01-01,1,1,1,1,-2\n", "volume, row 1: found '-2', expected a number from 0 to"),
+        ("01/02/2024,1,1,1,1,1\n", "found '01/02/2024', expected a time from 2000 on"),
+        ("20240131,1,1,1,1,1\n", "found '20240131', expected a time from 2000 on"),
+        ("1706659200000,1,1,1,1,1\n99,1,1,1,1,1\n", "timestamp, row 2: found '99', expected"),
+        ("yesterday,1,1,1,1,1\n", "column timestamp, row 1: found 'yesterday', expected a time"),
+        (",1,1,1,1,1\n", "column timestamp, row 1: found None, expected a time"),
+        ("2024-01-01,1,1,1,1,1\n" * 2, "2024-01-01 00:00:00 UTC stands there more than once"),
+        ("", "the file has no rows"),
+        ("2024-01-01,1,1,1,1,1,9,9\n", "cannot be read as csv"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, rows: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_candles(csv(tmp_path, rows))
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere.csv: there is no such file"):
+        read_candles(tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match=r"expected a file ending in .csv, .feather, .parquet"):
+        read_candles(tmp_path / "candles.xlsx")
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"not parquet at all")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        read_candles(broken)
+    with pytest.raises(DataError, match="no column volume; the file has timestamp, open"):
+        read_candles(csv(tmp_path, "2024-01-01,1,1,1,1\n", HEADER.replace(",volume", "")))
+    with pytest.raises(DataError, match="no column timestamp"):
+        read_candles(csv(tmp_path, "1,1,1,1,1\n", "open,high,low,close,volume\n"))
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match="expected a file, this is a directory"):
+        read_candles(tmp_path / "folder.csv")
+
+
+@pytest.mark.parametrize("column", ["high", "volume"])
+def test_columns_of_another_kind(daily: pl.DataFrame, tmp_path: Path, column: str) -> None:
+    path = tmp_path / "candles.parquet"
+    for value in (pl.lit([1.0]), pl.col("timestamp").dt.date(), pl.lit(value=True)):
+        daily.with_columns(value.alias(column)).write_parquet(path)
+        with pytest.raises(DataError, match=f"column {column} has type .*, expected numbers"):
+            read_candles(path)
+
+
+def test_seconds_and_milliseconds_in_one_file(tmp_path: Path) -> None:
+    path = csv(tmp_path, "1706659200,1,1,1,1,0\n1706745600000,1,1,1,1,0\n")
+    assert read_candles(path)["timestamp"].dt.day().to_list() == [31, 1]
+
+
+def test_a_path_is_one_file(daily: pl.DataFrame, tmp_path: Path) -> None:
+    daily.write_csv(tmp_path / "data [2024].csv")
+    daily.write_parquet(tmp_path / "a.parquet")
+    assert len(read_candles(tmp_path / "data [2024].csv")) == len(daily)
+    for pattern in ("*.csv", "*.parquet"):
+        with pytest.raises(DataError, match="there is no such file"):
+            read_candles(tmp_path / pattern)
+
+
+def test_headers_of_other_programs(tmp_path: Path) -> None:
+    path = csv(tmp_path, "2024-01-01,1,1,1,1,0\n\n", " Timestamp, Open, HIGH,low,close,volume\n")
+    assert len(read_candles(path)) == 1
+    with pytest.raises(DataError, match="columns must be separated by commas"):
+        read_candles(csv(tmp_path, "2024-01-01;1\n", "timestamp;open\n"))
+    with pytest.raises(DataError, match="a column name stands there twice"):
+        read_candles(csv(tmp_path, "2024-01-01,1,1,1,1,0,2\n", HEADER[:-1] + ",close\n"))
+
+
+def test_numbers_that_are_too_large(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"column close, row 1: found '1e39', expected a price above 0, up to 1e\+15",
+    ):
+        read_candles(csv(tmp_path, "2024-01-01,1,1,1,1e39,1\n"))
+    frame = pl.DataFrame(
+        {"timestamp": [2**63 + 1], "value": [1]}, schema_overrides={"timestamp": pl.UInt64}
+    )
+    frame.write_parquet(tmp_path / "sentiment.parquet")
+    with pytest.raises(DataError, match="column timestamp, row 1: found 9223372036854775809"):
+        read_sentiment(tmp_path / "sentiment.parquet")
+
+
+@pytest.mark.parametrize("value", ["300", "-5", "nan"])
+def test_an_index_is_from_0_to_100(tmp_path: Path, value: str) -> None:
+    path = csv(tmp_path, f"2024-01-01,40\n2024-01-02,{value}\n", "timestamp,value\n")
+    message = f"column value, row 2: found '{value}', expected a value from 0 to 100"
+    with pytest.raises(DataError, match=message):
+        read_sentiment(path)
+
+
+def test_text_of_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "candles.csv"
+    path.write_text(HEADER + "2024-01-01,1,1,1,1,1\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"candles\.csv: .*UTF-8") as error:
+        read_candles(path)
+    assert "\0" not in str(error.value)
+
+
+def test_sentiment_stamps_count_for_their_day(tmp_path: Path) -> None:
+    path = csv(tmp_path, "1551157200,40\n1551243600,42\n", "timestamp,value\n")
+    frame = read_sentiment(path)
+    assert frame["timestamp"].to_list() == [
+        datetime(2019, 2, 26, tzinfo=UTC),
+        datetime(2019, 2, 27, tzinfo=UTC),
+    ]
+    assert frame["value"].to_list() == [40.0, 42.0]
+
+
+def load(path: Path, **options: Any) -> pl.DataFrame:
+    config = TrainingConfig(symbol="BTCUSDT", candles=path, force_price_only=True, **options)
+    return load_market(config).candles
+
+
+def test_price_only_does_not_read_sentiment(
+    daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "candles.parquet"
+    daily.write_parquet(path)
+    with caplog.at_level("INFO"):
+        load(path, sentiment=tmp_path / "gone.csv")
+    assert "gone.csv is not used" in caplog.text
+
+
+def test_holes_are_said(
+    daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "candles.parquet"
+    pl.concat([daily[:50], daily[51:90], daily[100:]]).write_parquet(path)
+    with caplog.at_level("INFO"):
+        load(path)
+    assert "2 holes in the candles, the longest 11 days" in caplog.text
+
+
+def test_impossible_bars_are_said(
+    daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "candles.parquet"
+    bad = pl.int_range(pl.len()).is_in([7, 9])
+    low = pl.when(bad).then(pl.col("high") * 2).otherwise(pl.col("low"))
+    daily.with_columns(low=low).write_parquet(path)
+    load(path)
+    first = daily["timestamp"][7]
+    assert "2 candles are impossible, with open or close outside of low..high" in caplog.text
+    assert f"the first at {first}" in caplog.text
+
+
+def test_a_cache_directory_that_is_a_file(daily: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "candles.parquet"
+    daily.write_parquet(path)
+    with pytest.raises(ArgumentError, match=r"--cache-dir is .*, expected a directory"):
+        load(path, cache_dir=path)
+
+
+def test_range_and_bar_length(daily: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "candles.parquet"
+    daily.write_parquet(path)
+    day = datetime(2020, 3, 1, tzinfo=UTC)
+    cut = load(path, start_date=day.date(), end_date=day.date())
+    assert cut["timestamp"].to_list() == [day]
+    with pytest.raises(
+        DataError, match=r"no candle between 2030-01-01 and the end; the source has"
+    ):
+        load(path, start_date=datetime(2030, 1, 1, tzinfo=UTC).date())
+    with pytest.raises(DataError, match=r"are 1440 minutes apart, expected 60 for timeframe 1h"):
+        load(path, timeframe="1h")

@@ -1,0 +1,287 @@
+"""The causal recipe beside pandas and scikit-learn."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from scipy.stats import linregress
+from sklearn.preprocessing import StandardScaler
+
+from atb_fast.config import TrainingConfig
+from atb_fast.training.tf_data import WindowedData
+from atb_fast.errors import ArgumentError, DataError
+from atb_fast.ingestion.market import Market
+from atb_fast.recipes import causal, prepare, split
+
+NAMES = [*causal.PRICE_COLUMNS, *causal.SENTIMENT_COLUMNS]
+
+
+def config(**options: Any) -> TrainingConfig:
+    given = {"symbol": "BTCUSDT", "source": "sample", "recipe": "causal", "sequence_length": 30}
+    return TrainingConfig(**{**given, **options})
+
+
+@pytest.fixture(scope="module")
+def data(market: Market) -> WindowedData:
+    return split(prepare(market, config()), config())
+
+
+def test_price_columns_equal_pandas(market: Market) -> None:
+    made = causal.columns(market.candles, None, lag_days=1)
+    frame = market.candles.to_pandas()
+    close, volume = frame["close"], frame["volume"]
+    expected = {
+        "return_1": np.log(close / close.shift()),
+        "open_to_close": np.log(close / frame["open"]),
+        "high_to_close": np.log(close / frame["high"]),
+        "low_to_close": np.log(close / frame["low"]),
+        **{f"close_to_sma_{n}": close / close.rolling(n).mean() - 1 for n in (7, 14, 30)},
+        "volume_to_sma_30": np.log(1 + volume / volume.rolling(30).mean()),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(made[name].to_numpy(), values, rtol=1e-9, atol=1e-12)
+    gain, loss = (close.diff().clip(lower=0), -close.diff().clip(upper=0))
+    strength = [part.ewm(alpha=1 / 14, adjust=False).mean() for part in (gain, loss)]
+    rsi = (1 - 1 / (1 + strength[0] / strength[1]))[causal.SETTLED :]  # however they began
+    np.testing.assert_allclose(made["rsi_14"].to_numpy()[causal.SETTLED :], rsi, rtol=1e-9)
+    assert set(made.columns) - set(market.candles.columns) == set(causal.PRICE_COLUMNS)
+
+
+def test_sentiment_equals_pandas(market: Market) -> None:
+    assert market.sentiment is not None
+    index = market.sentiment.filter(pl.col("timestamp").dt.day() != 17)
+    primary = index["value"].to_pandas() / 100
+    made = pd.DataFrame(
+        {
+            "time": index["timestamp"].to_pandas().astype("datetime64[ms, UTC]"),
+            "sentiment_primary": primary,
+            "sentiment_momentum": primary.pct_change().replace([np.inf, -np.inf], 0).fillna(0),
+            "sentiment_volatility": primary.rolling(7, min_periods=2).std().fillna(0),
+            **{f"sentiment_ma_{n}": primary.rolling(n, min_periods=1).mean() for n in (3, 7, 14)},
+            "sentiment_extreme_positive": (primary > 0.8).astype(float),
+            "sentiment_extreme_negative": (primary < 0.2).astype(float),
+        }
+    )
+    for lag in (0, 1, 3):
+        made["known"] = made["time"] + pd.Timedelta(days=lag)
+        times = market.candles["timestamp"].to_pandas()
+        candles = pd.DataFrame({"known": times.astype(made["known"].dtype)})
+        expected = pd.merge_asof(candles, made, on="known")
+        got = causal.columns(market.candles, index, lag_days=lag)
+        first = int(expected["time"].notna().argmax())
+        for name in causal.SENTIMENT_COLUMNS[:-1]:
+            np.testing.assert_allclose(
+                got[name].to_numpy()[first:], expected[name][first:], rtol=1e-9, atol=1e-7
+            )
+        due = (candles["known"] - pd.Timedelta(days=lag)).dt.floor("D")
+        late = (due > expected["time"]).to_numpy()
+        assert late[first:].sum() > 50
+        np.testing.assert_array_equal(got["sentiment_missing"].to_numpy()[first:], late[first:])
+
+
+def test_candles_before_the_index_have_a_neutral_one(market: Market) -> None:
+    assert market.sentiment is not None
+    late = market.sentiment.tail(300)
+    made = prepare(Market(market.candles, late), config())
+    # No candle but those of the warm-up is left out.
+    np.testing.assert_array_equal(made.matrix.rows, np.arange(29, len(market.candles)))
+    before = made.frame.filter(pl.col("timestamp") <= late["timestamp"][0])
+    assert len(before) > 1000
+    assert set(before["sentiment_missing"]) == {1.0}
+    neutral = causal.columns(market.candles, "neutral", lag_days=1)
+    for name in causal.SENTIMENT_COLUMNS[:-1]:
+        assert set(before[name]) == set(neutral[name]), name
+    assert set(neutral["sentiment_missing"]) == {0.0}
+
+
+def test_an_index_without_a_day_of_the_candles_is_refused(market: Market) -> None:
+    assert market.sentiment is not None
+    later = market.sentiment.with_columns(pl.col("timestamp") + timedelta(days=20_000))
+    with pytest.raises(DataError, match="no day of the candles; give the index of their range"):
+        prepare(Market(market.candles, later), config())
+
+
+def test_age_of_the_index_is_judged_by_the_end_date(market: Market) -> None:
+    made = prepare(market, config(end_date=date(2020, 6, 1)), now=datetime(2050, 1, 1, tzinfo=UTC))
+    assert made.assessment is not None
+    assert made.assessment.freshness_days == 0
+    assert made.assessment.assessed_at.startswith("2020-06-01")
+
+
+def test_days_of_the_index_that_no_feature_sees_change_nothing(market: Market) -> None:
+    assert market.sentiment is not None
+    last = market.candles["timestamp"][-1]
+    later = pl.DataFrame(
+        {"timestamp": [last + timedelta(days=n) for n in (1, 2)], "value": [50.0, 60.0]},
+        schema=market.sentiment.schema,
+    )
+    longer = Market(market.candles, pl.concat([market.sentiment, later]))
+    # A repeated run has the end date, and an index that has grown.
+    made = [prepare(market, config(end_date=last.date())), prepare(longer, config())]
+    made.append(prepare(longer, config(end_date=last.date())))
+    assert made[0].sha256 == made[1].sha256 == made[2].sha256
+    assert made[0].assessment == made[1].assessment == made[2].assessment
+
+
+def test_features_do_not_know_the_level_of_prices(market: Market) -> None:
+    prices = ("open", "high", "low", "close")
+    dearer = market.candles.with_columns(pl.col(*prices) * 1000.0, volume=pl.col("volume") * 7.0)
+    one, other = (
+        prepare(Market(candles, None), config(force_price_only=True)).matrix.values
+        for candles in (market.candles, dearer)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_scalers_are_those_of_the_training_rows(data: WindowedData) -> None:
+    frame = data.prepared.frame.select(NAMES).to_numpy()[29:]
+    seen = frame[: data.train[-1] + data.length]
+    assert data.train[0] == 0
+    expected = StandardScaler().fit(seen).transform(frame)
+    flags = [i for i, name in enumerate(NAMES) if "extreme" in name or "missing" in name]
+    assert len(flags) == 3
+    expected[:, flags] = frame[:, flags]
+    np.testing.assert_allclose(data.prepared.matrix.values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_share_no_row(data: WindowedData) -> None:
+    def rows(part: np.ndarray[Any, np.dtype[np.int64]]) -> set[int]:
+        covered = np.arange(part[0], part[-1] + data.length + data.horizon)
+        return set(covered.tolist())
+
+    train, validation, test = (rows(part) for part in (data.train, data.validation, data.test))
+    embargo = int(len(data.prepared.matrix) * 0.01)
+    assert embargo == 25
+    assert min(validation) - max(train) == embargo + 1
+    assert min(test) - max(validation) == embargo + 1
+    assert max(test) == len(data.prepared.matrix) - 1
+    assert len(data.test) / len(data.prepared.matrix) == pytest.approx(0.2, abs=0.01)
+    shares = len(data.validation) / (len(data.train) + len(data.validation))
+    assert shares == pytest.approx(0.15, abs=0.01)
+
+
+@pytest.mark.parametrize("horizon", [1, 5])
+def test_targets_are_log_returns(market: Market, horizon: int) -> None:
+    given = config(horizon=horizon, embargo=0)
+    data = split(prepare(market, given), given)
+    close = market.candles["close"].to_numpy()[29:]
+    for starts in (data.train, data.validation, data.test):
+        last = starts + 29
+        np.testing.assert_array_equal(data.persistence(starts), close[last])
+        np.testing.assert_array_equal(data.targets(starts), close[last + horizon])
+        returns = np.log(close[last + horizon] / close[last])
+        labels = data.labels[starts + data.length]
+        assert data.return_scale is not None
+        np.testing.assert_allclose(labels * data.return_scale, returns, rtol=1e-9, atol=1e-12)
+        # A model that is always right gives the prices.
+        np.testing.assert_allclose(data.prices(starts, labels), close[last + horizon], rtol=1e-12)
+    trained = data.labels[data.train + data.length]
+    assert np.mean(trained**2) == pytest.approx(1.0)
+    assert data.times(data.test)[-1] == market.candles["timestamp"][-1]
+
+
+def test_an_untrained_model_is_persistence(data: WindowedData) -> None:
+    from atb_fast.evaluation.diagnostics import predict
+    from atb_fast.recipes import get
+
+    model = get("causal").build(data.length, len(NAMES))
+    unchanged = data.persistence(data.test)
+    np.testing.assert_array_equal(predict(model, data, data.test), unchanged)
+
+
+class Last:
+    """The last layer of a model."""
+
+    weights = np.float32(1.0)
+
+    def get_weights(self) -> list[np.float32]:
+        return [self.weights]
+
+    def set_weights(self, weights: list[np.float32]) -> None:
+        (self.weights,) = weights
+
+
+@pytest.mark.parametrize(
+    ("signal", "noise", "low", "high"),
+    [
+        (1.0, 0.0, 0.99, 1.0),  # it is right
+        (3.0, 0.0, 0.33, 0.34),  # right, and three times too bold
+        (-1.0, 0.0, 0.0, 0.0),  # the contrary is right
+        (0.0, 0.0, 0.0, 0.0),  # it says nothing
+        (0.0, 0.3, 0.0, 0.3),  # it has learned noise
+    ],
+)
+def test_shrinkage(
+    data: WindowedData,
+    monkeypatch: pytest.MonkeyPatch,
+    signal: float,
+    noise: float,
+    low: float,
+    high: float,
+) -> None:
+    rng = np.random.default_rng(5)
+    returns = data.labels[data.validation + data.length]
+    outputs = signal * returns + noise * rng.standard_normal(len(returns))
+    monkeypatch.setattr(causal, "predict_outputs", lambda *_: outputs)
+    last = Last()
+    factor = causal.CausalRecipe().shrink(SimpleNamespace(layers=[None, last]), data)
+    assert low <= factor <= high
+    assert last.weights == np.float32(factor)
+
+
+def test_shrinkage_is_two_standard_errors_below_least_squares(
+    data: WindowedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(6)
+    returns = data.labels[data.validation + data.length]
+    outputs = 0.5 * returns + 0.2 * rng.standard_normal(len(returns))
+    monkeypatch.setattr(causal, "predict_outputs", lambda *_: outputs)
+    # By scipy: a regression through the origin is one of the data with their mirror image.
+    line = linregress(
+        np.tile(outputs, 2) * np.repeat([1, -1], len(outputs)),
+        np.tile(returns, 2) * np.repeat([1, -1], len(outputs)),
+    )
+    count = len(outputs)
+    error = line.stderr * np.sqrt((2 * count - 2) / (count - 1))
+    factor = causal.CausalRecipe().shrink(SimpleNamespace(layers=[Last()]), data)
+    assert factor == pytest.approx(min(1.0, line.slope - 2 * error), rel=1e-6)
+
+
+def test_bars_without_trades(market: Market) -> None:
+    quiet = market.candles.with_columns(volume=pl.lit(0.0))
+    made = causal.columns(quiet, None, lag_days=1)
+    assert set(made["volume_to_sma_30"][29:]) == {0.0}
+    given = config(force_price_only=True)
+    values = split(prepare(Market(quiet, None), given), given).prepared.matrix.values
+    assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": "legacy", "horizon": 2}, "horizon is 2, and the legacy recipe has none"),
+        ({"recipe": "legacy", "sentiment_lag_days": 0}, "sentiment_lag_days is 0, and the legacy"),
+        ({"onnx_input": "ohlcv"}, "the causal recipe need more candles than a window has"),
+        ({"horizon": 0}, "horizon is 0, expected at least 1"),
+        ({"embargo": -1}, "embargo is -1, expected at least 0"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        config(**options)
+
+
+def test_too_few_candles(market: Market) -> None:
+    few = Market(market.candles.head(420), market.sentiment)
+    with pytest.raises(DataError, match="420 candles are in the range, expected at least 431: 400"):
+        prepare(few, config())
+    few = Market(market.candles.head(540), market.sentiment)
+    short = config(embargo=190)
+    with pytest.raises(DataError, match=r"511 complete rows give 0 windows of 30 bars to train"):
+        split(prepare(few, short), short)

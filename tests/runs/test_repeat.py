@@ -1,0 +1,108 @@
+"""Metadata that a run is repeated from."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atb_fast.config import TrainingConfig
+from atb_fast.errors import ArgumentError, BundleError, DataError
+from atb_fast.runs.repeat import read
+
+CONFIG = TrainingConfig(
+    symbol="BTCUSDT", source="sample", epochs=3, start_date=date(2023, 1, 1), registry=Path("old")
+)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    return {
+        "config": CONFIG.to_dict(),
+        "training_params": {"engine": "compiled", "batch_size": 32, "epochs": 2},
+        "dataset": {"sha256": {"candles": "0"}, "candles_last": "2024-12-31T05:00:00+00:00"},
+        "sentiment_assessment": {"assessed_at": "2026-01-02T03:04:05+00:00"},
+        **changes,
+    }
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_options_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_REGISTRY_PATH", "here")
+    recorded = document()
+    recorded["config"] |= {"force_refresh": True, "cache_dir": "/old", "resume": True}
+    del recorded["config"]["patience"]  # as if it were newer than the metadata
+    run = read(str(write(tmp_path / "metadata.json", recorded)), offline=True)
+    assert run.config == TrainingConfig(
+        symbol="BTCUSDT", source="sample", epochs=3, start_date=date(2023, 1, 1), batch_size=32,
+        end_date=date(2024, 12, 31), engine="compiled", offline=True, registry=Path("here"),
+    )  # fmt: skip
+    assert run.assessed_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert (run.onnx_sha256, run.threads) == (None, None)
+
+
+def test_files_that_moved(tmp_path: Path) -> None:
+    recorded = document()
+    recorded["config"] |= {
+        "source": "files",
+        "candles": str(tmp_path / "old.csv"),
+        "force_price_only": True,
+    }
+    path = str(write(tmp_path / "metadata.json", recorded))
+    with pytest.raises(DataError, match=r"old\.csv, the candles of .*give --candles FILE"):
+        read(path)
+    assert read(path, candles=tmp_path / "new.csv").config.candles == tmp_path / "new.csv"
+    recorded["config"] |= {"sentiment": str(tmp_path / "old index.csv")}
+    path = str(write(tmp_path / "metadata.json", recorded))
+    read(path, candles=tmp_path / "new.csv")  # no sentiment was read
+    recorded["config"]["force_price_only"] = False
+    path = str(write(tmp_path / "metadata.json", recorded))
+    with pytest.raises(DataError, match=r"index\.csv, the sentiment of .*give --sentiment FILE"):
+        read(path, candles=tmp_path / "new.csv")
+
+
+def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "metadata.json", document()))
+    with pytest.raises(ArgumentError, match="--source sample and --candles"):
+        read(path, candles=Path("x.csv"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": {}}, "has no config"),
+        ({"config": ["BTCUSDT"]}, "config is list, expected an object"),
+        ({"config": {"epochs": 3}}, "config cannot be used: .*symbol"),
+        ({"config": {"symbol": "../../x"}}, "symbol is '../../x'"),
+        ({"config": {"symbol": "BTCUSDT", "timeframe": None}}, "timeframe is None"),
+        ({"config": {"symbol": "BTCUSDT", "recipe": {}}}, "recipe is {}"),
+        ({"config": {"symbol": "BTCUSDT", "candles": "\0"}}, "candles is .*, expected a path"),
+        ({"config": {"symbol": "BTCUSDT", "candles": "~nobody0/x"}}, "expected a path"),
+        ({"config": {"symbol": "BTCUSDT", "depth\n": 7}}, r"does not know: \['depth\\n'\]"),
+        ({"training_params": {"engine": "gpu"}}, "engine is 'gpu'"),
+        ({"training_params": {"batch_size": "many"}}, "batch_size is 'many'"),
+        ({"training_params": None}, "training_params is NoneType"),
+        ({"dataset": {}}, "dataset.sha256 is None"),
+        ({"dataset": {"sha256": "0"}}, "dataset.sha256 is '0'"),
+        ({"dataset": {"sha256": {"candles": "0"}, "candles_last": 7}}, "7 is no time"),
+        ({"sentiment_assessment": {"assessed_at": "2026-01-02"}}, "'2026-01-02' is no time"),
+    ],
+)
+def test_metadata_that_cannot_be_used(tmp_path: Path, changes: Any, message: str) -> None:
+    path = write(tmp_path / "metadata.json", document(**changes))
+    with pytest.raises(BundleError, match=message) as caught:
+        read(str(path))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", ["2", -1, 10**9, True, 2.0, [2]])
+def test_a_number_of_threads_that_is_none(tmp_path: Path, threads: Any) -> None:
+    recorded = document(environment={"intra_op_threads": threads})
+    assert read(str(write(tmp_path / "metadata.json", recorded))).threads is None

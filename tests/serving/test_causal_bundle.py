@@ -1,0 +1,224 @@
+"""Bundles of the causal recipe: what they promise, and what they score."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import polars as pl
+import pytest
+from engine_contract import violations
+
+from atb_fast import TrainingConfig, load_bundle, load_market, run_training_pipeline
+from atb_fast.errors import BundleError, DataError
+from atb_fast.serving.predictor import Bundle
+from atb_fast.recipes import prepare, split
+from atb_fast.recipes.causal import SETTLED, CausalRecipe
+from atb_fast.serving.verification import verify
+
+HORIZON = 3
+
+
+def config(**options: Any) -> TrainingConfig:
+    given: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "recipe": "causal"}
+    given |= {"start_date": "2021-06-01", "end_date": "2024-12-01", "epochs": 1, "engine": "keras"}
+    given |= {"sequence_length": 24, "horizon": HORIZON, "skip_plots": True}
+    return TrainingConfig(**given | options)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("causal")
+    with pytest.MonkeyPatch.context() as patch:
+        # One epoch is no better than no change, and a model that says so tests nothing.
+        patch.setattr(CausalRecipe, "shrink", lambda *_: 1.0)
+        run_training_pipeline(config(registry=root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(registry: Path) -> Bundle:
+    return load_bundle("BTCUSDT:1d:causal", root=registry)
+
+
+def test_contract(registry: Path, bundle: Bundle) -> None:
+    assert violations(registry, "BTCUSDT", "causal") == set()
+    report = verify(bundle.path)
+    assert report.problems == report.unchecked == ()
+    assert report.skew is not None
+    assert report.skew < 1e-6
+    document = bundle.metadata
+    assert document["recipe"] == "causal"
+    assert document["has_sentiment"] is True
+    assert document["price_normalization"]["horizon"] == HORIZON
+    assert {"train_windows", "validation_windows", "test_windows"} <= set(document["dataset"])
+
+
+def test_predictions_are_those_of_the_training_path(bundle: Bundle) -> None:
+    """Windows as training cuts them, through plain onnxruntime, as the metadata says."""
+    market = load_market(config())
+    data = split(prepare(market, config()), config())
+    session = onnxruntime.InferenceSession(bundle.path / "model.onnx")
+    feed = {session.get_inputs()[0].name: data.windows(data.test)}
+    outputs = session.run(None, feed)[0].reshape(-1).astype(np.float64)
+    scale = bundle.metadata["price_normalization"]["scale"]
+    expected = data.persistence(data.test) * np.exp(outputs * scale)
+    assert np.ptp(outputs) > 1e-3
+
+    got = bundle.predict(market.candles, market.sentiment)
+    assert got.columns == ["timestamp", "prediction"]
+    times = data.times(data.test).to_list()
+    scored = got.filter(pl.col("timestamp").is_in(times))["prediction"].to_numpy()
+    np.testing.assert_allclose(scored, expected, rtol=1e-6)
+    # Wilder's average has to settle, a window to fill, and the horizon to pass.
+    assert got["prediction"].null_count() == SETTLED + 24 - 1 + HORIZON
+    assert not got["prediction"][SETTLED + 24 - 1 + HORIZON :].has_nulls()
+
+
+def test_predict_last_is_the_bar_of_the_horizon(bundle: Bundle) -> None:
+    market = load_market(config())
+    assert market.sentiment is not None
+    every = bundle.predict(market.candles, market.sentiment)
+    before = market.candles.head(len(market.candles) - HORIZON)
+    last = bundle.predict_last(before.to_pandas(), market.sentiment.to_pandas())
+    assert last == pytest.approx(every["prediction"][-1], rel=1e-9)
+
+
+def test_neutral_and_missing_sentiment(bundle: Bundle) -> None:
+    market = load_market(config())
+    with pytest.raises(DataError, match="was trained with sentiment"):
+        bundle.predict_last(market.candles)
+    neutral = bundle.predict_last(market.candles, "neutral")
+    assert neutral != bundle.predict_last(market.candles, market.sentiment)
+    fifty = market.sentiment.with_columns(value=pl.lit(50.0))  # type: ignore[union-attr]
+    assert neutral == pytest.approx(bundle.predict_last(market.candles, fifty), rel=1e-6)
+
+
+def test_an_index_stamped_during_the_day_counts_for_that_day(bundle: Bundle) -> None:
+    market = load_market(config())
+    assert market.sentiment is not None
+    expected = bundle.predict_last(market.candles, market.sentiment)
+    noon = market.sentiment.with_columns(pl.col("timestamp") + timedelta(hours=12))
+    days = market.sentiment.with_columns(pl.col("timestamp").dt.date())
+    numbers = market.sentiment.with_columns(pl.col("timestamp").dt.epoch("ms"))
+    for index in (noon, days, numbers):
+        assert bundle.predict_last(market.candles, index) == expected
+    seconds = market.sentiment.with_columns(pl.col("timestamp").dt.epoch("s"))
+    later = market.sentiment.with_columns(pl.col("timestamp") + timedelta(days=20_000))
+    for index in (later, market.sentiment.head(0)):
+        with pytest.raises(DataError, match="has no day of the candles"):
+            bundle.predict_last(market.candles, index)
+    ended = market.sentiment.head(len(market.sentiment) - 200)
+    with pytest.raises(DataError, match="give sentiment up to the last bar"):
+        bundle.predict_last(market.candles, ended)
+    with pytest.raises(DataError, match=r"sentiment, row 1: found .* expected one row a day"):
+        bundle.predict_last(market.candles, seconds)
+
+
+def test_a_missing_candle_unsettles_what_follows(bundle: Bundle) -> None:
+    candles = load_market(config()).candles
+    close = candles["close"].to_list()
+    close[700] = None
+    holed = candles.with_columns(close=pl.Series(close, dtype=pl.Float64))
+    got = bundle.predict(holed, "neutral")["prediction"]
+    nulls = np.flatnonzero(got.is_null().to_numpy())
+    # The window of a bar ends HORIZON before it. Rows 700 to 1100 have no settled average, and are
+    # passed over, as others that lack a feature are.
+    assert set(range(701 + HORIZON, 701 + SETTLED + HORIZON)) <= set(nulls.tolist())
+    assert not got[701 + SETTLED + HORIZON :].has_nulls()
+
+
+def test_columns_of_the_frame_that_are_not_candles_do_not_matter(bundle: Bundle) -> None:
+    candles = load_market(config()).candles
+    more = candles.with_columns(rsi_14=pl.lit(9.0), sentiment_momentum=pl.lit(9.0), x=pl.lit("y"))
+    assert bundle.predict_last(more, "neutral") == bundle.predict_last(candles, "neutral")
+
+
+def test_candles_in_another_order(bundle: Bundle) -> None:
+    candles = load_market(config()).candles
+    with pytest.raises(DataError, match="row 1 does not come after the one before it"):
+        bundle.predict(candles.reverse(), "neutral")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("close", 0.0, "column 'close', row 1000: found 0.0, expected a price above 0"),
+        ("low", -1.0, "column 'low', row 1000: found -1.0, expected a price above 0"),
+        ("close", float("nan"), "column 'close', row 1000: found nan, expected a price above 0"),
+        ("volume", -1.0, "column 'volume', row 1000: found -1.0, expected 0 or more"),
+    ],
+)
+def test_candles_that_cannot_be(bundle: Bundle, column: str, value: float, message: str) -> None:
+    candles = load_market(config()).candles
+    values = candles[column].to_list()
+    values[1000] = value
+    with pytest.raises(DataError, match=message):
+        bundle.predict(candles.with_columns(pl.Series(column, values)), "neutral")
+    with pytest.raises(DataError, match=f"column '{column}' has dtype String, expected Float64"):
+        bundle.predict_last(candles.with_columns(pl.col(column).cast(pl.String)), "neutral")
+
+
+def test_too_few_candles_say_how_many(bundle: Bundle) -> None:
+    market = load_market(config())
+    with pytest.raises(DataError, match="the last bar needs 424 candles up to it, none missing"):
+        bundle.predict_last(market.candles.tail(200), "neutral")
+    with pytest.raises(DataError, match="column 'volume' is missing"):
+        bundle.predict_last(market.candles.drop("volume"), "neutral")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, m: s["features"][0]["source"].update(column="tomorrow"), "tomorrow"),
+        (lambda s, m: s["features"][0]["source"].update(recipe="other"), "other"),
+        (lambda s, m: s["features"][0]["source"].update(sentiment_lag_days=7), "lag_days is"),
+        (lambda s, m: m["price_normalization"].update(scale=-1.0), "scale is -1.0"),
+        (
+            lambda s, m: m.update(
+                price_normalization={
+                    "method": "rolling_minmax",
+                    "window": 24,
+                    "target_feature": "close",
+                }
+            ),
+            "features do not allow",
+        ),
+        (lambda s, m: m["price_normalization"].update(horizon=0), "horizon is 0"),
+        (lambda s, m: m["price_normalization"].update(scale="much"), "not as expected"),
+        (lambda s, m: m["price_normalization"].pop("scale"), "not as expected"),
+    ],
+)
+def test_hostile_documents(bundle: Bundle, tmp_path: Path, change: Any, message: str) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle.path, copy)
+    schema, metadata = copy / "feature_schema.json", copy / "metadata.json"
+    documents = [json.loads(path.read_text()) for path in (schema, metadata)]
+    change(*documents)
+    for path, document in zip((schema, metadata), documents, strict=True):
+        path.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=message):
+        load_bundle(copy)
+
+
+def test_price_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CausalRecipe, "shrink", lambda *_: 1.0)
+    result = run_training_pipeline(
+        config(registry=tmp_path, force_price_only=True, skip_robustness=True, horizon=1)
+    )
+    assert result.model_type == "causal"
+    bundle = load_bundle("BTCUSDT:1d:causal", root=tmp_path)
+    assert bundle.metadata["has_sentiment"] is False
+    market = load_market(config())
+    given = config(force_price_only=True, horizon=1)
+    data = split(prepare(market, given), given)
+    outputs = bundle.run(data.windows(data.test[-1:]))[0].astype(np.float64)
+    expected = data.prices(data.test[-1:], outputs)
+    last = bundle.predict_last(market.candles.head(len(market.candles) - 1).drop("timestamp"))
+    assert last == pytest.approx(expected[0], rel=1e-6)
+    assert last != market.candles["close"][-2]

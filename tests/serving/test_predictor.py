@@ -1,0 +1,491 @@
+"""Scoring: `load_bundle`, beside a plain reading of the contract with NumPy and onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import polars as pl
+import pytest
+from packaging.requirements import Requirement
+
+import atb_fast
+from atb_fast import Bundle
+from atb_fast import FeatureMatrix
+from atb_fast import load_bundle
+from atb_fast.serving import registry
+from atb_fast.errors import BundleError, DataError
+from atb_fast.ingestion import sample
+from atb_fast.features.sentiment import merge_sentiment, sentiment_features
+
+LENGTH = 120
+Truth = Callable[[str, str], pl.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def basic(models: Path) -> Bundle:
+    return load_bundle("BTCUSDT:1h:basic", root=models)
+
+
+@pytest.fixture(scope="module")
+def price(models: Path) -> Bundle:
+    return load_bundle(models / "BTCUSDT" / "price" / "latest")
+
+
+@pytest.fixture(scope="module")
+def hourly(truth: Truth) -> pl.DataFrame:
+    return truth("BTCUSDT", "1h").tail(620)
+
+
+def basic_by_the_contract(bundle: Path, candles: pl.DataFrame) -> Any:
+    """Predictions of the bars from the 121st on: one bar at a time, as the contract says."""
+    session = onnxruntime.InferenceSession(bundle / "model.onnx")
+    schema = json.loads((bundle / "feature_schema.json").read_text())
+    columns = [feature["name"].split("_")[0] for feature in schema["features"]]
+    predictions = []
+    for i in range(LENGTH, len(candles)):
+        before = candles[i - LENGTH : i]
+        window = np.empty((LENGTH, len(columns)), np.float32)
+        for j, name in enumerate(columns):
+            values = before[name].to_numpy()
+            low, high = np.minimum.accumulate(values), np.maximum.accumulate(values)
+            with np.errstate(invalid="ignore"):
+                scaled = (values - low) / (high - low)
+            window[:, j] = np.where(high == low, 0.5, scaled)
+        output = session.run(None, {session.get_inputs()[0].name: window[None]})[0][0, 0]
+        close = before["close"].to_numpy()
+        predictions.append(float(output) * (close.max() - close.min()) + close.min())
+    return np.array(predictions)
+
+
+def test_a_basic_bundle_predicts_what_the_contract_says(
+    basic: Bundle, hourly: pl.DataFrame
+) -> None:
+    expected = basic_by_the_contract(basic.path, hourly)
+    got = basic.predict(hourly)
+    assert got.columns == ["timestamp", "prediction"]
+    assert got["timestamp"].equals(hourly["timestamp"])
+    assert got["prediction"][:LENGTH].null_count() == LENGTH
+    np.testing.assert_allclose(got["prediction"][LENGTH:], expected, rtol=1e-6)
+    assert len(expected) == 500
+    # A model of one epoch, but its prices are prices.
+    assert np.abs(expected / hourly["close"][LENGTH:].to_numpy() - 1).max() < 0.2
+
+
+@pytest.mark.parametrize("kind", ["basic", "price", "sentiment"])
+def test_one_bar_is_as_all_at_once(models: Path, kind: str) -> None:
+    bundle = load_bundle(models / "BTCUSDT" / kind / "latest")
+    timeframe = "1h" if kind == "basic" else "1d"
+    candles, index = sample.candles("BTCUSDT", timeframe).tail(230), sample.sentiment()
+    sentiment = {"sentiment": index} if kind == "sentiment" else {}
+    every = bundle.predict(candles, **sentiment)["prediction"]
+    first = LENGTH if kind == "basic" else LENGTH + 29
+    assert every.null_count() == first
+    for bar in (first, first + 1, 229):
+        one = bundle.predict_last(candles[:bar], **sentiment)
+        assert one == pytest.approx(every[bar], rel=1e-6)
+    with pytest.raises(DataError, match=f"a window has 120 complete rows, got {LENGTH - 1}"):
+        bundle.predict_last(candles[: first - 1], **sentiment)
+
+
+def test_features_are_those_of_the_training(shared: Path, tmp_path: Path) -> None:
+    """Made from the bundle alone, on real candles: those of the old trainer."""
+    from atb_fast import TrainingConfig, run_training_pipeline
+
+    data, golden = shared / "data", shared / "golden"
+    config: dict[str, Any] = {"symbol": "BTCUSDT", "epochs": 1, "engine": "keras"}
+    config |= {"candles": data / "BTCUSDT_1d_2017-08-17_2024-12-31.parquet"}
+    config |= {"sentiment": data / "fear_greed_1d_2018-02-01_2025-05-02.parquet"}
+    config |= {"start_date": "2019-01-01", "end_date": "2024-12-01", "registry": tmp_path}
+    run_training_pipeline(TrainingConfig(**config, skip_plots=True, skip_robustness=True))
+    bundle = load_bundle("BTCUSDT:1d:sentiment", root=tmp_path)
+    expected = pl.read_parquet(golden / "legacy_features_BTCUSDT_1d_2019-01-01_2024-12-01.parquet")
+    candles = pl.read_parquet(config["candles"])
+    rows = candles["timestamp"].is_between(
+        expected["timestamp"][0] - timedelta(days=29), expected["timestamp"][-1]
+    )
+    got = bundle.features(candles.filter(rows), pl.read_parquet(config["sentiment"]))
+    assert isinstance(got, FeatureMatrix)
+    np.testing.assert_allclose(
+        got.values, expected[bundle.feature_names].to_numpy(), rtol=0, atol=1e-7
+    )
+
+
+def test_frames_of_any_kind(basic: Bundle, hourly: pl.DataFrame) -> None:
+    expected = basic.predict(hourly)
+    for frame in (hourly.to_arrow(), hourly.to_pandas(), hourly.to_pandas().set_index("timestamp")):
+        got = basic.predict(frame)
+        assert got["prediction"].equals(expected["prediction"])
+        assert got["timestamp"].dt.epoch("ms").equals(expected["timestamp"].dt.epoch("ms"))
+        assert basic.predict_last(frame) == basic.predict_last(hourly)
+
+
+@pytest.mark.parametrize("bad", [None, 0.0, -1.0])
+def test_what_the_contract_rejects_is_not_predicted(
+    basic: Bundle, hourly: pl.DataFrame, bad: float | None
+) -> None:
+    volume = hourly["volume"].to_list()
+    volume[300] = bad
+    spoilt = hourly.with_columns(volume=pl.Series(volume, dtype=pl.Float64))
+    got = basic.predict(spoilt)["prediction"]
+    whole = basic.predict(hourly)["prediction"]
+    inside = pl.Series(range(len(hourly))).is_between(301, 300 + LENGTH)
+    assert got.filter(inside).null_count() == LENGTH
+    assert got.filter(~inside).equals(whole.filter(~inside))
+    with pytest.raises(DataError, match="row 300 has a value that is missing or not above 0"):
+        basic.predict_last(spoilt[: 300 + LENGTH])
+
+
+def test_bad_frames(basic: Bundle, hourly: pl.DataFrame) -> None:
+    with pytest.raises(DataError, match="column 'volume' is missing; the frame has: timestamp"):
+        basic.predict(hourly.drop("volume"))
+    for odd in ({"close": [1.0]}, hourly.lazy(), hourly["close"], hourly.to_numpy()):
+        with pytest.raises(DataError, match=r"found .*, expected a"):
+            basic.predict(odd)
+    with pytest.raises(DataError, match="found dict, expected a Polars, pyarrow or pandas"):
+        basic.predict_last({})
+    with pytest.raises(DataError, match="the bars are 120 minutes apart, expected 60"):
+        basic.predict(hourly.gather_every(2))
+    with pytest.raises(DataError, match="the bars are 120 minutes apart, expected 60"):
+        basic.predict_last(hourly.gather_every(2))
+    with pytest.raises(DataError, match="column 'timestamp' is missing"):
+        basic.predict(hourly.drop("timestamp"))
+    with pytest.raises(DataError, match="has dtype Int64, expected float64"):
+        basic.predict(hourly.with_columns(pl.col("volume").cast(pl.Int64)))
+    with pytest.raises(DataError, match="expected strictly ascending times"):
+        basic.predict(hourly.reverse())
+    with pytest.raises(DataError, match="found inf"):
+        basic.predict(hourly.with_columns(close=pl.lit(float("inf"))))
+    empty = basic.predict(hourly.clear())
+    assert empty.columns == ["timestamp", "prediction"]
+    assert len(empty) == 0
+    assert basic.predict(hourly[:50])["prediction"].null_count() == 50
+
+
+def test_sentiment_is_never_left_out_silently(models: Path) -> None:
+    bundle = load_bundle("BTCUSDT:1d:sentiment", root=models)
+    candles, index = sample.candles("BTCUSDT", "1d").tail(400), sample.sentiment()
+    assert bundle.uses_sentiment == "required"
+    with pytest.raises(DataError, match="was trained with sentiment; give the Fear & Greed index"):
+        bundle.predict(candles)
+    with_index = bundle.predict(candles, index)["prediction"]
+    neutral = bundle.predict(candles, "neutral")["prediction"]
+    still = index.with_columns(value=pl.lit(50.0))
+    assert bundle.predict(candles, still)["prediction"].equals(neutral)
+    assert not with_index.equals(neutral)
+    assert bundle.predict(candles, index.to_arrow())["prediction"].equals(with_index)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pl.col("value") * 5, "expected a value from 0 to 100"),
+        (pl.lit(None, pl.Float64).alias("value"), "row 0: found None, expected a value from 0"),
+        (pl.lit(float("nan")).alias("value"), "row 0: found nan, expected a value from 0"),
+        (pl.lit("Greed").alias("value"), "values of type String, expected numbers"),
+        (pl.col("timestamp").dt.to_string(), "timestamps of type String, expected times"),
+        (pl.col("timestamp") - timedelta(days=9999), "has no day of the candles"),
+        (pl.col("value").alias("index"), ""),
+    ],
+)
+def test_sentiment_that_cannot_be(models: Path, change: pl.Expr, message: str) -> None:
+    bundle = load_bundle("BTCUSDT:1d:sentiment", root=models)
+    candles, index = sample.candles("BTCUSDT", "1d").tail(300), sample.sentiment()
+    odd = index.with_columns(change)
+    if not message:
+        odd, message = odd.drop("value"), "sentiment has no column value; it has timestamp, index"
+    with pytest.raises(DataError, match=message):
+        bundle.predict(candles, odd)
+
+
+def test_threads_and_pickles(basic: Bundle, hourly: pl.DataFrame) -> None:
+    frames = [hourly[i : i + 200] for i in range(40)]
+    expected = [basic.predict_last(frame) for frame in frames]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(basic.predict_last, frames)) == expected
+    copy = pickle.loads(pickle.dumps(basic))
+    assert copy.path == basic.path
+    assert copy.predict_last(frames[0]) == expected[0]
+
+
+def in_a_child(bundle: Bundle, frame: Any, sentiment: Any, answers: Any) -> None:
+    every = bundle.predict(frame, **sentiment)["prediction"]
+    answers.put((every.to_list(), bundle.predict_last(frame, **sentiment)))
+
+
+@pytest.mark.parametrize("kind", ["basic", "price", "sentiment"])
+@pytest.mark.parametrize("library", ["polars", "pandas"])
+def test_forked_workers(models: Path, tmp_path: Path, kind: str, library: str) -> None:
+    """After this process used Polars' threads, which its children lack, and lost the file."""
+    import shutil
+
+    shutil.copytree(models / "BTCUSDT" / kind, tmp_path / kind, symlinks=True)
+    bundle = load_bundle((tmp_path / kind / "latest").resolve())
+    timeframe = "1h" if kind == "basic" else "1d"
+    frame: Any = sample.candles("BTCUSDT", timeframe).tail(200)
+    frame = frame.select(pl.all().sort_by("timestamp"))
+    sentiment: Any = {"sentiment": sample.sentiment()} if kind == "sentiment" else {}
+    expected = bundle.predict(frame, **sentiment)["prediction"].to_list()
+    last = bundle.predict_last(frame, **sentiment)
+    if library == "pandas":
+        frame = frame.to_pandas()
+        sentiment = {name: index.to_pandas() for name, index in sentiment.items()}
+    (bundle.path / "model.onnx").unlink()
+    context = multiprocessing.get_context("fork")
+    answers: Any = context.Queue()
+    arguments = (bundle, frame, sentiment, answers)
+    children = [context.Process(target=in_a_child, args=arguments) for _ in range(2)]
+    for child in children:
+        child.start()
+    try:
+        assert [answers.get(timeout=60) for _ in children] == [(expected, last)] * 2
+    finally:
+        for child in children:
+            child.join(10)
+            child.kill()
+
+
+def test_a_copy_keeps_its_version(models: Path, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "registry"
+    shutil.copytree(models, root, symlinks=True)
+    bundle = load_bundle("BTCUSDT:1d:price", root=root)
+    newer = bundle.path.parent / "2099-01-01_00h00m00s_v1"
+    shutil.copytree(bundle.path, newer)
+    registry.promote(newer)
+    assert load_bundle("BTCUSDT:1d:price", root=root).path == newer
+    assert pickle.loads(pickle.dumps(bundle)).path == bundle.path
+    version = load_bundle(f"BTCUSDT:1d:price:{bundle.path.name}", root=root)
+    assert version.path == bundle.path
+
+
+def lone_environment(home: Path) -> None:
+    """Fill `home` with what `atb-fast[predict]` needs, and nothing else."""
+    wanted, linked = ["atb-fast", "onnxruntime"], set()
+    while wanted:
+        name = wanted.pop()
+        found = distribution(name)
+        if found.metadata["Name"] in linked:
+            continue
+        linked.add(found.metadata["Name"])
+        for file in found.files or ():
+            top = Path(file.parts[0])
+            if not (home / top).exists() and top.parts[0] not in ("..", "__pycache__"):
+                (home / top).symlink_to(Path(str(found.locate_file(top))).resolve())
+        for requirement in found.requires or ():
+            needed = Requirement(requirement)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                wanted.append(needed.name)
+    (home / "atb_fast").unlink(missing_ok=True)
+    (home / "atb_fast").symlink_to(Path(atb_fast.__file__).parent)
+
+
+def test_scoring_needs_onnxruntime_and_no_tensorflow(
+    models: Path, basic: Bundle, hourly: pl.DataFrame, tmp_path: Path
+) -> None:
+    lone_environment(tmp_path)
+    hourly.write_parquet(tmp_path / "hourly.parquet")
+    code = (
+        f"import sys; sys.path.append({str(tmp_path)!r})\n"
+        "import polars as pl\n"
+        "from atb_fast import load_bundle\n"
+        f"frame = pl.read_parquet({str(tmp_path / 'hourly.parquet')!r})\n"
+        f"bundle = load_bundle('BTCUSDT:1h:basic', root={str(models)!r})\n"
+        "print(bundle.predict_last(frame), bundle.predict(frame)['prediction'][-1])\n"
+        "for name in ('tensorflow', 'keras', 'onnx', 'pandas', 'sklearn', 'matplotlib'):\n"
+        "    try:\n"
+        "        __import__(name)\n"
+        "        sys.exit(name + ' is there')\n"
+        "    except ImportError:\n"
+        "        pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    last, before = map(float, done.stdout.split())
+    assert last == pytest.approx(basic.predict_last(hourly))
+    assert before == pytest.approx(basic.predict(hourly)["prediction"][-1])
+
+
+def test_a_window_ends_with_the_bar_before(models: Path) -> None:
+    """Not with an older one, because the newest has no sentiment yet."""
+    bundle = load_bundle("BTCUSDT:1d:sentiment", root=models)
+    candles, index = sample.candles("BTCUSDT", "1d").tail(400), sample.sentiment()
+    day = candles["timestamp"][300]
+    whole = bundle.predict(candles, index)["prediction"]
+    holed = bundle.predict(candles, index.filter(pl.col("timestamp") != day))["prediction"]
+    # The day after the hole, momentum is that over two days.
+    assert holed[301] is None
+    assert holed[:301].equals(whole[:301])
+    assert holed[302:].null_count() == 0
+    with pytest.raises(DataError, match="the last bar, row 399, lacks a feature"):
+        bundle.predict_last(candles, index.filter(pl.col("timestamp") < candles["timestamp"][-1]))
+
+
+def test_the_index_of_a_day_counts_for_all_of_its_hours() -> None:
+    hours = sample.candles("BTCUSDT", "1h").tail(100)
+    index = sample.sentiment().filter(pl.col("timestamp") <= hours["timestamp"][-1])
+    momentum = sentiment_features(index)
+    trained = merge_sentiment(hours, momentum, "1h")["sentiment_momentum"]
+    scored = merge_sentiment(hours, momentum, "1h", whole_last_day=True)["sentiment_momentum"]
+    assert trained.null_count() == 23  # the legacy recipe ends with the last midnight
+    assert scored.null_count() == 0
+    assert scored[:-23].equals(trained[:-23])
+    assert (scored[-23:] == momentum["sentiment_momentum"][-1]).all()
+
+
+# What a bundle from elsewhere may hold.
+
+
+@pytest.fixture
+def hostile(models: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    shutil.copytree(models / "BTCUSDT", tmp_path / "BTCUSDT", symlinks=True)
+    return tmp_path
+
+
+def attack(bundle: Path, name: str) -> None:
+    document = bundle / "metadata.json"
+    metadata = json.loads(document.read_text())
+    if name == "deep":
+        document.write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    elif name == "huge":
+        document.write_text(json.dumps(metadata | {"x": "x" * (5 << 20)}))
+    elif name == "nan":
+        metadata["price_normalization"] = {"mean": float("nan"), "std": 1.0}
+        document.write_text(json.dumps(metadata))
+    elif name == "not a document":
+        document.write_text("[1]")
+    elif name == "not text":
+        document.write_bytes(b"\xff\xfe{}")
+    elif name == "truncated":
+        content = (bundle / "model.onnx").read_bytes()
+        (bundle / "model.onnx").write_bytes(content[:1000])
+    elif name == "linked model":
+        (bundle / "model.onnx").rename(bundle.parent.parent / "stolen.onnx")
+        (bundle / "model.onnx").symlink_to(bundle.parent.parent / "stolen.onnx")
+    elif name == "linked document":
+        document.unlink()
+        document.symlink_to("/etc/hostname")
+    elif name == "odd schema":
+        (bundle / "feature_schema.json").write_text('{"sequence_length": 120, "features": [7]}')
+    elif name == "long windows":
+        (bundle / "feature_schema.json").write_text(
+            '{"sequence_length": 1e18, "features": [{"name": "close_normalized"}]}'
+        )
+    elif name == "large mean":
+        metadata["price_normalization"] = {"mean": 10**400, "std": 1.0}
+        document.write_text(json.dumps(metadata))
+    elif name in ("large window", "negative window"):
+        window = 10**30 if name == "large window" else -1
+        path = bundle / "feature_schema.json"
+        schema = json.loads(path.read_text())
+        schema["features"][5]["source"]["window"] = window
+        path.write_text(json.dumps(schema))
+    elif name == "wide windows":
+        features = [{"name": "close_normalized"}] * 5000
+        (bundle / "feature_schema.json").write_text(
+            json.dumps({"sequence_length": 120, "features": features})
+        )
+    elif name == "no timeframe":
+        document.write_text(json.dumps(metadata | {"timeframe": None}))
+    elif name == "pipe":
+        import os
+
+        document.unlink()
+        os.mkfifo(document)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("large mean", "not as expected .OverflowError"),
+        ("large window", "not as expected .OverflowError"),
+        ("negative window", "not as expected .OverflowError"),
+        ("wide windows", "a window has 120 rows of 5000 features"),
+        ("no timeframe", "timeframe None, which is none"),
+        ("deep", "nested too deeply"),
+        ("huge", "has more than 4194304 bytes"),
+        ("nan", "expected finite numbers"),
+        ("not a document", "found list, expected a JSON object"),
+        ("not text", "cannot be read: .*decode"),
+        ("truncated", "onnxruntime cannot load it"),
+        ("linked model", "found a link, expected a file"),
+        ("linked document", "found a link, expected a file"),
+        ("odd schema", "not as expected"),
+        ("long windows", "sequence_length is 1e\\+18, expected a whole number"),
+        ("pipe", "found something else, expected a file"),
+    ],
+)
+def test_hostile_bundles_are_refused(hostile: Path, name: str, message: str) -> None:
+    bundle = (hostile / "BTCUSDT" / "price" / "latest").resolve()
+    attack(bundle, name)
+    with pytest.raises(BundleError, match=message):
+        load_bundle("BTCUSDT:1d:price", root=hostile)
+
+
+@pytest.mark.parametrize(
+    "target", ["../../../outside", "/etc", "..", ".", "a/b", "latest", "with space"]
+)
+def test_hostile_links_are_refused(hostile: Path, target: str) -> None:
+    home = hostile / "BTCUSDT" / "price"
+    (home / "latest").unlink()
+    (home / "latest").symlink_to(target)
+    with pytest.raises(BundleError, match=r"latest: points to|found a link|no bundle in"):
+        load_bundle("BTCUSDT:1d:price", root=hostile)
+    with pytest.raises(BundleError, match=r"latest: points to|found a link|no bundle in"):
+        load_bundle(home / "latest")
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("BTCUSDT:1d", "is neither a directory nor SYMBOL:TIMEFRAME:TYPE"),
+        ("BTCUSDT:1d:..", "is neither a directory"),
+        ("BTCUSDT:7d:price", "there is no timeframe 7d"),
+        ("BTCUSDT:1h:price", "is of timeframe 1d; ask for that"),
+        ("ETHUSDT:1d:price", "there is no .*latest"),
+        ("BTCUSDT:1d:price:2020-01-01_00h00m00s_v1", "no such directory"),
+        ("/nowhere/at/all", "no such directory"),
+        ("", "is neither a directory nor SYMBOL"),
+    ],
+)
+def test_references_to_nothing(models: Path, reference: str, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        load_bundle(reference, root=models)
+
+
+def test_a_bundle_of_the_old_trainer(models: Path, hourly: pl.DataFrame, tmp_path: Path) -> None:
+    """Schema by names alone, NaN where it does not matter: it can be scored."""
+    import shutil
+
+    new = load_bundle("BTCUSDT:1h:basic", root=models)
+    shutil.copytree(new.path, tmp_path / "old")
+    schema = {
+        "sequence_length": 120,
+        "features": [{"name": name, "required": True} for name in new.feature_names],
+    }
+    (tmp_path / "old" / "feature_schema.json").write_text(json.dumps(schema))
+    metadata = json.loads((new.path / "metadata.json").read_text())
+    metadata["robustness_results"] = {"rmse": float("nan"), "mape": float("inf")}
+    (tmp_path / "old" / "metadata.json").write_text(json.dumps(metadata))
+    old = load_bundle(tmp_path / "old")
+    assert old.predict(hourly).equals(new.predict(hourly))
+    schema["features"] = [{"name": "close_scaled", "required": True}]
+    (tmp_path / "old" / "feature_schema.json").write_text(json.dumps(schema))
+    with pytest.raises(BundleError, match="does not say how close_scaled is computed"):
+        load_bundle(tmp_path / "old")

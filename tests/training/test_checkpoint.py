@@ -1,0 +1,239 @@
+"""Checkpoints of a training, in this process and at toy size."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atb_fast.training import checkpoint
+from atb_fast.config import TrainingConfig
+from atb_fast.training.tf_data import WindowedData
+from atb_fast.training.engine import fit
+from atb_fast.ingestion.market import Market
+from atb_fast.recipes.networks import build_model
+from atb_fast.recipes import prepare, split
+
+LENGTH = 12
+SHORT: dict[str, Any] = {"engine": "keras", "epochs": 1, "batch_size": 32, "patience": 9, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def data(market: Market) -> WindowedData:
+    config = TrainingConfig(
+        symbol="BTCUSDT", source="sample", force_price_only=True, sequence_length=LENGTH
+    )
+    return split(prepare(Market(market.candles.head(200), None), config), config)
+
+
+@pytest.fixture(autouse=True)
+def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_PAUSE", 0)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "atb_fast")
+    return caplog
+
+
+def made(dtype_policy: str = "float32", seed: int = 1) -> Any:
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    return build_model(LENGTH, 9, dtype_policy=dtype_policy)
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype_policy"),
+    [("compiled", "float32"), ("keras", "float32"), ("keras", "mixed_float16")],
+)
+def test_what_is_resumed_has_the_same_bits(
+    data: WindowedData,
+    tmp_path: Path,
+    log: pytest.LogCaptureFixture,
+    engine: str,
+    dtype_policy: str,
+) -> None:
+    """The best epoch is before the break, and the early stop after it."""
+    from keras import callbacks
+
+    def keep(epoch: int, _: Any = None) -> None:
+        if epoch == 5:
+            shutil.copytree(tmp_path / "running", tmp_path / "killed")
+
+    def run(directory: str, *extra: Any, resume: bool = False) -> Any:
+        model = made(dtype_policy)
+        # From the fourth epoch on it climbs: worse and worse, so that patience ends it.
+        turn = callbacks.LearningRateScheduler(lambda epoch, _: 1e-3 if epoch < 3 else -1e-3)
+        options = {**SHORT, "engine": engine, "epochs": 12, "patience": 4, "batch_size": 8}
+        options |= {"checkpoints": tmp_path / directory, "resume": resume}
+        fitted = fit(model, data, callbacks=[turn, *extra], **options)
+        optimizer = [np.asarray(v) for v in model.optimizer.variables]
+        return fitted, model.get_weights(), optimizer
+
+    straight, weights, optimizer = run("running", callbacks.LambdaCallback(on_epoch_begin=keep))
+    again, resumed, resumed_optimizer = run("killed", resume=True)
+    assert "resuming after epoch 5" in log.messages
+    assert (straight.best_epoch, straight.epochs) == (3, 7)
+    assert (again.best_epoch, again.epochs) == (3, 7)
+    assert again.history == straight.history
+    assert len(again.epoch_seconds) == 7
+    assert again.epoch_seconds[:5] == straight.epoch_seconds[:5]
+    for a, b in zip([*weights, *optimizer], [*resumed, *resumed_optimizer], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_done_is_not_trained_again(
+    data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    first = made()
+    straight = fit(first, data, **SHORT, checkpoints=tmp_path)
+    assert straight.checkpoint is not None
+    assert straight.checkpoint.is_file()
+    epochs: list[int] = []
+    again = made()
+    options = {**SHORT, "on_epoch": lambda n, _: epochs.append(n)}
+    fitted = fit(again, data, **options, checkpoints=tmp_path, resume=True)
+    assert epochs == []
+    assert (fitted.epochs, fitted.history) == (1, straight.history)
+    for a, b in zip(first.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "keras"])
+def test_an_interrupted_training_says_how_it_goes_on(
+    data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture, engine: str
+) -> None:
+    def interrupt(epoch: int, _: Any) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    options = {**SHORT, "engine": engine, "epochs": 3, "checkpoints": tmp_path}
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        fit(made(), data, **options, on_epoch=interrupt)
+    notes = ["the same command with --resume goes on after epoch 1"]
+    assert interrupted.value.__notes__ == notes
+    fit(made(), data, **options, resume=True)
+    assert "resuming after epoch 1" in log.messages
+
+
+def test_without_resume_it_is_replaced(
+    data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    fitted = fit(made(), data, **{**SHORT, "epochs": 2}, checkpoints=tmp_path)
+    assert fitted.checkpoint is not None
+    before = fitted.checkpoint.stat().st_mtime_ns
+    again = fit(made(), data, **{**SHORT, "epochs": 2}, checkpoints=tmp_path)
+    assert "--resume would have gone on after epoch 2" in log.text
+    assert again.history == fitted.history
+    assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] != [before]
+
+
+def test_other_trainings_have_other_keys(data: WindowedData) -> None:
+    other_data = replace(data, parts=replace(data.parts, train=data.train[1:]))
+    other_labels = replace(data, labels=data.labels + 1)
+    keys = [
+        checkpoint.key(made(), data, epochs=1),
+        checkpoint.key(made(), data, epochs=2),
+        checkpoint.key(made(seed=2), data, epochs=1),
+        checkpoint.key(made("mixed_float16"), data, epochs=1),
+        checkpoint.key(made(), other_data, epochs=1),
+        checkpoint.key(made(), other_labels, epochs=1),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert checkpoint.key(made(), data, epochs=1) == keys[0]
+
+
+def test_nothing_to_resume(
+    data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    fit(made(), data, **SHORT, checkpoints=tmp_path)
+    fitted = fit(made(), data, **{**SHORT, "batch_size": 16}, checkpoints=tmp_path, resume=True)
+    assert "nothing to resume" in log.text
+    assert fitted.epochs == 1
+
+
+def test_a_damaged_one_is_refused(
+    data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    fitted = fit(made(), data, **SHORT, checkpoints=tmp_path)
+    path = fitted.checkpoint
+    assert path is not None
+    sound = path.read_bytes()
+    path.write_bytes(sound[:1000])
+    again = fit(made(), data, **SHORT, checkpoints=tmp_path, resume=True)
+    assert f"checkpoint {path} is damaged" in log.text
+    assert "the training starts anew" in log.text
+    assert again.history == fitted.history
+
+    model = made()
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(sound)
+        if rng.random() < 0.3:
+            del damaged[rng.integers(len(damaged)) :]
+        else:
+            # Half of the time where zip keeps its names, sizes and checksums.
+            place = rng.integers(len(damaged)) if rng.random() < 0.5 else -rng.integers(1, 4000)
+            damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        found = checkpoint.Checkpoint(path, None, None, [])
+        if not found.find(model, resume=True):
+            refused += 1
+            continue
+        # A bit that nobody reads, such as the date of a file.
+        state = found._state
+        path.write_bytes(sound)
+        expected = checkpoint._load(path, model)
+        assert state is not None
+        assert state.history == expected.history
+        for a, b in zip(state.variables, expected.variables, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert refused > 30
+
+
+def test_another_machine_is_said(
+    data: WindowedData,
+    tmp_path: Path,
+    log: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit(made(), data, **SHORT, checkpoints=tmp_path)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "77")
+    fit(made(), data, **SHORT, checkpoints=tmp_path, resume=True)
+    assert "'intra_op_threads': 77" in log.text
+    assert "will differ" in log.text
+
+
+def test_where_nothing_can_be_written_it_trains(
+    data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    fitted = fit(made(), data, **{**SHORT, "epochs": 3}, checkpoints=tmp_path / "file")
+    assert fitted.epochs == 3
+    assert log.text.count("no checkpoints from epoch 1 on") == 1
+
+
+def test_a_training_that_diverges_leaves_none(data: WindowedData, tmp_path: Path) -> None:
+    from keras import callbacks
+
+    model = made()
+
+    def break_it(epoch: int, _: Any = None) -> None:
+        if epoch == 1:
+            assert list(tmp_path.glob("*.npz"))
+            model.layers[-1].bias.assign([np.nan])
+
+    breaking = callbacks.LambdaCallback(on_epoch_begin=break_it)
+    options = {**SHORT, "epochs": 4, "callbacks": [breaking]}
+    assert fit(model, data, **options, checkpoints=tmp_path).diverged == 2
+    assert list(tmp_path.iterdir()) == []

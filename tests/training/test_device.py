@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from atb_fast.training.device import configure, decide, import_tensorflow
+from atb_fast.errors import MissingExtraError
+
+
+def test_cpu() -> None:
+    policy = decide([], engine="auto", mixed_precision=True, batch_size=None)
+    assert (policy.dtype_policy, policy.jit, policy.batch_size) == ("float32", False, 32)
+    assert "CPU" in policy.reason
+    assert decide([], engine="auto", mixed_precision=True, batch_size=7).batch_size == 7
+
+
+def test_gpu() -> None:
+    policy = decide(["/gpu:0", "/gpu:1"], engine="auto", mixed_precision=True, batch_size=None)
+    assert (policy.dtype_policy, policy.jit, policy.batch_size) == ("mixed_float16", True, 128)
+    assert policy.gpus == ("/gpu:0", "/gpu:1")
+    assert "--no-mixed-precision" in policy.reason
+    assert decide(["/gpu:0"], engine="auto", mixed_precision=True, batch_size=32).batch_size == 32
+
+
+def test_gpu_without_mixed_precision() -> None:
+    policy = decide(["/gpu:0"], engine="auto", mixed_precision=False, batch_size=None)
+    assert (policy.dtype_policy, policy.jit) == ("float32", False)
+    assert "switched off" in policy.reason
+
+
+def test_engine() -> None:
+    options: dict[str, Any] = {"mixed_precision": True, "batch_size": None}
+    assert decide([], engine="auto", **options).engine == "auto"
+    assert decide([], engine="keras", **options).engine == "keras"
+    assert decide(["/gpu:0"], engine="auto", **options).engine == "keras"
+    asked = decide(["/gpu:0"], engine="compiled", **options)
+    assert (asked.engine, asked.dtype_policy) == ("compiled", "float32")
+    assert "--engine keras" in asked.reason
+
+
+def test_tensorflow_is_set_up_as_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    tf = import_tensorflow()
+    calls: list[tuple[object, ...]] = []
+    gpu = SimpleNamespace(name="/physical_device:GPU:0")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [gpu] * (kind == "GPU"))
+    monkeypatch.setattr(
+        tf.config.experimental, "set_memory_growth", lambda *a: calls.append(("growth", *a))
+    )
+    monkeypatch.setattr(tf.config.optimizer, "set_jit", lambda on: calls.append(("jit", on)))
+    policy = configure(engine="auto", mixed_precision=True, batch_size=None)
+    assert policy == decide([gpu.name], engine="auto", mixed_precision=True, batch_size=None)
+    assert calls == [("growth", gpu, True), ("jit", True)]
+
+
+def test_missing_tensorflow_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'atb-fast\[train\]'"):
+        import_tensorflow()
