@@ -12,8 +12,7 @@ import pytest
 from incumbents import Case
 
 from atb_fast import _core
-from atb_fast.ingestion import files
-from atb_fast.ingestion import sample
+from atb_fast.ingestion import files, sample
 
 _FILES = {
     "2k": "BTCUSDT_1d_2017-08-17_2024-12-31.parquet",

@@ -18,9 +18,9 @@ from incumbents import Case
 from atb_fast import TrainingConfig
 from atb_fast.ingestion.exchange.binance import Binance
 from atb_fast.ingestion.fetch import Fetcher
-from atb_fast.ingestion.store.sentiment import SentimentStore
 from atb_fast.ingestion.market import load_market
 from atb_fast.ingestion.store.candles import CandleStore, Piece
+from atb_fast.ingestion.store.sentiment import SentimentStore
 from atb_fast.recipes import prepare
 
 DAY = 86_400_000

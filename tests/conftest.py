@@ -15,8 +15,7 @@ import polars as pl
 import pytest
 from exchange import Exchange
 
-from atb_fast.ingestion import files
-from atb_fast.ingestion import sample
+from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.market import Market
 
 _SHARED = Path(os.environ.get("ATB_FAST_SHARED", Path(__file__).parents[2] / "shared"))

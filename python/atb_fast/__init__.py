@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from atb_fast.errors import AtbFastError
     from atb_fast.features.prepared import PreparedData, windows
     from atb_fast.ingestion.market import Market, load_market
-    from atb_fast.serving.predictor import Bundle, load_bundle
     from atb_fast.recipes import prepare
     from atb_fast.runs.pipeline import TrainingResult, run_training_pipeline
+    from atb_fast.serving.predictor import Bundle, load_bundle
 
 __version__ = version("atb-fast")
 

@@ -16,8 +16,8 @@ import onnx
 import pytest
 from engine_contract import violations
 
-from atb_fast.serving import registry
 from atb_fast.errors import BundleError
+from atb_fast.serving import registry
 from atb_fast.serving.verification import verify
 
 TYPES = ("sentiment", "price", "basic")

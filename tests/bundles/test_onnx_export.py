@@ -15,9 +15,9 @@ import polars as pl
 import pytest
 
 from atb_fast import FeaturePipeline, load_bundle
+from atb_fast.bundles.onnx_export import convert, window_features
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import DataError, ExportError
-from atb_fast.bundles.onnx_export import convert, window_features
 from atb_fast.recipes.legacy import PRICE_FEATURES, SENTIMENT_FEATURE
 
 LENGTH, LOOKBACK = 120, 29

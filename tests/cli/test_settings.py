@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from atb_fast.cli.main import cli
+from atb_fast.cli.settings import load
 from atb_fast.config import OPTIONS, variables
 from atb_fast.errors import ArgumentError
 from atb_fast.ingestion.exchange.http import Endpoints
-from atb_fast.cli.settings import load
 
 TABLES = {"train": list(OPTIONS), "train.model": list(OPTIONS), "train.price": ["epochs"]}
 

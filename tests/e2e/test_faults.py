@@ -23,9 +23,9 @@ import polars as pl
 import pytest
 from exchange import Exchange
 
-from atb_fast.ingestion.store.sentiment import SentimentStore
 from atb_fast.ingestion.spans import epoch_ms
 from atb_fast.ingestion.store.candles import CandleStore
+from atb_fast.ingestion.store.sentiment import SentimentStore
 
 log = logging.getLogger(__name__)
 

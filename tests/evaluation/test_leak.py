@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from atb_fast import _core
 from atb_fast.config import TrainingConfig
-from atb_fast.training.tf_data import Parts, WindowedData
 from atb_fast.errors import DataError
+from atb_fast.evaluation.leak import LeakReport, find_leaks
 from atb_fast.features.prepared import PreparedData
 from atb_fast.ingestion.market import Market
-from atb_fast.evaluation.leak import LeakReport, find_leaks
 from atb_fast.recipes import causal
 from atb_fast.recipes.base import Recipe
 from atb_fast.recipes.causal import CausalRecipe
+from atb_fast.training.tf_data import Parts, WindowedData
 
 NAMES = [*causal.PRICE_COLUMNS, *causal.SENTIMENT_COLUMNS]
 

@@ -11,10 +11,10 @@ import pytest
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.features.prepared import windows
+from atb_fast.features.sentiment import assess, sentiment_features
 from atb_fast.ingestion import sample
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
-from atb_fast.features.sentiment import assess, sentiment_features
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 

@@ -15,8 +15,8 @@ from exchange import Answer, Exchange
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import DataError, FetchError
 from atb_fast.ingestion.fetch import Fetcher
-from atb_fast.ingestion.store.sentiment import SentimentStore
 from atb_fast.ingestion.store.candles import CandleStore
+from atb_fast.ingestion.store.sentiment import SentimentStore
 
 DAY = TIMEFRAMES["1d"]
 FIRST, LAST = date(2019, 1, 1), date(2024, 12, 1)

@@ -11,16 +11,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from atb_fast.storage import write_atomic
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import StorageError
+from atb_fast.ingestion.spans import Span
+from atb_fast.ingestion.store import candles as module
 from atb_fast.ingestion.store import disk
 from atb_fast.ingestion.store import sentiment as sentiment_store
-from atb_fast.ingestion.store import candles as module
+from atb_fast.ingestion.store.candles import CandleStore, Piece
 from atb_fast.ingestion.store.disk import DamagedError
 from atb_fast.ingestion.store.sentiment import SentimentStore
-from atb_fast.ingestion.spans import Span
-from atb_fast.ingestion.store.candles import CandleStore, Piece
+from atb_fast.storage import write_atomic
 
 DAY = TIMEFRAMES["1d"]
 START = 1_546_300_800_000  # 2019-01-01

@@ -14,10 +14,10 @@ from scipy.stats import linregress
 from sklearn.preprocessing import StandardScaler
 
 from atb_fast.config import TrainingConfig
-from atb_fast.training.tf_data import WindowedData
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import causal, prepare, split
+from atb_fast.training.tf_data import WindowedData
 
 NAMES = [*causal.PRICE_COLUMNS, *causal.SENTIMENT_COLUMNS]
 

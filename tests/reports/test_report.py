@@ -17,10 +17,7 @@ import pytest
 from scipy import stats
 
 from atb_fast.bundles.contents import RunRecord, metadata
-from atb_fast.reports.charts import CHARTS, draw_charts
 from atb_fast.config import TrainingConfig
-from atb_fast.training.tf_data import Parts, WindowedData
-from atb_fast.training.device import decide
 from atb_fast.evaluation.diagnostics import (
     Direction,
     diebold_mariano,
@@ -31,10 +28,13 @@ from atb_fast.evaluation.diagnostics import (
     rmse,
     robustness,
 )
-from atb_fast.training.engine import FitResult
-from atb_fast.reports.page import write_report
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
+from atb_fast.reports.charts import CHARTS, draw_charts
+from atb_fast.reports.page import write_report
+from atb_fast.training.device import decide
+from atb_fast.training.engine import FitResult
+from atb_fast.training.tf_data import Parts, WindowedData
 
 LENGTH = 12
 VOID = {"meta", "link", "br"}

@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from atb_fast import TrainingConfig
+from atb_fast import TrainingConfig, run_training_pipeline
 from atb_fast.serving import registry
-from atb_fast import run_training_pipeline
 from atb_fast.serving.verification import verify
 
 

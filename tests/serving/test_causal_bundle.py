@@ -16,9 +16,9 @@ from engine_contract import violations
 
 from atb_fast import TrainingConfig, load_bundle, load_market, run_training_pipeline
 from atb_fast.errors import BundleError, DataError
-from atb_fast.serving.predictor import Bundle
 from atb_fast.recipes import prepare, split
 from atb_fast.recipes.causal import SETTLED, CausalRecipe
+from atb_fast.serving.predictor import Bundle
 from atb_fast.serving.verification import verify
 
 HORIZON = 3

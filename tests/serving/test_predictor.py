@@ -21,13 +21,11 @@ import pytest
 from packaging.requirements import Requirement
 
 import atb_fast
-from atb_fast import Bundle
-from atb_fast import FeatureMatrix
-from atb_fast import load_bundle
-from atb_fast.serving import registry
+from atb_fast import Bundle, FeatureMatrix, load_bundle
 from atb_fast.errors import BundleError, DataError
-from atb_fast.ingestion import sample
 from atb_fast.features.sentiment import merge_sentiment, sentiment_features
+from atb_fast.ingestion import sample
+from atb_fast.serving import registry
 
 LENGTH = 120
 Truth = Callable[[str, str], pl.DataFrame]

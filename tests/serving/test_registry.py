@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from atb_fast.errors import StorageError
 from atb_fast.serving import registry
 from atb_fast.storage import umask
-from atb_fast.errors import StorageError
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from atb_fast.training.device import configure, decide, import_tensorflow
 from atb_fast.errors import MissingExtraError
+from atb_fast.training.device import configure, decide, import_tensorflow
 
 
 def test_cpu() -> None:

@@ -6,10 +6,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from atb_fast import TrainingConfig
-from atb_fast import run_training_pipeline
-from atb_fast.training import tensorboard
+from atb_fast import TrainingConfig, run_training_pipeline
 from atb_fast.errors import MissingExtraError
+from atb_fast.training import tensorboard
 
 
 def config(directory: Path, engine: str = "auto") -> TrainingConfig:

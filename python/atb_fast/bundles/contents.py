@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from atb_fast import _core
 from atb_fast.bundles import onnx_export
 from atb_fast.config import CANDLE_COLUMNS, TrainingConfig
-from atb_fast.training.tf_data import WindowedData, trained_windows
-from atb_fast.training.device import DevicePolicy, environment
 from atb_fast.evaluation.diagnostics import Evaluation, predict_batches, rmse
-from atb_fast.training.engine import FitResult
 from atb_fast.features.prepared import PreparedData
+from atb_fast.training.device import DevicePolicy, environment
+from atb_fast.training.engine import FitResult
+from atb_fast.training.tf_data import WindowedData, trained_windows
 
 #: Windows in samples.npz.
 SAMPLES = 16

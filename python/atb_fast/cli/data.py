@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atb_fast.cli.options import as_json
 from atb_fast.config import TIMEFRAMES, check_cache_dir, check_symbol, default_cache_dir
 from atb_fast.errors import ArgumentError, AtbFastError, DataError, FetchError, StorageError
-from atb_fast.cli.options import as_json
 
 if TYPE_CHECKING:
+    from atb_fast.ingestion.store.candles import CandleStore
     from atb_fast.ingestion.store.disk import Finding
     from atb_fast.ingestion.store.sentiment import SentimentStore
-    from atb_fast.ingestion.store.candles import CandleStore
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +111,8 @@ def fetch(
     """
     from rich.console import Console
 
-    from atb_fast.ingestion.fetch import Fetcher
     from atb_fast.cli.progress import bars
+    from atb_fast.ingestion.fetch import Fetcher
 
     names = [symbol.upper() for symbol in symbols]
     for symbol in names:
@@ -415,9 +415,9 @@ def _remove(
 
 
 def _verify_file(path: Path) -> Finding:
-    from atb_fast.ingestion.store.disk import Finding
     from atb_fast.ingestion.files import read_candles
     from atb_fast.ingestion.quality import bar_length, inspect
+    from atb_fast.ingestion.store.disk import Finding
 
     finding = Finding(path.name)
     try:

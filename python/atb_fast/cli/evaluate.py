@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from atb_fast.cli import settings
+from atb_fast.cli.options import EXIT_CODES, TABLES, as_json, training_config, training_options
 from atb_fast.config import TrainingConfig, variables
 from atb_fast.errors import LeakError
-from atb_fast.cli.options import EXIT_CODES, TABLES, as_json, training_config, training_options
 
 if TYPE_CHECKING:
-    from atb_fast.evaluation.walk_forward import Fold
     from atb_fast.evaluation.leak import LeakReport
+    from atb_fast.evaluation.walk_forward import Fold
 
 #: Of a bundle, and neither command makes one.
 _OF_BUNDLES = (
@@ -72,8 +72,8 @@ def evaluate(
     """
     from rich.console import Console
 
-    from atb_fast.evaluation import walk_forward as evaluation
     from atb_fast.cli.progress import bars, long_epoch
+    from atb_fast.evaluation import walk_forward as evaluation
 
     config = training_config(context, symbol.upper(), options)
     with bars(Console(stderr=True, highlight=False)) as shown:
@@ -132,8 +132,8 @@ def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **opt
     Compares features, targets and which windows are trained, and names what had seen the future.
     Exit code 10 if something had.
     """
-    from atb_fast.ingestion.market import load_market
     from atb_fast.evaluation.leak import find_leaks
+    from atb_fast.ingestion.market import load_market
 
     config = training_config(context, symbol.upper(), options)
     config.check_embargo()

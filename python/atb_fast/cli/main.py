@@ -16,13 +16,13 @@ from typing import Any, NoReturn
 import click
 
 from atb_fast.cli import settings
-from atb_fast.config import OPTIONS, TrainingConfig
 from atb_fast.cli.data import data
-from atb_fast.errors import ArgumentError, AtbFastError, message_and_code
 from atb_fast.cli.evaluate import check, evaluate
 from atb_fast.cli.models import models
 from atb_fast.cli.options import EXIT_CODES, TABLES, as_json, training_config
 from atb_fast.cli.train import train
+from atb_fast.config import OPTIONS, TrainingConfig
+from atb_fast.errors import ArgumentError, AtbFastError, message_and_code
 
 _PROGRAM = "atb-fast"
 #: Set by the completion script to ask for completions.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atb_fast.serving import registry
+from atb_fast.cli.options import as_json
 from atb_fast.config import default_registry
 from atb_fast.errors import ArgumentError, BundleError
-from atb_fast.cli.options import as_json
+from atb_fast.serving import registry
 
 if TYPE_CHECKING:
     from atb_fast.serving.verification import Report

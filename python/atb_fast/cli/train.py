@@ -13,8 +13,6 @@ import click
 from click.core import ParameterSource
 
 from atb_fast.cli import settings
-from atb_fast.config import BASIC_TIMEFRAME, TrainingConfig
-from atb_fast.errors import ArgumentError, AtbFastError, StorageError
 from atb_fast.cli.options import (
     EXIT_CODES,
     NOT_FOR_PRICE,
@@ -23,13 +21,15 @@ from atb_fast.cli.options import (
     training_config,
     training_options,
 )
+from atb_fast.config import BASIC_TIMEFRAME, TrainingConfig
+from atb_fast.errors import ArgumentError, AtbFastError, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from atb_fast.runs.parallel import Failure
-    from atb_fast.runs.repeat import RecordedRun
     from atb_fast.runs.pipeline import TrainingResult
+    from atb_fast.runs.repeat import RecordedRun
 
 log = logging.getLogger(__name__)
 
@@ -209,8 +209,8 @@ def _train_several(
     configs: list[TrainingConfig], jobs: int | None, as_json: bool, console: Console
 ) -> None:
     """Train each of `configs`; print all results, then fail if one failed."""
-    from atb_fast.runs.parallel import Failure, default_jobs, train_all
     from atb_fast.cli.progress import bars
+    from atb_fast.runs.parallel import Failure, default_jobs, train_all
 
     with bars(console) as shown:
         try:

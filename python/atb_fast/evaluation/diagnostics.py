@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast._core import FeatureMatrix
-from atb_fast.training.tf_data import WindowedData
 from atb_fast.features.sentiment import neutral_value
+from atb_fast.training.tf_data import WindowedData
 
 _PREDICT_BATCH = 256
 #: Windows that importance is measured on, evenly spread over the test windows.

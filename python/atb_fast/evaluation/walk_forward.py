@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from atb_fast import recipes
 from atb_fast.config import TrainingConfig
-from atb_fast.training.tf_data import Parts, WindowedData
-from atb_fast.training.device import configure
-from atb_fast.evaluation.diagnostics import direction, predict, rmse
-from atb_fast.training.engine import EpochCallback, WindowsCallback
 from atb_fast.errors import DataError, TrainingError
+from atb_fast.evaluation.diagnostics import direction, predict, rmse
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.market import load_market
 from atb_fast.recipes.base import before, embargo
 from atb_fast.recipes.causal import shrinkage
+from atb_fast.training.device import configure
+from atb_fast.training.engine import EpochCallback, WindowsCallback
+from atb_fast.training.tf_data import Parts, WindowedData
 from atb_fast.training.train import train
 
 log = logging.getLogger(__name__)

@@ -16,13 +16,13 @@ import polars as pl
 
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import DataError, FetchError, StorageError
-from atb_fast.ingestion.store.disk import flag, now_iso
 from atb_fast.ingestion.files import read_candles
 from atb_fast.ingestion.quality import bar_length, inspect
 from atb_fast.ingestion.schemas import ATTRIBUTION
-from atb_fast.ingestion.store.sentiment import SentimentStore
 from atb_fast.ingestion.spans import Span, epoch_ms, intersection, opened_in, text
 from atb_fast.ingestion.store.candles import CandleStore, Piece
+from atb_fast.ingestion.store.disk import flag, now_iso
+from atb_fast.ingestion.store.sentiment import SentimentStore
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.config import TrainingConfig
-from atb_fast.training.tf_data import Parts, WindowedData
 from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.ingestion.market import Market
+from atb_fast.training.tf_data import Parts, WindowedData
 
 #: Share of the windows, oldest first, that a model is fitted on.
 TRAIN_SHARE = 0.8

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from atb_fast import _core
 from atb_fast.config import TIMEFRAMES, TrainingConfig
-from atb_fast.training.tf_data import Parts, WindowedData
-from atb_fast.evaluation.diagnostics import predict_outputs
 from atb_fast.errors import DataError
+from atb_fast.evaluation.diagnostics import predict_outputs
 from atb_fast.features.cache import content_hash
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.sentiment import assess, epoch_ms, index_features, neutral_value
 from atb_fast.ingestion.market import Market, gaps
 from atb_fast.recipes.base import Recipe, before, embargo
-from atb_fast.features.sentiment import assess, epoch_ms, index_features, neutral_value
+from atb_fast.training.tf_data import Parts, WindowedData
 
 log = logging.getLogger(__name__)
 

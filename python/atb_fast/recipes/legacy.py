@@ -14,13 +14,11 @@ from typing import Any
 import polars as pl
 
 from atb_fast import _core
-from atb_fast.features import cache as feature_cache
 from atb_fast.config import CANDLE_COLUMNS, TrainingConfig
 from atb_fast.errors import DataError
+from atb_fast.features import cache as feature_cache
 from atb_fast.features.cache import Features, content_hash
 from atb_fast.features.prepared import PreparedData
-from atb_fast.ingestion.market import Market, gaps
-from atb_fast.recipes.base import Recipe
 from atb_fast.features.sentiment import (
     SentimentAssessment,
     assess,
@@ -28,6 +26,8 @@ from atb_fast.features.sentiment import (
     merge_sentiment,
     sentiment_features,
 )
+from atb_fast.ingestion.market import Market, gaps
+from atb_fast.recipes.base import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.bundles.contents import RunRecord
-from atb_fast.training.tf_data import WindowedData
 from atb_fast.evaluation.diagnostics import return_deciles, rmse
+from atb_fast.training.tf_data import WindowedData
 
 #: Width and height in inches: narrow, so that text of 10 points can be read on a phone, too.
 _SIZE = (4.8, 3.0)

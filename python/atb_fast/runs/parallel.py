@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any
 
+from atb_fast.cli.progress import Update, training_callbacks
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import AtbFastError, message_and_code
-from atb_fast.cli.progress import Update, training_callbacks
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast.bundles import onnx_export
 from atb_fast import recipes
-from atb_fast.serving import registry
-from atb_fast.training import tensorboard
+from atb_fast.bundles import onnx_export
 from atb_fast.bundles.contents import (
     RunRecord,
     export_onnx,
@@ -28,21 +26,23 @@ from atb_fast.bundles.contents import (
     write_json,
     write_samples,
 )
-from atb_fast.reports.charts import draw_charts
 from atb_fast.config import TrainingConfig
-from atb_fast.training.tf_data import WindowedData
-from atb_fast.training.device import configure, environment, import_tensorflow
-from atb_fast.evaluation.diagnostics import evaluate, permutation_importance, predict, robustness
-from atb_fast.training.engine import EpochCallback, WindowsCallback
 from atb_fast.errors import ExportError, StorageError, TrainingError
-from atb_fast.reports.page import write_report
+from atb_fast.evaluation.diagnostics import evaluate, permutation_importance, predict, robustness
 from atb_fast.ingestion.fetch import OnProgress, quiet
 from atb_fast.ingestion.market import load_market
-from atb_fast.runs.repeat import RecordedRun
+from atb_fast.reports.charts import draw_charts
+from atb_fast.reports.page import write_report
 from atb_fast.reports.picture import plot_training
+from atb_fast.runs.repeat import RecordedRun
 from atb_fast.runs.timing import StageCallback, StageTimer
-from atb_fast.training.train import train
+from atb_fast.serving import registry
 from atb_fast.serving.verification import verify
+from atb_fast.training import tensorboard
+from atb_fast.training.device import configure, environment, import_tensorflow
+from atb_fast.training.engine import EpochCallback, WindowsCallback
+from atb_fast.training.tf_data import WindowedData
+from atb_fast.training.train import train
 
 log = logging.getLogger(__name__)
 

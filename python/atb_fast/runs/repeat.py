@@ -12,11 +12,11 @@ from typing import Any
 
 import polars as pl
 
-from atb_fast.serving import registry
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import AtbFastError, BundleError, DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.ingestion.market import Market
+from atb_fast.serving import registry
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast.serving import registry
 from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
 from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES
 from atb_fast.errors import BundleError, DataError, MissingExtraError
+from atb_fast.serving import registry
 from atb_fast.serving.schema import read_causal, read_normalization, read_schema
 
 if TYPE_CHECKING:

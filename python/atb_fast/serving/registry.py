@@ -26,9 +26,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from atb_fast.storage import sync_directory, umask
 from atb_fast.config import BASIC_TIMEFRAME, TIMEFRAMES, default_registry
 from atb_fast.errors import BundleError, StorageError
+from atb_fast.storage import sync_directory, umask
 
 #: Longer than any training run takes.
 _ABANDONED_SECONDS = 7 * 86_400

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from atb_fast.serving import registry
 from atb_fast.config import BASIC_SEQUENCE_LENGTH, CANDLE_COLUMNS
 from atb_fast.errors import AtbFastError, BundleError, MissingExtraError
+from atb_fast.serving import registry
 from atb_fast.serving.predictor import Bundle
 
 #: Largest difference between a feature in training and in scoring; features are about 0..1.

@@ -24,10 +24,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from atb_fast import _core
-from atb_fast.storage import write_atomic
-from atb_fast.training.tf_data import WindowedData
-from atb_fast.training.device import environment
 from atb_fast.features.cache import UNUSED_DAYS, remove_unused
+from atb_fast.storage import write_atomic
+from atb_fast.training.device import environment
+from atb_fast.training.tf_data import WindowedData
 
 log = logging.getLogger(__name__)
 

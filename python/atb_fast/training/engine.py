@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atb_fast.training.tf_data import WindowedData, epoch_order, gathered_dataset
 from atb_fast.errors import ArgumentError, TrainingError
+from atb_fast.training.tf_data import WindowedData, epoch_order, gathered_dataset
 
 if TYPE_CHECKING:
     from atb_fast.training.compiled import CompiledModel

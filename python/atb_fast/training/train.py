@@ -10,9 +10,9 @@ from typing import Any
 
 from atb_fast import recipes
 from atb_fast.config import TrainingConfig
-from atb_fast.training.tf_data import WindowedData
 from atb_fast.training.device import DevicePolicy
 from atb_fast.training.engine import EpochCallback, FitResult, WindowsCallback, fit
+from atb_fast.training.tf_data import WindowedData
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ import polars as pl
 from atb_fast.config import TIMEFRAMES
 from atb_fast.ingestion.exchange.archive import TIMEFRAMES_IN_ARCHIVE, Archive
 from atb_fast.ingestion.exchange.binance import Binance
-from atb_fast.ingestion.store.disk import now_iso
 from atb_fast.ingestion.exchange.http import Endpoints, Http
 from atb_fast.ingestion.schemas import CANDLE_SCHEMA
 from atb_fast.ingestion.spans import Span, epoch_ms, iso, opened_in
 from atb_fast.ingestion.store.candles import CandleStore, Piece, Range
+from atb_fast.ingestion.store.disk import now_iso
 
 if TYPE_CHECKING:
     from atb_fast.ingestion.fetch import OnProgress

@@ -22,9 +22,20 @@ from typing import Any
 
 import polars as pl
 
-from atb_fast.storage import write_atomic
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import StorageError
+from atb_fast.ingestion.quality import holes, inspect
+from atb_fast.ingestion.schemas import CANDLE_SCHEMA
+from atb_fast.ingestion.spans import (
+    Span,
+    epoch_ms,
+    from_iso,
+    iso,
+    joined,
+    opened_in,
+    text,
+    without,
+)
 from atb_fast.ingestion.store.disk import (
     DamagedError,
     Finding,
@@ -38,18 +49,7 @@ from atb_fast.ingestion.store.disk import (
     verified,
     write_manifest,
 )
-from atb_fast.ingestion.quality import holes, inspect
-from atb_fast.ingestion.schemas import CANDLE_SCHEMA
-from atb_fast.ingestion.spans import (
-    Span,
-    epoch_ms,
-    from_iso,
-    iso,
-    joined,
-    opened_in,
-    text,
-    without,
-)
+from atb_fast.storage import write_atomic
 
 #: Neighbouring ranges become one file up to here: few files to open, little to write again.
 FILE_ROWS = 131_072

@@ -15,11 +15,11 @@ from typing import Any
 
 import polars as pl
 
-from atb_fast.storage import write_atomic
 from atb_fast.config import default_cache_dir
 from atb_fast.errors import StorageError
 from atb_fast.ingestion.quality import Quality
 from atb_fast.ingestion.spans import Span
+from atb_fast.storage import write_atomic
 
 FORMAT = 1
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from atb_fast.storage import write_atomic
 from atb_fast.errors import StorageError
+from atb_fast.ingestion.schemas import SENTIMENT_SCHEMA
+from atb_fast.ingestion.spans import epoch_ms
 from atb_fast.ingestion.store.disk import (
     DamagedError,
     Finding,
@@ -28,8 +29,7 @@ from atb_fast.ingestion.store.disk import (
     verified,
     write_manifest,
 )
-from atb_fast.ingestion.schemas import SENTIMENT_SCHEMA
-from atb_fast.ingestion.spans import epoch_ms
+from atb_fast.storage import write_atomic
 
 
 class SentimentStore:
