@@ -27,7 +27,7 @@ def test_the_extension_is_of_this_version() -> None:
     ("statement", "unwanted"),
     [
         ("import atb_fast", ["numpy", "polars", "click", "tensorflow"]),
-        ("import atb_fast.cli", ["numpy", "polars", "rich", "tensorflow"]),
+        ("import atb_fast.cli.main", ["numpy", "polars", "rich", "tensorflow"]),
         ("from atb_fast import prepare", ["tensorflow", "keras", "onnx", "matplotlib"]),
         ("from atb_fast import run_training_pipeline", ["tensorflow", "onnx", "matplotlib"]),
     ],

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     )
     from atb_fast.config import TrainingConfig
     from atb_fast.errors import AtbFastError
-    from atb_fast.features.prepared import PreparedData, windows
+    from atb_fast.features.prepared import PreparedData
+    from atb_fast.features.windows import windows
     from atb_fast.ingestion.market import Market, load_market
     from atb_fast.recipes import prepare
     from atb_fast.runs.pipeline import TrainingResult, run_training_pipeline
@@ -44,7 +45,7 @@ _HOME = {
     "load_market": "ingestion.market",
     "prepare": "recipes",
     "run_training_pipeline": "runs.pipeline",
-    "windows": "features.prepared",
+    "windows": "features.windows",
 }
 
 __all__ = [

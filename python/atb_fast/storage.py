@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -43,3 +45,25 @@ def umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+#: Features that were not used for so long are removed when others are written.
+UNUSED_DAYS = 30
+
+
+def remove_unused(directory: Path, days: float, *, dry_run: bool = False) -> list[tuple[Path, int]]:
+    """Remove what was not used for `days`; return what it was, and the bytes of each.
+
+    What killed runs left goes after a day: before that another run may be writing it.
+    """
+    removed = []
+    for pattern, least in (("*.npz", 0.0), (".*.tmp", 1.0)):
+        for path in directory.glob(pattern):
+            with suppress(FileNotFoundError):  # another process was quicker
+                stat = path.stat()
+                if time.time() - stat.st_mtime < max(days, least) * 86_400:
+                    continue
+                if not dry_run:
+                    path.unlink()
+                removed.append((path, stat.st_size))
+    return removed

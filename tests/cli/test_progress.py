@@ -4,8 +4,9 @@ import io
 
 from rich.console import Console
 
-from atb_fast.cli.progress import Bars, bars, training_callbacks
+from atb_fast.cli.progress import Bars, bars
 from atb_fast.config import TrainingConfig
+from atb_fast.runs.progress import training_callbacks
 
 CONFIG = TrainingConfig(symbol="BTCUSDT", source="sample")
 

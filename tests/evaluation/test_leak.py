@@ -14,14 +14,14 @@ from atb_fast import _core
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.evaluation.leak import LeakReport, find_leaks
+from atb_fast.features import returns
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
-from atb_fast.recipes import causal
 from atb_fast.recipes.base import Recipe
 from atb_fast.recipes.causal import CausalRecipe
-from atb_fast.training.tf_data import Parts, WindowedData
 
-NAMES = [*causal.PRICE_COLUMNS, *causal.SENTIMENT_COLUMNS]
+NAMES = [*returns.PRICE_COLUMNS, *returns.SENTIMENT_COLUMNS]
 
 
 def config(recipe: str = "causal", **options: Any) -> TrainingConfig:
@@ -116,7 +116,7 @@ def test_a_centred_window(market: Market) -> None:
 def test_sentiment_of_the_same_day(market: Market) -> None:
     found = leaking(find_leaks(market, config(sentiment_lag_days=0)))
     assert "sentiment_primary" in found
-    assert found <= set(causal.SENTIMENT_COLUMNS)
+    assert found <= set(returns.SENTIMENT_COLUMNS)
 
 
 def test_a_split_without_purge(market: Market) -> None:

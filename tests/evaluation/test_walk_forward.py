@@ -16,7 +16,8 @@ from atb_fast.errors import DataError
 from atb_fast.evaluation.walk_forward import Fold, evaluate, walk_forward
 from atb_fast.ingestion.market import load_market
 from atb_fast.recipes import get
-from atb_fast.recipes.causal import CausalRecipe, shrinkage
+from atb_fast.recipes.causal import CausalRecipe
+from atb_fast.recipes.shrinkage import shrinkage_factor
 
 
 def config(**options: Any) -> TrainingConfig:
@@ -62,7 +63,7 @@ def test_too_few_windows() -> None:
 def bold() -> Iterator[None]:
     """After two epochs a model is no better than no change, and would say nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CausalRecipe, "shrink", lambda *_: 1.0)
+        patch.setattr(CausalRecipe, "shrinkage", lambda *_: 1.0)
         yield
 
 
@@ -85,7 +86,7 @@ def test_errors_beside_scikit_learn(folds: list[Fold]) -> None:
         x = data.prepared.matrix.values.astype(float)
         linear = LinearRegression().fit(x[each.train + 9], data.labels[each.train + 10])
         labels = data.labels[each.validation + 10]
-        factor = shrinkage(linear.predict(x[each.validation + 9]), labels, 1)
+        factor = shrinkage_factor(linear.predict(x[each.validation + 9]), labels, 1)
         prices = data.prices(each.test, factor * linear.predict(x[each.test + 9]))
         assert fold.linear_rmse == pytest.approx(np.sqrt(np.mean((actual - prices) ** 2)), rel=1e-6)
         assert fold.up_share == np.mean(actual > unchanged)

@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 
 from atb_fast import TrainingConfig
-from atb_fast.features import cache as feature_cache
+from atb_fast.features.hashing import content_hash
 from atb_fast.features.prepared import PreparedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare
+from atb_fast.storage import remove_unused
 
 
 def config(**changes: object) -> TrainingConfig:
@@ -107,15 +108,15 @@ def test_what_is_not_used_goes(tmp_path: Path) -> None:
         then = (tmp_path / name).stat().st_mtime - days * 86_400
         os.utime(tmp_path / name, (then, then))
     (tmp_path / "folder").mkdir()
-    assert feature_cache.remove_unused(tmp_path, 30, dry_run=True) == [(tmp_path / "old.npz", 5)]
-    assert feature_cache.remove_unused(tmp_path, 30) == [(tmp_path / "old.npz", 5)]
-    feature_cache.remove_unused(tmp_path, 0)
+    assert remove_unused(tmp_path, 30, dry_run=True) == [(tmp_path / "old.npz", 5)]
+    assert remove_unused(tmp_path, 30) == [(tmp_path / "old.npz", 5)]
+    remove_unused(tmp_path, 0)
     assert {path.name for path in tmp_path.iterdir()} == {".b.tmp", "x", "folder"}
 
 
 def test_content_and_not_its_chunks_is_hashed(daily: pl.DataFrame) -> None:
-    whole = feature_cache.content_hash(daily)
+    whole = content_hash(daily)
     parts = pl.concat([daily[:10], daily[10:]], rechunk=False)
-    assert feature_cache.content_hash(parts) == whole
-    assert feature_cache.content_hash(daily[:-1]) != whole
-    assert feature_cache.content_hash(daily.rename({"open": "low", "low": "open"})) != whole
+    assert content_hash(parts) == whole
+    assert content_hash(daily[:-1]) != whole
+    assert content_hash(daily.rename({"open": "low", "low": "open"})) != whole

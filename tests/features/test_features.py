@@ -10,8 +10,8 @@ import pytest
 
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
-from atb_fast.features.prepared import windows
 from atb_fast.features.sentiment import assess, sentiment_features
+from atb_fast.features.windows import windows
 from atb_fast.ingestion import sample
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split

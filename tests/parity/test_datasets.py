@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 
 from atb_fast.config import TrainingConfig
+from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
-from atb_fast.training.tf_data import (
-    WindowedData,
-    gathered_dataset,
-    generated_dataset,
-    trained_windows,
-)
+from atb_fast.training.tf_data import gathered_dataset, generated_dataset, trained_windows
 
 LENGTH = 30
 BOTH = pytest.mark.parametrize("make", [gathered_dataset, generated_dataset])

@@ -11,13 +11,13 @@ import pytest
 
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import ArgumentError, TrainingError
+from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market, load_market
 from atb_fast.recipes import prepare, split
 from atb_fast.recipes.networks import build_basic_model, build_model
 from atb_fast.training import compiled
 from atb_fast.training.compiled import CompiledModel, unsupported
 from atb_fast.training.engine import fit
-from atb_fast.training.tf_data import WindowedData
 
 LENGTH = 24
 

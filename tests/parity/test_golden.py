@@ -14,11 +14,11 @@ import pytest
 
 from atb_fast import FeatureMatrix
 from atb_fast.config import TrainingConfig
-from atb_fast.evaluation.diagnostics import rmse
+from atb_fast.evaluation.metrics import rmse
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import load_market
 from atb_fast.recipes import prepare, split
-from atb_fast.training.tf_data import WindowedData
 
 LENGTH = 120
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from sklearn.preprocessing import StandardScaler
 
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import ArgumentError, DataError
+from atb_fast.features import returns
+from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import causal, prepare, split
-from atb_fast.training.tf_data import WindowedData
 
-NAMES = [*causal.PRICE_COLUMNS, *causal.SENTIMENT_COLUMNS]
+NAMES = [*returns.PRICE_COLUMNS, *returns.SENTIMENT_COLUMNS]
 
 
 def config(**options: Any) -> TrainingConfig:
@@ -33,7 +33,7 @@ def data(market: Market) -> WindowedData:
 
 
 def test_price_columns_equal_pandas(market: Market) -> None:
-    made = causal.columns(market.candles, None, lag_days=1)
+    made = returns.columns(market.candles, None, lag_days=1)
     frame = market.candles.to_pandas()
     close, volume = frame["close"], frame["volume"]
     expected = {
@@ -48,9 +48,9 @@ def test_price_columns_equal_pandas(market: Market) -> None:
         np.testing.assert_allclose(made[name].to_numpy(), values, rtol=1e-9, atol=1e-12)
     gain, loss = (close.diff().clip(lower=0), -close.diff().clip(upper=0))
     strength = [part.ewm(alpha=1 / 14, adjust=False).mean() for part in (gain, loss)]
-    rsi = (1 - 1 / (1 + strength[0] / strength[1]))[causal.SETTLED :]  # however they began
-    np.testing.assert_allclose(made["rsi_14"].to_numpy()[causal.SETTLED :], rsi, rtol=1e-9)
-    assert set(made.columns) - set(market.candles.columns) == set(causal.PRICE_COLUMNS)
+    rsi = (1 - 1 / (1 + strength[0] / strength[1]))[returns.SETTLED :]  # however they began
+    np.testing.assert_allclose(made["rsi_14"].to_numpy()[returns.SETTLED :], rsi, rtol=1e-9)
+    assert set(made.columns) - set(market.candles.columns) == set(returns.PRICE_COLUMNS)
 
 
 def test_sentiment_equals_pandas(market: Market) -> None:
@@ -73,9 +73,9 @@ def test_sentiment_equals_pandas(market: Market) -> None:
         times = market.candles["timestamp"].to_pandas()
         candles = pd.DataFrame({"known": times.astype(made["known"].dtype)})
         expected = pd.merge_asof(candles, made, on="known")
-        got = causal.columns(market.candles, index, lag_days=lag)
+        got = returns.columns(market.candles, index, lag_days=lag)
         first = int(expected["time"].notna().argmax())
-        for name in causal.SENTIMENT_COLUMNS[:-1]:
+        for name in returns.SENTIMENT_COLUMNS[:-1]:
             np.testing.assert_allclose(
                 got[name].to_numpy()[first:], expected[name][first:], rtol=1e-9, atol=1e-7
             )
@@ -94,8 +94,8 @@ def test_candles_before_the_index_have_a_neutral_one(market: Market) -> None:
     before = made.frame.filter(pl.col("timestamp") <= late["timestamp"][0])
     assert len(before) > 1000
     assert set(before["sentiment_missing"]) == {1.0}
-    neutral = causal.columns(market.candles, "neutral", lag_days=1)
-    for name in causal.SENTIMENT_COLUMNS[:-1]:
+    neutral = returns.columns(market.candles, "neutral", lag_days=1)
+    for name in returns.SENTIMENT_COLUMNS[:-1]:
         assert set(before[name]) == set(neutral[name]), name
     assert set(neutral["sentiment_missing"]) == {0.0}
 
@@ -187,24 +187,12 @@ def test_targets_are_log_returns(market: Market, horizon: int) -> None:
 
 
 def test_an_untrained_model_is_persistence(data: WindowedData) -> None:
-    from atb_fast.evaluation.diagnostics import predict
     from atb_fast.recipes import get
+    from atb_fast.training.predict import predict
 
     model = get("causal").build(data.length, len(NAMES))
     unchanged = data.persistence(data.test)
     np.testing.assert_array_equal(predict(model, data, data.test), unchanged)
-
-
-class Last:
-    """The last layer of a model."""
-
-    weights = np.float32(1.0)
-
-    def get_weights(self) -> list[np.float32]:
-        return [self.weights]
-
-    def set_weights(self, weights: list[np.float32]) -> None:
-        (self.weights,) = weights
 
 
 @pytest.mark.parametrize(
@@ -219,7 +207,6 @@ class Last:
 )
 def test_shrinkage(
     data: WindowedData,
-    monkeypatch: pytest.MonkeyPatch,
     signal: float,
     noise: float,
     low: float,
@@ -228,20 +215,14 @@ def test_shrinkage(
     rng = np.random.default_rng(5)
     returns = data.labels[data.validation + data.length]
     outputs = signal * returns + noise * rng.standard_normal(len(returns))
-    monkeypatch.setattr(causal, "predict_outputs", lambda *_: outputs)
-    last = Last()
-    factor = causal.CausalRecipe().shrink(SimpleNamespace(layers=[None, last]), data)
+    factor = causal.CausalRecipe().shrinkage(data, lambda _: outputs)
     assert low <= factor <= high
-    assert last.weights == np.float32(factor)
 
 
-def test_shrinkage_is_two_standard_errors_below_least_squares(
-    data: WindowedData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shrinkage_is_two_standard_errors_below_least_squares(data: WindowedData) -> None:
     rng = np.random.default_rng(6)
     returns = data.labels[data.validation + data.length]
     outputs = 0.5 * returns + 0.2 * rng.standard_normal(len(returns))
-    monkeypatch.setattr(causal, "predict_outputs", lambda *_: outputs)
     # By scipy: a regression through the origin is one of the data with their mirror image.
     line = linregress(
         np.tile(outputs, 2) * np.repeat([1, -1], len(outputs)),
@@ -249,13 +230,13 @@ def test_shrinkage_is_two_standard_errors_below_least_squares(
     )
     count = len(outputs)
     error = line.stderr * np.sqrt((2 * count - 2) / (count - 1))
-    factor = causal.CausalRecipe().shrink(SimpleNamespace(layers=[Last()]), data)
+    factor = causal.CausalRecipe().shrinkage(data, lambda _: outputs)
     assert factor == pytest.approx(min(1.0, line.slope - 2 * error), rel=1e-6)
 
 
 def test_bars_without_trades(market: Market) -> None:
     quiet = market.candles.with_columns(volume=pl.lit(0.0))
-    made = causal.columns(quiet, None, lag_days=1)
+    made = returns.columns(quiet, None, lag_days=1)
     assert set(made["volume_to_sma_30"][29:]) == {0.0}
     given = config(force_price_only=True)
     values = split(prepare(Market(quiet, None), given), given).prepared.matrix.values

@@ -16,25 +16,25 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from atb_fast.bundles.contents import RunRecord, metadata
+from atb_fast.bundles.contents import metadata
 from atb_fast.config import TrainingConfig
-from atb_fast.evaluation.diagnostics import (
+from atb_fast.evaluation.diagnostics import evaluate, robustness
+from atb_fast.evaluation.metrics import (
     Direction,
     diebold_mariano,
     direction,
     directional_accuracy,
-    evaluate,
     return_deciles,
     rmse,
-    robustness,
 )
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
 from atb_fast.reports.charts import CHARTS, draw_charts
 from atb_fast.reports.page import write_report
 from atb_fast.training.device import decide
 from atb_fast.training.engine import FitResult
-from atb_fast.training.tf_data import Parts, WindowedData
 
 LENGTH = 12
 VOID = {"meta", "link", "br"}

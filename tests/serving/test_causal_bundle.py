@@ -16,8 +16,9 @@ from engine_contract import violations
 
 from atb_fast import TrainingConfig, load_bundle, load_market, run_training_pipeline
 from atb_fast.errors import BundleError, DataError
+from atb_fast.features.returns import SETTLED
 from atb_fast.recipes import prepare, split
-from atb_fast.recipes.causal import SETTLED, CausalRecipe
+from atb_fast.recipes.causal import CausalRecipe
 from atb_fast.serving.predictor import Bundle
 from atb_fast.serving.verification import verify
 
@@ -36,7 +37,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("causal")
     with pytest.MonkeyPatch.context() as patch:
         # One epoch is no better than no change, and a model that says so tests nothing.
-        patch.setattr(CausalRecipe, "shrink", lambda *_: 1.0)
+        patch.setattr(CausalRecipe, "shrinkage", lambda *_: 1.0)
         run_training_pipeline(config(registry=root))
     return root
 
@@ -207,7 +208,7 @@ def test_hostile_documents(bundle: Bundle, tmp_path: Path, change: Any, message:
 
 
 def test_price_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CausalRecipe, "shrink", lambda *_: 1.0)
+    monkeypatch.setattr(CausalRecipe, "shrinkage", lambda *_: 1.0)
     result = run_training_pipeline(
         config(registry=tmp_path, force_price_only=True, skip_robustness=True, horizon=1)
     )

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from atb_fast.config import TrainingConfig
+from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
 from atb_fast.recipes.networks import build_model
 from atb_fast.training import checkpoint
 from atb_fast.training.engine import fit
-from atb_fast.training.tf_data import WindowedData
 
 LENGTH = 12
 SHORT: dict[str, Any] = {"engine": "keras", "epochs": 1, "batch_size": 32, "patience": 9, "seed": 1}

@@ -15,7 +15,9 @@ import pytest
 from atb_fast.bundles import onnx_export
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import ExportError, MissingExtraError, StorageError, TrainingError
-from atb_fast.evaluation.diagnostics import permutation_importance, predict, rmse
+from atb_fast.evaluation.diagnostics import permutation_importance
+from atb_fast.evaluation.metrics import rmse
+from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
 from atb_fast.recipes.networks import build_model
@@ -23,7 +25,7 @@ from atb_fast.runs import pipeline as runner
 from atb_fast.training import train as training
 from atb_fast.training.device import decide
 from atb_fast.training.engine import FitResult, fit
-from atb_fast.training.tf_data import WindowedData
+from atb_fast.training.predict import predict
 
 LENGTH = 12
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from atb_fast.bundles import contents as artifacts
-from atb_fast.training.device import environment, import_tensorflow
+from atb_fast.training.device import import_tensorflow
+from atb_fast.training.environment import environment, git_state
 
 
 def test_threads_are_those_that_tensorflow_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_the_commit_of_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert artifacts._git() == {}
+    assert git_state() == {}
 
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
@@ -38,15 +38,15 @@ def test_the_commit_of_the_working_directory(
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     git("init")
-    assert artifacts._git() == {}  # no commit yet
+    assert git_state() == {}  # no commit yet
     (tmp_path / "file").write_text("1")
     git("add", "file")
     git("commit", "--message", "x")
     commit = git("rev-parse", "HEAD")
-    assert artifacts._git() == {"git": {"commit": commit, "dirty": False}}
+    assert git_state() == {"git": {"commit": commit, "dirty": False}}
     (tmp_path / "untracked").touch()
-    assert artifacts._git() == {"git": {"commit": commit, "dirty": False}}
+    assert git_state() == {"git": {"commit": commit, "dirty": False}}
     (tmp_path / "file").write_text("2")
-    assert artifacts._git() == {"git": {"commit": commit, "dirty": True}}
+    assert git_state() == {"git": {"commit": commit, "dirty": True}}
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert artifacts._git() == {}
+    assert git_state() == {}

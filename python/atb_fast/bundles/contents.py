@@ -3,72 +3,23 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
-from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast import _core
+from atb_fast._core import FeaturePipeline
 from atb_fast.bundles import onnx_export
-from atb_fast.config import CANDLE_COLUMNS, TrainingConfig
-from atb_fast.evaluation.diagnostics import Evaluation, predict_batches, rmse
+from atb_fast.bundles.samples import candle_windows
+from atb_fast.config import CANDLE_COLUMNS
+from atb_fast.evaluation.metrics import rmse
+from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.prepared import PreparedData
-from atb_fast.training.device import DevicePolicy, environment
-from atb_fast.training.engine import FitResult
-from atb_fast.training.tf_data import WindowedData, trained_windows
-
-#: Windows in samples.npz.
-SAMPLES = 16
-
-
-@dataclass
-class RunRecord:
-    """What is known of a run, filled in stage by stage.
-
-    Attributes:
-        config: What was asked for.
-        data: What the model was trained and tested on.
-        policy: Where and in which precision.
-        fitted: How the fit went.
-        evaluation: How good the model is.
-        robustness: See `diagnostics.robustness`; None if it was not measured.
-        importance: See `diagnostics.permutation_importance`; None if it was not measured.
-        importance_deviation: Standard deviation of each figure of `importance`.
-        charts: See `charts.draw_charts`; empty if they were not drawn.
-        onnx_difference: See `export_onnx`; None if there is no checked model.onnx.
-        candles_rmse: Test RMSE of a graph that takes raw candles, quote currency; None if the
-            graph does not.
-        failures: What went wrong in an optional step, by step.
-    """
-
-    config: TrainingConfig
-    data: WindowedData
-    policy: DevicePolicy
-    fitted: FitResult
-    evaluation: Evaluation
-    robustness: dict[str, float] | None = None
-    importance: dict[str, float] | None = None
-    importance_deviation: dict[str, float] = field(default_factory=dict)
-    charts: dict[str, str] = field(default_factory=dict)
-    onnx_difference: dict[str, float] | None = None
-    candles_rmse: float | None = None
-    failures: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def diagnostics(self) -> dict[str, bool]:
-        """Which optional steps ran."""
-        return {
-            "plots": self.importance is not None,
-            "robustness": self.robustness is not None,
-            "onnx": self.onnx_difference is not None,
-        }
+from atb_fast.features.windows import WindowedData
+from atb_fast.training.environment import environment, git_state, versions
+from atb_fast.training.predict import predict_batches
 
 
 def export_onnx(model: Any, record: RunRecord, path: Path) -> dict[str, float]:
@@ -111,23 +62,11 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> dict[str, float]:
     return onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
 
 
-def candle_windows(
-    data: WindowedData, candles: NDArray[np.float64], starts: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return the raw candles that end with each window, shape (windows, length, 5).
-
-    They are consecutive, as engines feed them: also where the window itself passes over a candle
-    that lacks a feature.
-    """
-    lasts = data.prepared.matrix.rows[starts + data.length - 1]
-    return np.asarray(candles[lasts[:, None] + np.arange(1 - data.length, 1)])
-
-
 def _rmse_from_candles(
     model: Any,
     data: WindowedData,
     candles: NDArray[np.float64],
-    pipeline: _core.FeaturePipeline,
+    pipeline: FeaturePipeline,
 ) -> float:
     parts = np.array_split(data.test, -(-len(data.test) // 256))
     windows = (candle_windows(data, candles, part) for part in parts)
@@ -178,45 +117,6 @@ def computed_features(prepared: PreparedData) -> list[dict[str, Any]]:
         }
         for feature, scaler in zip(made, prepared.pipeline.scalers, strict=True)
     ]
-
-
-def write_samples(model: Any, record: RunRecord, path: Path) -> None:
-    """Write some windows as the training saw them, and what they were made of.
-
-    With them, `verify` finds out whether who scores the bundle sees what was trained on, without
-    the training's data. Windows are spread evenly; `candles` has the rows that each needs, one
-    window after the other, null as NaN; `ends` says where each ends. `index` is the sentiment.
-    """
-    data, prepared = record.data, record.data.prepared
-    # Only those whose candles are all there.
-    every = data.parts.every[prepared.matrix.rows[data.parts.every] >= prepared.lookback]
-    starts = every[np.linspace(0, len(every) - 1, min(SAMPLES, len(every))).astype(np.int64)]
-    rows = prepared.matrix.rows
-    lasts = rows[starts + data.length - 1]
-    firsts = rows[starts] - prepared.lookback
-    candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
-    if record.config.onnx_input == "ohlcv":
-        assert prepared.pipeline is not None  # TrainingConfig saw to it
-        firsts, raw = lasts + 1 - data.length, candle_windows(data, candles, starts)
-        windows = raw.astype(np.float32)
-        features = onnx_export.window_features(raw, prepared.pipeline)
-    else:
-        windows = features = trained_windows(data, starts)
-    outputs = np.asarray(model.predict_on_batch(features)).reshape(-1).astype(np.float64)
-    slices = [np.arange(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
-    kept = np.concatenate(slices)
-    arrays: dict[str, Any] = {
-        "timestamps": prepared.frame["timestamp"].dt.epoch("ms").to_numpy()[kept],
-        "candles": candles[kept],
-        "ends": np.cumsum([len(part) for part in slices]),
-        "windows": windows,
-        "predictions": data.prices(starts, outputs),
-    }
-    if prepared.index is not None:
-        times = prepared.index["timestamp"].dt.epoch("ms").to_numpy()
-        arrays["index"] = np.stack([times, prepared.index["value"].to_numpy()])
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
 
 
 def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str, Any]:
@@ -282,7 +182,7 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "computed_features": computed_features(prepared) if prepared.pipeline else [],
         "config": config.to_dict(),
         "versions": versions(),
-        "environment": environment() | _git(),
+        "environment": environment() | git_state(),
     }
 
 
@@ -301,43 +201,6 @@ def _evaluation(record: RunRecord) -> dict[str, float]:
     if record.candles_rmse is not None:
         results["test_rmse_from_candles"] = record.candles_rmse
     return results
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a model depends on."""
-    found = {"python": platform.python_version()}
-    for package in (
-        "atb-fast",
-        "tensorflow",
-        "tensorflow-cpu",
-        "keras",
-        "numpy",
-        "polars",
-        "onnx",
-        "tf2onnx",
-        "onnxruntime",
-    ):
-        try:
-            found[package] = installed_version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _git() -> dict[str, Any]:
-    """Return the commit that the working directory is at; nothing if it is no checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--verify", "HEAD")
-        dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return {}
-    return {"git": {"commit": commit, "dirty": dirty}}
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -244,7 +244,7 @@ def repair(offline: bool, root: Path, as_json: bool) -> None:
 @as_json
 def prune(older_than: float, dry_run: bool, root: Path, as_json: bool) -> None:
     """Remove what was not used for some time."""
-    from atb_fast.features import cache as feature_cache
+    from atb_fast.storage import remove_unused
 
     deadline = datetime.now(UTC).timestamp() - older_than * 86_400
 
@@ -258,7 +258,7 @@ def prune(older_than: float, dry_run: bool, root: Path, as_json: bool) -> None:
         if unused(store) and (row := _remove(store, dry_run=dry_run, only_if=unused))
     ]
     for name in ("features", "checkpoints"):
-        removed = feature_cache.remove_unused(root / name, older_than, dry_run=dry_run)
+        removed = remove_unused(root / name, older_than, dry_run=dry_run)
         rows += _files_row(name, removed)
     _show(rows, as_json, "would be removed" if dry_run else "removed")
 
@@ -284,7 +284,7 @@ def clear(
     as_json: bool,
 ) -> None:
     """Remove what is named: candles of SYMBOL, of --timeframe, or of both; and what flags say."""
-    from atb_fast.features import cache as feature_cache
+    from atb_fast.storage import remove_unused
 
     if not (symbols or timeframes or sentiment or features or everything):
         raise ArgumentError(
@@ -307,7 +307,7 @@ def clear(
     rows = [row for store in chosen if (row := _remove(store, dry_run=dry_run))]
     for name, wanted in (("features", features), ("checkpoints", False)):
         if wanted or everything:
-            removed = feature_cache.remove_unused(root / name, 0, dry_run=dry_run)
+            removed = remove_unused(root / name, 0, dry_run=dry_run)
             rows += _files_row(name, removed)
     _show(rows, as_json, "would be removed" if dry_run else "removed")
 

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import atb_fast
 from atb_fast.errors import MissingExtraError, StorageError
 from atb_fast.ingestion.exchange.http import Endpoints
-from atb_fast.runs.parallel import cores, default_jobs
+from atb_fast.runs.parallel import default_jobs
 from atb_fast.training.device import decide, import_tensorflow
+from atb_fast.training.environment import cores
 
 _TRAIN = "pip install 'atb-fast[train]'"
 #: Packages beside TensorFlow and Keras, and what installs each.

@@ -72,8 +72,9 @@ def evaluate(
     """
     from rich.console import Console
 
-    from atb_fast.cli.progress import bars, long_epoch
+    from atb_fast.cli.progress import bars
     from atb_fast.evaluation import walk_forward as evaluation
+    from atb_fast.runs.progress import long_epoch
 
     config = training_config(context, symbol.upper(), options)
     with bars(Console(stderr=True, highlight=False)) as shown:

@@ -196,8 +196,9 @@ def _with_progress(
     config: TrainingConfig, console: Console, recorded: RecordedRun | None
 ) -> TrainingResult:
     """Run the pipeline; on a terminal with bars that move with every page and epoch."""
-    from atb_fast.cli.progress import bars, training_callbacks
+    from atb_fast.cli.progress import bars
     from atb_fast.runs.pipeline import run_training_pipeline
+    from atb_fast.runs.progress import training_callbacks
 
     with bars(console) as shown:
         return run_training_pipeline(

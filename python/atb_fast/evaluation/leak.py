@@ -23,9 +23,9 @@ from atb_fast import recipes
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes.base import Recipe
-from atb_fast.training.tf_data import Parts, WindowedData
 
 #: A day's index is published during that day, and may be revised: a day later it is known.
 _INDEX_KNOWN_AFTER = timedelta(days=1)

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast import recipes
+from atb_fast.callbacks import EpochCallback, OnProgress, WindowsCallback, quiet
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError, TrainingError
-from atb_fast.evaluation.diagnostics import direction, predict, rmse
-from atb_fast.ingestion.fetch import OnProgress, quiet
+from atb_fast.evaluation.metrics import direction, rmse
+from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import load_market
-from atb_fast.recipes.base import before, embargo
-from atb_fast.recipes.causal import shrinkage
+from atb_fast.recipes.shrinkage import shrinkage_factor
+from atb_fast.recipes.split import before, embargo
 from atb_fast.training.device import configure
-from atb_fast.training.engine import EpochCallback, WindowsCallback
-from atb_fast.training.tf_data import Parts, WindowedData
+from atb_fast.training.predict import predict
 from atb_fast.training.train import train
 
 log = logging.getLogger(__name__)
@@ -239,7 +239,9 @@ def _linear(data: WindowedData) -> NDArray[np.float64]:
     factor = 1.0
     if data.return_scale is not None:
         returns = data.labels[data.validation + data.length]
-        factor = shrinkage(_last_rows(data, data.validation) @ weights, returns, data.horizon)
+        factor = shrinkage_factor(
+            _last_rows(data, data.validation) @ weights, returns, data.horizon
+        )
     return data.prices(data.test, factor * (_last_rows(data, data.test) @ weights))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from atb_fast import _core
-from atb_fast.config import CANDLE_COLUMNS
+from atb_fast._core import CandleMatrix, FeatureMatrix, FeaturePipeline
 from atb_fast.features.sentiment import SentimentAssessment
 
 
@@ -39,12 +37,12 @@ class PreparedData:
     """
 
     model_type: str
-    matrix: _core.FeatureMatrix | _core.CandleMatrix
+    matrix: FeatureMatrix | CandleMatrix
     close: NDArray[np.float64]
     timestamps: pl.Series
     frame: pl.DataFrame
     index: pl.DataFrame | None
-    pipeline: _core.FeaturePipeline | None
+    pipeline: FeaturePipeline | None
     sources: dict[str, dict[str, Any]]
     lookback: int
     assessment: SentimentAssessment | None
@@ -56,28 +54,3 @@ class PreparedData:
     def has_sentiment(self) -> bool:
         """Whether a feature is made of the index."""
         return self.index is not None
-
-
-def windows(
-    frame: Any, length: int, columns: Sequence[str] = CANDLE_COLUMNS
-) -> NDArray[np.float32]:
-    """Return every window of `length` rows of `frame`, unscaled.
-
-    Args:
-        frame: A Polars, pyarrow or pandas frame with float64 `columns`; rows with a null are left
-            out.
-        length: Rows in a window.
-        columns: What to take, in this order.
-
-    Returns:
-        Shape (rows - length + 1, length, columns), float32. A read-only view: the windows share
-        the memory of one copy of the columns.
-
-    Raises:
-        DataError: A column is missing, is not float64, or has NaN or infinities; or there are fewer
-            rows than a window has.
-    """
-    unscaled = _core.MinMaxScaler(0.0, 1.0)
-    features = [_core.Feature(name, name) for name in columns]
-    pipeline = _core.FeaturePipeline(features, scalers=[unscaled] * len(features))
-    return pipeline.transform(frame).windows(length)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from atb_fast import _core
+from atb_fast._core import merge
 from atb_fast.config import TIMEFRAMES
 
 Recommendation = Literal["full_sentiment", "hybrid_with_fallback", "price_only"]
@@ -155,11 +155,9 @@ def merge_sentiment(
             )
         sentiment = pl.DataFrame({"timestamp": times, columns[0]: momentum})
     if timeframe == "1d":
-        merged = _core.merge(candles, sentiment, columns, how="exact")
+        merged = merge(candles, sentiment, columns, how="exact")
     else:
-        merged = _core.merge(
-            candles, sentiment, columns, how="resampled", step_ms=TIMEFRAMES[timeframe]
-        )
+        merged = merge(candles, sentiment, columns, how="resampled", step_ms=TIMEFRAMES[timeframe])
     return candles.hstack(pl.DataFrame(merged))
 
 

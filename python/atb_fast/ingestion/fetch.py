@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -14,30 +13,25 @@ from pathlib import Path
 
 import polars as pl
 
+from atb_fast.callbacks import OnProgress, quiet
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import DataError, FetchError, StorageError
-from atb_fast.ingestion.files import read_candles
-from atb_fast.ingestion.quality import bar_length, inspect
+from atb_fast.ingestion.legacy_files import take_old_files
 from atb_fast.ingestion.schemas import ATTRIBUTION
-from atb_fast.ingestion.spans import Span, epoch_ms, intersection, opened_in, text
+from atb_fast.ingestion.spans import (
+    DAY_MS,
+    Span,
+    midnight,
+    text,
+)
 from atb_fast.ingestion.store.candles import CandleStore, Piece
 from atb_fast.ingestion.store.disk import flag, now_iso
 from atb_fast.ingestion.store.sentiment import SentimentStore
 
 log = logging.getLogger(__name__)
 
-_DAY_MS = TIMEFRAMES["1d"]
 #: Bars that are fetched before they are stored: what a killed run can lose, and has in memory.
 CHUNK_ROWS = 100_000
-#: Where the old downloader put its files, relative to the working directory.
-OLD_FILES = Path("data")
-
-#: Gets what is fetched, the rows so far, and the rows there will be.
-OnProgress = Callable[[str, int, int], None]
-
-
-def quiet(_name: str, _done: int, _total: int) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +128,9 @@ class Fetcher:
 
     def _span(self, store: CandleStore, first: date | None, last: date | None) -> Span:
         """Return the milliseconds of the days asked for, without bars that have not closed."""
-        start = max(0, _midnight(first)) if first else 0
+        start = max(0, midnight(first)) if first else 0
         closed = self.now() - TIMEFRAMES[store.timeframe] + 1
-        end = min(_midnight(last) + _DAY_MS, closed) if last else closed
+        end = min(midnight(last) + DAY_MS, closed) if last else closed
         stored = store.span if self.offline else None
         if stored:  # without a network the first and the last there is are the stored ones
             start = start if first else stored[0]
@@ -155,7 +149,7 @@ class Fetcher:
             return
         missing = store.missing(*span)  # another process may have fetched it meanwhile
         if missing:
-            _take_old_files(store, missing, keep_last=self.offline)
+            take_old_files(store, missing, keep_last=self.offline)
             missing = store.missing(*span)
         if not missing:
             return
@@ -217,10 +211,6 @@ def _last_day(store: SentimentStore) -> date | None:
     return date.fromisoformat(entry["last"]) if entry else None
 
 
-def _midnight(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
-
-
 def _refuse_less(store: CandleStore, pieces: list[Piece]) -> None:
     """Raise if `pieces` have fewer candles than they would replace."""
     try:
@@ -247,65 +237,3 @@ def _offline_message(store: CandleStore, missing: list[Span]) -> str:
         f"atb-fast data fetch {store.symbol} --timeframe {store.timeframe} "
         f"--start-date {first} --end-date {last}{flag(store.cache_dir)}"
     )
-
-
-def _take_old_files(store: CandleStore, missing: list[Span], *, keep_last: bool) -> None:
-    """Store what the old downloader's files have of `missing`.
-
-    Args:
-        store: With its lock held.
-        missing: What is not stored.
-        keep_last: Take the last candle of a file, too. It may have been running when the file was
-            written, and copies of files do not tell; with a network it is fetched instead.
-    """
-    day = r"(\d{4}-\d\d-\d\d)"
-    name = re.compile(rf"{store.symbol}_{store.timeframe}_{day}_{day}\.(csv|feather)")
-    for path in sorted(OLD_FILES.glob(f"{store.symbol}_{store.timeframe}_*")):
-        found = name.fullmatch(path.name)
-        if not found:
-            continue
-        try:
-            first, last = (_midnight(date.fromisoformat(found[number])) for number in (1, 2))
-            if not intersection((first, last + _DAY_MS), missing):
-                continue
-            candles = _old_candles(path, TIMEFRAMES[store.timeframe])
-        except (DataError, ValueError) as error:
-            log.warning("not used: %s", error)
-            continue
-        if not keep_last:
-            candles = candles[:-1]
-        pieces = [
-            Piece(*part, opened_in(candles, part), f"file {path}", now_iso())
-            for run in _runs(candles, TIMEFRAMES[store.timeframe])
-            for part in intersection(run, missing)
-        ]
-        if pieces:
-            store.commit(pieces, [])
-            rows = sum(len(piece.candles) for piece in pieces)
-            log.info("%s: reused %s candles of %s", store.name, f"{rows:,}", path)
-            missing = [part for span in missing for part in store.missing(*span)]
-
-
-def _old_candles(path: Path, bar: int) -> pl.DataFrame:
-    """Return the sound candles of a file that had closed when it was written."""
-    candles = read_candles(path)
-    written = path.stat().st_mtime_ns // 1_000_000
-    candles = candles.filter(epoch_ms(candles) + bar <= written)
-    quality = inspect(candles, bar)
-    if len(candles) > 1 and bar_length(candles) != bar:
-        raise DataError(f"{path}: its candles are not {bar // 60_000} minutes apart")
-    if quality.off_grid > len(candles) // 2:
-        raise DataError(f"{path}: its candles do not open on the grid; is its time zone UTC?")
-    if not quality.sound:
-        raise DataError(f"{path}: {quality.bad_bars} of its bars are impossible")
-    return candles
-
-
-def _runs(candles: pl.DataFrame, bar: int) -> Iterator[Span]:
-    """Yield the times that have all of their bars: of a hole it is not known whose it is."""
-    times = epoch_ms(candles)
-    if times.is_empty():
-        return
-    breaks = (times.diff() > bar).arg_true().to_list()
-    for begin, behind in zip([0, *breaks], [*breaks, len(times)], strict=True):
-        yield int(times[begin]), int(times[behind - 1]) + bar

@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from atb_fast.callbacks import OnProgress, quiet
 from atb_fast.config import TrainingConfig, check_cache_dir
 from atb_fast.errors import DataError
 from atb_fast.ingestion import files, sample
-from atb_fast.ingestion.fetch import Fetcher, OnProgress, quiet
+from atb_fast.ingestion.fetch import Fetcher
 from atb_fast.ingestion.quality import bad_bars, bar_length, off_grid
 
 log = logging.getLogger(__name__)

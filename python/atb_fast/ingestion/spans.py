@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import polars as pl
+
+from atb_fast.config import TIMEFRAMES
 
 Span = tuple[int, int]
 """First millisecond, and the first behind it."""
@@ -65,3 +67,11 @@ def from_iso(text: str) -> int:
 def text(span: Span) -> str:
     """Return a stretch of time for people."""
     return f"{iso(span[0])[:16]} to {iso(span[1])[:16]} UTC"
+
+
+DAY_MS = TIMEFRAMES["1d"]
+
+
+def midnight(day: date) -> int:
+    """Return the first millisecond of a UTC day."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from atb_fast.config import TrainingConfig
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes.base import Recipe
 from atb_fast.recipes.basic import BasicRecipe
 from atb_fast.recipes.causal import CausalRecipe
 from atb_fast.recipes.legacy import LegacyRecipe
-from atb_fast.training.tf_data import WindowedData
 
 _RECIPES = {"legacy": LegacyRecipe(), "basic": BasicRecipe(), "causal": CausalRecipe()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,15 @@ from numpy.typing import NDArray
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
-from atb_fast.training.tf_data import Parts, WindowedData
 
 #: Share of the windows, oldest first, that a model is fitted on.
 TRAIN_SHARE = 0.8
 
-#: Of the windows before a test, newest ones, that choose the epoch.
-_VALIDATION_SHARE = 0.15
-#: Of the rows, between the parts (M. Lopez de Prado, Advances in Financial Machine Learning, 2018,
-#: chapter 7).
-_EMBARGO_SHARE = 0.01
+
+#: Returns the outputs of a fitted model for windows, by their starts.
+Predict = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 class Recipe(ABC):
@@ -92,35 +91,15 @@ class Recipe(ABC):
 
         return build_model(length, features, dtype_policy=dtype_policy)
 
-    def shrink(self, model: Any, data: WindowedData) -> float:
-        """Move the outputs of a fitted model towards 0, as far as validation wants it.
+    def shrinkage(self, data: WindowedData, predict: Predict) -> float:
+        """Return the factor, 0 to 1, that the outputs of a fitted model are multiplied by.
+
+        Args:
+            data: What the model was fitted on.
+            predict: Returns the model's output for the windows that start there, in the unit of
+                the labels; shape (windows,). Call it only if the recipe needs predictions.
 
         Returns:
-            What they were multiplied with, 0..1; here always 1.
+            Here always 1: the model stays as it was fitted.
         """
         return 1.0
-
-
-def before(
-    starts: NDArray[np.int64], test: NDArray[np.int64], config: TrainingConfig, embargo_rows: int
-) -> Parts:
-    """Return `test` with what a model for it may be fitted on and validated with.
-
-    Between the parts, windows are left out that share a row or a target with the next one, and
-    `embargo_rows` more. Of what is left of `starts`, the newest 15 % choose the epoch. Parts may be
-    empty.
-    """
-    beyond = config.sequence_length - 1 + config.horizon + embargo_rows
-
-    def purged(part: NDArray[np.int64], later: NDArray[np.int64]) -> NDArray[np.int64]:
-        return part[part + beyond < later[0]] if len(later) else part[:0]
-
-    left = purged(starts, test)
-    count = max(0, int((len(left) - beyond) * _VALIDATION_SHARE))
-    validation = left[len(left) - count :]
-    return Parts(purged(left[: len(left) - count], validation), validation, test)
-
-
-def embargo(prepared: PreparedData, config: TrainingConfig) -> int:
-    """Return the rows between two parts that neither has."""
-    return int(len(prepared.matrix) * _EMBARGO_SHARE) if config.embargo is None else config.embargo

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast import _core
+from atb_fast._core import CandleMatrix
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
-from atb_fast.features.cache import content_hash
+from atb_fast.features.hashing import content_hash
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market, gaps
 from atb_fast.recipes.base import Recipe
-from atb_fast.training.tf_data import Parts, WindowedData
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class BasicRecipe(Recipe):
         frame = market.candles
         return PreparedData(
             model_type="basic",
-            matrix=_core.CandleMatrix(frame, _COLUMNS),
+            matrix=CandleMatrix(frame, _COLUMNS),
             close=frame["close"].to_numpy(),
             timestamps=frame["timestamp"],
             frame=frame,
@@ -108,6 +108,6 @@ class BasicRecipe(Recipe):
         return build_basic_model(length, features, dtype_policy=dtype_policy)
 
 
-def _raw(prepared: PreparedData) -> _core.CandleMatrix:
-    assert isinstance(prepared.matrix, _core.CandleMatrix)  # prepare saw to it
+def _raw(prepared: PreparedData) -> CandleMatrix:
+    assert isinstance(prepared.matrix, CandleMatrix)  # prepare saw to it
     return prepared.matrix

@@ -12,46 +12,35 @@ import logging
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from atb_fast import _core
-from atb_fast.config import TIMEFRAMES, TrainingConfig
+from atb_fast._core import Feature, FeaturePipeline, MinMaxScaler
+from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
-from atb_fast.evaluation.diagnostics import predict_outputs
-from atb_fast.features.cache import content_hash
+from atb_fast.features.hashing import content_hash
 from atb_fast.features.prepared import PreparedData
-from atb_fast.features.sentiment import assess, epoch_ms, index_features, neutral_value
+from atb_fast.features.returns import PRICE_COLUMNS, SENTIMENT_COLUMNS, SETTLED, columns
+from atb_fast.features.sentiment import assess
+from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market, gaps
-from atb_fast.recipes.base import Recipe, before, embargo
-from atb_fast.training.tf_data import Parts, WindowedData
+from atb_fast.recipes.base import Predict, Recipe
+from atb_fast.recipes.shrinkage import shrinkage_factor
+from atb_fast.recipes.split import before, embargo
 
 log = logging.getLogger(__name__)
 
-PRICE_COLUMNS = (
-    *("return_1", "open_to_close", "high_to_close", "low_to_close"),
-    *("close_to_sma_7", "close_to_sma_14", "close_to_sma_30", "volume_to_sma_30", "rsi_14"),
-)
-SENTIMENT_COLUMNS = (
-    *("sentiment_primary", "sentiment_momentum", "sentiment_volatility"),
-    *("sentiment_ma_3", "sentiment_ma_7", "sentiment_ma_14"),
-    *("sentiment_extreme_positive", "sentiment_extreme_negative", "sentiment_missing"),
-)
 #: Rows before the longest average has a value.
 _WARMUP = 29
-#: Rows after which Wilder's average, of 14, has forgotten where the candles began: (13/14)^400 is
-#: 1e-13. Before that a row depends on it, and is not scored.
-SETTLED = 400
 #: 0 or 1, and not scaled: one day in years would be dozens of deviations.
 _FLAGS = ("sentiment_extreme_positive", "sentiment_extreme_negative", "sentiment_missing")
 
 #: Of the windows, newest ones, that are tested.
 _TEST_SHARE = 0.2
 #: Columns without a scaler yet.
-_UNSCALED = _core.MinMaxScaler(0.0, 1.0)
+_UNSCALED = MinMaxScaler(0.0, 1.0)
 
 
 class CausalRecipe(Recipe):
@@ -94,8 +83,8 @@ class CausalRecipe(Recipe):
         names = [*PRICE_COLUMNS] if index is None else [*PRICE_COLUMNS, *SENTIMENT_COLUMNS]
         if index is not None:
             _report_missing(frame)
-        pipeline = _core.FeaturePipeline(
-            [_core.Feature(name, name) for name in names], scalers=[_UNSCALED] * len(names)
+        pipeline = FeaturePipeline(
+            [Feature(name, name) for name in names], scalers=[_UNSCALED] * len(names)
         )
         matrix = pipeline.transform(frame)
         source = {"recipe": "causal", "sentiment_lag_days": config.sentiment_lag_days}
@@ -139,10 +128,10 @@ class CausalRecipe(Recipe):
         mean, deviation = values.mean(axis=0), values.std(axis=0)
         # `(x - mean) / deviation` is a min-max scaler from the mean to a deviation above it.
         scalers = [
-            _UNSCALED if name in _FLAGS else _core.MinMaxScaler(m, m + (d or 1.0))
+            _UNSCALED if name in _FLAGS else MinMaxScaler(m, m + (d or 1.0))
             for name, m, d in zip(prepared.pipeline.names, mean, deviation, strict=True)
         ]
-        pipeline = _core.FeaturePipeline(prepared.pipeline.features, scalers=scalers)
+        pipeline = FeaturePipeline(prepared.pipeline.features, scalers=scalers)
         scaled = replace(prepared, matrix=pipeline.transform(prepared.frame), pipeline=pipeline)
         returns = np.full(len(prepared.close), np.nan)
         logs = np.log(prepared.close)
@@ -164,102 +153,10 @@ class CausalRecipe(Recipe):
 
         return build_model(length, features, dtype_policy=dtype_policy, start_at_zero=True)
 
-    def shrink(self, model: Any, data: WindowedData) -> float:
-        """Keep of the predicted returns what the validation windows bear out; see `shrinkage`."""
-        outputs = predict_outputs(model, data, data.validation)
-        factor = shrinkage(outputs, data.labels[data.validation + data.length], data.horizon)
-        last = model.layers[-1]
-        last.set_weights([weights * np.float32(factor) for weights in last.get_weights()])
-        return factor
-
-
-def shrinkage(outputs: NDArray[np.float64], returns: NDArray[np.float64], horizon: int) -> float:
-    """Return the factor for predicted returns that windows which were not fitted bear out.
-
-    It is the slope of least squares of returns on predictions, less two standard errors, within
-    0..1. Returns are mostly noise, and a network that has learned noise is worse than "no change",
-    which is the factor 0. One error (L. Breiman et al., Classification and Regression Trees, 1984,
-    section 3.4.3) is not enough: the same windows have chosen the epoch.
-
-    Args:
-        outputs: Predicted, shape (windows,).
-        returns: What came, in the same unit.
-        horizon: Bars that a return goes over: so many neighbours know what one does.
-    """
-    power = float(np.sum(np.square(outputs)))
-    if power == 0.0:
-        return 0.0
-    slope = float(np.sum(outputs * returns)) / power
-    rest = returns - slope * outputs
-    variance = float(np.sum(np.square(rest))) / max(1, len(rest) - 1) * horizon
-    return float(min(1.0, max(0.0, slope - 2.0 * np.sqrt(variance / power))))
-
-
-def columns(
-    candles: pl.DataFrame, index: pl.DataFrame | Literal["neutral"] | None, *, lag_days: int
-) -> pl.DataFrame:
-    """Return `candles` with the causal columns, null where a row has too few before it.
-
-    `return_1` is the log return; `open_to_close`, `high_to_close`, `low_to_close` are logs of the
-    close over each; `close_to_sma_n` is the close over its mean of n rows, less 1;
-    `volume_to_sma_30` is log(1 + volume over its mean), 0 if there is no volume; `rsi_14` is
-    Wilder's, over 100. Sentiment is the newest row of the index that was `lag_days` old when the
-    candle opened; `sentiment_missing` is 1 if that is a day or more older than it should be, or if
-    there is none, where the other columns are those of a neutral index.
-
-    Nothing here starts Polars' threads: scoring must work in a forked process, which lacks them.
-
-    Args:
-        candles: Ascending; open, high, low, close, volume, prices above 0.
-        index: The Fear & Greed index of all history, timestamp and value; or `neutral`; None
-            leaves its columns out.
-        lag_days: Least age of a row of the index.
-    """
-    opened, high, low, close, volume = (
-        candles[name].to_numpy() for name in ("open", "high", "low", "close", "volume")
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(close)
-        share = volume / _core.sma(volume, 30)
-        made = {
-            "return_1": np.diff(logs, prepend=np.nan),
-            "open_to_close": logs - np.log(opened),
-            "high_to_close": logs - np.log(high),
-            "low_to_close": logs - np.log(low),
-            **{f"close_to_sma_{n}": close / _core.sma(close, n) - 1.0 for n in (7, 14, 30)},
-            # 0 / 0: nothing was traded for 30 bars.
-            "volume_to_sma_30": np.log1p(
-                np.where(np.isinf(1.0 / _core.sma(volume, 30)), 0.0, share)
-            ),
-            "rsi_14": _core.rsi(close, 14, method="wilder") / 100.0,
-        }
-    added = [pl.Series(name, made[name], nan_to_null=True) for name in PRICE_COLUMNS]
-    if index is not None:
-        added += _sentiment(candles, index, lag_days)
-    return candles.hstack(added)
-
-
-def _sentiment(
-    candles: pl.DataFrame, index: pl.DataFrame | Literal["neutral"], lag_days: int
-) -> list[pl.Series]:
-    day = TIMEFRAMES["1d"]
-    neutral = {name: neutral_value(name) for name in SENTIMENT_COLUMNS}
-    if isinstance(index, str) or index.is_empty():
-        neutral["sentiment_missing"] = 0.0 if isinstance(index, str) else 1.0
-        return [pl.Series(name, np.full(len(candles), neutral[name])) for name in SENTIMENT_COLUMNS]
-    rows = index_features(index)
-    stamps = epoch_ms(rows["timestamp"])
-    rows = rows.hstack([pl.Series("stamp", stamps.astype(np.float64))])
-    names = [name for name in rows.columns if name != "timestamp"]
-    merged = pl.DataFrame(_core.merge(candles, rows, names, how="asof", lag_ms=lag_days * day))
-    # As of the midnight that the lag reaches back to; what is older was filled forward.
-    due = epoch_ms(candles["timestamp"]) - lag_days * day
-    age = due - due % day - merged["stamp"].to_numpy()
-    filled = {"sentiment_missing": np.where(age <= 0, 0.0, 1.0)}  # NaN is missing, too
-    for name in SENTIMENT_COLUMNS[:-1]:
-        values = merged[name].to_numpy()
-        filled[name] = np.where(np.isnan(values), neutral[name], values)
-    return [pl.Series(name, filled[name]) for name in SENTIMENT_COLUMNS]
+    def shrinkage(self, data: WindowedData, predict: Predict) -> float:
+        """Estimate the factor on the validation windows; see `shrinkage_factor`."""
+        returns = data.labels[data.validation + data.length]
+        return shrinkage_factor(predict(data.validation), returns, data.horizon)
 
 
 def _report_missing(frame: pl.DataFrame) -> None:

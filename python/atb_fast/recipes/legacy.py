@@ -13,11 +13,13 @@ from typing import Any
 
 import polars as pl
 
-from atb_fast import _core
+from atb_fast._core import Feature, FeaturePipeline
 from atb_fast.config import CANDLE_COLUMNS, TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.features import cache as feature_cache
-from atb_fast.features.cache import Features, content_hash
+from atb_fast.features import sentiment as sentiment_code
+from atb_fast.features.cache import Features
+from atb_fast.features.hashing import content_hash
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.sentiment import (
     SentimentAssessment,
@@ -33,11 +35,11 @@ log = logging.getLogger(__name__)
 
 #: Features of a price model, in channel order; a sentiment model has `SENTIMENT_FEATURE` behind.
 PRICE_FEATURES = (
-    *(_core.Feature(f"{name}_scaled", name) for name in CANDLE_COLUMNS),
-    *(_core.Feature(f"sma_{n}_scaled", "close", sma=n) for n in (7, 14, 30)),
-    _core.Feature("rsi_scaled", "close", rsi=14),
+    *(Feature(f"{name}_scaled", name) for name in CANDLE_COLUMNS),
+    *(Feature(f"sma_{n}_scaled", "close", sma=n) for n in (7, 14, 30)),
+    Feature("rsi_scaled", "close", rsi=14),
 )
-SENTIMENT_FEATURE = _core.Feature("sentiment_momentum_scaled", "sentiment_momentum", null_as=0.0)
+SENTIMENT_FEATURE = Feature("sentiment_momentum_scaled", "sentiment_momentum", null_as=0.0)
 
 #: Rows before the longest average has a value.
 _WARMUP = max(feature.sma or feature.rsi or 1 for feature in PRICE_FEATURES) - 1
@@ -77,7 +79,12 @@ class LegacyRecipe(Recipe):
             frame = merge_sentiment(frame, sentiment, config.timeframe)
 
         prepared = None
-        name = feature_cache.key(recipe="legacy", timeframe=config.timeframe, data=sha256)
+        name = feature_cache.key(
+            (__file__, sentiment_code.__file__),
+            recipe="legacy",
+            timeframe=config.timeframe,
+            data=sha256,
+        )
         if cache and not config.force_refresh:
             prepared = feature_cache.load(cache, name, features)
         if prepared:
@@ -107,7 +114,7 @@ class LegacyRecipe(Recipe):
         )
 
 
-def _source(feature: _core.Feature) -> dict[str, Any]:
+def _source(feature: Feature) -> dict[str, Any]:
     """Return how a feature is made, as feature_schema.json has it."""
     source: dict[str, Any] = {"column": feature.source}
     if feature.sma:
@@ -137,8 +144,8 @@ def _assess(
     return assessment
 
 
-def _features(frame: pl.DataFrame, features: tuple[_core.Feature, ...]) -> Features:
-    pipeline = _core.FeaturePipeline(features).fit(frame)
+def _features(frame: pl.DataFrame, features: tuple[Feature, ...]) -> Features:
+    pipeline = FeaturePipeline(features).fit(frame)
     matrix = pipeline.transform(frame)
     kept = frame[matrix.rows]
     _report_dropped(frame, len(matrix))

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast.bundles.contents import RunRecord
-from atb_fast.evaluation.diagnostics import return_deciles, rmse
-from atb_fast.training.tf_data import WindowedData
+from atb_fast.evaluation.metrics import return_deciles, rmse
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.windows import WindowedData
 
 #: Width and height in inches: narrow, so that text of 10 points can be read on a phone, too.
 _SIZE = (4.8, 3.0)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from atb_fast.bundles import onnx_export
-from atb_fast.bundles.contents import RunRecord
 from atb_fast.config import TIMEFRAMES
+from atb_fast.evaluation.record import RunRecord
 from atb_fast.reports.charts import CHARTS, ZOOM, target_times
 from atb_fast.serving.verification import SKEW, prediction_limit
 from atb_fast.storage import write_atomic

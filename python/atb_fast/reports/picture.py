@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts import label_unit
 from atb_fast.training.engine import FitResult
-from atb_fast.training.tf_data import WindowedData
 
 _SHOWN = 100
 

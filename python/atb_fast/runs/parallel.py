@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any
 
-from atb_fast.cli.progress import Update, training_callbacks
+from atb_fast.callbacks import Update
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import AtbFastError, message_and_code
+from atb_fast.runs.progress import training_callbacks
+from atb_fast.training.environment import cores
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -42,13 +44,6 @@ class Failure:
     symbol: str
     error: str
     exit_code: int
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def default_jobs() -> int:

@@ -17,31 +17,26 @@ from numpy.typing import NDArray
 
 from atb_fast import recipes
 from atb_fast.bundles import onnx_export
-from atb_fast.bundles.contents import (
-    RunRecord,
-    export_onnx,
-    feature_schema,
-    metadata,
-    versions,
-    write_json,
-    write_samples,
-)
+from atb_fast.bundles.contents import export_onnx, feature_schema, metadata, write_json
+from atb_fast.bundles.samples import write_samples
+from atb_fast.callbacks import EpochCallback, OnProgress, StageCallback, WindowsCallback, quiet
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import ExportError, StorageError, TrainingError
-from atb_fast.evaluation.diagnostics import evaluate, permutation_importance, predict, robustness
-from atb_fast.ingestion.fetch import OnProgress, quiet
+from atb_fast.evaluation.diagnostics import evaluate, permutation_importance, robustness
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import load_market
 from atb_fast.reports.charts import draw_charts
 from atb_fast.reports.page import write_report
 from atb_fast.reports.picture import plot_training
 from atb_fast.runs.repeat import RecordedRun
-from atb_fast.runs.timing import StageCallback, StageTimer
+from atb_fast.runs.timing import StageTimer
 from atb_fast.serving import registry
 from atb_fast.serving.verification import verify
 from atb_fast.training import tensorboard
-from atb_fast.training.device import configure, environment, import_tensorflow
-from atb_fast.training.engine import EpochCallback, WindowsCallback
-from atb_fast.training.tf_data import WindowedData
+from atb_fast.training.device import configure, import_tensorflow
+from atb_fast.training.environment import environment, versions
+from atb_fast.training.predict import predict
 from atb_fast.training.train import train
 
 log = logging.getLogger(__name__)

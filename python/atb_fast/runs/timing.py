@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from atb_fast.callbacks import StageCallback
 
 STAGES = (
     "ingestion",
@@ -16,8 +18,6 @@ STAGES = (
     "artifacts",
     "onnx",
 )
-#: Called with the name of a stage when it begins.
-StageCallback = Callable[[str], None]
 
 
 class StageTimer:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
-from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES
+from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import BundleError, DataError, MissingExtraError
 from atb_fast.serving import registry
+from atb_fast.serving.frames import Frame, check_candles, check_index, check_type, to_polars
 from atb_fast.serving.schema import read_causal, read_normalization, read_schema
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _BATCH = 64
 #: Of model.onnx.
 _MOST_BYTES = 256 << 20
 
-Frame = Any
 Sentiment = Frame | Literal["neutral"] | None
 
 
@@ -142,14 +142,14 @@ class Bundle:
         Raises:
             DataError: A column is missing or has values that cannot be, or there is no sentiment.
         """
-        _check_type(frame)
+        check_type(frame)
         if not isinstance(self._make, FeaturePipeline):
             return CandleMatrix(frame, self._make)
         if self._lag_days is not None:
-            return self._make.transform(self._causal_columns(_polars(frame), sentiment))
+            return self._make.transform(self._causal_columns(to_polars(frame), sentiment))
         if self.uses_sentiment == "no":
             return self._make.transform(frame)
-        table = self._with_sentiment(_polars(frame), sentiment)
+        table = self._with_sentiment(to_polars(frame), sentiment)
         if _SENTIMENT not in table.columns:
             return self._make.transform(table)  # the graph has its own neutral sentiment
         return (self._with_momentum or self._make).transform(table)
@@ -174,7 +174,7 @@ class Bundle:
         """
         import polars as pl
 
-        table = _polars(frame)
+        table = to_polars(frame)
         if "timestamp" not in table.columns:
             raise DataError(
                 f"column 'timestamp' is missing; the frame has: {', '.join(table.columns)}"
@@ -211,13 +211,13 @@ class Bundle:
                 bar is not complete.
             BundleError: The model gives something else than finite numbers.
         """
-        table = _polars(frame)
+        table = to_polars(frame)
         bars = len(table)
         matrix = self.features(table, sentiment)
         self._check_timeframe(table[-self.sequence_length :])
         start = len(matrix) - self.sequence_length
         if start < 0 and self._lag_days is not None:
-            from atb_fast.recipes.causal import SETTLED
+            from atb_fast.features.returns import SETTLED
 
             raise DataError(
                 f"the last bar needs {SETTLED + self.sequence_length} candles up to it, none "
@@ -338,7 +338,7 @@ class Bundle:
         """Return candles with the columns of the causal recipe, null until these have settled."""
         import polars as pl
 
-        from atb_fast.recipes import causal
+        from atb_fast.features import returns
 
         assert self._lag_days is not None
         index: Any = None
@@ -347,9 +347,9 @@ class Bundle:
             if sentiment is None or (isinstance(sentiment, str) and sentiment != "neutral"):
                 raise DataError(self._no_sentiment(sentiment))
             if not isinstance(sentiment, str):
-                index = _check_index(_polars(sentiment))
-        candles = _check_candles(table, timed=isinstance(index, pl.DataFrame))
-        made = causal.columns(candles, index, lag_days=self._lag_days)
+                index = check_index(to_polars(sentiment))
+        candles = check_candles(table, timed=isinstance(index, pl.DataFrame))
+        made = returns.columns(candles, index, lag_days=self._lag_days)
         if isinstance(index, pl.DataFrame) and len(made) and made["sentiment_missing"].min() == 1.0:
             raise DataError(
                 f"the sentiment ({len(index)} days) has no day of the candles; give the days of "
@@ -359,7 +359,7 @@ class Bundle:
         number = np.arange(len(made))
         missing = np.isnan(candles["close"].to_numpy())
         begin = np.maximum.accumulate(np.where(missing, number + 1, 0))
-        settled = number - begin >= causal.SETTLED
+        settled = number - begin >= returns.SETTLED
         rsi = np.where(settled, made["rsi_14"].to_numpy(), np.nan)
         others = [made[name] for name in made.columns if name != "rsi_14"]
         return pl.DataFrame([*others, pl.Series("rsi_14", rsi, nan_to_null=True)])
@@ -383,7 +383,7 @@ class Bundle:
             raise DataError(self._no_sentiment(sentiment))
         from atb_fast.features.sentiment import merge_sentiment, sentiment_features
 
-        index = _check_index(_polars(sentiment))
+        index = check_index(to_polars(sentiment))
         timeframe = registry.check_timeframe(self.metadata, self.path)
         merged = merge_sentiment(table, sentiment_features(index), timeframe, whole_last_day=True)
         if len(table) and merged[_SENTIMENT].null_count() == len(table):
@@ -392,90 +392,6 @@ class Bundle:
                 f"their range, and candles of {timeframe}"
             )
         return merged
-
-
-def _check_candles(table: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
-    """Return the columns of candles, if they are what they should be; null is a missing value."""
-    import polars as pl
-
-    names = (*(("timestamp",) if timed else ()), *CANDLE_COLUMNS)
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        raise DataError(
-            f"column {missing[0]!r} is missing; the frame has: {', '.join(table.columns)}"
-        )
-    for name in CANDLE_COLUMNS:
-        column = table[name]
-        if column.dtype != pl.Float64:
-            raise DataError(f"column {name!r} has dtype {column.dtype}, expected Float64")
-        values = column.to_numpy()
-        least = values >= 0.0 if name == "volume" else values > 0.0
-        known = column.is_not_null().to_numpy()
-        bad = np.flatnonzero(known & ~(least & np.isfinite(values)))
-        if len(bad):
-            expected = "0 or more" if name == "volume" else "a price above 0"
-            raise DataError(
-                f"column {name!r}, row {bad[0]}: found {values[bad[0]]}, expected {expected}"
-            )
-    return pl.DataFrame([table[name] for name in names])
-
-
-def _check_index(index: pl.DataFrame) -> pl.DataFrame:
-    """Return timestamp and value of the Fear & Greed index, if they are what they should be."""
-    import polars as pl
-
-    missing = [name for name in ("timestamp", "value") if name not in index.columns]
-    if missing:
-        raise DataError(
-            f"sentiment has no column {', '.join(missing)}; it has {', '.join(index.columns)}"
-        )
-    times, value = index["timestamp"], index["value"]
-    if not (times.dtype.is_temporal() or times.dtype.is_integer()):
-        raise DataError(f"sentiment has timestamps of type {times.dtype}, expected times or dates")
-    if not value.dtype.is_numeric():
-        raise DataError(f"sentiment has values of type {value.dtype}, expected numbers (0..100)")
-    numbers = value.cast(pl.Float64).to_numpy()
-    bad = np.flatnonzero(~((numbers >= 0.0) & (numbers <= 100.0)))  # NaN and null, too
-    if len(bad):
-        raise DataError(
-            f"sentiment, row {bad[0]}: found {value[int(bad[0])]}, expected a value from 0 to 100"
-        )
-    from atb_fast.features.sentiment import epoch_ms
-
-    # Stamps during a day count for that day, as `read_sentiment` has it.
-    days = epoch_ms(times)
-    days -= days % TIMEFRAMES["1d"]
-    late = np.flatnonzero(np.diff(days) <= 0)
-    if len(late):
-        raise DataError(
-            f"sentiment, row {late[0] + 1}: found {times[int(late[0]) + 1]} behind "
-            f"{times[int(late[0])]}, expected one row a day, oldest first"
-        )
-    return pl.DataFrame([pl.Series("timestamp", days), pl.Series("value", numbers)])
-
-
-def _check_type(frame: Frame) -> None:
-    if not hasattr(frame, "__arrow_c_stream__"):
-        raise DataError(
-            f"found {type(frame).__name__}, expected a Polars, pyarrow or pandas (2.2 or newer, "
-            "with pyarrow) frame"
-        )
-
-
-def _polars(frame: Frame) -> pl.DataFrame:
-    import polars as pl
-
-    if isinstance(frame, pl.DataFrame):
-        return frame
-    _check_type(frame)
-    try:
-        # As Arrow hands it over: `pl.DataFrame` would leave out the index of a pandas frame.
-        rows = pl.Series(frame)
-    except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"the {type(frame).__name__} cannot be read: {error}") from error
-    if not isinstance(rows.dtype, pl.Struct):
-        raise DataError(f"found a series of {rows.dtype}, expected a frame with named columns")
-    return rows.struct.unnest()
 
 
 def _session(content: bytes, path: Path) -> Any:

@@ -87,10 +87,10 @@ def read_causal(schema: dict[str, Any]) -> int | None:
         return None
     if recipes != {"causal"}:
         raise BundleError(f"the features are of recipes {recipes}, expected causal")
-    from atb_fast.recipes import causal
+    from atb_fast.features import returns
 
     columns = {source["column"] for source in sources}
-    unknown = columns - {*causal.PRICE_COLUMNS, *causal.SENTIMENT_COLUMNS}
+    unknown = columns - {*returns.PRICE_COLUMNS, *returns.SENTIMENT_COLUMNS}
     if unknown:
         raise BundleError(f"the causal recipe has no column {min(unknown)!r}")
     lags = [source["sentiment_lag_days"] for source in sources]

@@ -23,11 +23,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from atb_fast import _core
-from atb_fast.features.cache import UNUSED_DAYS, remove_unused
-from atb_fast.storage import write_atomic
-from atb_fast.training.device import environment
-from atb_fast.training.tf_data import WindowedData
+from atb_fast._core import build_info
+from atb_fast.features.windows import WindowedData
+from atb_fast.storage import UNUSED_DAYS, remove_unused, write_atomic
+from atb_fast.training.environment import environment
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ def key(model: Any, data: WindowedData, **options: Any) -> str:
     """
     # Layers are numbered by process, so that their names say nothing.
     layers = [{**layer.get_config(), "name": type(layer).__name__} for layer in model.layers]
-    versions = {"atb-fast": _core.build_info()["version"], "python": platform.python_version()}
+    versions = {"atb-fast": build_info()["version"], "python": platform.python_version()}
     versions |= {module.__name__: module.__version__ for module in (keras, np, tf)}
     text = json.dumps([layers, versions, data.length, options], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode())

@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 # Writes in place; a scatter would copy the array at every step of a loop.
 from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
-from atb_fast.training.tf_data import WindowedData, scaled_by_window
+from atb_fast.features.windows import WindowedData
+from atb_fast.training.tf_data import scaled_by_window
 
 #: Windows of one call of a program: a few seconds, after which progress is shown.
 _CHUNK_WINDOWS = 6400

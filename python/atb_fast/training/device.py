@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from atb_fast.errors import MissingExtraError
@@ -124,48 +122,3 @@ def configure(
         tf.config.experimental.set_memory_growth(device, True)
     tf.config.optimizer.set_jit(policy.jit)
     return policy
-
-
-def environment() -> dict[str, Any]:
-    """Return what, beside versions, the bits of a model depend on: the machine, and its threads.
-
-    One operation is split over `intra_op_threads`, and sums are rounded where it is split.
-    """
-    import tensorflow as tf
-
-    def threads(asked: int, variable: str) -> int:
-        # As TensorFlow decides: what was asked for, the environment, the cores it may use.
-        given = os.environ.get(variable, "")
-        return asked or (int(given) if given.isdecimal() else 0) or _usable_cores()
-
-    threading = tf.config.threading
-    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
-    return {
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "intra_op_threads": threads(
-            threading.get_intra_op_parallelism_threads(), "TF_NUM_INTRAOP_THREADS"
-        ),
-        "inter_op_threads": threads(
-            threading.get_inter_op_parallelism_threads(), "TF_NUM_INTEROP_THREADS"
-        ),
-        "gpus": [str(detail.get("device_name", "unknown")) for detail in details],
-    }
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu() -> str:
-    """Return the model of the CPU, as well as the platform tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

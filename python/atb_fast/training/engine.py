@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atb_fast.callbacks import EpochCallback, WindowsCallback
 from atb_fast.errors import ArgumentError, TrainingError
-from atb_fast.training.tf_data import WindowedData, epoch_order, gathered_dataset
+from atb_fast.features.windows import WindowedData
+from atb_fast.training.tf_data import epoch_order, gathered_dataset
 
 if TYPE_CHECKING:
     from atb_fast.training.compiled import CompiledModel
@@ -22,11 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "compiled", "keras")
-
-#: Called after each epoch with its number (from 1) and Keras' logs.
-EpochCallback = Callable[[int, dict[str, float]], None]
-#: Called during an epoch with the windows that are done and their number in all.
-WindowsCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

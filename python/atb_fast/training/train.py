@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from atb_fast import recipes
+from atb_fast.callbacks import EpochCallback, WindowsCallback
 from atb_fast.config import TrainingConfig
+from atb_fast.features.windows import WindowedData
 from atb_fast.training.device import DevicePolicy
-from atb_fast.training.engine import EpochCallback, FitResult, WindowsCallback, fit
-from atb_fast.training.tf_data import WindowedData
+from atb_fast.training.engine import FitResult, fit
+from atb_fast.training.predict import predict_outputs
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,10 @@ def train(
         twin = recipe.build(*shape)
         twin.set_weights(model.get_weights())
         model = twin
-    shrinkage = recipe.shrink(model, data)
+    shrinkage = recipe.shrinkage(data, lambda starts: predict_outputs(model, data, starts))
+    if shrinkage != 1.0:
+        last = model.layers[-1]
+        last.set_weights([weights * np.float32(shrinkage) for weights in last.get_weights()])
     if shrinkage == 0.0:
         log.warning(
             "on the validation windows the model is not better than no change beyond chance: it "

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import polars as pl
 import requests
 
-from atb_fast import _core
+from atb_fast._core import read_archive
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import FetchError
 from atb_fast.ingestion.exchange.binance import Binance, Progress
@@ -81,7 +81,7 @@ class Archive:
             return None if data is None else (day, data)
 
         def parse(files: list[tuple[int, bytes]]) -> tuple[pl.DataFrame, dict[int, str]]:
-            table, problems = _core.read_archive(files, max_rows=rows, day_ms=DAY_MS)
+            table, problems = read_archive(files, max_rows=rows, day_ms=DAY_MS)
             return pl.DataFrame(table), {files[number][0]: text for number, text in problems}
 
         # A disk needs no threads to hide its latency.

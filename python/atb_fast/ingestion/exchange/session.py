@@ -19,7 +19,7 @@ from atb_fast.ingestion.store.candles import CandleStore, Piece, Range
 from atb_fast.ingestion.store.disk import now_iso
 
 if TYPE_CHECKING:
-    from atb_fast.ingestion.fetch import OnProgress
+    from atb_fast.callbacks import OnProgress
 
 log = logging.getLogger(__name__)
 

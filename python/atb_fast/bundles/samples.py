@@ -1,0 +1,69 @@
+"""Windows that a bundle keeps, to check train/serve skew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast.bundles import onnx_export
+from atb_fast.config import CANDLE_COLUMNS
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.windows import WindowedData
+from atb_fast.training.tf_data import trained_windows
+
+#: Windows in samples.npz.
+SAMPLES = 16
+
+
+def candle_windows(
+    data: WindowedData, candles: NDArray[np.float64], starts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the raw candles that end with each window, shape (windows, length, 5).
+
+    They are consecutive, as engines feed them: also where the window itself passes over a candle
+    that lacks a feature.
+    """
+    lasts = data.prepared.matrix.rows[starts + data.length - 1]
+    return np.asarray(candles[lasts[:, None] + np.arange(1 - data.length, 1)])
+
+
+def write_samples(model: Any, record: RunRecord, path: Path) -> None:
+    """Write some windows as the training saw them, and what they were made of.
+
+    With them, `verify` finds out whether who scores the bundle sees what was trained on, without
+    the training's data. Windows are spread evenly; `candles` has the rows that each needs, one
+    window after the other, null as NaN; `ends` says where each ends. `index` is the sentiment.
+    """
+    data, prepared = record.data, record.data.prepared
+    # Only those whose candles are all there.
+    every = data.parts.every[prepared.matrix.rows[data.parts.every] >= prepared.lookback]
+    starts = every[np.linspace(0, len(every) - 1, min(SAMPLES, len(every))).astype(np.int64)]
+    rows = prepared.matrix.rows
+    lasts = rows[starts + data.length - 1]
+    firsts = rows[starts] - prepared.lookback
+    candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
+    if record.config.onnx_input == "ohlcv":
+        assert prepared.pipeline is not None  # TrainingConfig saw to it
+        firsts, raw = lasts + 1 - data.length, candle_windows(data, candles, starts)
+        windows = raw.astype(np.float32)
+        features = onnx_export.window_features(raw, prepared.pipeline)
+    else:
+        windows = features = trained_windows(data, starts)
+    outputs = np.asarray(model.predict_on_batch(features)).reshape(-1).astype(np.float64)
+    slices = [np.arange(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
+    kept = np.concatenate(slices)
+    arrays: dict[str, Any] = {
+        "timestamps": prepared.frame["timestamp"].dt.epoch("ms").to_numpy()[kept],
+        "candles": candles[kept],
+        "ends": np.cumsum([len(part) for part in slices]),
+        "windows": windows,
+        "predictions": data.prices(starts, outputs),
+    }
+    if prepared.index is not None:
+        times = prepared.index["timestamp"].dt.epoch("ms").to_numpy()
+        arrays["index"] = np.stack([times, prepared.index["value"].to_numpy()])
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)

@@ -1,0 +1,94 @@
+"""Features without look-ahead: returns, ratios and ranges."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from atb_fast._core import merge, rsi, sma
+from atb_fast.config import TIMEFRAMES
+from atb_fast.features.sentiment import epoch_ms, index_features, neutral_value
+
+PRICE_COLUMNS = (
+    *("return_1", "open_to_close", "high_to_close", "low_to_close"),
+    *("close_to_sma_7", "close_to_sma_14", "close_to_sma_30", "volume_to_sma_30", "rsi_14"),
+)
+
+
+SENTIMENT_COLUMNS = (
+    *("sentiment_primary", "sentiment_momentum", "sentiment_volatility"),
+    *("sentiment_ma_3", "sentiment_ma_7", "sentiment_ma_14"),
+    *("sentiment_extreme_positive", "sentiment_extreme_negative", "sentiment_missing"),
+)
+
+
+#: Rows after which Wilder's average, of 14, has forgotten where the candles began: (13/14)^400 is
+#: 1e-13. Before that a row depends on it, and is not scored.
+SETTLED = 400
+
+
+def columns(
+    candles: pl.DataFrame, index: pl.DataFrame | Literal["neutral"] | None, *, lag_days: int
+) -> pl.DataFrame:
+    """Return `candles` with the causal columns, null where a row has too few before it.
+
+    `return_1` is the log return; `open_to_close`, `high_to_close`, `low_to_close` are logs of the
+    close over each; `close_to_sma_n` is the close over its mean of n rows, less 1;
+    `volume_to_sma_30` is log(1 + volume over its mean), 0 if there is no volume; `rsi_14` is
+    Wilder's, over 100. Sentiment is the newest row of the index that was `lag_days` old when the
+    candle opened; `sentiment_missing` is 1 if that is a day or more older than it should be, or if
+    there is none, where the other columns are those of a neutral index.
+
+    Nothing here starts Polars' threads: scoring must work in a forked process, which lacks them.
+
+    Args:
+        candles: Ascending; open, high, low, close, volume, prices above 0.
+        index: The Fear & Greed index of all history, timestamp and value; or `neutral`; None
+            leaves its columns out.
+        lag_days: Least age of a row of the index.
+    """
+    opened, high, low, close, volume = (
+        candles[name].to_numpy() for name in ("open", "high", "low", "close", "volume")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(close)
+        share = volume / sma(volume, 30)
+        made = {
+            "return_1": np.diff(logs, prepend=np.nan),
+            "open_to_close": logs - np.log(opened),
+            "high_to_close": logs - np.log(high),
+            "low_to_close": logs - np.log(low),
+            **{f"close_to_sma_{n}": close / sma(close, n) - 1.0 for n in (7, 14, 30)},
+            # 0 / 0: nothing was traded for 30 bars.
+            "volume_to_sma_30": np.log1p(np.where(np.isinf(1.0 / sma(volume, 30)), 0.0, share)),
+            "rsi_14": rsi(close, 14, method="wilder") / 100.0,
+        }
+    added = [pl.Series(name, made[name], nan_to_null=True) for name in PRICE_COLUMNS]
+    if index is not None:
+        added += _sentiment(candles, index, lag_days)
+    return candles.hstack(added)
+
+
+def _sentiment(
+    candles: pl.DataFrame, index: pl.DataFrame | Literal["neutral"], lag_days: int
+) -> list[pl.Series]:
+    day = TIMEFRAMES["1d"]
+    neutral = {name: neutral_value(name) for name in SENTIMENT_COLUMNS}
+    if isinstance(index, str) or index.is_empty():
+        neutral["sentiment_missing"] = 0.0 if isinstance(index, str) else 1.0
+        return [pl.Series(name, np.full(len(candles), neutral[name])) for name in SENTIMENT_COLUMNS]
+    rows = index_features(index)
+    stamps = epoch_ms(rows["timestamp"])
+    rows = rows.hstack([pl.Series("stamp", stamps.astype(np.float64))])
+    names = [name for name in rows.columns if name != "timestamp"]
+    merged = pl.DataFrame(merge(candles, rows, names, how="asof", lag_ms=lag_days * day))
+    # As of the midnight that the lag reaches back to; what is older was filled forward.
+    due = epoch_ms(candles["timestamp"]) - lag_days * day
+    age = due - due % day - merged["stamp"].to_numpy()
+    filled = {"sentiment_missing": np.where(age <= 0, 0.0, 1.0)}  # NaN is missing, too
+    for name in SENTIMENT_COLUMNS[:-1]:
+        values = merged[name].to_numpy()
+        filled[name] = np.where(np.isnan(values), neutral[name], values)
+    return [pl.Series(name, filled[name]) for name in SENTIMENT_COLUMNS]

@@ -1,0 +1,34 @@
+"""Predictions of a Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast.features.windows import WindowedData
+
+_PREDICT_BATCH = 256
+
+
+def predict(model: Any, data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the prediction for each window, quote currency, shape (windows,)."""
+    return data.prices(starts, predict_outputs(model, data, starts))
+
+
+def predict_outputs(
+    model: Any, data: WindowedData, starts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return what the model gives for each window, in the unit of the labels, shape (windows,)."""
+    parts = np.split(starts, range(_PREDICT_BATCH, len(starts), _PREDICT_BATCH))
+    return predict_batches(model, (data.windows(part) for part in parts))
+
+
+def predict_batches(model: Any, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Return the outputs for all batches, shape (windows,)."""
+    # Not `Model.predict`: it sets up a dataset for each call, and takes longer for that than to
+    # predict.
+    predictions = [np.asarray(model.predict_on_batch(batch)).reshape(-1) for batch in batches]
+    return np.concatenate(predictions).astype(np.float64)
