@@ -23,7 +23,7 @@ from atb_fast.recipes.shrinkage import shrinkage_factor
 from atb_fast.recipes.split import before, embargo
 from atb_fast.training.device import configure
 from atb_fast.training.predict import predict
-from atb_fast.training.train import train
+from atb_fast.training.train import forget_models, train
 
 log = logging.getLogger(__name__)
 
@@ -128,14 +128,12 @@ def evaluate(
     policy = configure(
         engine=config.engine, mixed_precision=config.mixed_precision, batch_size=config.batch_size
     )
-    import keras  # behind `configure`, which keeps TensorFlow quiet
-
     log.info("%s", policy.reason)
     done = []
     for number, parts in enumerate(plan, 1):
         began = time.perf_counter()
         data = recipe.windows(prepared, config, parts)
-        keras.backend.clear_session()
+        forget_models()
         model, fitted = train(config, data, policy, on_epoch=on_epoch, on_windows=on_windows)
         if fitted.diverged:
             raise TrainingError(

@@ -81,3 +81,10 @@ def train(
     elif shrinkage < 1.0:
         log.info("predicted returns are shrunk to %.0f %% by the validation", 100 * shrinkage)
     return model, replace(fitted, shrinkage=shrinkage)
+
+
+def forget_models() -> None:
+    """Free what Keras keeps of models that this process no longer uses."""
+    import keras
+
+    keras.backend.clear_session()
