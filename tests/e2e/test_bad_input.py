@@ -53,7 +53,7 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         (
             ["BTCUSDT", *GOOD, "--start-date", "2031-01-01"],
             3,
-            "no candle between 2031-01-01 and the end; the source has 2018-01-01",
+            "no candles between 2031-01-01 and the end; the source covers 2018-01-01",
         ),
         (
             ["BTCUSDT", *GOOD, "--sequence-length", "9000"],
@@ -63,12 +63,12 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         (
             ["BTCUSDT", "--candles", "gone.csv", "--force-price-only"],
             3,
-            "gone.csv: there is no such file",
+            "gone.csv: no such file",
         ),
         (
             ["BTCUSDT", "--candles", "no_volume.csv", "--force-price-only"],
             3,
-            "no_volume.csv: no column volume; the file has timestamp, open, high, low, close",
+            "no_volume.csv has no column volume (found: timestamp, open, high, low, close)",
         ),
         (
             ["BTCUSDT", "--candles", "text.csv", "--force-price-only"],

@@ -69,7 +69,7 @@ def test_fetch_list_verify_repair(atb_fast: Run, exchange: Exchange, store: Path
     damage(store, "sentiment/*.parquet")
     found = atb_fast("data", "verify")
     assert found.returncode == 3
-    assert found.stdout.count("its hash is not that of its manifest") == 2
+    assert found.stdout.count("its hash does not match the manifest") == 2
     assert found.stderr == "error: the store must be repaired; problems: 2\n"
     refused = atb_fast(*fetch)
     assert refused.returncode == 6
@@ -105,7 +105,7 @@ def test_one_series_does_not_stop_the_others(atb_fast: Run, exchange: Exchange) 
     options = ["--start-date", "2024-11-01", "--end-date", "2024-11-30", "--json"]
     done = atb_fast("data", "fetch", "NOPEUSDT", "BTCUSDT", "--skip-sentiment", *options)
     assert list(by_series(document(done, code=2))) == ["BTCUSDT 1d"]
-    assert "symbol is 'NOPEUSDT'" in done.stderr
+    assert "does not list the symbol 'NOPEUSDT'" in done.stderr
     early = ["--start-date", "1990-01-01", "--end-date", "1990-01-02", "--skip-sentiment"]
     none = atb_fast("data", "fetch", "BTCUSDT", "--timeframe", "1h", *early)
     assert none.returncode == 3
@@ -174,13 +174,13 @@ def test_files_are_verified(atb_fast: Run, shared: Path, tmp_path: Path, daily: 
     found = atb_fast("data", "verify", "bad.csv", "doubled.csv")
     assert found.returncode == 3
     assert "bars are impossible" in found.stdout
-    assert "stands there more than once" in found.stdout
+    assert "duplicate timestamp" in found.stdout
 
 
 def test_bad_symbols_and_refusals(atb_fast: Run, exchange: Exchange) -> None:
     unknown = atb_fast("data", "fetch", "NOPEUSDT", *CANONICAL)
     assert unknown.returncode == 2
-    assert "symbol is 'NOPEUSDT', which Binance does not trade" in unknown.stderr
+    assert "Binance does not list the symbol 'NOPEUSDT'" in unknown.stderr
     impossible = atb_fast("data", "fetch", "../etc", *CANONICAL)
     assert impossible.returncode == 2
     assert "expected capitals and digits" in impossible.stderr
@@ -188,7 +188,7 @@ def test_bad_symbols_and_refusals(atb_fast: Run, exchange: Exchange) -> None:
     refused = atb_fast("data", "fetch", "BTCUSDT", *CANONICAL)
     assert refused.returncode == 8
     assert refused.stderr.count("\n") == 1
-    assert "refused by a firewall" in refused.stderr
+    assert "blocked by a firewall" in refused.stderr
 
 
 def test_an_interrupt_ends_at_once_and_loses_nothing(
@@ -241,7 +241,7 @@ def test_eight_processes_make_one_download(
     assert [process.returncode for process in processes] == [0] * 8, outputs
     assert len({out for out, _ in outputs}) == 1
     assert exchange.counts() == {"/api/v3/klines": 3, "/fng/": 1}
-    assert any("another process is at it" in err for _, err in outputs)
+    assert any("another process is downloading this range" in err for _, err in outputs)
 
 
 def train(atb_fast: Run, *options: str) -> Any:

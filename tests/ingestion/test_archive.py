@@ -97,7 +97,7 @@ def test_no_checksum_is_said_and_used(
     caplog.set_level("INFO")
     exchange.no_checksum = {"2024-12-31"}
     assert fetch(archive).equals(minutes)
-    assert "no checksum of BTCUSDT-1m-2024-12-31.zip" in caplog.text
+    assert "no checksum for BTCUSDT-1m-2024-12-31.zip" in caplog.text
 
 
 def test_a_wrong_checksum_is_asked_for_again(
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_replaced_by_rest(
     assert fetch(archive).equals(minutes)
     assert exchange.counts()["/api/v3/klines"] == 2
     assert reason in caplog.text
-    assert "1 of 4 days are not there in one piece" in caplog.text
+    assert "1 of 4 days are missing or corrupt" in caplog.text
 
 
 def test_a_damaged_file_that_is_gone_the_second_time(

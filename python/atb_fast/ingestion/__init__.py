@@ -1,1 +1,1 @@
-"""Frames in, from files or the sample market."""
+"""Candles and sentiment from files, the exchange or the sample market."""

@@ -1,4 +1,4 @@
-"""Candles and sentiment from the store; what is missing there is fetched once and kept."""
+"""Returns candles and sentiment from the store, and downloads what the store lacks."""
 
 from __future__ import annotations
 
@@ -30,22 +30,25 @@ from atb_fast.ingestion.store.sentiment import SentimentStore
 
 log = logging.getLogger(__name__)
 
-#: Bars that are fetched before they are stored: what a killed run can lose, and has in memory.
+_WAITING = "%s: another process is downloading this range; waiting for it"
+
+#: Candles per commit: the most that a killed run loses, and the most that it holds in memory.
 CHUNK_ROWS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetcher:
-    """The way to stored candles and sentiment.
+    """Reads candles and sentiment through the store.
 
     Attributes:
-        cache_dir: Where the store is.
-        offline: Open no socket; what is missing is an error. Stronger than `force_refresh`.
-        force_refresh: Fetch all that is asked for anew; it takes the place of what is stored once
-            it is complete.
-        freshness_days: Days that the newest sentiment may be older than what is asked for.
-        on_progress: Called while candles come in.
-        now: The clock, milliseconds since 1970.
+        cache_dir: Directory of the store.
+        offline: Open no connection; missing data is an error. Takes precedence over
+            `force_refresh`.
+        force_refresh: Download the whole range again. It replaces the stored data once the
+            download is complete.
+        freshness_days: How many days the newest stored sentiment may lag behind the requested end.
+        on_progress: Called while candles arrive.
+        now: The clock, in milliseconds since 1970.
     """
 
     cache_dir: Path
@@ -58,47 +61,47 @@ class Fetcher:
     def candles(
         self, symbol: str, timeframe: str, first: date | None, last: date | None
     ) -> pl.DataFrame:
-        """Return the closed candles of the days `first` to `last`, ascending, as stored.
+        """Return the closed candles of the days `first` to `last`, ascending.
 
         Args:
             symbol: For example BTCUSDT.
             timeframe: One of `TIMEFRAMES`.
-            first: First day, UTC; default the first one there is.
-            last: Last day, UTC, inclusive; default the last one there is.
+            first: First day, UTC. Default: the first day the exchange has.
+            last: Last day, UTC, inclusive. Default: up to the last closed candle.
 
         Returns:
             timestamp (ms, open time), open, high, low, close, volume.
 
         Raises:
-            ArgumentError: The exchange does not know the symbol.
+            ArgumentError: The exchange does not list the symbol.
             DataError: No candle of the range has closed yet.
-            FetchError: Something is missing and cannot be fetched.
-            StorageError: The store is damaged, or cannot be written.
+            FetchError: Data is missing and cannot be fetched.
+            StorageError: The store is damaged or not writable.
         """
         store = CandleStore(self.cache_dir, symbol, timeframe)
         span = self._span(store, first, last)
         missing = store.missing(*span)
         if missing or self._refresh:
-            with store.lock(lambda: log.info("%s: another process is at it, waiting", store.name)):
+            with store.lock(lambda: log.info(_WAITING, store.name)):
                 self.complete(store, span)
                 candles = store.read(*span)
         else:
             candles = store.read(*span, lacking=())
-        with suppress(OSError):  # when it was last used, for `data prune`
+        with suppress(OSError):  # records the last use, for `data prune`
             os.utime(store.directory / "manifest.json")
         if not missing and not self._refresh:
             log.info("%s: %s candles from the store", store.name, f"{len(candles):,}")
         return candles
 
     def sentiment(self, last: date | None) -> pl.DataFrame:
-        """Return the whole Fear & Greed history, fresh enough for the day `last`, default today.
+        """Return the full Fear & Greed history, recent enough for the day `last` (default: today).
 
         Returns:
             timestamp (ms, UTC midnight) and value (0..100), ascending.
 
         Raises:
-            FetchError: It is missing or too old, and cannot be fetched.
-            StorageError: The store is damaged, or cannot be written.
+            FetchError: The index is missing or too old, and cannot be fetched.
+            StorageError: The store is damaged or not writable.
         """
         store = SentimentStore(self.cache_dir)
         today = datetime.fromtimestamp(self.now() / 1000, UTC).date()
@@ -107,14 +110,15 @@ class Fetcher:
         if self._refresh or not self._is_fresh(store, needed):
             if self.offline:
                 raise FetchError(
-                    f"--offline, and the stored sentiment does not reach {needed}; run without "
-                    "--offline, raise --freshness-days, or use --force-price-only"
+                    f"the stored sentiment does not reach {needed}, and --offline forbids a "
+                    "download; run without --offline, raise --freshness-days, or pass "
+                    "--force-price-only"
                 )
-            with store.lock(lambda: log.info("sentiment: another process is at it, waiting")):
+            with store.lock(lambda: log.info(_WAITING, store.name)):
                 if self._refresh or not self._is_fresh(store, needed):
                     self._fetch_sentiment(store)
             if not self._is_fresh(store, needed):
-                log.warning("sentiment: %s has no day after %s", ATTRIBUTION, _last_day(store))
+                log.warning("sentiment ends on %s. %s", _last_day(store), ATTRIBUTION)
         else:
             log.info("sentiment: from the store. %s", ATTRIBUTION)
         index = store.read()
@@ -127,27 +131,27 @@ class Fetcher:
         return self.force_refresh and not self.offline
 
     def _span(self, store: CandleStore, first: date | None, last: date | None) -> Span:
-        """Return the milliseconds of the days asked for, without bars that have not closed."""
+        """Return the requested days in milliseconds, up to the last bar that has closed."""
         start = max(0, midnight(first)) if first else 0
         closed = self.now() - TIMEFRAMES[store.timeframe] + 1
         end = min(midnight(last) + DAY_MS, closed) if last else closed
         stored = store.span if self.offline else None
-        if stored:  # without a network the first and the last there is are the stored ones
+        if stored:  # offline, an open range means the stored range
             start = start if first else stored[0]
             end = end if last else min(end, stored[1])
         if start >= end:
             raise DataError(
-                f"{store.name}: no candle from {first or 'the beginning'} to {last or 'now'} can "
-                "have closed; give days that are over"
+                f"{store.name}: no candle from {first or 'the beginning'} to {last or 'now'} has "
+                "closed yet; choose days in the past"
             )
         return start, end
 
     def complete(self, store: CandleStore, span: Span) -> None:
-        """Make sure that all of `span` is stored; call with the store's lock held."""
+        """Download what the store lacks of `span`. The caller holds the store's lock."""
         if self._refresh:
             self._fetch(store, [span])
             return
-        missing = store.missing(*span)  # another process may have fetched it meanwhile
+        missing = store.missing(*span)  # again: another process may have just stored it
         if missing:
             take_old_files(store, missing, keep_last=self.offline)
             missing = store.missing(*span)
@@ -158,7 +162,7 @@ class Fetcher:
         self._fetch(store, missing)
 
     def _fetch(self, store: CandleStore, missing: list[Span]) -> None:
-        # requests takes a tenth of a second to import, and a stored range needs none of it.
+        # Importing requests takes 0.1 s, and a stored range does not need it.
         from atb_fast.ingestion.exchange.session import Exchange
 
         began = time.perf_counter()
@@ -176,7 +180,7 @@ class Fetcher:
             if refreshed:
                 _refuse_less(store, refreshed)
                 store.commit(refreshed, outages, overwrite=True)
-            self.on_progress(store.name, rows, rows)  # holes made it fewer than were expected
+            self.on_progress(store.name, rows, rows)  # gaps leave fewer rows than were announced
             log.info(
                 "%s: fetched %s candles in %s requests, %.1f s",
                 store.name,
@@ -199,8 +203,9 @@ class Fetcher:
         stored = None if self._refresh else store.entry()
         if stored and len(index) < stored["rows"]:
             raise FetchError(
-                f"{endpoints.fng}: the index came with {len(index)} days, {stored['rows']} are "
-                "stored; it may be cut short. --force-refresh takes it all the same"
+                f"{endpoints.fng} returned {len(index)} days of the index, but {stored['rows']} "
+                "are stored; the response may be truncated. Try again later, or pass "
+                "--force-refresh to accept it"
             )
         store.replace(index, endpoints.fng, now_iso())
         log.info("sentiment: fetched %s days. %s", f"{len(index):,}", ATTRIBUTION)
@@ -212,17 +217,17 @@ def _last_day(store: SentimentStore) -> date | None:
 
 
 def _refuse_less(store: CandleStore, pieces: list[Piece]) -> None:
-    """Raise if `pieces` have fewer candles than they would replace."""
+    """Raise FetchError if `pieces` hold fewer candles than they would replace."""
     try:
         before = sum(len(store.read(piece.start, piece.end)) for piece in pieces)
     except StorageError:
-        return  # what is damaged may go
+        return  # damaged data may be replaced
     after = sum(len(piece.candles) for piece in pieces)
     if after < before:
         raise FetchError(
-            f"{store.name}: {after:,} candles came where {before:,} are stored, which stay; if it "
-            f"is right, remove those first: atb-fast data clear {store.symbol} --timeframe "
-            f"{store.timeframe}"
+            f"{store.name}: the exchange returned {after:,} candles, but {before:,} are stored; "
+            f"nothing was replaced. If the new data is right, run atb-fast data clear "
+            f"{store.symbol} --timeframe {store.timeframe}{flag(store.cache_dir)} first"
         )
 
 
@@ -233,7 +238,7 @@ def _offline_message(store: CandleStore, missing: list[Span]) -> str:
         datetime.fromtimestamp(ms / 1000, UTC).date() for ms in (missing[0][0], missing[-1][1] - 1)
     )
     return (
-        f"--offline, and {store.name} is not stored for {ranges}{more}; fetch it with: "
+        f"{store.name} is not stored for {ranges}{more}, and --offline forbids a download; run: "
         f"atb-fast data fetch {store.symbol} --timeframe {store.timeframe} "
         f"--start-date {first} --end-date {last}{flag(store.cache_dir)}"
     )

@@ -1,4 +1,4 @@
-"""Candles and sentiment from local files: CSV, Feather (Arrow IPC) or Parquet."""
+"""Reads candles and sentiment from CSV, Feather (Arrow IPC) or Parquet files."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from atb_fast.errors import DataError
 log = logging.getLogger(__name__)
 
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    # Text columns become numbers below, where the row of a bad value can be named.
+    # All columns are read as text, so that an error below can name the row of a bad value.
     ".csv": lambda path: pl.read_csv(path, infer_schema=False, glob=False),
     ".feather": lambda path: pl.read_ipc(path.read_bytes()),
     ".parquet": lambda path: pl.read_parquet(path, glob=False),
 }
 
-#: Above any price or volume, and far below what float32 can square.
+#: Larger than any price or volume, and its square still fits float32.
 _LARGEST = 1e15
 
 
 def read_candles(path: Path) -> pl.DataFrame:
     """Return timestamp (ms, UTC) and open, high, low, close, volume (float64), ascending.
 
-    Other columns are dropped; rows in another order are sorted.
+    Other columns are dropped and unsorted rows are sorted.
 
     Raises:
-        DataError: A file that cannot be read, a missing column, a value that is not a finite
-            number (file, row and column are named), or two candles with one timestamp.
+        DataError: The file cannot be read, a column is missing, a value is not a finite number
+            (the message names file, row and column), or two candles share a timestamp.
     """
     return _tidy(path, _read(path), CANDLE_COLUMNS)
 
@@ -40,10 +40,10 @@ def read_candles(path: Path) -> pl.DataFrame:
 def read_sentiment(path: Path) -> pl.DataFrame:
     """Return timestamp (ms, UTC midnight) and value (0..100, float64), ascending.
 
-    Stamps during a day count for that day: the publisher does not always stamp midnight.
+    Timestamps within a day count for that day, because the publisher does not always use midnight.
 
     Raises:
-        DataError: As `read_candles`.
+        DataError: As for `read_candles`.
     """
     frame = _read(path)
     frame = frame.with_columns(_timestamps(path, frame).dt.truncate("1d"))
@@ -53,23 +53,23 @@ def read_sentiment(path: Path) -> pl.DataFrame:
 def _read(path: Path) -> pl.DataFrame:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: expected a file ending in {', '.join(_READERS)}")
+        raise DataError(f"{path}: expected a file that ends in {', '.join(_READERS)}")
     if not path.exists():
-        raise DataError(f"{path}: there is no such file")
+        raise DataError(f"{path}: no such file")
     if path.is_dir():
-        raise DataError(f"{path}: expected a file, this is a directory")
+        raise DataError(f"{path}: expected a file, found a directory")
     try:
         frame = reader(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {reason}") from error
     if "\0" in "".join(frame.columns):
-        raise DataError(f"{path}: the text is not UTF-8; save it as UTF-8")
-    # Polars gives the second column of one name this suffix.
+        raise DataError(f"{path}: the file is not UTF-8; save it as UTF-8")
+    # Polars adds this suffix to the second column of the same name.
     twice = [name for name in frame.columns if re.search(r"_duplicated_\d+$", name)]
     names = [name.strip().lower() for name in frame.columns]
     if twice or len(set(names)) < len(names):
-        raise DataError(f"{path}: a column name stands there twice: {', '.join(frame.columns)}")
+        raise DataError(f"{path}: duplicate column names: {', '.join(frame.columns)}")
     frame.columns = names
     if path.suffix.lower() == ".csv":
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
@@ -86,19 +86,19 @@ def _tidy(path: Path, frame: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataF
         [_timestamps(path, frame), *(_numbers(path, frame[name]) for name in columns)]
     )
     if not tidy["timestamp"].is_sorted():
-        log.info("%s: rows are not in order of time, sorted them", path)
+        log.info("%s: rows were not sorted by time; sorted them", path)
         tidy = tidy.sort("timestamp")
     duplicate = tidy["timestamp"].is_duplicated().arg_true()
     if len(duplicate):
         raise DataError(
-            f"{path}: {tidy['timestamp'][duplicate[0]]:%Y-%m-%d %H:%M:%S} UTC stands there "
-            "more than once; remove the duplicates"
+            f"{path}: duplicate timestamp {tidy['timestamp'][duplicate[0]]:%Y-%m-%d %H:%M:%S} UTC; "
+            "keep one row for each candle"
         )
     return tidy
 
 
 def _no_column(path: Path, frame: pl.DataFrame, missing: str) -> str:
-    text = f"{path}: no column {missing}; the file has {', '.join(frame.columns)}"
+    text = f"{path} has no column {missing} (found: {', '.join(frame.columns)})"
     if path.suffix.lower() == ".csv" and frame.width == 1:
         text += "; columns must be separated by commas"
     return text
@@ -111,9 +111,9 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
     numbers = column.cast(pl.Float64, strict=False)
     if column.name not in CANDLE_COLUMNS:
         expected, good = "a value from 0 to 100", numbers.is_between(0, 100)
-    elif column.name == "volume":  # 0 in bars without trades
+    elif column.name == "volume":  # bars without trades have 0
         expected, good = f"a number from 0 to {_LARGEST:.0e}", numbers.is_between(0, _LARGEST)
-    else:  # a price of 0 would divide by 0 later
+    else:  # later stages divide by prices
         expected = f"a price above 0, up to {_LARGEST:.0e}"
         good = (numbers > 0) & (numbers <= _LARGEST)
     good &= numbers.is_finite()
@@ -130,14 +130,14 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
 def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
     """Return the timestamp column as UTC milliseconds.
 
-    Whole numbers count as seconds, milliseconds, microseconds or nanoseconds by their size; times
-    without a zone are UTC.
+    Integers are seconds, milliseconds, microseconds or nanoseconds since 1970, depending on their
+    magnitude. Times without a time zone are UTC.
     """
     if "timestamp" not in frame.columns:
         raise DataError(_no_column(path, frame, "timestamp"))
     raw = frame["timestamp"]
     times = _to_datetime(raw)
-    # A number or a date taken for another unit lands far outside of the years of any exchange.
+    # A number read in the wrong unit lands far outside the years in which exchanges existed.
     bad = (~times.dt.year().is_between(2000, 2100)).fill_null(value=True).arg_true()
     if len(bad):
         raise DataError(
@@ -149,19 +149,19 @@ def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
 
 
 def _to_datetime(raw: pl.Series) -> pl.Series:
-    """Return UTC milliseconds, null where a value is not a time."""
+    """Return UTC milliseconds, with null where a value is not a time."""
     if raw.dtype == pl.String:
         numbers = raw.cast(pl.Int64, strict=False)
-        # pandas writes whole seconds as 1675209600.0. Looked for, because a pattern takes long.
+        # pandas writes whole seconds as 1675209600.0. The cheap search avoids the slow pattern.
         if numbers.null_count() and raw.str.contains(".0", literal=True).any():
             numbers = raw.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
-        # ISO 8601 only: 01/02/2024 is January to some and February to others.
+        # ISO 8601 only: 01/02/2024 is January in some countries and February in others.
         iso = raw.str.contains(r"^\d{4}-\d{2}-\d{2}")
         text = raw.set(~iso.fill_null(value=False), None)
         raw = numbers if numbers.null_count() == 0 else _parse_iso(text)
     if raw.dtype.is_integer():
         numbers = raw.cast(pl.Int64, strict=False)
-        # Seconds reach 1e11 in the year 5138, and so on for each finer unit.
+        # Seconds reach 1e11 in the year 5138; each finer unit is 1000 times larger.
         micros = (
             pl.when(numbers.abs() < 10**11)
             .then(numbers * 1_000_000)
@@ -186,5 +186,5 @@ def _parse_iso(text: pl.Series) -> pl.Series:
         return text.cast(pl.Datetime("us", "UTC"))
     try:
         return text.str.to_datetime(time_zone="UTC", strict=False)
-    except pl.exceptions.ComputeError:  # no format fits the first value
+    except pl.exceptions.ComputeError:  # no known format fits the first value
         return pl.Series(text.name, [None] * len(text), pl.Datetime("us", "UTC"))

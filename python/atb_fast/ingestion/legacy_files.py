@@ -1,4 +1,4 @@
-"""Files that the old downloader left in the working directory."""
+"""Imports files that an older downloader left in the working directory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from atb_fast.ingestion.store.disk import now_iso
 
 log = logging.getLogger(__name__)
 
-#: Where the old downloader put its files, relative to the working directory.
+#: Where the older downloader kept its files, relative to the working directory.
 OLD_FILES = Path("data")
 
 
 def take_old_files(store: CandleStore, missing: list[Span], *, keep_last: bool) -> None:
-    """Store what the old downloader's files have of `missing`.
+    """Import the candles of `missing` that the older downloader's files contain.
 
     Args:
-        store: With its lock held.
-        missing: What is not stored.
-        keep_last: Take the last candle of a file, too. It may have been running when the file was
-            written, and copies of files do not tell; with a network it is fetched instead.
+        store: The store; the caller holds its lock.
+        missing: The ranges that are not stored.
+        keep_last: Also import the last candle of each file. It may have been open when the file
+            was written, and the timestamp of a copied file does not tell. With a network it is
+            downloaded instead.
     """
     day = r"(\d{4}-\d\d-\d\d)"
     name = re.compile(rf"{store.symbol}_{store.timeframe}_{day}_{day}\.(csv|feather)")
@@ -45,7 +46,7 @@ def take_old_files(store: CandleStore, missing: list[Span], *, keep_last: bool) 
                 continue
             candles = _old_candles(path, TIMEFRAMES[store.timeframe])
         except (DataError, ValueError) as error:
-            log.warning("not used: %s", error)
+            log.warning("ignored an old file: %s", error)
             continue
         if not keep_last:
             candles = candles[:-1]
@@ -57,30 +58,30 @@ def take_old_files(store: CandleStore, missing: list[Span], *, keep_last: bool) 
         if pieces:
             store.commit(pieces, [])
             rows = sum(len(piece.candles) for piece in pieces)
-            log.info("%s: reused %s candles of %s", store.name, f"{rows:,}", path)
+            log.info("%s: imported %s candles from %s", store.name, f"{rows:,}", path)
             missing = [part for span in missing for part in store.missing(*span)]
 
 
 def _old_candles(path: Path, bar: int) -> pl.DataFrame:
-    """Return the sound candles of a file that had closed when it was written."""
+    """Return the candles that had closed when the file was written."""
     candles = read_candles(path)
     written = path.stat().st_mtime_ns // 1_000_000
     candles = candles.filter(epoch_ms(candles) + bar <= written)
     quality = inspect(candles, bar)
     if len(candles) > 1 and bar_length(candles) != bar:
-        raise DataError(f"{path}: its candles are not {bar // 60_000} minutes apart")
+        raise DataError(f"{path}: the candles are not {bar // 60_000} minutes apart")
     if quality.off_grid > len(candles) // 2:
-        raise DataError(f"{path}: its candles do not open on the grid; is its time zone UTC?")
+        raise DataError(f"{path}: the candles do not open on the grid; are its times in UTC?")
     if not quality.sound:
-        raise DataError(f"{path}: {quality.bad_bars} of its bars are impossible")
+        raise DataError(f"{path}: {quality.bad_bars} impossible bars")
     return candles
 
 
 def _runs(candles: pl.DataFrame, bar: int) -> Iterator[Span]:
-    """Yield the times that have all of their bars: of a hole it is not known whose it is."""
+    """Yield the spans without a gap: a gap in a file may be the exchange's or the file's own."""
     times = epoch_ms(candles)
     if times.is_empty():
         return
     breaks = (times.diff() > bar).arg_true().to_list()
-    for begin, behind in zip([0, *breaks], [*breaks, len(times)], strict=True):
-        yield int(times[begin]), int(times[behind - 1]) + bar
+    for begin, stop in zip([0, *breaks], [*breaks, len(times)], strict=True):
+        yield int(times[begin]), int(times[stop - 1]) + bar

@@ -1,4 +1,4 @@
-"""What can be wrong with candles: holes, bars off the grid, bars that contradict themselves."""
+"""Checks of candles: gaps, bars off the grid, impossible bars, duplicates."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _DAY_MS = TIMEFRAMES["1d"]
 
 @dataclass(frozen=True)
 class Quality:
-    """What `inspect` found.
+    """The findings of `inspect`.
 
     Attributes:
-        rows: Candles.
-        missing: Bars of the grid between the first and the last candle that have no candle.
-        hole_runs: Steps between two candles that are longer than a bar.
-        longest_step_ms: The longest step between two candles, milliseconds.
-        off_grid: Candles that do not open where most of the others do.
-        zero_volume: Bars without a trade. They are real.
-        duplicates: Candles with the open time of another one.
-        out_of_order: Candles that are older than the one before.
-        bad_bars: See `bad_bars`.
+        rows: Number of candles.
+        missing: Grid positions between the first and the last candle without a candle.
+        hole_runs: Gaps: steps between two candles that are longer than one bar.
+        longest_step_ms: The longest step between two candles, in milliseconds.
+        off_grid: Candles that do not open on the grid.
+        zero_volume: Bars without a trade. They are valid.
+        duplicates: Candles that repeat the open time of another one.
+        out_of_order: Candles that are older than their predecessor.
+        bad_bars: Impossible bars; see `bad_bars`.
     """
 
     rows: int
@@ -41,16 +41,16 @@ class Quality:
 
     @property
     def sound(self) -> bool:
-        """Whether every bar can be used. Holes and bars off the grid are the exchange's own."""
+        """Whether every bar is usable. Gaps and bars off the grid are normal on the exchange."""
         return not (self.duplicates or self.out_of_order or self.bad_bars)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the findings as something JSON can hold."""
+        """Return the findings as JSON-compatible values."""
         return asdict(self)
 
 
 def inspect(candles: pl.DataFrame, bar_ms: int) -> Quality:
-    """Return what is wrong with `candles` of bars of `bar_ms` milliseconds."""
+    """Return the quality of `candles` whose bars last `bar_ms` milliseconds."""
     times = epoch_ms(candles)
     steps = times.diff().drop_nulls()
     astray = off_grid(candles, bar_ms)
@@ -77,9 +77,10 @@ def inspect(candles: pl.DataFrame, bar_ms: int) -> Quality:
 
 
 def off_grid(candles: pl.DataFrame, bar_ms: int) -> pl.Series:
-    """Return which candles do not open on the grid, as booleans.
+    """Return a boolean mask of the candles that do not open on the grid.
 
-    Bars of up to a day open at multiples of their length, UTC; longer ones where most of them do.
+    Bars of up to a day open at multiples of their length, in UTC. For longer bars, the grid is
+    where most of them open.
     """
     phases = epoch_ms(candles) % bar_ms
     long = bar_ms > _DAY_MS and len(phases) > 0
@@ -87,16 +88,16 @@ def off_grid(candles: pl.DataFrame, bar_ms: int) -> pl.Series:
 
 
 def bar_length(candles: pl.DataFrame) -> int:
-    """Return the usual step between two candles, milliseconds; a minute if there is none."""
+    """Return the most common step between two candles in ms, or one minute if there is none."""
     usual = epoch_ms(candles).diff().drop_nulls().mode().min()
     return usual if isinstance(usual, int) and usual > 0 else 60_000
 
 
 def bad_bars(candles: pl.DataFrame) -> pl.Series:
-    """Return which bars no market can have made, as booleans.
+    """Return a boolean mask of the impossible bars.
 
-    A value that is not finite, a price not above 0, a negative volume, or open or close outside of
-    low..high.
+    A bar is impossible if a value is not finite, a price is not above 0, the volume is negative, or
+    open or close lies outside low..high.
     """
     possible = (
         pl.all_horizontal(pl.col("open", "high", "low", "close", "volume").is_finite())
@@ -109,15 +110,15 @@ def bad_bars(candles: pl.DataFrame) -> pl.Series:
 
 
 def holes(times: pl.Series, bar_ms: int, end: int, *, start: int | None = None) -> list[Span]:
-    """Return each run of time that a bar is missing from, as (first, behind the last) millisecond.
+    """Return the gaps as half-open [first, end) spans, in milliseconds since 1970.
 
-    What is shorter than a bar is none: bars that left the grid find it again with a shorter step.
+    A step shorter than two bars is not a gap: candles that left the grid return to it that way.
 
     Args:
         times: Open times, ascending.
-        bar_ms: Length of a bar, milliseconds.
-        end: What is missing up to here counts, too, milliseconds since 1970.
-        start: What is missing from here to the first bar counts, too; default: it does not.
+        bar_ms: Length of a bar in milliseconds.
+        end: Missing bars up to here count, in milliseconds since 1970.
+        start: Missing bars from here to the first candle count. Default: they do not.
     """
     opens = times.dt.epoch("ms")
     covered = opens + bar_ms
@@ -125,6 +126,6 @@ def holes(times: pl.Series, bar_ms: int, end: int, *, start: int | None = None) 
         covered = pl.concat([pl.Series([start], dtype=pl.Int64), covered])
     else:
         opens = opens[1:]
-    behind = pl.concat([opens, pl.Series([end], dtype=pl.Int64)])[: len(covered)]
-    gaps = behind - covered >= bar_ms
-    return list(zip(covered.filter(gaps), behind.filter(gaps), strict=True))
+    following = pl.concat([opens, pl.Series([end], dtype=pl.Int64)])[: len(covered)]
+    gaps = following - covered >= bar_ms
+    return list(zip(covered.filter(gaps), following.filter(gaps), strict=True))

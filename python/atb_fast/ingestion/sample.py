@@ -1,8 +1,7 @@
-"""The sample market: synthetic candles and sentiment, so that everything runs without a network.
+"""The sample market: synthetic candles and sentiment that need no network.
 
-Prices follow a random walk whose volatility comes and goes (a GARCH(1,1) process, Bollerslev
-1986); they are made up and say nothing about any market. A symbol and timeframe always give the
-same candles.
+Prices follow a random walk with volatility clustering (a GARCH(1,1) process, Bollerslev 1986). They
+say nothing about any real market. One symbol and timeframe always give the same candles.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ _DAY_MS = TIMEFRAMES["1d"]
 
 
 def candles(symbol: str, timeframe: str) -> pl.DataFrame:
-    """Return synthetic candles of all the days from `FIRST_DAY` to `LAST_DAY`.
+    """Return synthetic candles from `FIRST_DAY` to `LAST_DAY`.
 
     Returns:
-        timestamp (ms, UTC) and open, high, low, close, volume (float64); no holes.
+        timestamp (ms, UTC) and open, high, low, close, volume (float64), without gaps.
     """
     step = TIMEFRAMES[timeframe]
     start, end = (int(day.timestamp() * 1000) for day in (FIRST_DAY, LAST_DAY))
@@ -37,7 +36,7 @@ def candles(symbol: str, timeframe: str) -> pl.DataFrame:
     returns = _garch(shocks, daily_volatility=0.03, bars_per_day=_DAY_MS / step)
     close = 8_000.0 * np.exp(np.cumsum(returns))
     open_ = np.concatenate(([8_000.0], close[:-1]))
-    # Wicks reach beyond the body by about half of its length.
+    # Wicks extend beyond the body by about half of its length.
     wicks = np.abs(rng.standard_normal((2, n))) * 0.5 * np.abs(returns) + 1e-5
     high = np.maximum(open_, close) * np.exp(wicks[0])
     low = np.minimum(open_, close) * np.exp(-wicks[1])
@@ -51,7 +50,7 @@ def candles(symbol: str, timeframe: str) -> pl.DataFrame:
 
 
 def sentiment() -> pl.DataFrame:
-    """Return a synthetic daily index, 0..100, that drifts slowly between fear and greed.
+    """Return a synthetic daily index from 0 to 100 that drifts slowly between fear and greed.
 
     Returns:
         timestamp (ms, UTC midnight) and value (float64, whole numbers).
@@ -71,9 +70,9 @@ def _garch(
     daily_volatility: float,
     bars_per_day: float,
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Return log returns whose variance is `0.02 v + 0.08 r^2 + 0.90 variance` of the bar before.
+    """Return log returns with the variance `0.02 v + 0.08 r^2 + 0.90 variance`.
 
-    `v` is the long-run variance of a bar.
+    `v` is the long-run variance of a bar; `r` and `variance` are those of the previous bar.
     """
     long_run = daily_volatility**2 / bars_per_day
     returns = np.empty(len(shocks))

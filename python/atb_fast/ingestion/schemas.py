@@ -1,4 +1,4 @@
-"""The columns that candles and sentiment have everywhere."""
+"""The columns and dtypes of candles and sentiment."""
 
 import polars as pl
 
@@ -12,5 +12,5 @@ CANDLE_SCHEMA = pl.Schema(
 #: UTC midnight, and the index from 0 (extreme fear) to 100 (extreme greed).
 SENTIMENT_SCHEMA = pl.Schema([("timestamp", pl.Datetime("ms", "UTC")), ("value", pl.Float64())])
 
-#: To be shown wherever sentiment is.
+#: The publisher asks for this attribution wherever the index is shown.
 ATTRIBUTION = "Source: alternative.me"

@@ -1,4 +1,4 @@
-"""Stretches of time, in milliseconds since 1970."""
+"""Half-open spans of time, in milliseconds since 1970."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import polars as pl
 from atb_fast.config import TIMEFRAMES
 
 Span = tuple[int, int]
-"""First millisecond, and the first behind it."""
+"""First millisecond, and the first one after the end."""
 
 
 def without(span: Span, others: Iterable[Span]) -> list[Span]:
-    """Return what is left of `span` outside of all `others`."""
+    """Return the parts of `span` that none of `others` covers."""
     left = [span]
-    for first, behind in others:
+    for first, after in others:
         left = [
             part
             for start, end in left
-            for part in ((start, min(end, first)), (max(start, behind), end))
+            for part in ((start, min(end, first)), (max(start, after), end))
             if part[0] < part[1]
         ]
     return left
 
 
 def intersection(span: Span, others: Iterable[Span]) -> list[Span]:
-    """Return the parts of `span` that are inside of one of `others`."""
-    parts = [(max(span[0], first), min(span[1], behind)) for first, behind in others]
+    """Return the parts of `span` that lie inside one of `others`."""
+    parts = [(max(span[0], first), min(span[1], after)) for first, after in others]
     return [part for part in parts if part[0] < part[1]]
 
 
 def joined(spans: Iterable[Span]) -> list[Span]:
-    """Return `spans` in order, those that touch made one."""
+    """Return `spans` sorted, with adjacent and overlapping ones merged."""
     result: list[Span] = []
     for start, end in sorted(spans):
         if result and start <= result[-1][1]:
@@ -44,7 +44,7 @@ def joined(spans: Iterable[Span]) -> list[Span]:
 
 
 def opened_in(candles: pl.DataFrame, span: Span) -> pl.DataFrame:
-    """Return the candles that opened in `span`."""
+    """Return the candles that open within `span`."""
     times = epoch_ms(candles)
     return candles.filter((times >= span[0]) & (times < span[1]))
 
@@ -55,17 +55,17 @@ def epoch_ms(frame: pl.DataFrame) -> pl.Series:
 
 
 def iso(ms: int) -> str:
-    """Return a moment as a UTC time."""
+    """Return a time in milliseconds as ISO 8601 text in UTC."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def from_iso(text: str) -> int:
-    """Return the moment that `iso` was given."""
+    """Return the milliseconds that `iso` was given."""
     return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
 def text(span: Span) -> str:
-    """Return a stretch of time for people."""
+    """Return a span as readable text."""
     return f"{iso(span[0])[:16]} to {iso(span[1])[:16]} UTC"
 
 

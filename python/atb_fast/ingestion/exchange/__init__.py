@@ -1,1 +1,1 @@
-"""Clients of the sources of candles and sentiment."""
+"""HTTP clients for candles and sentiment."""

@@ -1,7 +1,7 @@
 """Candles from the exchange's bulk archive: one zip a day, https://github.com/binance/binance-public-data.
 
-Its daily files hold what the REST interface answers and cost no request weight. Monthly files are
-known to differ and are not used.
+Daily files hold the same candles as the REST API and cost no request weight. Monthly files are
+known to differ, so they are not used.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from atb_fast.ingestion.spans import Span, joined
 log = logging.getLogger(__name__)
 
 DAY_MS = TIMEFRAMES["1d"]
-#: A page of the REST interface holds more than ten days of longer bars: there it is quicker.
+#: For longer bars a page of the REST API holds more than ten days, which is faster.
 TIMEFRAMES_IN_ARCHIVE = ("1m", "3m", "5m")
 
 
 class Archive:
-    """Daily files of the spot exchange.
+    """Client of the daily files of the spot exchange.
 
     Args:
-        http: For the requests.
-        base: Address of the archive; `file:///path` for a local copy of its tree.
-        rest: Has what the archive does not have.
+        http: Sends the requests.
+        base: Address of the archive, or `file:///path` for a local copy of its tree.
+        rest: Fallback for days that the archive lacks.
     """
 
     def __init__(self, http: Http, base: str, rest: Binance) -> None:
@@ -45,25 +45,24 @@ class Archive:
         url = urlsplit(base)
         self._local = Path(unquote(url.path)) if url.scheme == "file" else None
         self._rest = rest
-        #: The address, if candles came from it; to be cleared by who reads it.
+        #: The address, if candles came from it. The reader clears it.
         self.used: dict[str, None] = {}
         if self._local and not self._local.is_dir():
-            raise FetchError(f"{base}: there is no such directory; see ATB_FAST_ARCHIVE_URL")
+            raise FetchError(f"{base}: no such directory; check ATB_FAST_ARCHIVE_URL")
 
     def candles(
         self, symbol: str, timeframe: str, start: int, end: int, progress: Progress
     ) -> pl.DataFrame:
         """Return the candles that opened in [start, end), ascending.
 
-        Days that the archive does not have, or not in one piece, and parts of days come from the
-        REST interface.
+        Partial days, and days whose file is missing or corrupt, come from the REST API.
         """
-        first, behind = -(-start // DAY_MS) * DAY_MS, end // DAY_MS * DAY_MS
-        days = range(first, behind, DAY_MS)
+        first, after = -(-start // DAY_MS) * DAY_MS, end // DAY_MS * DAY_MS
+        days = range(first, after, DAY_MS)
         if not days:
             return self._rest.candles(symbol, timeframe, start, end, progress)
         frame, absent = self._days(symbol, timeframe, days, progress)
-        edges = [part for part in ((start, first), (behind, end)) if part[0] < part[1]]
+        edges = [part for part in ((start, first), (after, end)) if part[0] < part[1]]
         others = [
             self._rest.candles(symbol, timeframe, *part, progress) for part in (*absent, *edges)
         ]
@@ -72,7 +71,7 @@ class Archive:
     def _days(
         self, symbol: str, timeframe: str, days: Sequence[int], progress: Progress
     ) -> tuple[pl.DataFrame, list[Span]]:
-        """Return the candles of `days`, and the stretches of days without a sound file."""
+        """Return the candles of `days`, and the spans of days without a valid file."""
         rows = DAY_MS // TIMEFRAMES[timeframe]
 
         def download(day: int) -> tuple[int, bytes] | None:
@@ -84,12 +83,12 @@ class Archive:
             table, problems = read_archive(files, max_rows=rows, day_ms=DAY_MS)
             return pl.DataFrame(table), {files[number][0]: text for number, text in problems}
 
-        # A disk needs no threads to hide its latency.
+        # Threads hide the latency of a network; a disk has none worth hiding.
         each = map if self._local else self._http.parallel
         files = [file for file in each(download, days) if file is not None]
         frame, damaged = parse(files)
         there = {day for day, _ in files} - set(damaged)
-        if damaged:  # once more, it may have happened on the way
+        if damaged:  # retry once, in case the transfer corrupted the file
             again = [file for file in each(download, damaged) if file is not None]
             late, damaged = parse(again)
             frame = pl.concat([frame, late]).sort("timestamp")
@@ -101,15 +100,14 @@ class Archive:
             self.used[self._base] = None
         if len(there) < len(days):
             log.info(
-                "archive: %d of %d days are not there in one piece; taking them from the REST "
-                "interface",
+                "archive: %d of %d days are missing or corrupt; fetching them from the REST API",
                 len(days) - len(there),
                 len(days),
             )
         return frame, joined((day, day + DAY_MS) for day in days if day not in there)
 
     def _file(self, symbol: str, timeframe: str, day: int) -> bytes | None:
-        """Return the file of a day, its checksum verified; None if there is none."""
+        """Return the file of a day with its checksum verified, or None if there is none."""
         path = _path(symbol, timeframe, day)
         name = path.rsplit("/", 1)[-1]
         for _ in range(2):
@@ -118,15 +116,15 @@ class Archive:
                 return None
             checksum = self._get(f"{path}.CHECKSUM")
             if checksum is None:
-                log.info("archive: there is no checksum of %s", name)
+                log.info("archive: no checksum for %s; using the file unchecked", name)
                 return data
             if checksum[:64].lower() == hashlib.sha256(data).hexdigest().encode():
                 return data
-        log.warning("archive: %s does not have its checksum", name)
+        log.warning("archive: %s does not match its checksum", name)
         return None
 
     def _get(self, path: str) -> bytes | None:
-        """Return a file of the archive, None if it is not there."""
+        """Return a file of the archive, or None if it does not exist."""
         if self._local:
             try:
                 return (self._local / path[1:]).read_bytes()

@@ -1,4 +1,4 @@
-"""Candles from Binance's REST interface.
+"""Candles from the Binance REST API.
 
 https://developers.binance.com/docs/binance-spot-api-docs/rest-api/market-data-endpoints
 """
@@ -27,28 +27,28 @@ from atb_fast.ingestion.spans import Span, epoch_ms
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Progress = Callable[[int], None]  # gets the number of new rows
+Progress = Callable[[int], None]  # called with the number of new rows
 
 PAGE_ROWS = 1000
 _DAY_MS = TIMEFRAMES["1d"]
-#: The host that sends an answer may have another clock than the exchange.
+#: The clock of the responding host may differ from that of the exchange.
 _MARGIN_MS = 5_000
-#: Half of what an address may use in a minute; a trading bot may live at the same address.
+#: Half of the limit per IP address, because a trading bot may share the address.
 _WEIGHT_A_MINUTE = 3000
 _COLUMNS = 12
 
 
 class Binance:
-    """Market data of the spot exchange.
+    """Client of the market data of the spot exchange.
 
     Args:
-        http: For the requests.
-        endpoints: Its two hosts.
-        now: This machine's clock, milliseconds since 1970.
+        http: Sends the requests.
+        endpoints: The two hosts.
+        now: The clock of this machine, in milliseconds since 1970.
 
     Attributes:
-        used: The hosts that candles came from, to be cleared by who reads it.
-        clock: The exchange's time as it was last seen, milliseconds since 1970.
+        used: The hosts that candles came from. The reader clears it.
+        clock: The exchange's time as last seen, in milliseconds since 1970.
     """
 
     def __init__(self, http: Http, endpoints: Endpoints, now: int) -> None:
@@ -60,26 +60,26 @@ class Binance:
         self._asked_for_time = False
 
     def server_time(self) -> int:
-        """Return the exchange's clock, milliseconds since 1970."""
+        """Return the exchange's clock in milliseconds since 1970."""
 
         def parse(document: Any, _: int | None) -> int:
             if not isinstance(document, dict) or type(document.get("serverTime")) is not int:
-                raise MalformedError("the answer has no serverTime")
+                raise MalformedError("the response has no serverTime")
             return int(document["serverTime"])
 
         return self._get("/api/v3/time", {}, parse)
 
     def first_open(self, symbol: str, timeframe: str, start: int, end: int) -> int | None:
-        """Return the open time of the first candle in [start, end), None if there is none."""
+        """Return the open time of the first candle in [start, end), or None if there is none."""
         page = self._page(symbol, timeframe, start, end, limit=1)
         return None if page.is_empty() else int(epoch_ms(page)[0])
 
     def candles(
         self, symbol: str, timeframe: str, start: int, end: int, progress: Progress
     ) -> pl.DataFrame:
-        """Return the candles that opened in [start, end), ascending, as the exchange has them."""
+        """Return the closed candles that opened in [start, end), ascending."""
         bar = TIMEFRAMES[timeframe]
-        # The first page jumps to the first candle there is, so nothing is asked for before it.
+        # The first page starts at the first existing candle, so no request covers the time before.
         first = self._page(symbol, timeframe, start, end)
         progress(len(first))
         if first.is_empty():
@@ -87,7 +87,7 @@ class Binance:
         step = PAGE_ROWS * bar
         rest = int(epoch_ms(first)[-1]) + bar
         if len(first) < PAGE_ROWS:
-            # A page that is not full was the last one, or the rest of it is a hole.
+            # A page that is not full is the last one; what follows it, if anything, is a gap.
             return first
 
         def window(begin: int) -> pl.DataFrame:
@@ -100,11 +100,11 @@ class Binance:
     def confirm_holes(
         self, candles: pl.DataFrame, symbol: str, timeframe: str, start: int, end: int
     ) -> tuple[pl.DataFrame, list[Span]]:
-        """Ask again for every hole in [start, end).
+        """Request every gap in [start, end) again.
 
         Returns:
-            The candles with those that were found after all, and the holes that the exchange
-            confirmed, (first, behind the last) millisecond each.
+            The candles, including those that the second request found, and the gaps that the
+            exchange confirmed, as half-open spans in milliseconds since 1970.
         """
 
         def ask(hole: Span) -> pl.DataFrame:
@@ -121,7 +121,7 @@ class Binance:
             candles = pl.concat([candles, *pages]).sort("timestamp")
 
     def _window(self, symbol: str, timeframe: str, start: int, end: int) -> pl.DataFrame:
-        """Return all of [start, end); a second page is needed only where bars left the grid."""
+        """Return all of [start, end). Only bars off the grid need a second page."""
         pages = [self._page(symbol, timeframe, start, end)]
         while len(pages[-1]) == PAGE_ROWS:
             start = int(epoch_ms(pages[-1])[-1]) + TIMEFRAMES[timeframe]
@@ -133,12 +133,12 @@ class Binance:
     def _page(
         self, symbol: str, timeframe: str, start: int, end: int, limit: int = PAGE_ROWS
     ) -> pl.DataFrame:
-        """Return the closed candles of one answer."""
+        """Return the closed candles of one response."""
         bar = TIMEFRAMES.get(timeframe, 0)
         if end + bar > self.clock - _DAY_MS and not self._asked_for_time:
-            # Before the page: what had closed then has closed in it.
+            # Read the clock before the page: a candle closed by then is final in the page.
             self.clock = self.server_time()
-            self._asked_for_time = True  # not before: another thread would go on without it
+            self._asked_for_time = True  # set last, so that no other thread skips the request
         closed = self.clock
         query = {
             "symbol": symbol,
@@ -150,7 +150,7 @@ class Binance:
 
         def read(document: Any, date: int | None) -> pl.DataFrame:
             candles = _candles(document, start, end)
-            # This machine's clock may be ahead, by more than the request above can know of.
+            # A machine clock over a day ahead defeats the check above, but not the Date header.
             limits = [closed] if date is None else [closed, date - _MARGIN_MS]
             if not self._asked_for_time and date is not None:
                 self.clock = min(self.clock, date)
@@ -175,7 +175,7 @@ class Binance:
             try:
                 document = json.loads(response.content)
             except ValueError as error:
-                raise MalformedError("the answer is not JSON") from error
+                raise MalformedError("the response is not JSON") from error
             if response.status_code == 400:
                 raise _refusal(document, query)
             return parse(document, _date(response))
@@ -186,11 +186,11 @@ class Binance:
             fallback = self._endpoints.binance_fallback
             if base == fallback:
                 raise FetchError(
-                    f"{base}: not available at this location (HTTP 451), and there is no other "
-                    "host; give candles with --candles FILE"
+                    f"{base}: not available at your location (HTTP 451), and there is no other "
+                    "host to try; set ATB_FAST_BINANCE_URL to a mirror, or pass --candles FILE"
                 ) from None
-            if self._base != fallback:  # another thread may have said so already
-                log.info("%s is restricted at this location, going on with %s", base, fallback)
+            if self._base != fallback:  # another thread may have switched already
+                log.info("%s is restricted at your location; using %s", base, fallback)
                 self._base = fallback
             return self._get(path, query, parse)
 
@@ -200,7 +200,7 @@ class _RestrictedError(Exception):
 
 
 def _date(response: requests.Response) -> int | None:
-    """Return when the answer was sent, milliseconds since 1970, if it says so."""
+    """Return the Date header in milliseconds since 1970, or None if it is missing or invalid."""
     try:
         return round(parsedate_to_datetime(response.headers.get("Date", "")).timestamp() * 1000)
     except ValueError:
@@ -208,46 +208,50 @@ def _date(response: requests.Response) -> int | None:
 
 
 def _candles(rows: Any, start: int, end: int) -> pl.DataFrame:
-    """Return a page as a frame; anything but sound bars of [start, end) is malformed."""
+    """Return a page as a frame.
+
+    Raises:
+        MalformedError: The page is not a list of valid, ascending bars of [start, end).
+    """
     if not isinstance(rows, list) or not all(
         isinstance(row, list) and len(row) == _COLUMNS and type(row[0]) is int for row in rows
     ):
-        raise MalformedError(f"the answer is not a list of candles of {_COLUMNS} columns")
+        raise MalformedError(f"the response is not a list of candles with {_COLUMNS} columns")
     columns = list(zip(*rows, strict=True)) or [()] * _COLUMNS
     try:
         times = pl.Series("timestamp", columns[0], pl.Int64)
-        # float() rounds a decimal to the nearest float64, so prices are exact.
+        # float() rounds a decimal to the nearest float64.
         values = {
             name: pl.Series(name, [float(text) for text in columns[number]], pl.Float64)
             for number, name in enumerate(CANDLE_SCHEMA.names()[1:], start=1)
         }
     except (TypeError, ValueError, OverflowError) as error:
-        raise MalformedError(f"the answer has a time or a price that is none: {error}") from error
+        raise MalformedError(f"the response has an invalid time or price: {error}") from error
     if len(times) and not (
         start <= times[0] and times[-1] < end and (times.diff().drop_nulls() > 0).all()
     ):
-        raise MalformedError("the answer has candles that were not asked for, or out of order")
+        raise MalformedError("the response has candles out of order or outside the requested range")
     frame = pl.DataFrame(
         [times.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC"), *values.values()]
     )
     bad = bad_bars(frame).arg_true()
     if len(bad):
-        raise MalformedError(f"the answer has a bar that cannot be: {rows[bad[0]]}")
+        raise MalformedError(f"the response has an impossible bar: {rows[bad[0]]}")
     return frame
 
 
 def _refusal(document: Any, query: dict[str, Any]) -> Exception:
-    """Return the error for HTTP 400, which names the value that is wrong."""
+    """Return the error for HTTP 400, which names the invalid value."""
     code = document.get("code") if isinstance(document, dict) else None
     said = document.get("msg") if isinstance(document, dict) else document
     if code == -1121:
-        return ArgumentError(f"symbol is {query['symbol']!r}, which Binance does not trade: {said}")
+        return ArgumentError(f"Binance does not list the symbol {query['symbol']!r}: {said}")
     if code == -1120:
-        return ArgumentError(f"timeframe is {query['interval']!r}, unknown to Binance: {said}")
+        return ArgumentError(f"Binance has no timeframe {query['interval']!r}: {said}")
     asked = ", ".join(f"{name} {value}" for name, value in query.items())
     return FetchError(
-        f"Binance refused the request for {asked}: {said} (code {code}); it may have changed, see "
-        "whether a newer version of this program is there"
+        f"Binance rejected the request for {asked}: {said} (code {code}); its API may have "
+        "changed, check for a newer version of atb-fast"
     )
 
 
@@ -256,4 +260,4 @@ def _banned(response: requests.Response) -> str:
     when = "for a while"
     if until:
         when = f"until {datetime.fromtimestamp(int(until[1]) / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    return f"Binance banned this address {when} (HTTP 418); ask for nothing before that"
+    return f"Binance banned this IP address {when} (HTTP 418); send no request until then"

@@ -12,24 +12,24 @@ import requests
 from atb_fast.ingestion.exchange.http import Endpoints, Http, MalformedError
 from atb_fast.ingestion.schemas import SENTIMENT_SCHEMA
 
-_FIRST_MS = 1_517_443_200_000  # 2018-02-01, the first day there is
+_FIRST_MS = 1_517_443_200_000  # 2018-02-01, the first day of the index
 
 
 def fetch_index(http: Http, endpoints: Endpoints) -> pl.DataFrame:
-    """Return the whole history, a row a day, ascending, as `SENTIMENT_SCHEMA` says.
+    """Return the full history, one row per day, ascending, in `SENTIMENT_SCHEMA`.
 
-    Stamps during a day count for that day; of two in one day the first counts, the one that was
-    known when the day began.
+    Timestamps within a day count for that day. Of two values in one day the earlier one counts,
+    because it was known first.
 
     Raises:
-        FetchError: No answer that can be used.
+        FetchError: No usable response.
     """
 
     def read(response: requests.Response) -> pl.DataFrame:
         try:
             return _index(json.loads(response.content))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise MalformedError(f"the answer is not the index: {error!r}") from error
+            raise MalformedError(f"the response is not the index: {error!r}") from error
 
     return http.get(endpoints.fng + "/fng/", read, params={"limit": 0, "format": "json"})
 
@@ -37,10 +37,10 @@ def fetch_index(http: Http, endpoints: Endpoints) -> pl.DataFrame:
 def _index(document: Any) -> pl.DataFrame:
     problem = document["metadata"]["error"]
     if problem is not None:
-        raise MalformedError(f"the answer is an error: {problem}")
+        raise MalformedError(f"the server reported an error: {problem}")
     rows = [(int(row["timestamp"]) * 1000, float(row["value"])) for row in document["data"]]
     if not all(_FIRST_MS <= ms <= (time.time() + 86_400) * 1000 for ms, _ in rows):
-        raise MalformedError("the answer has days before 2018-02-01, or to come")
+        raise MalformedError("the response has days before 2018-02-01 or in the future")
     frame = (
         pl.DataFrame(rows, schema=["timestamp", "value"], orient="row")
         .sort("timestamp")
@@ -54,5 +54,5 @@ def _index(document: Any) -> pl.DataFrame:
         .cast(SENTIMENT_SCHEMA)
     )
     if frame.is_empty() or not frame["value"].is_between(0, 100).all():
-        raise MalformedError("the answer is not the index: it is empty, or not within 0..100")
+        raise MalformedError("the response is empty or has values outside 0..100")
     return frame

@@ -1,4 +1,4 @@
-"""GET with retries: what every client of an exchange needs, and none of their meanings."""
+"""HTTP GET with retries and rate limits, for every client of this package."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 S = TypeVar("S")
 
-#: Downloads at a time: enough to hide the way there and back, too few to bother anyone.
+#: Parallel downloads: enough to hide the latency, few enough not to burden a server.
 WORKERS = 4
-#: Seconds after which a waiting main thread looks whether it was interrupted.
+#: Seconds between checks of a waiting main thread for an interrupt.
 _HEARTBEAT = 0.2
 ATTEMPTS = 4
-#: Seconds before the second attempt; twice that before the third, and so on.
+#: Seconds before the second attempt; doubled for each further one.
 FIRST_PAUSE = 0.5
-#: Seconds. A server may ask for hours; a person at a terminal would rather be told.
+#: Seconds. A server may ask for hours, but a user at a terminal needs an answer.
 LONGEST_WAIT = 120.0
-_TIMEOUT = (10.0, 20.0)  # to connect, and between two bytes
+_TIMEOUT = (10.0, 20.0)  # seconds to connect, and seconds between two bytes
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the sources are. Each can be a mirror or a local server.
+    """The addresses of the sources. Each can be a mirror or a local server.
 
     Attributes:
-        binance: REST interface of the exchange.
-        binance_fallback: The same for market data only, used where the first is restricted.
-        archive: Daily files; `file:///path` reads a local copy of its tree.
+        binance: REST API of the exchange.
+        binance_fallback: REST API for market data only, used where the first one is restricted.
+        archive: Daily files; `file:///path` reads a local copy of the tree.
         fng: Fear & Greed index.
     """
 
@@ -51,7 +51,7 @@ class Endpoints:
 
     @classmethod
     def from_environment(cls) -> Endpoints:
-        """Return the defaults with `ATB_FAST_BINANCE_URL` and so on above them."""
+        """Return the defaults, overridden by `ATB_FAST_BINANCE_URL` and its siblings."""
         given = {
             item.name: os.environ.get(f"ATB_FAST_{item.name.upper()}_URL", "").rstrip("/")
             for item in fields(cls)
@@ -60,16 +60,16 @@ class Endpoints:
 
 
 class MalformedError(Exception):
-    """An answer that is not what it should be; asking again may help."""
+    """A response with unexpected content. A retry may help."""
 
 
 class Http:
-    """One connection per thread and host; every thread waits when one is told to slow down.
+    """One connection per thread and host. When a server throttles one thread, all of them wait.
 
-    Use as a context: leaving it ends the waiting of other threads.
+    Use it as a context manager: leaving it wakes the waiting threads.
 
     Args:
-        wait: Waits for so many seconds and returns whether to give up; for tests.
+        wait: Waits for the given seconds and returns whether to give up. Tests replace it.
     """
 
     def __init__(self, wait: Callable[[float], bool] | None = None) -> None:
@@ -99,18 +99,18 @@ class Http:
     ) -> T:
         """Return `parse(response)`.
 
-        Connections that fail, answers that are cut short, 5xx and `MalformedError` are tried
-        again, up to `ATTEMPTS` times with growing pauses; 429 as long as the server says, at most
-        `LONGEST_WAIT` seconds.
+        Failed connections, truncated responses, 5xx and `MalformedError` are retried up to
+        `ATTEMPTS` times with growing pauses. After a 429 the pause is what the server asks for, at
+        most `LONGEST_WAIT` seconds.
 
         Args:
-            url: Without a query.
-            parse: Gets the response of status 200 or one of `accepted`, with its whole body.
-            params: The query.
-            accepted: Other statuses that `parse` understands.
+            url: Address without a query.
+            parse: Called with the complete response of status 200 or one of `accepted`.
+            params: The query parameters.
+            accepted: Other statuses that `parse` handles.
 
         Raises:
-            FetchError: No answer that can be used; the message names the URL and the reason.
+            FetchError: No usable response; the message names the URL and the reason.
         """
         reason = ""
         for attempt in range(ATTEMPTS):
@@ -128,7 +128,7 @@ class Http:
                 reason = _short(error)
                 continue
             except requests.exceptions.ChunkedEncodingError:
-                reason = "the answer was cut short"
+                reason = "the response was truncated"
                 continue
             except requests.RequestException as error:
                 raise FetchError(f"{url}: {_short(error)}; check the address") from error
@@ -137,32 +137,32 @@ class Http:
                 self.pause(_retry_after(response))
             elif response.status_code == 403:
                 raise FetchError(
-                    f"{url}: refused by a firewall (HTTP 403); wait a few minutes, or use another "
+                    f"{url}: blocked by a firewall (HTTP 403); wait a few minutes, or use another "
                     "network"
                 )
             elif response.status_code == 418:
-                raise FetchError(f"{url}: banned for too many requests (HTTP 418)")
+                raise FetchError(f"{url}: banned for too many requests (HTTP 418); try again later")
             elif response.status_code < 500:
                 raise FetchError(f"{url}: HTTP {response.status_code}: {response.text[:200]!r}")
         raise FetchError(
-            f"{url}: {reason}, {ATTEMPTS} times in a row; try again later, see whether the address "
-            "can be reached, or use --offline with what is stored"
+            f"{url}: {reason}, {ATTEMPTS} times in a row; check the network and the address, try "
+            "again later, or pass --offline to use only stored data"
         )
 
     def pause(self, seconds: float) -> None:
-        """Let every thread wait before its next request."""
+        """Make every thread wait before its next request."""
         seconds = min(seconds, LONGEST_WAIT)
-        log.info("asked to slow down: waiting %.0f s", seconds)
+        log.info("rate limit: waiting %.0f s", seconds)
         with self._lock:
             self._resume_at = max(self._resume_at, time.monotonic() + seconds)
 
     def parallel(self, function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-        """Yield `function(item)` in order, `WORKERS` at a time; the first error ends them all."""
+        """Yield `function(item)` in order, `WORKERS` at a time. The first error stops them all."""
         pool = ThreadPoolExecutor(WORKERS)
         try:
             futures = [pool.submit(function, item) for item in items]
             for future in futures:
-                # A signal may reach another thread, and does not wake one that waits without end.
+                # An interrupt does not wake a thread that waits without a timeout.
                 while not wait([future], _HEARTBEAT).done:
                     pass
                 yield future.result()
@@ -183,7 +183,7 @@ class Http:
 
     def _wait_for_resume(self) -> None:
         until = 0.0
-        while until < self._resume_at:  # it may move on while this thread waits
+        while until < self._resume_at:  # another thread may extend it meanwhile
             until = self._resume_at
             self._sleep(until - time.monotonic())
 
@@ -200,9 +200,9 @@ def _retry_after(response: requests.Response) -> float:
 
 
 def _short(error: BaseException) -> str:
-    """Return what the system said, without the layers that it went through."""
+    """Return the operating system's reason, without the layers of exceptions around it."""
     if isinstance(error, requests.Timeout):
-        return "no answer in time"
+        return "timed out"
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, OSError) and inner.strerror:

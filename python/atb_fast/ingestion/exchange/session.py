@@ -1,4 +1,4 @@
-"""Candles that are not stored, from the REST interface or the archive, piece by piece."""
+"""Downloads missing candles from the REST API or the archive, in pieces."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ _LATE_MS = TIMEFRAMES["1h"]
 
 
 class Exchange:
-    """A session with the exchange; use as a context.
+    """A session with the exchange. Use it as a context manager.
 
     Args:
-        now: This machine's clock, milliseconds since 1970; the exchange's counts where they differ.
+        now: The clock of this machine, in milliseconds since 1970. The exchange's clock decides
+            which candles have closed.
     """
 
     def __init__(self, now: int) -> None:
@@ -49,17 +50,17 @@ class Exchange:
 
     @property
     def requests(self) -> int:
-        """How many were sent."""
+        """Number of requests sent."""
         return self._http.requests
 
     def pieces(
         self, store: CandleStore, missing: list[Span], rows: int, on_progress: OnProgress
     ) -> Iterator[tuple[Piece, list[Span]]]:
-        """Yield the candles of `missing`, about `rows` at a time, with their confirmed holes.
+        """Yield the candles of `missing`, about `rows` at a time, with their confirmed gaps.
 
         Raises:
-            ArgumentError: The exchange does not know the symbol.
-            FetchError: The exchange cannot be reached, or gives nothing that can be used.
+            ArgumentError: The exchange does not list the symbol.
+            FetchError: The exchange is unreachable or sends no usable response.
         """
         bar = TIMEFRAMES[store.timeframe]
         stored = [item for item in store.manifest().ranges if item.first is not None]
@@ -70,27 +71,27 @@ class Exchange:
             known, listed = start, _listed(stored, start)
             while known < end:
                 first = max(known, begin)
-                # Whole days at a time: that is what the archive's files hold.
-                behind = min((first + rows * bar) // _DAY_MS * _DAY_MS, end)
-                behind = max(behind, min(first + bar, end))
+                # Whole days, because a file of the archive holds one day.
+                stop = min((first + rows * bar) // _DAY_MS * _DAY_MS, end)
+                stop = max(stop, min(first + bar, end))
                 self._rest.used.clear()
                 self._archive.used.clear()
-                candles = self._candles(store, first, behind, progress)
-                piece, holes = self._piece(store, candles, (known, behind), stored, listed=listed)
+                candles = self._candles(store, first, stop, progress)
+                piece, holes = self._piece(store, candles, (known, stop), stored, listed=listed)
                 if piece.end <= piece.start:
                     break
                 yield piece, holes
                 listed = listed or len(piece.candles) > 0
-                if piece.end < behind:
+                if piece.end < stop:
                     break
-                known = behind
+                known = stop
 
     def _begin(self, store: CandleStore, span: Span, stored: Sequence[Range], rows: int) -> int:
-        """Return where the candles of `span` begin, if that saves asking for all before it."""
+        """Return where the candles of `span` begin, if looking it up saves requests."""
         start, end = span
         long = (end - start) // TIMEFRAMES[store.timeframe] > rows
         if _listed(stored, start) or not (long or store.timeframe in TIMEFRAMES_IN_ARCHIVE):
-            return start  # pages jump to the first candle by themselves
+            return start  # pages start at the first existing candle anyway
         first = self._rest.first_open(store.symbol, store.timeframe, start, end)
         return end if first is None else first
 
@@ -112,10 +113,10 @@ class Exchange:
         *,
         listed: bool,
     ) -> tuple[Piece, list[Span]]:
-        """Return what is known of `span` now, and its holes that the exchange confirmed.
+        """Return the known part of `span`, and the gaps in it that the exchange confirmed.
 
-        Time is known up to a candle that came, or that comes later: no clock says so, and no
-        single answer without candles.
+        A span counts as known only up to a candle that arrived, or that follows it. Neither a
+        clock nor an empty response proves that no candle exists.
         """
         bar = TIMEFRAMES[store.timeframe]
         start, end = span
@@ -124,25 +125,25 @@ class Exchange:
         )
         covered = int(epoch_ms(candles)[-1]) + bar if len(candles) else start
         if covered < end:
-            short = end - covered < bar  # less than a bar: the next fetch looks at it
+            short = end - covered < bar  # less than one bar is left to the next download
             if short or not self._goes_on(store, end, stored):
                 end = covered
                 holes = [hole for hole in holes if hole[0] < end]
                 if not short:
-                    log.info("%s: no candles from %s on yet", store.name, iso(covered)[:16])
+                    log.info("%s: no candles after %s yet", store.name, iso(covered)[:16])
         for hole in holes:
-            # What is missing for less than an hour may only be late.
+            # A candle that is missing for less than an hour may only be late.
             if hole[1] > self._rest.clock - _LATE_MS:
                 end = min(end, hole[0])
         candles = opened_in(candles, (start, end))
         holes = [hole for hole in holes if hole[0] < end]
-        if not listed:  # before its listing a series has no holes
+        if not listed:  # the time before the listing is not a gap
             holes = [hole for hole in holes if hole[0] > start]
         used = ", ".join([*self._archive.used, *self._rest.used]) or self._endpoints.binance
         return Piece(start, end, candles, used, now_iso()), holes
 
     def _goes_on(self, store: CandleStore, end: int, stored: Sequence[Range]) -> bool:
-        """Return whether there is a candle from `end` on."""
+        """Return whether a candle exists at or after `end`."""
         if any(item.last is not None and item.last >= end for item in stored):
             return True
         later = self._rest.clock + _DAY_MS
@@ -157,7 +158,7 @@ def _listed(stored: Sequence[Range], start: int) -> bool:
 
 
 class _Progress:
-    """Counts rows from several threads."""
+    """Adds up the rows that several threads report."""
 
     def __init__(self, name: str, total: int, report: OnProgress) -> None:
         self._name, self._total, self._report = name, total, report

@@ -1,1 +1,1 @@
-"""Candles and sentiment on disk."""
+"""The local store of fetched candles and sentiment."""

@@ -1,12 +1,13 @@
-"""What was fetched, kept as it was: every range with its source and its hash.
+"""The store of fetched candles: every range with its source and its hash.
 
-    {cache}/candles/{SYMBOL}/{timeframe}/manifest.json     the ranges, and the confirmed outages
-                                        /*.parquet         a file per range, never changed
+    {cache}/candles/{SYMBOL}/{timeframe}/manifest.json     the ranges and the confirmed outages
+                                        /*.parquet         one file per range, never modified
                                         /.lock
 
-A range is a stretch of time whose every candle is known. Files get their names from their content,
-and the manifest that names them is replaced last, so a reader sees the old or the new store and a
-killed writer leaves only files that nobody names. Readers take no lock; writers one per series.
+A range is a span of time in which every candle is known. File names contain the hash of the
+content, and the manifest that lists them is replaced last. A reader therefore sees either the old
+or the new store, and a killed writer leaves only unlisted files. Readers take no lock; writers hold
+one per series.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from atb_fast.ingestion.store.disk import (
 )
 from atb_fast.storage import write_atomic
 
-#: Neighbouring ranges become one file up to here: few files to open, little to write again.
+#: Adjacent ranges are merged up to this size: few files to open, little to rewrite.
 FILE_ROWS = 131_072
 
 _FILE = re.compile(r"(\d{8}T\d{6})_(\d{8}T\d{6})_[0-9a-f]{12}\.parquet")
@@ -60,18 +61,18 @@ _TIMES = ("start", "end", "first", "last")
 
 @dataclass(frozen=True)
 class Range:
-    """A stretch of time whose every candle is in one file.
+    """A span of time whose candles are all in one file.
 
     Attributes:
         start: First millisecond, since 1970.
-        end: First millisecond behind it.
+        end: First millisecond after the end.
         file: Name of the file.
-        rows: Candles in it.
-        first: Open time of the first one; None without any.
-        last: Open time of the last one.
-        sha256: Of the file.
+        rows: Number of candles.
+        first: Open time of the first candle, or None if there is none.
+        last: Open time of the last candle, or None if there is none.
+        sha256: Hash of the file.
         source: Where the candles came from.
-        fetched_at: When, UTC; of the newest part.
+        fetched_at: When the newest part was fetched, UTC.
     """
 
     start: int
@@ -85,20 +86,20 @@ class Range:
     fetched_at: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the range as the manifest has it: times as text."""
+        """Return the range as a manifest entry, with times as text."""
         times = {name: getattr(self, name) for name in _TIMES}
         texts = {name: None if ms is None else iso(ms) for name, ms in times.items()}
         return asdict(self) | texts
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> Range:
-        """Return what `to_dict` was given."""
+        """Return the range of a manifest entry; the inverse of `to_dict`."""
         return cls(**row | {name: row[name] and from_iso(row[name]) for name in _TIMES})
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Candles to be stored, and the stretch of time that they are all of."""
+    """Candles to be stored, and the span of time that they cover completely."""
 
     start: int
     end: int
@@ -109,13 +110,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Ranges and outages of a series, both ascending and disjoint."""
+    """Ranges and confirmed outages of a series, both ascending and disjoint."""
 
     ranges: tuple[Range, ...] = ()
     outages: tuple[Span, ...] = ()
 
     def missing(self, span: Span) -> list[Span]:
-        """Return the parts of `span` that are in no range."""
+        """Return the parts of `span` that no range covers."""
         return without(span, [(item.start, item.end) for item in self.ranges])
 
 
@@ -130,21 +131,21 @@ class CandleStore:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name for messages, for example `BTCUSDT 1d`."""
         return f"{self.symbol} {self.timeframe}"
 
     @property
     def span(self) -> Span | None:
-        """Return the time from the first to the last stored range."""
+        """Return the span from the first to the last stored range."""
         ranges = self.manifest().ranges
         return (ranges[0].start, ranges[-1].end) if ranges else None
 
     def manifest(self) -> Manifest:
-        """Return what is stored.
+        """Return the manifest, which is empty if nothing is stored.
 
         Raises:
-            DamagedError: The manifest is not as it was written.
-            StorageError: It cannot be read, or another version wrote it.
+            DamagedError: The manifest was changed since it was written.
+            StorageError: It cannot be read, or has another format version.
         """
         path = self.directory / "manifest.json"
         document = read_manifest(path)
@@ -157,41 +158,41 @@ class CandleStore:
             )
             named = all(Path(item.file).name == item.file for item in ranges)
         except (KeyError, TypeError, ValueError) as error:
-            raise damaged(path, "it is not a manifest of candles") from error
+            raise damaged(path, "not a manifest of candles") from error
         if not named:
-            raise damaged(path, "it names a file outside of here")
+            raise damaged(path, "it names a file in another directory")
         if document["symbol"] != self.symbol or document["timeframe"] != self.timeframe:
-            raise damaged(path, f"it is of {document['symbol']} {document['timeframe']}")
+            raise damaged(path, f"it belongs to {document['symbol']} {document['timeframe']}")
         return Manifest(ranges, outages)
 
     def missing(self, start: int, end: int) -> list[Span]:
-        """Return the parts of [start, end) that were never stored."""
+        """Return the parts of [start, end) that are not stored."""
         return self.manifest().missing((start, end))
 
     def read(self, start: int, end: int, *, lacking: Sequence[Span] | None = None) -> pl.DataFrame:
-        """Return the stored candles that opened in [start, end), every file's hash verified.
+        """Return the stored candles that opened in [start, end), with every file's hash verified.
 
         Args:
             start: First millisecond.
-            end: First millisecond behind.
-            lacking: What is known to be missing; that more is missing is an error. Default: any of
-                it may be missing.
+            end: First millisecond after the end.
+            lacking: Spans that may be missing; anything else that is missing is an error. Default:
+                anything may be missing.
 
         Raises:
-            DamagedError: A file is damaged or gone.
-            StorageError: What was stored is not there any more, or cannot be read.
+            DamagedError: A file is damaged or missing.
+            StorageError: Data was removed in the meantime, or cannot be read.
         """
         manifest = self.manifest()
         while True:
             missing = manifest.missing((start, end))
             if lacking is not None and any(without(part, lacking) for part in missing):
                 raise StorageError(
-                    f"{self.name} was removed while it was read, by another process; run again"
+                    f"another process removed {self.name} during the read; run the command again"
                 )
             try:
                 return self._read(manifest, start, end)
             except StorageError:
-                # Another process may have replaced the file since the manifest was read.
+                # Another process may have replaced the file after the manifest was read.
                 newer = self.manifest()
                 if newer == manifest:
                     raise
@@ -206,16 +207,16 @@ class CandleStore:
     def commit(
         self, pieces: Sequence[Piece], outages: Iterable[Span], *, overwrite: bool = False
     ) -> None:
-        """Store `pieces`; call with `lock` held.
+        """Store `pieces`. The caller holds `lock`.
 
         Args:
-            pieces: Disjoint, and new unless `overwrite`.
-            outages: Confirmed holes inside of them.
-            overwrite: Whether they take the place of what is stored of their time.
+            pieces: Disjoint, and not stored yet unless `overwrite`.
+            outages: Confirmed gaps inside them.
+            overwrite: Replace stored candles of the same time.
 
         Raises:
-            StorageError: The store cannot be written, or holds some of it already. It is unchanged
-                then.
+            StorageError: The store is not writable, or already holds a part of `pieces`. The store
+                is unchanged then.
         """
         manifest = self.manifest()
         spans = [(piece.start, piece.end) for piece in pieces]
@@ -232,8 +233,8 @@ class CandleStore:
                 ]
             elif not overwrite:
                 raise StorageError(
-                    f"{self.name}: another process stored {text((item.start, item.end))} "
-                    "meanwhile; run again"
+                    f"{self.name}: another process stored {text((item.start, item.end))} in the "
+                    "meantime; run the command again"
                 )
         items.sort(key=lambda item: item.start)
         kept = [part for span in manifest.outages for part in without(span, spans)]
@@ -242,7 +243,7 @@ class CandleStore:
             self._publish(Manifest(tuple(ranges), tuple(joined([*kept, *outages]))))
 
     def _write(self, group: list[Range | Piece]) -> Range:
-        """Return the range that holds all of `group`, its file written unless it was there."""
+        """Return the range that holds all of `group`, and write its file if it is new."""
         if len(group) == 1 and isinstance(group[0], Range):
             return group[0]
         pieces = [self._piece(item) for item in group]
@@ -273,12 +274,12 @@ class CandleStore:
         return Piece(item.start, item.end, self._load(item), item.source, item.fetched_at)
 
     def _publish(self, manifest: Manifest) -> None:
-        """Make `manifest` the one that readers see, then remove what it does not name."""
+        """Replace the manifest, then remove the files that it does not list."""
         document = {
             "symbol": self.symbol,
             "timeframe": self.timeframe,
             "ranges": [item.to_dict() for item in manifest.ranges],
-            "outages": [[iso(first), iso(behind)] for first, behind in manifest.outages],
+            "outages": [[iso(first), iso(after)] for first, after in manifest.outages],
         }
         write_manifest(self.directory / "manifest.json", document)
         sweep(self.directory, keep={item.file for item in manifest.ranges})
@@ -288,17 +289,17 @@ class CandleStore:
         return from_parquet(path, verified(path, (item.sha256,)), CANDLE_SCHEMA)
 
     def verify(self) -> Finding:
-        """Return what is wrong with the series.
+        """Return the problems and the data quality of the series.
 
         Raises:
-            StorageError: It cannot be read.
+            StorageError: The series cannot be read.
         """
         try:
             manifest = self.manifest()
             finding = self._verify(manifest)
         except DamagedError as error:
             return Finding(self.name, problems=[str(error)])
-        # Files that another process replaced meanwhile are gone, but not damaged.
+        # If another process replaced files in the meantime, they only look damaged: check again.
         return finding if self.manifest() == manifest else self.verify()
 
     def _verify(self, manifest: Manifest) -> Finding:
@@ -313,7 +314,7 @@ class CandleStore:
                 bad.append(item)
         candles = pl.concat(frames)
         for hole in self._unexplained(candles, manifest, bad):
-            finding.problems.append(f"{self.directory}: {text(hole)} was never asked for")
+            finding.problems.append(f"{self.directory}: unconfirmed gap {text(hole)}")
             bad += [
                 item
                 for item in manifest.ranges
@@ -327,15 +328,15 @@ class CandleStore:
         frame = self._load(item)
         path = self.directory / item.file
         if len(frame) and not (item.start <= epoch_ms(frame)[0] and epoch_ms(frame)[-1] < item.end):
-            raise damaged(path, "it has candles outside of its range")
+            raise damaged(path, "it has candles outside its range")
         if not inspect(frame, TIMEFRAMES[self.timeframe]).sound:
-            raise damaged(path, "it has bars that cannot be, doubled or out of order")
+            raise damaged(path, "it has impossible, duplicate or unsorted bars")
         return frame
 
     def _unexplained(
         self, candles: pl.DataFrame, manifest: Manifest, bad: list[Range]
     ) -> list[Span]:
-        """Return the holes that are neither outages nor outside of every range."""
+        """Return the gaps inside the ranges that are not confirmed outages."""
         if candles.is_empty():
             return []
         bar = TIMEFRAMES[self.timeframe]
@@ -347,11 +348,11 @@ class CandleStore:
         return [part for part in parts if part[1] - part[0] >= bar]
 
     def repair(self) -> list[Span]:
-        """Drop what does not verify, with `lock` held, and return which times were lost.
+        """Drop damaged ranges and return their spans. The caller holds `lock`.
 
         Raises:
-            StorageError: The store cannot be read or written, or another version wrote it. Nothing
-                is dropped then.
+            StorageError: The store cannot be read or written, or has another format version.
+                Nothing is dropped then.
         """
         with storage_errors(self.directory):
             try:
@@ -371,13 +372,13 @@ class CandleStore:
             return lost
 
     def remove(self) -> None:
-        """Remove all candles, with `lock` held; the lock itself stays for those who wait for it."""
+        """Remove all candles. The caller holds `lock`, whose file stays for waiting processes."""
         with storage_errors(self.directory):
             (self.directory / "manifest.json").unlink(missing_ok=True)
             sweep(self.directory)
 
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
-        """Hold the series, so that no other process writes it; see `locked`."""
+        """Lock the series against other writers; see `locked`."""
         return locked(self.directory, on_wait)
 
 
@@ -390,7 +391,7 @@ def _from_compact(name: str) -> int:
 
 
 def _groups(items: Iterable[Range | Piece]) -> list[list[Range | Piece]]:
-    """Return neighbours together that one file may hold."""
+    """Group adjacent items that fit into one file."""
     groups: list[list[Range | Piece]] = []
     rows = 0
     for item in items:

@@ -1,4 +1,4 @@
-"""What the stores have in common: locks, manifests, files whose hash is known."""
+"""Shared by both stores: locks, manifests, and files with known hashes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ FORMAT = 1
 
 
 class DamagedError(StorageError):
-    """A file that is not what its writer left: `repair` may drop it."""
+    """A file that changed after it was written. `repair` may drop it."""
 
 
 @dataclass
 class Finding:
-    """What `verify` found in a series.
+    """The result of `verify` for a series.
 
     Attributes:
         name: For example `BTCUSDT 1d`.
-        problems: What must be repaired; empty if the series is sound.
-        quality: Of the candles; None for sentiment, and if they cannot be read.
-        outages: Confirmed holes.
-        damaged: Times whose candles do not verify.
+        problems: Problems that need a repair; empty if the series is sound.
+        quality: Quality of the candles; None for sentiment and for unreadable candles.
+        outages: Number of confirmed gaps.
+        damaged: Spans whose candles failed verification.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Finding:
 
 @contextmanager
 def locked(directory: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of `directory`; the system lets go of it when this process dies.
+    """Hold the lock of `directory`. The operating system releases it if this process dies.
 
     Args:
-        directory: Made if it is not there.
-        on_wait: Called once if another process holds it.
+        directory: Created if it does not exist.
+        on_wait: Called once if another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -73,34 +73,34 @@ def locked(directory: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def storage_errors(directory: Path) -> Iterator[None]:
-    """Say which store could not be written, and why."""
+    """Turn operating system errors into a StorageError that names the store and the reason."""
     try:
         yield
     except StorageError:
         raise
-    except (OSError, NotImplementedError) as error:  # the latter: no locks on this file system
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(
-            f"{directory} cannot be written ({reason}); see that there is room and that you may "
-            "write there, or give another --cache-dir"
+            f"{directory} is not writable ({reason}); check the free space and the permissions, or "
+            "pass another --cache-dir"
         ) from error
 
 
 def now_iso() -> str:
-    """Return the time, UTC."""
+    """Return the current time in UTC as ISO 8601 text."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def to_parquet(frame: pl.DataFrame) -> bytes:
-    """Return `frame` as a Parquet file."""
+    """Return `frame` as the content of a Parquet file."""
     buffer = io.BytesIO()
-    # Prices compress by a third at best, and that takes five times as long as all the rest.
+    # Compression saves a third at best and takes five times as long as all the rest.
     frame.write_parquet(buffer, compression="uncompressed", statistics=False)
     return buffer.getvalue()
 
 
 def write_manifest(path: Path, document: dict[str, Any]) -> None:
-    """Replace the manifest, with its format and its own hash in it."""
+    """Replace the manifest; its format and its own hash are added."""
     document = {"format": FORMAT, **document}
     write_atomic(
         path, (json.dumps(document | {"sha256": _hash(document)}, indent=1) + "\n").encode()
@@ -108,11 +108,11 @@ def write_manifest(path: Path, document: dict[str, Any]) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Return a manifest, None if there is none.
+    """Return a manifest, or None if there is none.
 
     Raises:
-        DamagedError: It is not as it was written.
-        StorageError: It cannot be read, or another version wrote it.
+        DamagedError: The manifest was changed since it was written.
+        StorageError: It cannot be read, or has another format version.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -121,50 +121,50 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise damaged(path, "it is not JSON") from error
+        raise damaged(path, "not JSON") from error
     if not isinstance(document, dict) or not isinstance(document.get("format"), int):
-        raise damaged(path, "it is not a manifest")
+        raise damaged(path, "not a manifest")
     if document["format"] != FORMAT:
         raise StorageError(
-            f"{path} has format {document['format']}, this version reads {FORMAT}; use the version "
-            "that wrote it, or another --cache-dir"
+            f"{path} has format {document['format']}, but this version reads format {FORMAT}; use "
+            "the version of atb-fast that wrote it, or pass another --cache-dir"
         )
     if document.pop("sha256", None) != _hash(document):
-        raise damaged(path, "it was changed by hand, or by the disk")
+        raise damaged(path, "its content does not match its own hash")
     return document
 
 
 def verified(path: Path, digests: Collection[str]) -> bytes:
-    """Return the content of a file whose sha256 is one of `digests`.
+    """Return the content of a file after checking that its sha256 is one of `digests`.
 
     Raises:
-        DamagedError: It is another one, or the file is gone.
-        StorageError: It cannot be read.
+        DamagedError: The hash differs, or the file is missing.
+        StorageError: The file cannot be read.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise damaged(path, "it is gone") from error
+        raise damaged(path, "the file is missing") from error
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() not in digests:
-        raise damaged(path, "its hash is not that of its manifest")
+        raise damaged(path, "its hash does not match the manifest")
     return data
 
 
 def from_parquet(path: Path, data: bytes, schema: pl.Schema) -> pl.DataFrame:
-    """Return what `to_parquet` was given."""
+    """Return the frame of a Parquet file; the inverse of `to_parquet`."""
     try:
         frame = pl.read_parquet(data)
     except pl.exceptions.PolarsError as error:
         raise damaged(path, str(error)) from error
     if frame.schema != schema:
-        raise damaged(path, f"columns {frame.schema}")
+        raise damaged(path, f"expected the columns {schema}, found {frame.schema}")
     return frame
 
 
 def sweep(directory: Path, keep: Collection[str] = ()) -> None:
-    """Remove Parquet files that are not in `keep`, and what killed writers left."""
+    """Remove Parquet files that are not in `keep`, and temporary files of killed writers."""
     for pattern in ("*.parquet", ".*.tmp"):
         for path in directory.glob(pattern):
             if path.name not in keep:
@@ -173,14 +173,14 @@ def sweep(directory: Path, keep: Collection[str] = ()) -> None:
 
 
 def damaged(path: Path, what: str) -> DamagedError:
-    """Return the error that says what is wrong with `path` and how to mend it."""
+    """Return the error that says what is wrong with `path` and how to repair it."""
     parents = path.parents
     root = parents[1] if parents[0].name == "sentiment" else parents[3]
     return DamagedError(f"{path} is damaged: {what}; run: atb-fast data repair{flag(root)}")
 
 
 def flag(cache_dir: Path) -> str:
-    """Return what a command needs to find `cache_dir`."""
+    """Return the --cache-dir flag that a suggested command needs, if any."""
     if cache_dir == default_cache_dir():
         return ""
     return f" --cache-dir {shlex.quote(str(cache_dir))}"

@@ -1,4 +1,4 @@
-"""The Fear & Greed index, kept as one file.
+"""The store of the Fear & Greed index: one file.
 
 {cache}/sentiment/manifest.json, feargreed.parquet, .lock
 """
@@ -33,10 +33,10 @@ from atb_fast.storage import write_atomic
 
 
 class SentimentStore:
-    """The Fear & Greed index: one file that is replaced as a whole.
+    """The Fear & Greed index, in one file that is always replaced as a whole.
 
-    Its manifest is replaced first and names the file before, too: whichever of the two a killed
-    writer left, its hash is known.
+    The manifest is replaced first and lists the hashes of both the old and the new file, so the
+    file is valid whenever a writer is killed.
     """
 
     name = "sentiment"
@@ -46,7 +46,7 @@ class SentimentStore:
         self.path = self.directory / "feargreed.parquet"
 
     def entry(self) -> dict[str, Any] | None:
-        """Return source, fetch time, rows, first and last day of what is stored, None if nothing.
+        """Return source, fetch time, rows, first and last day, or None if nothing is stored.
 
         Raises:
             StorageError: The manifest or the file is damaged.
@@ -54,10 +54,10 @@ class SentimentStore:
         return self._load()[0] if self.path.exists() else None
 
     def read(self) -> pl.DataFrame:
-        """Return the whole history, its hash verified.
+        """Return the full history after verifying its hash.
 
         Raises:
-            StorageError: It is damaged, or there is none.
+            StorageError: The index is damaged or not stored.
         """
         return self._load()[1]
 
@@ -83,7 +83,7 @@ class SentimentStore:
             raise damaged(self.directory / "manifest.json", repr(error)) from error
 
     def replace(self, index: pl.DataFrame, source: str, fetched_at: str) -> None:
-        """Store `index` in place of what there is; call with `lock` held."""
+        """Replace the stored index. The caller holds `lock`."""
         data = to_parquet(index)
         entry = {
             "file": self.path.name,
@@ -103,21 +103,21 @@ class SentimentStore:
             sweep(self.directory, keep={self.path.name})
 
     def verify(self) -> Finding:
-        """Return what is wrong with the index.
+        """Return the problems of the index.
 
         Raises:
-            StorageError: It cannot be read.
+            StorageError: The index cannot be read.
         """
         finding = Finding(self.name)
         try:
             if self.path.exists() and not (epoch_ms(self.read()).diff().drop_nulls() > 0).all():
-                finding.problems.append(f"{self.path}: days doubled or out of order")
+                finding.problems.append(f"{self.path}: duplicate or unsorted days")
         except DamagedError as error:
             finding.problems.append(str(error))
         return finding
 
     def repair(self) -> bool:
-        """Drop what does not verify, with `lock` held; return whether the history was lost."""
+        """Drop a damaged index and return whether there was one. The caller holds `lock`."""
         lost = bool(self.verify().problems)
         if lost:
             self.remove()
@@ -126,11 +126,11 @@ class SentimentStore:
         return lost
 
     def remove(self) -> None:
-        """Remove the index, with `lock` held; the lock stays for those who wait for it."""
+        """Remove the index. The caller holds `lock`, whose file stays for waiting processes."""
         with storage_errors(self.directory):
             self.path.unlink(missing_ok=True)
             (self.directory / "manifest.json").unlink(missing_ok=True)
 
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
-        """Hold the index, so that no other process writes it; see `locked`."""
+        """Lock the index against other writers; see `locked`."""
         return locked(self.directory, on_wait)
