@@ -183,9 +183,9 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(
     assert bad.keys() == {"settings", "tf2onnx", "registry", "fng"}
     assert bad["settings"].endswith("is not known; did you mean epochs?")
     assert bad["tf2onnx"] == "cannot be imported: no such luck"
-    assert bad["registry"].startswith("a_file/models cannot be written: Not a directory")
+    assert bad["registry"].startswith("a_file/models is not writable: Not a directory")
     assert "pip install 'atb-fast[train]', or train with --skip-onnx" in done.stdout
-    assert "ATB_FAST_FNG_URL begins with https:// or http://" in done.stdout
+    assert "set ATB_FAST_FNG_URL to a URL that starts with https:// or http://" in done.stdout
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")

@@ -1,4 +1,4 @@
-"""What is installed and set up here, and whether training works with it. Opens no connection."""
+"""Checks of the installation and settings that training depends on, without network access."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from atb_fast.ingestion.exchange.http import Endpoints
 from atb_fast.runs.parallel import default_jobs
 from atb_fast.training.device import decide, import_tensorflow
 from atb_fast.training.environment import cores
+from atb_fast.training.startup import quiet_startup
 
 _TRAIN = "pip install 'atb-fast[train]'"
-#: Packages beside TensorFlow and Keras, and what installs each.
+#: Required packages other than TensorFlow and Keras, and how to install each.
 _PACKAGES = {
     "numpy": "pip install --force-reinstall numpy",
     "polars": "pip install --force-reinstall polars",
@@ -30,20 +31,20 @@ _PACKAGES = {
     "tf2onnx": f"{_TRAIN}, or train with --skip-onnx",
     "matplotlib": f"{_TRAIN}, or train with --skip-plots",
 }
-#: What an NVIDIA driver makes, also in containers.
+#: Exists wherever an NVIDIA driver is loaded, including in containers.
 _NVIDIA = Path("/dev/nvidiactl")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What it is.
-        state: `problem` if it should be mended, `missing` if a part that training needs is.
-        found: What there is.
-        fix: How to mend it.
-        exit_code: 0 unless training fails for it.
+        name: What was checked.
+        state: `ok`, `missing` if a required package cannot be imported, `problem` otherwise.
+        found: What was found.
+        fix: How to fix it, empty if there is nothing to do.
+        exit_code: Of `doctor` because of this check; 0 if training works all the same.
     """
 
     name: str
@@ -54,20 +55,22 @@ class Check:
 
 
 def examine(options: Mapping[str, Any]) -> Iterator[Check]:
-    """Yield what there is, with the options that a training would have.
+    """Yield the checks one by one, for the options that `train` would use here.
 
     Args:
-        options: Of TrainingConfig: cache_dir, registry, engine, mixed_precision, batch_size.
+        options: These fields of TrainingConfig: cache_dir, registry, engine, mixed_precision,
+            batch_size.
     """
     yield Check("python", "ok", f"{platform.python_version()}, {platform.platform()}")
     yield _extension()
-    # First: it is told to be quiet, and tf2onnx imports it, too.
+    # TensorFlow first, because tf2onnx imports it, too, and would let its messages through.
     yield from _tensorflow(options)
-    for name, fix in _PACKAGES.items():
-        yield _package(name, fix)
+    with quiet_startup():  # tf2onnx tries again if TensorFlow could not be imported
+        packages = [_package(name, fix) for name, fix in _PACKAGES.items()]
+    yield from packages
     threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "not set")
     found = f"{cores()} of {os.cpu_count()}, TF_NUM_INTRAOP_THREADS {threads}"
-    yield Check("cores", "ok", f"{found}, --jobs {default_jobs()} unless given")
+    yield Check("cores", "ok", f"{found}, --jobs {default_jobs()} by default")
     for name, flag in (("cache_dir", "ATB_FAST_CACHE"), ("registry", "MODEL_REGISTRY_PATH")):
         yield _directory(name, Path(options[name]), flag)
     yield from _endpoints()
@@ -79,10 +82,10 @@ def _extension() -> Check:
     info = build_info()
     found = f"{atb_fast.__version__}, extension {info['version']}, {info['profile']} build"
     if info["version"] != atb_fast.__version__:
-        fix = "the parts are of two versions; install atb-fast again"
+        fix = "the extension was built from another version; reinstall atb-fast"
         return Check("atb-fast", "problem", found, fix)
     if info["profile"] != "release":
-        fix = "a debug build is slow; build with maturin develop --release"
+        fix = "debug builds are slow; rebuild with maturin develop --release"
         return Check("atb-fast", "problem", found, fix)
     return Check("atb-fast", "ok", found)
 
@@ -91,7 +94,7 @@ def _package(name: str, fix: str) -> Check:
     try:
         with warnings.catch_warnings(action="ignore"):
             module = import_module(name)
-    except Exception as error:  # whatever a broken package raises
+    except Exception as error:  # a broken package can raise anything
         return _missing(name, error, fix)
     return Check(name, "ok", str(module.__version__))
 
@@ -102,7 +105,7 @@ def _missing(name: str, error: Exception, fix: str) -> Check:
 
 
 def _tensorflow(options: Mapping[str, Any]) -> Iterator[Check]:
-    """Yield TensorFlow, Keras, and on what they would train."""
+    """Yield the checks of TensorFlow, Keras, and the device that they would train on."""
     try:
         tf = import_tensorflow()
     except MissingExtraError as error:
@@ -112,8 +115,8 @@ def _tensorflow(options: Mapping[str, Any]) -> Iterator[Check]:
     yield _package("keras", _TRAIN)
     gpus = [device.name for device in tf.config.list_physical_devices("GPU")]
     if not gpus and _NVIDIA.exists():
-        fix = "pip install 'atb-fast[train-gpu]' in place of 'atb-fast[train]'"
-        found = f"none that TensorFlow sees, but there is {_NVIDIA}; training works on the CPU"
+        fix = "pip install 'atb-fast[train-gpu]' instead of 'atb-fast[train]'"
+        found = f"{_NVIDIA} exists, but TensorFlow sees no GPU; training runs on the CPU"
         yield Check("gpu", "problem", found, fix)
     else:
         yield Check("gpu", "ok", ", ".join(gpus) or "none")
@@ -122,16 +125,16 @@ def _tensorflow(options: Mapping[str, Any]) -> Iterator[Check]:
 
 
 def _directory(name: str, path: Path, variable: str) -> Check:
-    """Return whether files can be made in `path`, or in what there is of it."""
+    """Return whether files can be created in `path`, or in its closest parent that exists."""
     there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
     free = f"{shutil.disk_usage(there).free / 1e9:,.1f} GB free"
-    new = "" if there == path.absolute() else ", not made yet"
+    new = "" if there == path.absolute() else ", not created yet"
     try:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(1))
     except OSError as error:
-        fix = f"give a writable --{name.replace('_', '-')}, or set {variable}"
-        found = f"{path} cannot be written: {error.strerror}; {free}"
+        fix = f"pass a writable --{name.replace('_', '-')}, or set {variable}"
+        found = f"{path} is not writable: {error.strerror}; {free}"
         return Check(name, "problem", found, fix, StorageError.exit_code)
     return Check(name, "ok", f"{path}, {free}{new}")
 
@@ -146,5 +149,5 @@ def _endpoints() -> Iterator[Check]:
         if url.startswith(schemes):
             yield Check(name, "ok", f"{url}, {where}")
         else:
-            fix = f"{variable} begins with {' or '.join(schemes)}"
+            fix = f"set {variable} to a URL that starts with {' or '.join(schemes)}"
             yield Check(name, "problem", f"{url}, {where}", fix)

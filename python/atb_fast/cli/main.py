@@ -23,6 +23,7 @@ from atb_fast.cli.options import EXIT_CODES, TABLES, as_json, training_config
 from atb_fast.cli.train import train
 from atb_fast.config import OPTIONS, TrainingConfig
 from atb_fast.errors import ArgumentError, AtbFastError, message_and_code
+from atb_fast.training.startup import separate_stderr
 
 _PROGRAM = "atb-fast"
 #: Set by the completion script to ask for completions.
@@ -165,6 +166,7 @@ def completion(shell: str) -> None:
 
 def main() -> NoReturn:
     """Run the command line; every expected failure is one line on stderr and an exit code."""
+    separate_stderr()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("atb_fast").setLevel(logging.INFO)
     # A terminated run cleans up as an interrupted one does.

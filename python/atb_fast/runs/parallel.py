@@ -20,6 +20,7 @@ from atb_fast.config import TrainingConfig
 from atb_fast.errors import AtbFastError, message_and_code
 from atb_fast.runs.progress import training_callbacks
 from atb_fast.training.environment import cores
+from atb_fast.training.startup import separate_stderr
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -153,6 +154,7 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
 def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
     """Train, and send what is logged, progress and the outcome."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    separate_stderr()
     for name in _THREADS:
         os.environ.setdefault(name, str(threads))
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atb_fast.errors import MissingExtraError
+from atb_fast.training.startup import quiet_startup
 
 log = logging.getLogger(__name__)
 
 CPU_BATCH_SIZE = 32
 #: A GPU is idle most of the time with batches of 32. Not measured: see the README.
 GPU_BATCH_SIZE = 128
+
+_importing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,14 @@ def import_tensorflow() -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
-    # TensorFlow's C++ side writes banners about instruction sets; errors stay visible.
+    # C++ code logs errors only, unless the user asks for more.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else the user's Keras is set up for
     try:
-        import keras
-        import tensorflow as tf
+        # Only one thread may redirect the start-up messages; the others wait for its import.
+        with _importing, quiet_startup():
+            import keras
+            import tensorflow as tf
     except ImportError as error:
         raise MissingExtraError(
             f"training needs TensorFlow, which cannot be imported ({error}); install it with "

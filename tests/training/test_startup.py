@@ -1,0 +1,84 @@
+"""What of TensorFlow's start-up reaches the terminal, with a stand-in for TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NOISE = """\
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795527477.220431   21228 port.cc:153] oneDNN custom operations are on.
+W0000 00:00:1795527477.220431   21228 computation_placer.cc:177] already registered
+2026-11-24 13:00:00.000001: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.
+To enable the following instructions: AVX2 FMA, rebuild TensorFlow.
+"""
+ERROR = "E0000 00:00:1795527477.220431   21228 cuda_driver.cc:152] failed call to cuInit\n"
+
+
+def doctor(folder: Path, tensorflow: str) -> subprocess.CompletedProcess[str]:
+    """Run `atb-fast doctor` with `tensorflow` as the source of TensorFlow."""
+    (folder / "tensorflow.py").write_text(tensorflow)
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "atb_fast", "doctor"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_only_noise_is_dropped_when_the_import_fails(tmp_path: Path) -> None:
+    written = f"import os; os.write(2, {NOISE + ERROR + NOISE!r}.encode() + b'no newline')"
+    done = doctor(tmp_path, f"{written}; raise ImportError('libfoo.so is missing')")
+    assert done.stderr.startswith(ERROR + "no newline")
+    assert "oneDNN" not in done.stderr
+    assert "absl" not in done.stderr
+    assert "libfoo.so is missing" in done.stdout
+    assert done.returncode == 7
+
+
+def test_a_crash_shows_its_last_words(tmp_path: Path) -> None:
+    fatal = f"F{ERROR[1:]}"
+    done = doctor(tmp_path, f"import os; os.write(2, {NOISE + fatal!r}.encode()); os.abort()")
+    assert done.returncode == -signal.SIGABRT
+    assert done.stderr == fatal
+
+
+def test_the_user_can_ask_for_the_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    done = doctor(tmp_path, f"import os; os.write(2, {NOISE!r}.encode()); raise ImportError")
+    assert done.stderr.startswith(NOISE)
+
+
+def test_other_threads_still_write_to_the_terminal() -> None:
+    """A log line of exactly the form that is dropped from C++ code arrives, on a terminal."""
+    code = f"""if True:
+        import logging, os, sys, threading
+        from atb_fast.training.startup import quiet_startup, separate_stderr
+        separate_stderr()
+        logging.basicConfig(format="%(message)s")
+        with quiet_startup():
+            os.write(2, {NOISE!r}.encode())
+            line = "I0000 00:00:00.0 1 a.cc:1] on a terminal: %s"
+            logger = threading.Thread(target=logging.error, args=(line, sys.stderr.isatty()))
+            logger.start()
+            logger.join()
+        os.write(2, b"afterwards")
+    """
+    terminal, end = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-c", code], stderr=end, check=True)
+        os.set_blocking(terminal, False)
+        shown = os.read(terminal, 10_000).decode()
+    finally:
+        os.close(terminal)
+        os.close(end)
+    assert shown == "I0000 00:00:00.0 1 a.cc:1] on a terminal: True\r\nafterwards"
