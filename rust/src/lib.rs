@@ -8,6 +8,7 @@ pub mod candles;
 pub mod column;
 pub mod error;
 pub mod matrix;
+pub mod memory;
 pub mod merge;
 pub mod parallel;
 pub mod pipeline;

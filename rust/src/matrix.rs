@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::scale::MinMax;
-use crate::{Error, Result, parallel};
+use crate::{Error, Result, memory, parallel};
 
 /// A number type of a feature matrix.
 pub trait Element: Copy + Default + Send + Sync + 'static {
@@ -84,8 +84,7 @@ impl<T: Element> Matrix<T> {
     ) -> Result<Self> {
         assert!(columns > 0);
         let rows: usize = parts.iter().map(ExactSizeIterator::len).sum();
-        let mut data = vec![T::default(); rows * columns];
-        advise_huge_pages(&mut data);
+        let mut data = memory::defaults(rows * columns);
 
         let mut rest = data.as_mut_slice();
         let mut tasks = Vec::with_capacity(parts.len());
@@ -234,25 +233,6 @@ fn push(ranges: &mut Vec<Range<usize>>, range: Range<usize>) {
         Some(last) if last.end == range.start => last.end = range.end,
         _ => ranges.push(range),
     }
-}
-
-/// Asks for huge pages for memory that is not written yet. With 2 MiB instead of 4 KiB a page fault,
-/// the first write of a large matrix costs a third; where it is refused, nothing changes.
-pub(crate) fn advise_huge_pages<T>(data: &mut [T]) {
-    #[cfg(target_os = "linux")]
-    if size_of_val(data) >= 4 << 20 {
-        const PAGE: usize = 4096;
-        let start = data.as_mut_ptr().cast::<u8>();
-        let skip = start.align_offset(PAGE);
-        let length = (size_of_val(data) - skip) / PAGE * PAGE;
-        // SAFETY: the range consists of whole pages within `data`, and MADV_HUGEPAGE changes neither
-        // contents nor protection.
-        unsafe {
-            libc::madvise(start.add(skip).cast(), length, libc::MADV_HUGEPAGE);
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = data;
 }
 
 #[cfg(test)]

@@ -7,8 +7,7 @@ use arrow_array::Float64Array;
 use arrow_buffer::NullBufferBuilder;
 
 use crate::column::Column;
-use crate::matrix::advise_huge_pages;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Which row of the right side a candle gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,8 +127,7 @@ pub fn take(column: &Column, runs: &[Run]) -> Result<Float64Array> {
     let mut source = vec![0.0; column.len()];
     column.read(0..column.len(), &mut source)?;
     let candles = runs.iter().map(|run| run.candles).sum();
-    let mut values = vec![0.0; candles];
-    advise_huge_pages(&mut values);
+    let mut values = memory::defaults(candles);
     let mut valid = NullBufferBuilder::new(candles);
     let mut rest = values.as_mut_slice();
     for run in runs {

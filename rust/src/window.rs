@@ -1,7 +1,7 @@
 //! Sequence windows over the rows of a matrix: window `s` of length `T` is rows `s..s + T`.
 
 use crate::matrix::{Element, Matrix};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Returns the number of windows of `length` rows in `rows` rows.
 ///
@@ -33,10 +33,7 @@ pub fn count(rows: usize, length: usize) -> Result<usize> {
 pub fn gather<T: Element>(matrix: &Matrix<T>, starts: &[i64], length: usize) -> Result<Vec<T>> {
     check_starts(matrix.rows(), starts, length)?;
     let size = length * matrix.columns();
-    let mut out = Vec::new();
-    let values = starts.len().saturating_mul(size);
-    out.try_reserve_exact(values)
-        .map_err(|_| Error::TooLarge { values })?;
+    let mut out = memory::room(starts.len().saturating_mul(size))?;
     for &start in starts {
         let first = start as usize * matrix.columns();
         out.extend_from_slice(&matrix.data()[first..first + size]);

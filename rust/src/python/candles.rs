@@ -5,12 +5,13 @@ use numpy::ndarray::ArrayView2;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayLike1, PyArrayMethods};
 use pyo3::prelude::*;
 
-use super::error::{ArgumentError, detached};
+use super::error::{ArgumentError, bad_shape, detached};
 use super::frame::{Frame, copied};
-use super::matrix::{filled, read_only};
+use super::matrix::filled;
+use crate::Result;
 use crate::candles::Candles;
 use crate::column::Column;
-use crate::{Error, Result};
+use crate::memory::{self, view::read_only};
 
 /// Raw candles, whose windows are scaled one by one.
 #[pyclass(name = "CandleMatrix", module = "atb_fast._core", frozen)]
@@ -67,12 +68,11 @@ impl PyCandleMatrix {
 
     #[getter]
     fn values<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray2<f64>>> {
-        let candles = &this.get().candles;
-        let view = ArrayView2::from_shape((candles.rows(), candles.columns()), candles.data());
-        read_only(
-            this,
-            &view.map_err(|error| ArgumentError::new_err(error.to_string()))?,
-        )
+        read_only(this, |this| {
+            let candles = &this.candles;
+            let shape = (candles.rows(), candles.columns());
+            ArrayView2::from_shape(shape, candles.data()).map_err(bad_shape)
+        })
     }
 
     fn usable<'py>(&self, py: Python<'py>, length: usize) -> PyResult<Bound<'py, PyArray1<i64>>> {
@@ -124,10 +124,7 @@ impl PyCandleMatrix {
         }
         let windows = detached(py, || {
             let values = shape.iter().copied().fold(1, usize::saturating_mul);
-            let mut windows = Vec::new();
-            windows
-                .try_reserve_exact(values)
-                .map_err(|_| Error::TooLarge { values })?;
+            let mut windows = memory::room(values)?;
             windows.resize(values, 0.0);
             fill(&mut windows)?;
             Ok(windows)

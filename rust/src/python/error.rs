@@ -1,5 +1,6 @@
 //! The one place where the GIL is released and a kernel's error becomes a Python exception.
 
+use numpy::ndarray::ShapeError;
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
@@ -24,4 +25,10 @@ impl From<Error> for PyErr {
 /// Runs `work` without the GIL.
 pub fn detached<T: Send>(py: Python<'_>, work: impl Send + FnOnce() -> Result<T>) -> PyResult<T> {
     Ok(py.detach(work)?)
+}
+
+/// The error of an array whose shape does not match its data.
+#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
+pub fn bad_shape(error: ShapeError) -> PyErr {
+    ArgumentError::new_err(error.to_string())
 }

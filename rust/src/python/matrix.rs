@@ -2,18 +2,17 @@
 
 use std::ops::Range;
 
-use numpy::ndarray::{ArrayView2, ArrayView3, Dimension, ShapeBuilder};
+use numpy::ndarray::{ArrayView2, ArrayView3, ShapeBuilder};
 use numpy::{
-    Element, IntoPyArray, PyArray, PyArray1, PyArray2, PyArray3, PyArrayLike1, PyArrayMethods,
-    PyReadonlyArray2, PyReadwriteArray3, ndarray,
+    IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayLike1, PyArrayMethods, PyReadonlyArray2,
+    PyReadwriteArray3,
 };
-use pyo3::PyClass;
 use pyo3::prelude::*;
-use pyo3::pyclass::boolean_struct::True;
 
-use super::error::{ArgumentError, detached};
+use super::error::{ArgumentError, bad_shape, detached};
 use super::frame::copied;
 use crate::matrix::Matrix;
+use crate::memory::view::read_only;
 use crate::{Error, Result, window};
 
 /// The row-major float32 feature matrix.
@@ -79,24 +78,21 @@ impl PyFeatureMatrix {
 
     #[getter]
     fn values<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let matrix = &this.get().matrix;
-        let shape = (matrix.rows(), matrix.columns());
-        let view = ArrayView2::from_shape(shape, matrix.data());
-        read_only(
-            this,
-            &view.map_err(|error| ArgumentError::new_err(error.to_string()))?,
-        )
+        read_only(this, |this| {
+            let matrix = &this.matrix;
+            let shape = (matrix.rows(), matrix.columns());
+            ArrayView2::from_shape(shape, matrix.data()).map_err(bad_shape)
+        })
     }
 
     fn windows<'py>(this: &Bound<'py, Self>, length: usize) -> PyResult<Bound<'py, PyArray3<f32>>> {
-        let matrix = &this.get().matrix;
-        let columns = matrix.columns();
-        let shape = (window::count(matrix.rows(), length)?, length, columns);
-        let view = ArrayView3::from_shape(shape.strides((columns, columns, 1)), matrix.data());
-        read_only(
-            this,
-            &view.map_err(|error| ArgumentError::new_err(error.to_string()))?,
-        )
+        read_only(this, |this| {
+            let matrix = &this.matrix;
+            let columns = matrix.columns();
+            let shape = (window::count(matrix.rows(), length)?, length, columns);
+            let shape = shape.strides((columns, columns, 1));
+            ArrayView3::from_shape(shape, matrix.data()).map_err(bad_shape)
+        })
     }
 
     #[pyo3(signature = (starts, length, *, out=None))]
@@ -259,18 +255,4 @@ pub fn filled<'py>(
     detached(py, || fill(windows))?;
     drop(target);
     Ok(out)
-}
-
-/// Returns `view` as a `NumPy` array that cannot be written and keeps `owner` alive. It must be a
-/// view into what `owner` owns.
-pub fn read_only<'py, O: PyClass<Frozen = True>, T: Element, D: Dimension>(
-    owner: &Bound<'py, O>,
-    view: &ndarray::ArrayView<'_, T, D>,
-) -> PyResult<Bound<'py, PyArray<T, D>>> {
-    // SAFETY: the view is into the matrix of `owner`, a frozen class: its memory is neither moved
-    // nor changed while `owner` lives, and `owner` is the base of the array. The write flag is
-    // cleared before the array escapes, and NumPy refuses to set it again for such a base.
-    let array = unsafe { PyArray::borrow_from_array(view, owner.clone().into_any()) };
-    array.getattr("flags")?.setattr("writeable", false)?;
-    Ok(array)
 }
