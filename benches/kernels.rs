@@ -1,5 +1,5 @@
-//! Runs one kernel on made-up candles, for counting its instructions: `kernels NAME`, where NAME is
-//! `none` for what is not the kernel. Without a name it lists them.
+//! Runs one kernel on synthetic candles, so that its instructions can be counted: `kernels NAME`. The
+//! kernel `none` only makes the candles. Without a name, the program lists the kernels.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use arrow_array::{ArrayRef, Float64Array};
 use atb_fast_core::column::Column;
 use atb_fast_core::matrix::Matrix;
 use atb_fast_core::merge::{self, How};
+use atb_fast_core::parallel::Threads;
 use atb_fast_core::pipeline::{Feature, Pipeline, Transform};
 use atb_fast_core::window;
 
@@ -38,8 +39,12 @@ fn pipeline(features: &[(&str, Transform)]) -> Pipeline {
 fn prepare(prices: Vec<f64>, features: &[(&str, Transform)]) {
     let chunks: [ArrayRef; 1] = [Arc::new(Float64Array::from(prices))];
     let columns = [Column::new("close", &chunks).expect("float64")];
-    let fitted = pipeline(features).fit(&columns, 0..ROWS).expect("fits");
-    let matrix: Matrix<f32> = fitted.transform(&columns).expect("transforms");
+    let fitted = pipeline(features)
+        .fit(&columns, 0..ROWS, Threads::ONE)
+        .expect("fits");
+    let matrix: Matrix<f32> = fitted
+        .transform(&columns, Threads::ONE)
+        .expect("transforms");
     black_box(matrix);
 }
 

@@ -1,17 +1,19 @@
-"""Data preparation in Rust: merging, rolling features, scaling, windows.
+"""Data preparation in Rust: merging, rolling features, scaling and windows.
 
-Every `frame` argument takes any object with the Arrow PyCapsule interface (a Polars, pyarrow or
-pandas >= 2.2 frame); anything else is a TypeError. Nothing is converted: feature columns are
-float64. In frames:
+A `frame` is any object with the Arrow PyCapsule interface, such as a Polars, pyarrow or pandas
+(2.2 or newer) frame. In a frame:
 
-- null is a missing value: the rows that depend on it are left out of the matrix;
-- NaN and infinities are a DataError that names column and row (pandas hands its NaN over as null);
-- a `timestamp` column rises strictly: timestamps of any unit or int64 milliseconds, not null;
-- a missing column, a wrong dtype, and too few rows to fit a scaler on are a DataError;
-- `transform` of fewer rows than a window needs is an empty matrix.
+- The columns of features are float64. They are read in place, not converted.
+- Null is a missing value. Rows that depend on one are left out of the feature matrix. pandas
+  exports its NaN as null.
+- NaN and infinities are a DataError that names the column and the row.
+- A `timestamp` column is strictly ascending and has no nulls. It holds timestamps of any unit,
+  or int64 milliseconds since 1970.
 
-Arrays (of `sma`, `rsi` and the scalers) have no nulls: a NaN in makes NaN out. A bad argument is an
-ArgumentError, a negative number where a size is expected an OverflowError.
+Arrays have no nulls. In `sma`, `rsi` and `MinMaxScaler`, NaN is a missing value.
+
+An integer outside of its range is an ArgumentError that names the argument, what was received
+and what is expected.
 """
 
 from collections.abc import Sequence
@@ -44,27 +46,41 @@ class _BuildInfo(TypedDict):
 def build_info() -> _BuildInfo:
     """Return the version and the Cargo profile of this extension.
 
-    Benchmarks refuse a debug build.
+    Benchmarks refuse to run with a debug build.
+
+    Returns:
+        A dict with `version`, and `profile`, which is `release` or `debug`.
     """
 
 def read_archive(
-    files: Sequence[tuple[int, bytes]], *, max_rows: int, day_ms: int
+    files: Sequence[tuple[int, bytes]],
+    *,
+    max_rows: int,
+    day_ms: int,
+    threads: int | None = None,
 ) -> tuple[_ArrowStream, list[tuple[int, str]]]:
-    """Return the candles of daily files of Binance's bulk archive, as an Arrow table.
+    """Read daily files of Binance's bulk archive into one Arrow table.
 
-    timestamp (ms, UTC; the archive's microseconds are recognised) and open, high, low, close,
-    volume (float64, rounded to nearest), file after file. Cores share the files.
+    The table has the columns timestamp (milliseconds, UTC) and open, high, low, close, volume
+    (float64, each the nearest to the decimal in the file), file after file. Open times in
+    microseconds, as in files from 2025 on, are recognized. Threads share the files.
 
     Args:
-        files: The first millisecond of the day, since 1970, and a zip that holds one headerless CSV
-            of twelve columns.
-        max_rows: Bars that a day can hold; a CSV that expands beyond what they need is refused.
-        day_ms: Length of a day, milliseconds.
+        files: For each file the start of its day, milliseconds since 1970, and the content of the
+            zip, which holds one headerless CSV of twelve columns.
+        max_rows: Most rows that a file can have, at least 1. A CSV that expands beyond what they
+            can need is refused.
+        day_ms: Length of a day, milliseconds, at least 1.
+        threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable cores.
 
     Returns:
-        The table, and (number, reason) of each file that gave it no rows: the zip is corrupt or too
-        large, or a row is not twelve plain numbers, is not of the day, is not later than the one
-        before it, or is a bar that cannot be.
+        The table, and (index, reason) of each file that contributed no rows. The reason is that the
+        zip is corrupt or too large, or that a row is not twelve columns with plain numbers, did not
+        open on the day and after the row before it, or is an impossible candle.
+
+    Raises:
+        ArgumentError: `max_rows`, `day_ms` or `threads` is out of range.
+        TypeError: `files` is not a sequence of (int, bytes).
     """
 
 def merge(
@@ -79,61 +95,94 @@ def merge(
     """Join float64 columns of a slower series onto candles by their `timestamp` columns.
 
     Args:
-        candles: The left frame; one row of the result for each of its rows.
+        candles: The left frame. The result has one row for each of its rows.
         other: The right frame.
         columns: Columns of `other` to join.
         how: `exact` takes the row with the same time. `resampled` first repeats `other` forward on
             a grid of `step_ms` milliseconds that starts at midnight UTC of its first row and ends
             with its last row, then joins exactly (as pandas' `resample().ffill()` and a left
-            join). `asof` takes the newest row that was at least `lag_ms` (default 0) old.
-        step_ms: Grid of the candles, milliseconds; only with `resampled`.
-        lag_ms: Minimal age of a row, milliseconds; only with `asof`.
+            join). `asof` takes the newest row that was at least `lag_ms` old when the candle
+            opened.
+        step_ms: Time between two candles, milliseconds, at least 1. Only with `resampled`, which
+            requires it.
+        lag_ms: Minimum age of a row, milliseconds, at least 0 (the default). Only with `asof`.
 
     Returns:
-        A table of `columns`, float64, null where a candle has no row.
+        An Arrow table of `columns`, float64, null where a candle has no row.
 
     Raises:
-        DataError: Times that do not rise, or a missing or wrong column.
-        ArgumentError: A `how` without what it needs.
+        ArgumentError: `columns` is empty, `how` is unknown or does not go with `step_ms` and
+            `lag_ms`, or one of these is out of range.
+        DataError: A column is missing or not float64, a value is NaN or infinite, or the times are
+            not strictly ascending.
+        TypeError: `candles` or `other` is not an Arrow frame.
     """
 
 def sma(values: ArrayLike, window: int) -> NDArray[np.float64]:
-    """Return the simple moving average, NaN for the first `window - 1` rows.
+    """Return the simple moving average: the mean of the last `window` values.
 
-    Sums are built pairwise inside each window, so errors do not add up over the rows and a NaN
-    spoils only the windows that contain it.
+    NaN for the first `window - 1` rows and where the window contains a NaN. Each sum is computed
+    from the values of its window alone, so rounding errors do not accumulate over the rows.
 
     Args:
-        values: Shape (n,), float64.
+        values: Shape (n,), converted to float64.
         window: Rows in the mean, at least 1.
 
     Returns:
         Shape (n,), float64, in the unit of `values`.
+
+    Raises:
+        ArgumentError: `window` is out of range.
+        TypeError: `values` is not one-dimensional and numeric.
     """
 
 def rsi(
     values: ArrayLike, window: int = 14, *, method: Literal["simple", "wilder"] = "simple"
 ) -> NDArray[np.float64]:
-    """Return the relative strength index, 0..100.
+    """Return the relative strength index, from 0 (only losses) to 100 (only gains).
 
-    `simple` is `100 - 100 / (1 + mean(gain) / mean(loss))` over the last `window` differences
-    (Cutler's RSI), the first difference counted as 0; NaN for the first `window - 1` rows and where
-    there is neither gain nor loss. `wilder` smooths with `(average * (window - 1) + x) / window`
-    from the mean of the first `window` differences on (J. W. Wilder, New Concepts in Technical
-    Trading Systems, 1978); NaN for the first `window` rows, 50 without gain and loss.
+    The formula is `100 - 100 / (1 + mean(gains) / mean(losses))`, where a gain is a positive
+    difference between consecutive values and a loss a negative one without its sign.
+
+    `simple` takes the means over the last `window` differences (Cutler's RSI). The first value has
+    no difference; it counts as 0. NaN for the first `window - 1` rows, where the window contains a
+    NaN, and where there is neither gain nor loss.
+
+    `wilder` starts with the means of the first `window` differences and continues with
+    `(mean * (window - 1) + x) / window` (J. W. Wilder, New Concepts in Technical Trading Systems,
+    1978). NaN for the first `window` rows, 50 where there is neither gain nor loss. After a NaN it
+    starts again.
 
     Args:
-        values: Shape (n,), float64.
+        values: Shape (n,), converted to float64.
         window: Differences in the mean, at least 1.
         method: Which mean.
 
     Returns:
         Shape (n,), float64.
+
+    Raises:
+        ArgumentError: `window` is out of range or `method` is unknown.
+        TypeError: `values` is not one-dimensional and numeric.
     """
 
 @final
 class Feature:
-    """One column of the feature matrix and how it is computed."""
+    """One column of the feature matrix, and how it is computed. Immutable.
+
+    Without `sma` and `rsi` the feature is the source column itself.
+
+    Args:
+        name: Its name in the matrix.
+        source: The float64 column it is computed from.
+        sma: Rows in a simple moving average, 1 to 1048576; see the function `sma`.
+        rsi: Rows in a simple-mean relative strength index, 1 to 1048576; see the function `rsi`.
+        null_as: The value that replaces a missing one when the scaler is fitted. By default,
+            missing values are skipped. Either way their rows are left out of the matrix.
+
+    Raises:
+        ArgumentError: Both `sma` and `rsi` are given, or one is out of range.
+    """
 
     def __new__(
         cls,
@@ -143,88 +192,196 @@ class Feature:
         sma: int | None = None,
         rsi: int | None = None,
         null_as: float | None = None,
-    ) -> Feature:
-        """Describe a feature.
-
-        Args:
-            name: Its name in the matrix.
-            source: The float64 column it is computed from.
-            sma: Simple moving average over so many rows, 1 to 1048576.
-            rsi: Simple-mean relative strength index over so many rows, 1 to 1048576.
-            null_as: What a missing value counts as when the scaler is fitted (default: it is passed
-                over). The row is left out of the matrix either way.
-        """
-
+    ) -> Feature: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name in the matrix."""
+
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """The column it is computed from."""
+
     @property
-    def sma(self) -> int | None: ...
+    def sma(self) -> int | None:
+        """Rows in the simple moving average, None if it is not one."""
+
     @property
-    def rsi(self) -> int | None: ...
+    def rsi(self) -> int | None:
+        """Rows in the simple-mean relative strength index, None if it is not one."""
+
     @property
-    def null_as(self) -> float | None: ...
+    def null_as(self) -> float | None:
+        """The value that replaces a missing one when the scaler is fitted, None to skip it."""
 
 @final
 class MinMaxScaler:
-    """A fitted min-max scaler: `x * scale + min`, with scikit-learn's arithmetic.
+    """A fitted min-max scaler: `x * scale + min` maps `data_min` to 0 and `data_max` to 1.
 
-    `scale = 1 / (data_max - data_min)`, 1 for a constant column; `min = -data_min * scale`.
+    `scale` is `1 / (data_max - data_min)`, or 1 for a constant feature, and `min` is
+    `-data_min * scale`. Results are bit-equal to those of scikit-learn's `MinMaxScaler`. Immutable.
+
+    Args:
+        data_min: Smallest value of the feature.
+        data_max: Largest value of the feature.
+
+    Raises:
+        ArgumentError: The two are not finite, or `data_min` is greater than `data_max`.
     """
 
     def __new__(cls, data_min: float, data_max: float) -> MinMaxScaler: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
     @property
-    def data_min(self) -> float: ...
+    def data_min(self) -> float:
+        """Smallest value of the feature."""
+
     @property
-    def data_max(self) -> float: ...
+    def data_max(self) -> float:
+        """Largest value of the feature."""
+
     @property
-    def scale(self) -> float: ...
+    def scale(self) -> float:
+        """Factor: `1 / (data_max - data_min)`, or 1 for a constant feature."""
+
     @property
-    def min(self) -> float: ...
+    def min(self) -> float:
+        """Offset: `-data_min * scale`."""
+
     def transform(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Return the scaled values, shape (n,)."""
+        """Return the scaled values. NaN stays NaN.
+
+        Args:
+            values: Shape (n,), converted to float64.
+
+        Returns:
+            Shape (n,), float64.
+
+        Raises:
+            TypeError: `values` is not one-dimensional and numeric.
+        """
 
     def inverse_transform(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Return the values that were scaled to `values`, shape (n,)."""
+        """Return the values whose scaled values are `values`. NaN stays NaN.
+
+        Args:
+            values: Shape (n,), converted to float64.
+
+        Returns:
+            Shape (n,), float64, in the unit of the feature.
+
+        Raises:
+            TypeError: `values` is not one-dimensional and numeric.
+        """
 
 @final
 class FeaturePipeline:
-    """Features in channel order, and their scalers once fitted. Immutable."""
+    """Features in channel order, and their scalers once fitted. Immutable.
+
+    Args:
+        features: At least one, with unique names.
+        scalers: One for each feature. With them, the pipeline is already fitted.
+
+    Raises:
+        ArgumentError: There is no feature, a name is not unique, a `null_as` is not finite, or the
+            number of scalers is wrong.
+    """
 
     def __new__(
         cls, features: Sequence[Feature], *, scalers: Sequence[MinMaxScaler] | None = None
-    ) -> FeaturePipeline:
-        """Describe a pipeline; with `scalers`, one for each feature, it is fitted already."""
+    ) -> FeaturePipeline: ...
+    @property
+    def features(self) -> list[Feature]:
+        """The features in channel order."""
 
     @property
-    def features(self) -> list[Feature]: ...
-    @property
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """The name of each feature."""
+
     @property
     def scalers(self) -> list[MinMaxScaler]:
         """The scaler of each feature; empty before `fit`."""
 
-    def fit(self, frame: _ArrowStream, *, rows: tuple[int, int] | None = None) -> FeaturePipeline:
-        """Return this pipeline with scalers fitted on `rows` (start, end) of `frame`, default all.
+    def fit(
+        self,
+        frame: _ArrowStream,
+        *,
+        rows: tuple[int, int] | None = None,
+        threads: int | None = None,
+    ) -> FeaturePipeline:
+        """Return this pipeline with scalers fitted on rows of `frame`.
 
-        Each scaler sees every value that its feature has there, also on rows that another
-        feature's missing value keeps out of the matrix.
+        Each scaler sees every value that its feature has on these rows, including rows that are
+        left out of the matrix because another feature is missing.
+
+        Args:
+            frame: Candles with the source columns, float64.
+            rows: Start and end (exclusive) of the rows to fit on. Default: all.
+            threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable
+                cores. The result does not depend on it.
+
+        Returns:
+            A new pipeline. This one does not change.
+
+        Raises:
+            ArgumentError: `rows` is not within the frame, or `threads` is out of range.
+            DataError: A column is missing or not float64, a value is NaN or infinite, timestamps
+                are not strictly ascending, or a feature has no value to fit on or too large ones.
+            TypeError: `frame` is not an Arrow frame.
         """
 
-    def transform(self, frame: _ArrowStream) -> FeatureMatrix:
-        """Return the scaled float32 features of all rows of `frame` that have every feature."""
+    def transform(self, frame: _ArrowStream, *, threads: int | None = None) -> FeatureMatrix:
+        """Return the scaled features of every row of `frame` that has all of them.
 
-    def transform_float64(self, frame: _ArrowStream) -> NDArray[np.float64]:
-        """Return what `transform` does before it rounds to float32, shape (rows, features)."""
+        Args:
+            frame: Candles with the source columns, float64.
+            threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable
+                cores. The result does not depend on it.
+
+        Returns:
+            A matrix of shape (rows, features), float32. It is empty if the frame has fewer rows
+            than the longest window.
+
+        Raises:
+            ArgumentError: The pipeline is not fitted, or `threads` is out of range.
+            DataError: A column is missing or not float64, a value is NaN or infinite, or timestamps
+                are not strictly ascending.
+            TypeError: `frame` is not an Arrow frame.
+        """
+
+    def transform_float64(
+        self, frame: _ArrowStream, *, threads: int | None = None
+    ) -> NDArray[np.float64]:
+        """Return the features that `transform` gives, before they are rounded to float32.
+
+        Args:
+            frame: As in `transform`.
+            threads: As in `transform`.
+
+        Returns:
+            Shape (rows, features), float64.
+
+        Raises:
+            ArgumentError: As `transform`.
+            DataError: As `transform`.
+            TypeError: As `transform`.
+        """
 
 @final
 class FeatureMatrix:
-    """The row-major float32 feature matrix, shape (rows, features). Immutable."""
+    """The row-major float32 feature matrix, shape (rows, features). Immutable.
+
+    Args:
+        values: Shape (rows, features), float32, at least one feature. They are copied.
+        names: One for each feature.
+        rows: The row of a frame that each row was, strictly ascending, shape (rows,), int64.
+            Default: 0, 1, 2 and so on.
+
+    Raises:
+        ArgumentError: The number of names or rows is wrong, or rows are not ascending from 0 on.
+        TypeError: `values` is not a two-dimensional float32 array.
+    """
 
     def __new__(
         cls,
@@ -232,34 +389,46 @@ class FeatureMatrix:
         names: Sequence[str],
         *,
         rows: NDArray[np.int64] | None = None,
-    ) -> FeatureMatrix:
-        """Copy `values`, shape (rows, features).
-
-        Args:
-            values: C-contiguous or not.
-            names: One for each column.
-            rows: The row of a frame that each row was, ascending; default 0, 1, 2 and on.
-        """
-
+    ) -> FeatureMatrix: ...
     def __len__(self) -> int: ...
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of features."""
+
     @property
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """The name of each feature."""
+
     @property
     def rows(self) -> NDArray[np.int64]:
-        """The rows of the frame that are in the matrix, ascending, shape (rows,)."""
+        """The row of the frame that each row of the matrix was, ascending, shape (rows,), int64.
+
+        Read-only, and the same array on each access.
+        """
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """The matrix itself as a read-only array: no copy, and it keeps the matrix alive."""
+        """The matrix itself, shape (rows, features), float32.
+
+        A read-only view: nothing is copied, and it keeps the matrix alive.
+        """
 
     def windows(self, length: int) -> NDArray[np.float32]:
         """Return every window as a read-only view, shape (rows - length + 1, length, features).
 
         Window `i` is rows `i` to `i + length - 1`. Nothing is copied: consecutive windows share
-        their memory with each other and with `values`. The last window has no row behind it, so a
-        model that predicts the next row uses all but the last.
+        their memory with each other and with `values`. No row follows the last window, so a model
+        that predicts the next row uses all but the last.
+
+        Args:
+            length: Rows in a window, at least 1.
+
+        Returns:
+            Shape (rows - length + 1, length, features), float32.
+
+        Raises:
+            ArgumentError: `length` is out of range.
+            DataError: The matrix has fewer rows than a window.
         """
 
     def gather(
@@ -268,14 +437,21 @@ class FeatureMatrix:
         """Copy the windows at `starts` into one contiguous array, without the GIL.
 
         Args:
-            starts: First row of each window, any order, shape (batch,).
-            length: Rows in a window.
-            out: Where to write instead of a new array: C-contiguous, shape
-                (batch, length, features). Reusing it saves the page faults of fresh memory. No
-                other thread may use it meanwhile.
+            starts: First row of each window, in any order, shape (batch,), int64.
+            length: Rows in a window, at least 1.
+            out: Where to write instead of into a new array: C-contiguous float32 of shape (batch,
+                length, features). Reusing it avoids the page faults of new memory. No other thread
+                may use it during the call.
 
         Returns:
-            Shape (batch, length, features), float32.
+            `out`, or a new array of shape (batch, length, features), float32.
+
+        Raises:
+            ArgumentError: A window does not fit into the matrix, `length` is out of range, or `out`
+                is read-only or not as described.
+            DataError: The matrix has fewer rows than a window.
+            MemoryError: The windows do not fit into memory.
+            TypeError: `starts` is not one-dimensional and integer.
         """
 
     def batches(
@@ -291,74 +467,134 @@ class FeatureMatrix:
         """Return an iterator over the batches of one epoch.
 
         Args:
-            targets: The target of each row, float32, shape (rows,). A window from row `s` on has
-                the target of row `s + length`, the row behind it.
-            length: Rows in a window.
-            batch_size: Windows in a batch; the last batch may be smaller.
-            starts: First row of each window, default all that have a row behind them.
-            seed: Shuffle the windows; in order if None.
-            epoch: The order depends on `seed` and `epoch` alone.
+            targets: The target of each row, shape (rows,), float32. A window that starts at row `s`
+                has the target of row `s + length`, the row after its last one.
+            length: Rows in a window, at least 1.
+            batch_size: Windows in a batch, at least 1. The last batch may be smaller.
+            starts: First row of each window, shape (windows,), int64. Default: every window that
+                another row follows.
+            seed: Seed of the shuffle, 0 to 2**64 - 1. If None, the windows come in order.
+            epoch: Number of the epoch, 0 to 2**64 - 1. The order depends on `seed` and `epoch`
+                alone.
 
         Returns:
-            An iterator over (windows, targets), shapes (batch, length, features) and (batch,).
+            An iterator over (windows, targets), float32, shapes (batch, length, features) and
+            (batch,).
+
+        Raises:
+            ArgumentError: There is not one target for each row, a window does not fit, or a number
+                is out of range.
+            DataError: The matrix has too few rows for one window and its target.
+            TypeError: `targets` or `starts` is not one-dimensional or has another dtype.
         """
 
 @final
 class CandleMatrix:
-    """Raw candles, whose windows are scaled one by one. Immutable."""
+    """Raw candles whose windows are scaled one by one, each by its own values. Immutable.
 
-    def __new__(cls, frame: _ArrowStream, columns: Sequence[str]) -> CandleMatrix:
-        """Copy `columns` of `frame`, in this order; null is a missing value."""
+    Args:
+        frame: Candles with these columns, float64. They are copied. Null is a missing value.
+        columns: Names of the columns, in the order of the matrix, at least one.
+
+    Raises:
+        ArgumentError: `columns` is empty.
+        DataError: A column is missing or not float64, a value is NaN or infinite, or timestamps are
+            not strictly ascending.
+        TypeError: `frame` is not an Arrow frame.
+    """
+
+    def __new__(cls, frame: _ArrowStream, columns: Sequence[str]) -> CandleMatrix: ...
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
 
     @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """The name of each column."""
+
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Row of the frame that each row was: all of them, in order."""
+        """The row of the frame that each row of the matrix was: 0, 1, 2 and so on, int64.
+
+        Read-only, and the same array on each access.
+        """
 
     @property
     def values(self) -> NDArray[np.float64]:
-        """The values as they are, shape (rows, columns), NaN where one is missing.
+        """The unscaled values, shape (rows, columns), float64, NaN where one is missing.
 
-        A read-only view that keeps the matrix alive.
+        A read-only view: nothing is copied, and it keeps the matrix alive.
         """
 
     def __len__(self) -> int: ...
     def usable(self, length: int) -> NDArray[np.int64]:
-        """Return the starts of the windows that have no value that is missing, 0 or negative."""
+        """Return the start of each window in which no value is missing, zero or negative.
+
+        Args:
+            length: Rows in a window, at least 1.
+
+        Returns:
+            First row of each window, ascending, shape (windows,), int64.
+
+        Raises:
+            ArgumentError: `length` is out of range.
+        """
 
     def ranges(
         self, column: str, starts: NDArray[np.int64], length: int
     ) -> list[NDArray[np.float64]]:
-        """Return the lowest and the highest value of `column` in each window, (windows,) each."""
+        """Return the lowest and the highest value of one column in each window.
+
+        Args:
+            column: Name of the column.
+            starts: First row of each window, in any order, shape (windows,), int64.
+            length: Rows in a window, at least 1.
+
+        Returns:
+            The lowest and the highest values, shape (windows,) each, float64. Missing values are
+            skipped.
+
+        Raises:
+            ArgumentError: There is no such column, a window does not fit into the matrix, or
+                `length` is out of range.
+            DataError: The matrix has fewer rows than a window.
+            TypeError: `starts` is not one-dimensional and integer.
+        """
 
     def gather(
         self, starts: NDArray[np.int64], length: int, *, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Return the windows at `starts`, each scaled by its own values, without the GIL.
 
-        Each column of a window becomes `(x - min) / (max - min)` in float64, where min and max are
-        those of its rows up to that one, and 0.5 while they are equal; so the first row is 0.5.
+        Each column of a window becomes `(x - min) / (max - min)`, computed in float64, where min
+        and max are those of the rows of the window up to this one. Where they are equal, as on the
+        first row, the result is 0.5.
 
         Args:
-            starts: First row of each window, any order, shape (batch,).
-            length: Rows in a window.
+            starts: First row of each window, in any order, shape (batch,), int64.
+            length: Rows in a window, at least 1.
             out: As in `FeatureMatrix.gather`.
 
         Returns:
-            Shape (batch, length, columns), float32.
+            `out`, or a new array of shape (batch, length, columns), float32.
 
         Raises:
-            DataError: A window that is not one of `usable`.
+            ArgumentError: A window does not fit into the matrix, `length` is out of range, or `out`
+                is read-only or not as described.
+            DataError: A window has a value that is missing, zero or negative, or the matrix has
+                fewer rows than a window.
+            MemoryError: The windows do not fit into memory.
+            TypeError: `starts` is not one-dimensional and integer.
         """
 
 @final
 class WindowBatches:
-    """The batches of one epoch; see `FeatureMatrix.batches`."""
+    """The batches of one epoch, as `FeatureMatrix.batches` returns them.
+
+    Iterating yields (windows, targets), float32, shapes (batch, length, features) and (batch,).
+    `len` is the number of batches of the whole epoch.
+    """
 
     def __iter__(self) -> WindowBatches: ...
     def __next__(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
-    def __len__(self) -> int:
-        """Return the number of batches of the whole epoch."""
+    def __len__(self) -> int: ...

@@ -1,20 +1,20 @@
-//! Windows of raw candles, each scaled by its own values: what a model of type `basic` sees.
+//! Windows of raw candles, each scaled by its own values, as the `basic` recipe uses them.
 
 use crate::column::Column;
 use crate::{Error, Result, window};
 
-/// Raw columns, row after row, NaN where a value is missing.
+/// Raw columns of candles, row after row, NaN where a value is missing.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Candles {
+pub struct CandleMatrix {
     data: Vec<f64>,
     columns: usize,
 }
 
-impl Candles {
-    /// Returns `columns` side by side.
+impl CandleMatrix {
+    /// Returns the matrix of `columns`.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for NaN or an infinity; a null is a missing value.
+    /// [`Error::NotFinite`] for NaN or an infinity. A null is a missing value.
     ///
     /// # Panics
     /// Without columns, or when they differ in length.
@@ -53,7 +53,7 @@ impl Candles {
         self.columns
     }
 
-    /// Returns the starts of all windows of `length` rows in which every value is above 0.
+    /// Returns the starts of the windows of `length` rows in which every value is above 0.
     #[must_use]
     pub fn usable(&self, length: usize) -> Vec<i64> {
         let mut good = 0;
@@ -67,7 +67,7 @@ impl Candles {
         starts
     }
 
-    /// Returns the lowest and the highest value that `column` has in each window, NaN passed over.
+    /// Returns the lowest and the highest value of `column` in each window. NaN is skipped.
     ///
     /// # Errors
     /// As [`window::check_starts`].
@@ -91,11 +91,12 @@ impl Candles {
         ])
     }
 
-    /// Writes the windows at `starts` into `out`, one after the other. Each column of each window
-    /// becomes `(x - min) / (max - min)` of its rows up to that one, 0.5 while they are equal.
+    /// Writes the windows at `starts` into `out`, one after the other. Each column of a window becomes
+    /// `(x - min) / (max - min)`, where min and max are those of the rows of the window up to this
+    /// one. Where they are equal, the result is 0.5.
     ///
     /// # Errors
-    /// As [`window::gather_into`], and [`Error::BadWindow`] for one that is not [`Self::usable`].
+    /// As [`window::gather_into`], and [`Error::BadWindow`] for a window that is not [`Self::usable`].
     pub fn gather_scaled(&self, starts: &[i64], length: usize, out: &mut [f32]) -> Result<()> {
         window::check_starts(self.rows(), starts, length)?;
         let size = length * self.columns;
@@ -128,7 +129,7 @@ impl Candles {
     }
 }
 
-/// Whether no value is missing (NaN), 0 or negative.
+/// Returns whether no value is missing (NaN), zero or negative.
 fn is_good(values: &[f64]) -> bool {
     values.iter().all(|value| *value > 0.0)
 }
@@ -143,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    fn candles(columns: &[Vec<Option<f64>>]) -> Candles {
+    fn candles(columns: &[Vec<Option<f64>>]) -> CandleMatrix {
         let chunks: Vec<Vec<ArrayRef>> = columns
             .iter()
             .map(|column| vec![Arc::new(Float64Array::from(column.clone())) as ArrayRef])
@@ -152,7 +153,7 @@ mod tests {
             .iter()
             .map(|chunks| Column::new("x", chunks).unwrap())
             .collect();
-        Candles::new(&columns).unwrap()
+        CandleMatrix::new(&columns).unwrap()
     }
 
     proptest! {
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_with_a_missing_value_or_none_above_0_is_not_usable() {
+    fn windows_with_missing_or_non_positive_values_are_not_usable() {
         for bad in [None, Some(0.0), Some(-1.0)] {
             let mut column = vec![Some(2.0); 10];
             column[4] = bad;

@@ -1,4 +1,4 @@
-//! A float64 column as Arrow hands it over: one or more chunks, each with or without nulls.
+//! A float64 column from Arrow: one or more chunks, each with or without nulls.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ pub struct Column<'a> {
 }
 
 impl<'a> Column<'a> {
-    /// Returns a view of `chunks`, which stay where they are.
+    /// Returns a view of `chunks`. Nothing is copied.
     ///
     /// # Errors
     /// [`Error::WrongType`] when a chunk is not float64.
@@ -41,13 +41,13 @@ impl<'a> Column<'a> {
         })
     }
 
-    /// Rows in all chunks.
+    /// Number of rows in all chunks.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no row.
+    /// Whether the column has no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -73,7 +73,7 @@ impl<'a> Column<'a> {
             let target = &mut out[start - rows.start..end - rows.start];
             target.copy_from_slice(&array.values()[within.clone()]);
             if let Some(nulls) = array.nulls().filter(|nulls| nulls.null_count() > 0) {
-                // What stands in the slot of a null is undefined: it is overwritten, never read.
+                // The value behind a null is undefined, so it is overwritten without being checked.
                 for (value, row) in target.iter_mut().zip(within) {
                     if nulls.is_null(row) {
                         *value = f64::NAN;
@@ -98,7 +98,7 @@ impl<'a> Column<'a> {
 }
 
 fn first_not_finite(values: &[f64]) -> Option<usize> {
-    // Without an early exit the check is vectorised; the position is looked up only on failure.
+    // Without an early exit the check vectorizes. On failure the position is searched for.
     let finite = values.iter().fold(true, |all, v| all & v.is_finite());
     if finite {
         None
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_null_hides_what_stands_in_its_slot() {
+    fn the_value_behind_a_null_is_ignored() {
         let values = arrow_buffer::ScalarBuffer::from(vec![1.0, f64::INFINITY]);
         let nulls = arrow_buffer::NullBuffer::from(vec![true, false]);
         let arrays: Vec<ArrayRef> = vec![Arc::new(Float64Array::new(values, Some(nulls)))];

@@ -1,32 +1,32 @@
-//! The one error type of the kernels: every variant says what was found and what was expected.
+//! The error type of the kernels. Every message says what was found and what was expected.
 
 use thiserror::Error;
 
 /// Result of a kernel.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What can be wrong with the input of a kernel. Rows count from 0.
+/// What is wrong with the input of a kernel. Rows count from 0.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum Error {
-    /// A column that is needed is not in the frame.
+    /// A column is missing in the frame.
     #[error("column '{column}' is missing; the frame has: {available}")]
     MissingColumn {
         /// The column asked for.
         column: String,
-        /// What the frame has instead, comma separated.
+        /// The columns of the frame, separated by commas.
         available: String,
     },
-    /// A column has a type that the kernel does not read.
+    /// A column has a type that the kernel cannot read.
     #[error("column '{column}' has dtype {found}, expected {expected}; cast it first")]
     WrongType {
         /// The offending column.
         column: String,
         /// Its Arrow type.
         found: String,
-        /// The types that are read.
+        /// The types that it can read.
         expected: &'static str,
     },
-    /// NaN or an infinity where a number is needed.
+    /// NaN or an infinity where a finite number is needed.
     #[error(
         "column '{column}', row {row}: found {value}, expected a finite number \
          (a missing value is null, not NaN)"
@@ -36,7 +36,7 @@ pub enum Error {
         column: String,
         /// The first offending row.
         row: usize,
-        /// What stands there.
+        /// The value there.
         value: f64,
     },
     /// A timestamp is null.
@@ -47,7 +47,7 @@ pub enum Error {
         /// The first offending row.
         row: usize,
     },
-    /// Timestamps must rise from row to row.
+    /// A timestamp is not later than the one before it.
     #[error(
         "column '{column}', row {row}: timestamp {found} ms follows {previous} ms, \
          expected strictly ascending times; sort the frame and remove duplicates"
@@ -62,9 +62,6 @@ pub enum Error {
         /// The time of this row, milliseconds since 1970.
         found: i64,
     },
-    /// A file of the bulk archive that cannot be read.
-    #[error("{0}")]
-    Archive(String),
     /// Fewer rows than the operation needs.
     #[error("{what} needs at least {needed} rows, got {rows}")]
     TooShort {
@@ -75,8 +72,8 @@ pub enum Error {
         /// Rows needed.
         needed: usize,
     },
-    /// A scaler saw no value at all.
-    #[error("feature '{feature}' has no value in rows {start}..{end}, nothing to fit a scaler on")]
+    /// A feature has no value to fit its scaler on.
+    #[error("feature '{feature}' has no value in rows {start}..{end} to fit its scaler on")]
     NothingToFit {
         /// The feature.
         feature: String,
@@ -94,7 +91,7 @@ pub enum Error {
     /// A pipeline was used before it was fitted.
     #[error("the pipeline has no scalers yet; call fit() first")]
     NotFitted,
-    /// A window start that does not fit the matrix.
+    /// A window does not fit into the matrix.
     #[error(
         "window start {start} (position {position}) with length {length} does not fit \
          into {rows} rows; expected 0 <= start <= {last}"
@@ -111,10 +108,10 @@ pub enum Error {
         /// The last valid start.
         last: i64,
     },
-    /// A window of candles that cannot be scaled by its own values.
+    /// A window of candles cannot be scaled by its own values.
     #[error(
-        "the window from row {start} on: row {row} has a value that is missing or not above 0; \
-         usable() names the windows without one"
+        "window start {start}: row {row} has a value that is missing, zero or negative; \
+         usable() returns the starts of windows without one"
     )]
     BadWindow {
         /// First row of the window.
@@ -122,20 +119,20 @@ pub enum Error {
         /// The first bad row.
         row: usize,
     },
-    /// A result that does not fit into memory.
+    /// A result does not fit into memory.
     #[error("{values} values do not fit into memory; gather fewer windows at a time")]
     TooLarge {
         /// Number of values of the result.
         values: usize,
     },
-    /// An argument outside of its range.
+    /// An argument is out of its range.
     #[error("{name} is {value}, expected {expected}")]
     InvalidArgument {
         /// The argument.
         name: &'static str,
         /// What was passed.
         value: String,
-        /// What is accepted.
+        /// What would be accepted.
         expected: String,
     },
 }

@@ -1,7 +1,7 @@
 //! Data preparation for training sequence models on candles.
 //!
-//! The kernels are plain Rust over slices and Arrow arrays and know nothing of Python;
-//! [`mod@python`] (feature `python`) is the thin layer that hands frames in and `NumPy` views out.
+//! The kernels are plain Rust over slices and Arrow arrays, independent of Python. [`mod@python`]
+//! (feature `python`) is a thin layer that takes Arrow frames and returns `NumPy` arrays.
 
 pub mod archive;
 pub mod candles;

@@ -25,7 +25,7 @@ impl Element for f32 {
     }
 }
 
-/// Rows of features, one after the other, and which rows of the frame they were.
+/// A matrix of features, row after row, and the rows of a frame that its rows were.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matrix<T> {
     data: Vec<T>,
@@ -49,17 +49,17 @@ impl<T: Element> Matrix<T> {
         }
     }
 
-    /// Returns this matrix with other rows of the frame that its rows were.
+    /// Returns this matrix, its rows being these rows of a frame.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] unless `rows` rise from 0 on, one for each row.
+    /// [`Error::InvalidArgument`] unless there is one number for each row, strictly ascending from 0 on.
     pub fn with_kept(mut self, rows: &[i64]) -> Result<Self> {
-        let rises = rows.windows(2).all(|pair| pair[0] < pair[1]);
-        if rows.len() != self.rows() || !rises || rows.first().is_some_and(|row| *row < 0) {
+        let ascending = rows.windows(2).all(|pair| pair[0] < pair[1]);
+        if rows.len() != self.rows() || !ascending || rows.first().is_some_and(|row| *row < 0) {
             return Err(Error::InvalidArgument {
                 name: "rows",
                 value: format!("{} numbers", rows.len()),
-                expected: format!("{} that rise from 0 on", self.rows()),
+                expected: format!("{} strictly ascending ones from 0 on", self.rows()),
             });
         }
         self.kept.clear();
@@ -69,14 +69,14 @@ impl<T: Element> Matrix<T> {
         Ok(self)
     }
 
-    /// Returns the matrix of the rows that `write` gives for each of `parts`, consecutive rows of a
-    /// frame. Parts are written at the same time.
+    /// Returns the matrix of the rows that `write` writes for each of `parts`, which are consecutive
+    /// rows of a frame. Each part is written on a thread of its own.
     ///
     /// # Errors
     /// The first error of `write`.
     ///
     /// # Panics
-    /// When `columns` is 0 or `write` gives more rows than its part has.
+    /// When `columns` is 0 or `write` writes more rows than its part has.
     pub fn build(
         columns: usize,
         parts: &[Range<usize>],
@@ -98,7 +98,7 @@ impl<T: Element> Matrix<T> {
             Ok((writer.filled, writer.kept))
         });
 
-        // Each part was written at the place it has when no row is left out; close the gaps.
+        // Each part was written where it belongs if no row is left out. Close the gaps.
         let (mut from, mut to, mut kept) = (0, 0, Vec::new());
         for (part, result) in parts.iter().zip(written) {
             let (filled, ranges) = result?;
@@ -125,7 +125,7 @@ impl<T: Element> Matrix<T> {
         &self.data
     }
 
-    /// Returns the values, row after row, without the rest.
+    /// Returns the values, row after row.
     #[must_use]
     pub fn into_data(self) -> Vec<T> {
         self.data
@@ -143,17 +143,17 @@ impl<T: Element> Matrix<T> {
         self.columns
     }
 
-    /// The rows of the frame that are in the matrix, as ranges in order.
+    /// The rows of the frame that are in the matrix, as ascending ranges.
     #[must_use]
     pub fn kept(&self) -> &[Range<usize>] {
         &self.kept
     }
 }
 
-/// Rows that are turned from columns into rows at a time.
+/// Rows that are transposed at a time.
 const TILE: usize = 64;
 
-/// Writes rows that come column by column.
+/// Writes rows that are given column by column.
 #[derive(Debug)]
 pub struct Writer<'a, T> {
     target: &'a mut [T],
@@ -177,7 +177,7 @@ impl<'a, T: Element> Writer<'a, T> {
     /// Appends the rows `first..` of a frame, scaled; those with a NaN are left out.
     ///
     /// # Panics
-    /// When the number of columns is another, they differ in length, or there is no room left.
+    /// When the number of columns is wrong, they differ in length, or no room is left.
     pub fn extend(&mut self, first: usize, columns: &[&[f64]], scalers: &[MinMax]) {
         assert_eq!(columns.len(), self.columns);
         assert_eq!(scalers.len(), self.columns);
@@ -207,8 +207,8 @@ impl<'a, T: Element> Writer<'a, T> {
         let end = self.filled + rows.len() * self.columns;
         let target = &mut self.target[self.filled..end];
         self.filled = end;
-        // Scaling goes down the columns, where it vectorises; writing goes along the rows, so that
-        // memory is written in order. A tile of rows between the two stays in the L1 cache.
+        // Scaling goes down the columns, which vectorizes. Writing goes along the rows, so that memory
+        // is written in order. The tile between the two stays in the L1 cache.
         for (tile, cells) in target.chunks_mut(TILE * self.columns).enumerate() {
             let first = rows.start + tile * TILE;
             let parts = self.tile.chunks_exact_mut(TILE);
@@ -227,7 +227,7 @@ impl<'a, T: Element> Writer<'a, T> {
     }
 }
 
-/// Appends `range`, joined with the last one if they touch.
+/// Appends `range`, merged with the last one if they are adjacent.
 fn push(ranges: &mut Vec<Range<usize>>, range: Range<usize>) {
     match ranges.last_mut() {
         Some(last) if last.end == range.start => last.end = range.end,

@@ -1,7 +1,7 @@
 //! Joining a slower series (sentiment) onto candles by time.
 //!
-//! All times are milliseconds since 1970, strictly ascending on both sides; each join returns, for
-//! every candle, the row of the other series that belongs to it.
+//! All times are milliseconds since 1970, strictly ascending on both sides. A join returns the
+//! matching row of the other series for every candle.
 
 use arrow_array::Float64Array;
 use arrow_buffer::NullBufferBuilder;
@@ -15,25 +15,25 @@ pub enum How {
     /// The row with the same time.
     Exact,
     /// The right side is first repeated forward on a grid of `step` milliseconds, from its first to
-    /// its last row; then the row with the same time. A candle off that grid, or later than the
-    /// last row, gets none.
+    /// its last row. Then the row with the same time. A candle that is off the grid or later than the
+    /// last row has no match.
     Resampled {
-        /// Grid of the candles in milliseconds.
+        /// Time between two candles, milliseconds.
         step: i64,
     },
     /// The newest row that was at least `lag` milliseconds old when the candle opened.
     AsOf {
-        /// Minimal age of a row in milliseconds.
+        /// Minimum age of a row, milliseconds.
         lag: i64,
     },
 }
 
-/// Returns `times` if they rise strictly.
+/// Returns `times` if they are strictly ascending.
 ///
 /// # Errors
-/// [`Error::NotAscending`] with the first row that does not.
+/// [`Error::NotAscending`] with the first row that is not later than the one before it.
 pub fn check_ascending<'a>(column: &str, times: &'a [i64]) -> Result<&'a [i64]> {
-    // Without an early exit the check is several times faster; the row is looked up on failure.
+    // Without an early exit the check is several times faster. On failure the row is searched for.
     let pairs = || times.iter().zip(times.iter().skip(1));
     if pairs().filter(|(a, b)| a >= b).count() == 0 {
         return Ok(times);
@@ -49,20 +49,20 @@ pub fn check_ascending<'a>(column: &str, times: &'a [i64]) -> Result<&'a [i64]> 
     }
 }
 
-/// So many candles in a row that all get the same row of the right side.
+/// Consecutive candles that match the same row of the right side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// Number of candles.
     pub candles: usize,
-    /// Their row; `None` where there is none.
+    /// The row, `None` if they match none.
     pub row: Option<usize>,
 }
 
-/// Returns for the times of `left`, run by run, the matching rows of `right`.
+/// Returns the matching row of `right` for each time of `left`, as runs.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a step below 1 or a negative lag. The times are trusted: see
-/// [`check_ascending`].
+/// [`Error::InvalidArgument`] for a step below 1 or a negative lag. Whether the times are ascending
+/// is not checked; see [`check_ascending`].
 pub fn join(left: &[i64], right: &[i64], how: How) -> Result<Vec<Run>> {
     let (step, lag) = match how {
         How::Exact => (1, 0),
@@ -83,11 +83,11 @@ pub fn join(left: &[i64], right: &[i64], how: How) -> Result<Vec<Run>> {
             expected: "at least 0 (a negative lag would look into the future)".to_owned(),
         });
     }
-    // The resampling grid starts at midnight of the first row, as pandas lays it.
+    // The resampling grid starts at midnight of the first row, as in pandas.
     let origin = right
         .first()
         .map_or(0, |t| t.saturating_sub(t.rem_euclid(DAY)));
-    // Most candles follow the last one on the grid by one step: only the others need a division.
+    // Most candles are one step after the last one on the grid. Only the others need a division.
     let mut on_grid: Option<i64> = None;
     let mut runs: Vec<Run> = Vec::new();
     let mut next = 0; // right[..next] is not later than the candle

@@ -1,36 +1,88 @@
-//! The one place that starts threads.
+//! The one place that decides the number of threads and starts them.
 
+use std::ffi::OsStr;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::thread;
 
-/// Fewest rows for a thread: starting it costs as much as about 10 000 rows of work.
-const ROWS_PER_THREAD: usize = 1 << 15;
+use crate::{Error, Result};
 
-/// Returns `rows` in as many parts of about one size as there are processors; in one if few.
-#[must_use]
-pub fn split(rows: Range<usize>) -> Vec<Range<usize>> {
-    split_by(rows, ROWS_PER_THREAD)
-}
+/// The environment variable with the number of threads of calls that are not given one.
+pub const VARIABLE: &str = "ATB_FAST_THREADS";
 
-/// Does what [`split`] does with items of which `fewest` are worth a thread.
-#[must_use]
-pub fn split_by(rows: Range<usize>, fewest: usize) -> Vec<Range<usize>> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(rows.len() / fewest).max(1);
-    let size = rows.len().div_ceil(threads).max(1);
-    let mut parts: Vec<_> = rows
-        .clone()
-        .step_by(size)
-        .map(|start| start..rows.end.min(start + size))
-        .collect();
-    if parts.is_empty() {
-        parts.push(rows);
+/// The number of threads that a call may use. No result depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threads(NonZeroUsize);
+
+impl Threads {
+    /// One thread: the one that calls.
+    pub const ONE: Self = Self(NonZeroUsize::MIN);
+
+    /// The largest number that is accepted.
+    pub const MOST: usize = 1024;
+
+    /// Returns that many threads.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] unless `count` is between 1 and [`Self::MOST`].
+    pub fn new(count: usize) -> Result<Self> {
+        Self::named("threads", Some(count), &count.to_string())
     }
-    parts
+
+    /// Returns as many threads as `asked`, else as the variable [`VARIABLE`] says, else as there are
+    /// cores that this process may use.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if the number that counts is not between 1 and [`Self::MOST`].
+    pub fn resolve(asked: Option<usize>) -> Result<Self> {
+        match asked {
+            Some(count) => Self::new(count),
+            None => Self::from_variable(std::env::var_os(VARIABLE).as_deref()),
+        }
+    }
+
+    fn from_variable(value: Option<&OsStr>) -> Result<Self> {
+        match value.map(OsStr::to_string_lossy) {
+            Some(text) if !text.is_empty() => Self::named(VARIABLE, text.parse().ok(), &text),
+            _ => Ok(thread::available_parallelism().map_or(Self::ONE, Self)),
+        }
+    }
+
+    fn named(name: &'static str, count: Option<usize>, received: &str) -> Result<Self> {
+        count
+            .filter(|count| *count <= Self::MOST)
+            .and_then(NonZeroUsize::new)
+            .map(Self)
+            .ok_or_else(|| Error::InvalidArgument {
+                name,
+                value: received.to_owned(),
+                expected: format!("an integer from 1 to {}", Self::MOST),
+            })
+    }
+
+    /// Returns `items` in parts of about equal size, at least one and at most one for each thread.
+    /// A part has at least `fewest` items, unless it is the only one.
+    #[must_use]
+    pub fn split(self, items: Range<usize>, fewest: usize) -> Vec<Range<usize>> {
+        let threads = self.0.get().min(items.len() / fewest).max(1);
+        let size = items.len().div_ceil(threads).max(1);
+        let mut parts: Vec<_> = items
+            .clone()
+            .step_by(size)
+            .map(|start| start..items.end.min(start + size))
+            .collect();
+        if parts.is_empty() {
+            parts.push(items);
+        }
+        parts
+    }
 }
 
-/// Returns `work` of each task, in order; several tasks run on a thread each. The threads live as
-/// long as the call: no pool waits that a fork could leave without its threads.
+/// Returns the result of `work` for each task, in order. Each task runs on a thread of its own, the
+/// last one on the calling thread.
+///
+/// The threads end with the call. A pool would be faster to start but would hang after a fork, which
+/// copies the pool without its threads.
 ///
 /// # Panics
 /// When `work` panics.
@@ -59,14 +111,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_cover_the_rows_in_order() {
-        for rows in [5..5, 0..10, 3..70_000, 17..1_300_000] {
-            let parts = split(rows.clone());
-            assert_eq!(parts[0].start, rows.start);
-            assert_eq!(parts[parts.len() - 1].end, rows.end);
-            assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+    fn parts_cover_the_items_in_order() {
+        for threads in [1, 2, 3, 7, Threads::MOST] {
+            for items in [5..5, 0..10, 3..70_000, 17..1_300_000] {
+                let parts = Threads::new(threads).unwrap().split(items.clone(), 1000);
+                assert_eq!(parts[0].start, items.start);
+                assert_eq!(parts[parts.len() - 1].end, items.end);
+                assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+                assert!(parts.len() <= threads);
+                assert!(parts.len() == 1 || parts.len() <= items.len() / 1000);
+            }
         }
-        assert_eq!(split(0..1000).len(), 1);
+        assert_eq!(Threads::new(4).unwrap().split(0..70_000, 1000).len(), 4);
+    }
+
+    #[test]
+    fn the_variable_counts_where_no_number_is_given() {
+        let from = |value: &str| Threads::from_variable(Some(OsStr::new(value)));
+        assert_eq!(from("3"), Threads::new(3));
+        assert_eq!(from(""), Threads::from_variable(None));
+        assert_eq!(Threads::resolve(Some(3)), Threads::new(3));
+        for bad in ["0", "-1", "two", "1.5", "1025", "99999999999999999999"] {
+            assert_eq!(
+                from(bad).unwrap_err().to_string(),
+                format!("ATB_FAST_THREADS is {bad}, expected an integer from 1 to 1024")
+            );
+        }
+        assert_eq!(
+            Threads::new(0).unwrap_err().to_string(),
+            "threads is 0, expected an integer from 1 to 1024"
+        );
     }
 
     #[test]

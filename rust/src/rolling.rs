@@ -1,19 +1,19 @@
 //! Rolling features: simple moving average and relative strength index.
 //!
-//! Sums over a window are built from sums over 1, 2, 4, 8, ... values (a window of 14 is 8 + 4 + 2).
-//! Nothing is ever subtracted and no state is carried from row to row, so the relative error of a
-//! sum of non-negative values is at most `2 * log2(window)` roundings, whatever the number of rows,
-//! and a NaN spoils only the windows that contain it.
+//! The sum over a window is built from sums over 1, 2, 4, 8, ... values (a window of 14 is 8 + 4 + 2).
+//! Nothing is subtracted and no state is carried from row to row. The relative error of a sum of
+//! non-negative values is therefore at most `2 * log2(window)` roundings for any number of rows, and
+//! a NaN affects only the windows that contain it.
 
-/// Sums over windows of one series. Several windows share the work.
+/// Sums over windows of one series. Windows of several lengths share the work.
 #[derive(Debug, Default)]
 pub struct WindowSums {
-    /// `levels[k][i]` is the sum of `2^k` values from `i` on.
+    /// `levels[k][i]` is the sum of the `2^k` values from index `i` on.
     levels: Vec<Vec<f64>>,
 }
 
 impl WindowSums {
-    /// Takes `values` in, for windows of up to `longest` of them.
+    /// Replaces the series by `values`, for windows of up to `longest` values.
     ///
     /// # Panics
     /// Unless `1 <= longest <= values.len()`.
@@ -35,10 +35,10 @@ impl WindowSums {
     /// Writes the sum of the last `window` values at each of the last `out.len()` positions.
     ///
     /// # Panics
-    /// When `window` is 0 or longer than was announced, or there are fewer such positions.
+    /// When `window` is 0 or longer than `longest` was, or fewer positions have that many values.
     pub fn write(&self, window: usize, out: &mut [f64]) {
         assert!(window >= 1);
-        // The set bits of the window are the levels to add, two in one sweep.
+        // The bits of the window that are set are the levels to add, two in each pass.
         let mut from = self.levels[0].len() + 1 - window - out.len();
         let mut levels = (0..=window.ilog2() as usize)
             .filter(|k| window >> k & 1 == 1)
@@ -81,7 +81,7 @@ impl WindowSums {
     }
 }
 
-/// Buffers for the simple-mean RSI, kept so that repeated calls do not allocate.
+/// Buffers for the simple-mean RSI, reused so that repeated calls do not allocate.
 #[derive(Debug, Default)]
 pub struct RsiSums {
     changes: Vec<f64>,
@@ -135,7 +135,7 @@ fn strength(gain: f64, loss: f64) -> f64 {
     100.0 * gain / (gain + loss)
 }
 
-/// Returns the simple moving average of a whole series, NaN until `window` values are there.
+/// Returns the simple moving average of a whole series, NaN for the first `window - 1` rows.
 ///
 /// # Panics
 /// When `window` is 0.
@@ -150,7 +150,7 @@ pub fn sma(values: &[f64], window: usize) -> Vec<f64> {
     out
 }
 
-/// Returns the simple-mean RSI of a whole series, NaN until `window` values are there. The first
+/// Returns the simple-mean RSI of a whole series, NaN for the first `window - 1` rows. The first
 /// value has no difference; it counts as neither gain nor loss.
 ///
 /// # Panics
@@ -169,11 +169,11 @@ pub fn rsi(values: &[f64], window: usize) -> Vec<f64> {
 
 /// Returns Wilder's RSI of a whole series, 0..100, NaN for the first `window` rows.
 ///
-/// The averages start as simple means of the first `window` differences and go on as
+/// The averages start as simple means of the first `window` differences and continue as
 /// `(average * (window - 1) + difference) / window` (J. W. Wilder, *New Concepts in Technical
-/// Trading Systems*, 1978). An average forgets: its rounding errors shrink by `1 - 1/window` each
-/// row, so they do not add up. 50 where there is neither gain nor loss. A NaN restarts the averages
-/// behind it.
+/// Trading Systems*, 1978). Rounding errors do not accumulate, because each row reduces those of
+/// earlier rows by a factor of `1 - 1/window`. 50 where there is neither gain nor loss. After a NaN
+/// the averages start again.
 ///
 /// # Panics
 /// When `window` is 0.
@@ -354,7 +354,7 @@ mod tests {
                 "{i} {} {exact}",
                 simple[i]
             );
-            // Wilder's averages forget: a start 2000 rows back gives the same.
+            // Wilder's averages forget, so starting 2000 rows earlier gives the same.
             let restarted = rsi_wilder(&values[i - 2000..=i], 14)[2000];
             assert!((wilder[i] - restarted).abs() <= 1e-9 * restarted);
         }

@@ -18,7 +18,7 @@ impl MinMax {
     #[must_use]
     pub fn new(data_min: f64, data_max: f64) -> Self {
         let range = data_max - data_min;
-        // scikit-learn takes a range below ten machine epsilons as constant.
+        // scikit-learn treats a column as constant if its range is below ten machine epsilons.
         let scale = if range < 10.0 * f64::EPSILON {
             1.0
         } else {
@@ -32,14 +32,14 @@ impl MinMax {
         }
     }
 
-    /// Returns the scaled value. Two roundings, not a fused multiply-add, as scikit-learn does it.
+    /// Returns the scaled value, rounded after the product and after the sum as in scikit-learn.
     #[inline]
     #[must_use]
     pub fn transform(&self, value: f64) -> f64 {
         value * self.scale + self.min
     }
 
-    /// Returns the value that was scaled to `scaled`.
+    /// Returns the value whose scaled value is `scaled`.
     #[inline]
     #[must_use]
     pub fn inverse(&self, scaled: f64) -> f64 {
@@ -47,7 +47,7 @@ impl MinMax {
     }
 }
 
-/// The range of the values seen so far; NaN (null) is passed over.
+/// The range of the values seen so far. NaN (null) is skipped.
 #[derive(Debug, Clone, Copy)]
 pub struct Range {
     min: f64,
@@ -64,10 +64,10 @@ impl Default for Range {
 }
 
 impl Range {
-    /// Widens the range to `values`.
+    /// Widens the range to include `values`.
     pub fn observe(&mut self, values: &[f64]) {
-        // Independent lanes, so that the comparisons do not wait for each other. A comparison with
-        // NaN is false and keeps the old bound.
+        // Independent lanes let the comparisons run in parallel. A comparison with NaN is false, so
+        // it keeps the old bound.
         const LANES: usize = 8;
         let (mut low, mut high) = ([self.min; LANES], [self.max; LANES]);
         let chunks = values.chunks_exact(LANES);
@@ -83,7 +83,7 @@ impl Range {
         self.max = high.iter().chain(rest).copied().fold(self.max, f64::max);
     }
 
-    /// Widens the range to another one.
+    /// Widens the range to include another one.
     pub fn widen(&mut self, other: Self) {
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
@@ -92,7 +92,9 @@ impl Range {
     /// Returns the scaler of this range, `None` when no value was seen.
     #[must_use]
     pub fn scaler(&self) -> Option<MinMax> {
-        (self.min <= self.max).then(|| MinMax::new(self.min, self.max))
+        // Of 0.0 and -0.0 either may be the bound, depending on how the values were split. Adding 0
+        // makes both 0.0, so that the split does not show.
+        (self.min <= self.max).then(|| MinMax::new(self.min + 0.0, self.max + 0.0))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{Error, Result, memory};
 /// Returns the number of windows of `length` rows in `rows` rows.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a length of 0, [`Error::TooShort`] when not one window fits.
+/// [`Error::InvalidArgument`] for a length of 0, [`Error::TooShort`] when no window fits.
 pub fn count(rows: usize, length: usize) -> Result<usize> {
     if length == 0 {
         return Err(Error::InvalidArgument {
@@ -28,8 +28,7 @@ pub fn count(rows: usize, length: usize) -> Result<usize> {
 /// Returns the windows at `starts`, one after the other: `starts.len() * length` rows.
 ///
 /// # Errors
-/// As [`count`], [`Error::WindowOutOfRange`] for a start whose window does not fit, and
-/// [`Error::TooLarge`] when there is no memory for the windows.
+/// As [`check_starts`], and [`Error::TooLarge`] when the windows do not fit into memory.
 pub fn gather<T: Element>(matrix: &Matrix<T>, starts: &[i64], length: usize) -> Result<Vec<T>> {
     check_starts(matrix.rows(), starts, length)?;
     let size = length * matrix.columns();
@@ -41,10 +40,10 @@ pub fn gather<T: Element>(matrix: &Matrix<T>, starts: &[i64], length: usize) -> 
     Ok(out)
 }
 
-/// As [`gather`], into memory that is there already.
+/// Writes the windows at `starts` into `out`; see [`gather`].
 ///
 /// # Errors
-/// As [`gather`], and [`Error::InvalidArgument`] when `out` has another size.
+/// As [`check_starts`], and [`Error::InvalidArgument`] when `out` has another size.
 pub fn gather_into<T: Element>(
     matrix: &Matrix<T>,
     starts: &[i64],
@@ -64,7 +63,7 @@ pub fn gather_into<T: Element>(
 /// Returns an error unless a window of `length` rows fits at each of `starts`.
 ///
 /// # Errors
-/// As [`count`], and [`Error::WindowOutOfRange`].
+/// As [`count`], and [`Error::WindowOutOfRange`] for a start whose window does not fit.
 pub fn check_starts(rows: usize, starts: &[i64], length: usize) -> Result<()> {
     let windows = count(rows, length)?;
     let fits = |start: i64| usize::try_from(start).is_ok_and(|s| s < windows);
@@ -80,10 +79,10 @@ pub fn check_starts(rows: usize, starts: &[i64], length: usize) -> Result<()> {
     }
 }
 
-/// Returns an error unless the memory for a result has the size of it.
+/// Returns an error unless the output has as many values as the result.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`].
+/// [`Error::InvalidArgument`] with both numbers.
 pub fn check_out(values: usize, expected: usize) -> Result<()> {
     if values == expected {
         return Ok(());
@@ -97,8 +96,8 @@ pub fn check_out(values: usize, expected: usize) -> Result<()> {
 
 /// Shuffles `starts` in place. The order depends on `seed` and `epoch` alone.
 pub fn shuffle(starts: &mut [i64], seed: u64, epoch: u64) {
-    // Epochs of one seed draw from generators far apart: the first output of a generator seeded
-    // with the epoch is mixed into the seed.
+    // Seeds of consecutive epochs must not be close to each other, so the epoch is hashed into the
+    // seed: it is mixed with the first output of a generator that is seeded with the epoch.
     let mixed = seed ^ fastrand::Rng::with_seed(epoch).u64(..);
     fastrand::Rng::with_seed(mixed).shuffle(starts);
 }

@@ -89,7 +89,7 @@ def test_known_variables_keep_their_meaning() -> None:
 def test_no_option_is_called_as_another_variable() -> None:
     ours = {name for option in (*OPTIONS, "config", "jobs") for name in variables(option)}
     others = {f"ATB_FAST_{name.upper()}_URL" for name in Endpoints.__dataclass_fields__}
-    others |= {f"ATB_FAST_{name}" for name in ("SHARED", "FAULTS", "KILLS", "COMPLETE")}
+    others |= {f"ATB_FAST_{name}" for name in ("SHARED", "FAULTS", "KILLS", "COMPLETE", "THREADS")}
     assert not ours & others
 
 
@@ -97,6 +97,7 @@ def test_variables_that_no_option_reads_are_named(caplog: pytest.LogCaptureFixtu
     for name in Endpoints.__dataclass_fields__:
         shown(**{f"ATB_FAST_{name.upper()}_URL": "http://localhost"})
     shown(ATB_FAST_EPOCHS="5", ATB_FAST_JOBS="2", ATB_FAST_FOLDS="3", ATB_FAST_SHARED="x")
+    shown(ATB_FAST_THREADS="2")
     shown(ATB_FAST_EPOCH="")
     assert not caplog.messages
     shown(ATB_FAST_EPOCH="5", ATB_FAST_LEARNING_RATE="1e-3")

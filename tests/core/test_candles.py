@@ -62,7 +62,7 @@ def test_chunks_and_other_frames(candles: pl.DataFrame) -> None:
 def test_what_is_refused(candles: pl.DataFrame) -> None:
     matrix = CandleMatrix(candles.head(200).with_columns(volume=pl.lit(None, pl.Float64)), COLUMNS)
     assert matrix.usable(1).tolist() == []
-    with pytest.raises(DataError, match=r"from row 3 on: row 3 has a value that is missing"):
+    with pytest.raises(DataError, match="window start 3: row 3 has a value that is missing"):
         matrix.gather(np.array([3]), 10)
     matrix = CandleMatrix(candles.head(200), COLUMNS)
     with pytest.raises(ArgumentError, match="window start 191"):

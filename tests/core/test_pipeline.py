@@ -160,17 +160,13 @@ def test_pipeline_arguments(daily: pl.DataFrame) -> None:
         Pipeline([Feature("x", "close")]).transform(daily)
     with pytest.raises(ArgumentError, match="at least one feature"):
         Pipeline([])
-    with pytest.raises(ArgumentError, match="a name only once"):
+    with pytest.raises(ArgumentError, match="feature name is x, expected unique names"):
         Pipeline([Feature("x", "a"), Feature("x", "b")])
-    for window in (0, 2**20 + 1, 2**44, 2**62, 2**64 - 1):
-        for kind in ({"sma": window}, {"rsi": window}):
-            with pytest.raises(ArgumentError, match=r"window is \d+, expected 1 to 1048576"):
-                Pipeline([Feature("x", "a", **kind)])
     with pytest.raises(ArgumentError, match="null_as is not finite"):
         Pipeline([Feature("x", "a", null_as=float("inf"))])
     with pytest.raises(ArgumentError, match="both sma and rsi"):
         Feature("x", "a", sma=2, rsi=2)
-    with pytest.raises(ArgumentError, match="min <= max"):
+    with pytest.raises(ArgumentError, match="data_min <= data_max"):
         _core.MinMaxScaler(2.0, 1.0)
 
 

@@ -38,8 +38,18 @@ def test_rows_of_the_frame_are_kept(values: Any) -> None:
     np.testing.assert_array_equal(_core.FeatureMatrix(values, names, rows=rows).rows, rows)
     np.testing.assert_array_equal(_core.FeatureMatrix(values, names).rows, np.arange(ROWS))
     for bad in (rows[1:], rows[::-1], rows - 1, np.zeros(ROWS, int)):
-        with pytest.raises(ArgumentError, match=f"expected {ROWS} that rise from 0 on"):
+        with pytest.raises(ArgumentError, match=f"expected {ROWS} strictly ascending ones from 0"):
             _core.FeatureMatrix(values, names, rows=bad)
+
+
+def test_rows_are_one_array_that_refuses_writes(matrix: Any) -> None:
+    candles = _core.CandleMatrix(pl.DataFrame({"x": [1.0, 2.0]}), ["x"])
+    for rows, again in ((matrix.rows, matrix.rows), (candles.rows, candles.rows)):
+        assert rows is again
+        with pytest.raises(ValueError, match="read-only"):
+            rows[0] = 1
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            rows.flags.writeable = True
 
 
 @pytest.mark.parametrize("length", [1, 20, ROWS])
@@ -104,6 +114,8 @@ def test_gather_arguments(matrix: Any) -> None:
     strided = np.empty((1, LENGTH, 2 * FEATURES), np.float32)[:, :, ::2]
     with pytest.raises(ArgumentError, match="C-contiguous"):
         matrix.gather(np.array([0]), LENGTH, out=strided)
+    with pytest.raises(ArgumentError, match="out cannot be written"):
+        matrix.gather(np.array([0]), LENGTH, out=matrix.windows(LENGTH)[:1])
     with pytest.raises(ArgumentError, match="length is 0"):
         matrix.windows(0)
     with pytest.raises(DataError, match="a window needs at least 501 rows, got 500"):

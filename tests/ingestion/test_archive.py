@@ -128,7 +128,7 @@ DAMAGED = {
     "another day": (day_of([START, *GOOD[1:]]), "a later time of the same day"),
     "doubled": (day_of(GOOD, 2), "row 1: opened at"),
     "a price that is none": (day_of([*GOOD[:4], "n/a", *GOOD[5:]]), "found 'n/a'"),
-    "a bar that cannot be": (day_of([*GOOD[:2], "1.5", *GOOD[3:]]), "cannot be"),
+    "an impossible candle": (day_of([*GOOD[:2], "1.5", *GOOD[3:]]), "impossible candle"),
 }
 
 

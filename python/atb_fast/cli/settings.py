@@ -29,7 +29,7 @@ _META = "atb_fast.cli.settings"
 #: Addresses of the sources, and what tests and benchmarks read.
 _NOT_OF_OPTIONS = (
     *(f"ATB_FAST_{name}_URL" for name in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG")),
-    *("ATB_FAST_SHARED", "ATB_FAST_KILLS", "ATB_FAST_FAULTS"),
+    *("ATB_FAST_THREADS", "ATB_FAST_SHARED", "ATB_FAST_KILLS", "ATB_FAST_FAULTS"),
 )
 
 #: A table of the file by name, with the options it may hold.

@@ -1,23 +1,36 @@
-//! `CandleMatrix`: raw candles, whose windows are scaled one by one.
+//! `CandleMatrix`.
 
 use arrow_array::ArrayRef;
 use numpy::ndarray::ArrayView2;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayLike1, PyArrayMethods};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayLike1};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
-use super::error::{ArgumentError, bad_shape, detached};
+use super::error::{ArgumentError, bad_shape, detached, no_columns};
 use super::frame::{Frame, copied};
-use super::matrix::filled;
-use crate::Result;
-use crate::candles::Candles;
+use super::integer;
+use super::window::{batch, filled, frame_rows};
+use crate::candles::CandleMatrix;
 use crate::column::Column;
 use crate::memory::{self, view::read_only};
+use crate::{Result, window};
 
-/// Raw candles, whose windows are scaled one by one.
+/// Raw candles whose windows are scaled one by one, each by its own values. Immutable.
+///
+/// Args:
+///     frame: Candles with these columns, float64. They are copied. Null is a missing value.
+///     columns: Names of the columns, in the order of the matrix, at least one.
+///
+/// Raises:
+///     ArgumentError: `columns` is empty.
+///     DataError: A column is missing or not float64, a value is NaN or infinite, or timestamps are
+///         not strictly ascending.
+///     TypeError: `frame` is not an Arrow frame.
 #[pyclass(name = "CandleMatrix", module = "atb_fast._core", frozen)]
 pub struct PyCandleMatrix {
-    candles: Candles,
+    candles: CandleMatrix,
     names: Vec<String>,
+    rows: PyOnceLock<Py<PyArray1<i64>>>,
 }
 
 #[pymethods]
@@ -29,9 +42,7 @@ impl PyCandleMatrix {
     )]
     fn new(py: Python<'_>, frame: Frame, columns: Vec<String>) -> PyResult<Self> {
         if columns.is_empty() {
-            return Err(ArgumentError::new_err(
-                "columns is empty, expected at least one name",
-            ));
+            return Err(no_columns());
         }
         let candles = detached(py, || {
             frame.check_order()?;
@@ -42,46 +53,79 @@ impl PyCandleMatrix {
             let read = chunks
                 .iter()
                 .map(|(name, chunks)| Column::new(name, chunks));
-            Candles::new(&read.collect::<Result<Vec<_>>>()?)
+            CandleMatrix::new(&read.collect::<Result<Vec<_>>>()?)
         })?;
         Ok(Self {
             candles,
             names: columns,
+            rows: PyOnceLock::new(),
         })
     }
 
+    /// Number of rows and of columns.
     #[getter]
     fn shape(&self) -> (usize, usize) {
         (self.candles.rows(), self.candles.columns())
     }
 
+    /// The name of each column.
     #[getter]
     fn names(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).collect()
     }
 
+    /// The row of the frame that each row of the matrix was: 0, 1, 2 and so on, int64.
+    ///
+    /// Read-only, and the same array on each access.
     #[getter]
-    fn rows<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        let rows = self.candles.rows() as i64;
-        (0..rows).collect::<Vec<_>>().into_pyarray(py)
+    fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<i64>>> {
+        frame_rows(py, &self.rows, || (0..self.candles.rows() as i64).collect())
     }
 
+    /// The unscaled values, shape (rows, columns), float64, NaN where one is missing.
+    ///
+    /// A read-only view: nothing is copied, and it keeps the matrix alive.
     #[getter]
     fn values<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray2<f64>>> {
         read_only(this, |this| {
-            let candles = &this.candles;
-            let shape = (candles.rows(), candles.columns());
-            ArrayView2::from_shape(shape, candles.data()).map_err(bad_shape)
+            ArrayView2::from_shape(this.shape(), this.candles.data()).map_err(bad_shape)
         })
     }
 
-    fn usable<'py>(&self, py: Python<'py>, length: usize) -> PyResult<Bound<'py, PyArray1<i64>>> {
-        if length == 0 {
-            return Err(ArgumentError::new_err("length is 0, expected at least 1"));
-        }
+    /// Return the start of each window in which no value is missing, zero or negative.
+    ///
+    /// Args:
+    ///     length: Rows in a window, at least 1.
+    ///
+    /// Returns:
+    ///     First row of each window, ascending, shape (windows,), int64.
+    ///
+    /// Raises:
+    ///     ArgumentError: `length` is out of range.
+    fn usable<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = integer::length)] length: usize,
+    ) -> PyResult<Bound<'py, PyArray1<i64>>> {
         Ok(detached(py, || Ok(self.candles.usable(length)))?.into_pyarray(py))
     }
 
+    /// Return the lowest and the highest value of one column in each window.
+    ///
+    /// Args:
+    ///     column: Name of the column.
+    ///     starts: First row of each window, in any order, shape (windows,), int64.
+    ///     length: Rows in a window, at least 1.
+    ///
+    /// Returns:
+    ///     The lowest and the highest values, shape (windows,) each, float64. Missing values are
+    ///     skipped.
+    ///
+    /// Raises:
+    ///     ArgumentError: There is no such column, a window does not fit into the matrix, or
+    ///         `length` is out of range.
+    ///     DataError: The matrix has fewer rows than a window.
+    ///     TypeError: `starts` is not one-dimensional and integer.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"
@@ -91,7 +135,7 @@ impl PyCandleMatrix {
         py: Python<'py>,
         column: &str,
         starts: PyArrayLike1<'py, i64>,
-        length: usize,
+        #[pyo3(from_py_with = integer::length)] length: usize,
     ) -> PyResult<[Bound<'py, PyArray1<f64>>; 2]> {
         let Some(index) = self.names.iter().position(|name| name == column) else {
             return Err(ArgumentError::new_err(format!(
@@ -104,6 +148,27 @@ impl PyCandleMatrix {
         Ok(ends.map(|values| values.into_pyarray(py)))
     }
 
+    /// Return the windows at `starts`, each scaled by its own values, without the GIL.
+    ///
+    /// Each column of a window becomes `(x - min) / (max - min)`, computed in float64, where min
+    /// and max are those of the rows of the window up to this one. Where they are equal, as on the
+    /// first row, the result is 0.5.
+    ///
+    /// Args:
+    ///     starts: First row of each window, in any order, shape (batch,), int64.
+    ///     length: Rows in a window, at least 1.
+    ///     out: As in `FeatureMatrix.gather`.
+    ///
+    /// Returns:
+    ///     `out`, or a new array of shape (batch, length, columns), float32.
+    ///
+    /// Raises:
+    ///     ArgumentError: A window does not fit into the matrix, `length` is out of range, or `out`
+    ///         is read-only or not as described.
+    ///     DataError: A window has a value that is missing, zero or negative, or the matrix has
+    ///         fewer rows than a window.
+    ///     MemoryError: The windows do not fit into memory.
+    ///     TypeError: `starts` is not one-dimensional and integer.
     #[pyo3(signature = (starts, length, *, out=None))]
     #[allow(
         clippy::needless_pass_by_value,
@@ -113,23 +178,25 @@ impl PyCandleMatrix {
         &self,
         py: Python<'py>,
         starts: PyArrayLike1<'py, i64>,
-        length: usize,
+        #[pyo3(from_py_with = integer::length)] length: usize,
         out: Option<Bound<'py, PyArray3<f32>>>,
     ) -> PyResult<Bound<'py, PyArray3<f32>>> {
         let starts = copied(&starts);
-        let shape = [starts.len(), length, self.candles.columns()];
+        let columns = self.candles.columns();
         let fill = |windows: &mut [f32]| self.candles.gather_scaled(&starts, length, windows);
         if let Some(out) = out {
-            return filled(py, out, shape, fill);
+            return filled(py, out, [starts.len(), length, columns], fill);
         }
         let windows = detached(py, || {
-            let values = shape.iter().copied().fold(1, usize::saturating_mul);
+            window::check_starts(self.candles.rows(), &starts, length)?;
+            let shape = [starts.len(), length, columns];
+            let values = shape.into_iter().fold(1, usize::saturating_mul);
             let mut windows = memory::room(values)?;
             windows.resize(values, 0.0);
             fill(&mut windows)?;
             Ok(windows)
         })?;
-        windows.into_pyarray(py).reshape(shape)
+        batch(py, windows, length, columns)
     }
 
     fn __len__(&self) -> usize {

@@ -1,4 +1,4 @@
-//! The one place where the GIL is released and a kernel's error becomes a Python exception.
+//! The one place where the GIL is released and the error of a kernel becomes a Python exception.
 
 use numpy::ndarray::ShapeError;
 use pyo3::exceptions::PyMemoryError;
@@ -27,8 +27,13 @@ pub fn detached<T: Send>(py: Python<'_>, work: impl Send + FnOnce() -> Result<T>
     Ok(py.detach(work)?)
 }
 
-/// The error of an array whose shape does not match its data.
-#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
+/// Returns the exception for an array whose shape does not match its data.
+#[allow(clippy::needless_pass_by_value, reason = "the signature of `map_err`")]
 pub fn bad_shape(error: ShapeError) -> PyErr {
     ArgumentError::new_err(error.to_string())
+}
+
+/// Returns the exception for an empty list of column names.
+pub fn no_columns() -> PyErr {
+    ArgumentError::new_err("columns is empty, expected at least one name")
 }

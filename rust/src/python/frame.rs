@@ -1,4 +1,4 @@
-//! Frames from any library that speaks the Arrow `PyCapsule` interface.
+//! Frames from any library that supports the Arrow `PyCapsule` interface.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -16,7 +16,7 @@ use pyo3_arrow::input::AnyRecordBatch;
 use crate::merge::check_ascending;
 use crate::{Error, Result};
 
-/// Returns the values of an array argument, contiguous. Copied, because other threads may write to
+/// Returns a contiguous copy of an array argument. It is copied because other threads may write to
 /// the array while a kernel runs without the GIL.
 pub fn copied<T: Element + Copy>(array: &PyReadonlyArray1<'_, T>) -> Vec<T> {
     array.as_array().to_vec()
@@ -32,8 +32,8 @@ impl FromPyObject<'_, '_> for Frame {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        let speaks = ["__arrow_c_stream__", "__arrow_c_array__"];
-        if !speaks
+        let methods = ["__arrow_c_stream__", "__arrow_c_array__"];
+        if !methods
             .iter()
             .any(|name| object.hasattr(*name).unwrap_or(false))
         {
@@ -80,7 +80,7 @@ impl Frame {
         }
     }
 
-    /// Returns an error unless the `timestamp` column, if there is one, rises strictly.
+    /// Returns an error if there is a `timestamp` column that is not strictly ascending.
     pub fn check_order(&self) -> Result<()> {
         if self.schema.index_of("timestamp").is_ok() {
             self.timestamps("timestamp")?;
@@ -88,8 +88,8 @@ impl Frame {
         Ok(())
     }
 
-    /// Returns column `name` as strictly ascending milliseconds since 1970; without a copy if that
-    /// is what it has, in one chunk.
+    /// Returns column `name` as strictly ascending milliseconds since 1970. They are not copied if
+    /// the column holds milliseconds in one chunk.
     pub fn timestamps(&self, name: &str) -> Result<ScalarBuffer<i64>> {
         let chunks = self.column(name)?;
         let times = match &chunks[..] {

@@ -1,30 +1,47 @@
-//! `FeatureMatrix`, its window views, and the batch iterator.
-
-use std::ops::Range;
+//! `FeatureMatrix`.
 
 use numpy::ndarray::{ArrayView2, ArrayView3, ShapeBuilder};
-use numpy::{
-    IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayLike1, PyArrayMethods, PyReadonlyArray2,
-    PyReadwriteArray3,
-};
+use numpy::{PyArray1, PyArray2, PyArray3, PyArrayLike1, PyReadonlyArray2};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use super::error::{ArgumentError, bad_shape, detached};
 use super::frame::copied;
+use super::integer;
+use super::window::{PyWindowBatches, batch, filled, frame_rows};
 use crate::matrix::Matrix;
 use crate::memory::view::read_only;
-use crate::{Error, Result, window};
+use crate::window;
 
-/// The row-major float32 feature matrix.
+/// The row-major float32 feature matrix, shape (rows, features). Immutable.
+///
+/// Args:
+///     values: Shape (rows, features), float32, at least one feature. They are copied.
+///     names: One for each feature.
+///     rows: The row of a frame that each row was, strictly ascending, shape (rows,), int64.
+///         Default: 0, 1, 2 and so on.
+///
+/// Raises:
+///     ArgumentError: The number of names or rows is wrong, or rows are not ascending from 0 on.
+///     TypeError: `values` is not a two-dimensional float32 array.
 #[pyclass(name = "FeatureMatrix", module = "atb_fast._core", frozen)]
 pub struct PyFeatureMatrix {
     matrix: Matrix<f32>,
     names: Vec<String>,
+    rows: PyOnceLock<Py<PyArray1<i64>>>,
 }
 
 impl PyFeatureMatrix {
     pub fn new(matrix: Matrix<f32>, names: Vec<String>) -> Self {
-        Self { matrix, names }
+        Self {
+            matrix,
+            names,
+            rows: PyOnceLock::new(),
+        }
+    }
+
+    pub fn matrix(&self) -> &Matrix<f32> {
+        &self.matrix
     }
 }
 
@@ -58,43 +75,84 @@ impl PyFeatureMatrix {
         Ok(Self::new(matrix, names))
     }
 
+    /// Number of rows and of features.
     #[getter]
     fn shape(&self) -> (usize, usize) {
         (self.matrix.rows(), self.matrix.columns())
     }
 
+    /// The name of each feature.
     #[getter]
     fn names(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).collect()
     }
 
+    /// The row of the frame that each row of the matrix was, ascending, shape (rows,), int64.
+    ///
+    /// Read-only, and the same array on each access.
     #[getter]
-    fn rows<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        let rows = self.matrix.kept().iter().cloned().flatten();
-        rows.map(|row| row as i64)
-            .collect::<Vec<_>>()
-            .into_pyarray(py)
+    fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<i64>>> {
+        frame_rows(py, &self.rows, || {
+            let rows = self.matrix.kept().iter().cloned().flatten();
+            rows.map(|row| row as i64).collect()
+        })
     }
 
+    /// The matrix itself, shape (rows, features), float32.
+    ///
+    /// A read-only view: nothing is copied, and it keeps the matrix alive.
     #[getter]
     fn values<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray2<f32>>> {
         read_only(this, |this| {
-            let matrix = &this.matrix;
-            let shape = (matrix.rows(), matrix.columns());
-            ArrayView2::from_shape(shape, matrix.data()).map_err(bad_shape)
+            ArrayView2::from_shape(this.shape(), this.matrix.data()).map_err(bad_shape)
         })
     }
 
-    fn windows<'py>(this: &Bound<'py, Self>, length: usize) -> PyResult<Bound<'py, PyArray3<f32>>> {
+    /// Return every window as a read-only view, shape (rows - length + 1, length, features).
+    ///
+    /// Window `i` is rows `i` to `i + length - 1`. Nothing is copied: consecutive windows share
+    /// their memory with each other and with `values`. No row follows the last window, so a model
+    /// that predicts the next row uses all but the last.
+    ///
+    /// Args:
+    ///     length: Rows in a window, at least 1.
+    ///
+    /// Returns:
+    ///     Shape (rows - length + 1, length, features), float32.
+    ///
+    /// Raises:
+    ///     ArgumentError: `length` is out of range.
+    ///     DataError: The matrix has fewer rows than a window.
+    fn windows<'py>(
+        this: &Bound<'py, Self>,
+        #[pyo3(from_py_with = integer::length)] length: usize,
+    ) -> PyResult<Bound<'py, PyArray3<f32>>> {
         read_only(this, |this| {
-            let matrix = &this.matrix;
-            let columns = matrix.columns();
-            let shape = (window::count(matrix.rows(), length)?, length, columns);
+            let (rows, columns) = this.shape();
+            let shape = (window::count(rows, length)?, length, columns);
             let shape = shape.strides((columns, columns, 1));
-            ArrayView3::from_shape(shape, matrix.data()).map_err(bad_shape)
+            ArrayView3::from_shape(shape, this.matrix.data()).map_err(bad_shape)
         })
     }
 
+    /// Copy the windows at `starts` into one contiguous array, without the GIL.
+    ///
+    /// Args:
+    ///     starts: First row of each window, in any order, shape (batch,), int64.
+    ///     length: Rows in a window, at least 1.
+    ///     out: Where to write instead of into a new array: C-contiguous float32 of shape (batch,
+    ///         length, features). Reusing it avoids the page faults of new memory. No other thread
+    ///         may use it during the call.
+    ///
+    /// Returns:
+    ///     `out`, or a new array of shape (batch, length, features), float32.
+    ///
+    /// Raises:
+    ///     ArgumentError: A window does not fit into the matrix, `length` is out of range, or `out`
+    ///         is read-only or not as described.
+    ///     DataError: The matrix has fewer rows than a window.
+    ///     MemoryError: The windows do not fit into memory.
+    ///     TypeError: `starts` is not one-dimensional and integer.
     #[pyo3(signature = (starts, length, *, out=None))]
     #[allow(
         clippy::needless_pass_by_value,
@@ -104,7 +162,7 @@ impl PyFeatureMatrix {
         &self,
         py: Python<'py>,
         starts: PyArrayLike1<'py, i64>,
-        length: usize,
+        #[pyo3(from_py_with = integer::length)] length: usize,
         out: Option<Bound<'py, PyArray3<f32>>>,
     ) -> PyResult<Bound<'py, PyArray3<f32>>> {
         let starts = copied(&starts);
@@ -118,8 +176,30 @@ impl PyFeatureMatrix {
         })
     }
 
+    /// Return an iterator over the batches of one epoch.
+    ///
+    /// Args:
+    ///     targets: The target of each row, shape (rows,), float32. A window that starts at row `s`
+    ///         has the target of row `s + length`, the row after its last one.
+    ///     length: Rows in a window, at least 1.
+    ///     batch_size: Windows in a batch, at least 1. The last batch may be smaller.
+    ///     starts: First row of each window, shape (windows,), int64. Default: every window that
+    ///         another row follows.
+    ///     seed: Seed of the shuffle, 0 to 2**64 - 1. If None, the windows come in order.
+    ///     epoch: Number of the epoch, 0 to 2**64 - 1. The order depends on `seed` and `epoch`
+    ///         alone.
+    ///
+    /// Returns:
+    ///     An iterator over (windows, targets), float32, shapes (batch, length, features) and
+    ///     (batch,).
+    ///
+    /// Raises:
+    ///     ArgumentError: There is not one target for each row, a window does not fit, or a number
+    ///         is out of range.
+    ///     DataError: The matrix has too few rows for one window and its target.
+    ///     TypeError: `targets` or `starts` is not one-dimensional or has another dtype.
     #[pyo3(signature = (targets, length, batch_size, *, starts=None, seed=None, epoch=0))]
-    #[allow(clippy::too_many_arguments, reason = "all but two are keywords")]
+    #[allow(clippy::too_many_arguments, reason = "all but three are keywords")]
     #[allow(
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"
@@ -127,11 +207,11 @@ impl PyFeatureMatrix {
     fn batches(
         this: &Bound<'_, Self>,
         targets: PyArrayLike1<'_, f32>,
-        length: usize,
-        batch_size: usize,
+        #[pyo3(from_py_with = integer::length)] length: usize,
+        #[pyo3(from_py_with = integer::batch_size)] batch_size: usize,
         starts: Option<PyArrayLike1<'_, i64>>,
-        seed: Option<u64>,
-        epoch: u64,
+        #[pyo3(from_py_with = integer::seed)] seed: Option<u64>,
+        #[pyo3(from_py_with = integer::epoch)] epoch: u64,
     ) -> PyResult<PyWindowBatches> {
         let rows = this.get().matrix.rows();
         let targets = copied(&targets);
@@ -141,12 +221,7 @@ impl PyFeatureMatrix {
                 targets.len()
             )));
         }
-        if batch_size == 0 {
-            return Err(ArgumentError::new_err(
-                "batch_size is 0, expected at least 1",
-            ));
-        }
-        // The target of a window is the row behind it, so the last row starts no window's end.
+        // The target of a window is the row after it, so the last row is in no window.
         let usable = rows.saturating_sub(1);
         let mut starts = match starts {
             Some(starts) => copied(&starts),
@@ -156,14 +231,10 @@ impl PyFeatureMatrix {
         if let Some(seed) = seed {
             window::shuffle(&mut starts, seed, epoch);
         }
-        Ok(PyWindowBatches {
-            matrix: this.clone().unbind(),
-            targets,
-            starts,
-            length,
-            batch_size,
-            next: 0,
-        })
+        let matrix = this.clone().unbind();
+        Ok(PyWindowBatches::new(
+            matrix, targets, starts, length, batch_size,
+        ))
     }
 
     fn __len__(&self) -> usize {
@@ -177,82 +248,4 @@ impl PyFeatureMatrix {
             self.names.join(", ")
         )
     }
-}
-
-/// The batches of one epoch.
-#[pyclass(name = "WindowBatches", module = "atb_fast._core")]
-pub struct PyWindowBatches {
-    matrix: Py<PyFeatureMatrix>,
-    targets: Vec<f32>,
-    starts: Vec<i64>,
-    length: usize,
-    batch_size: usize,
-    next: usize,
-}
-
-type Batch<'py> = (Bound<'py, PyArray3<f32>>, Bound<'py, PyArray1<f32>>);
-
-#[pymethods]
-impl PyWindowBatches {
-    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
-        slf
-    }
-
-    fn __len__(&self) -> usize {
-        self.starts.len().div_ceil(self.batch_size)
-    }
-
-    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Batch<'py>>> {
-        let part: Range<usize> = self.next
-            ..self
-                .starts
-                .len()
-                .min(self.next.saturating_add(self.batch_size));
-        if part.is_empty() {
-            return Ok(None);
-        }
-        self.next = part.end;
-        let matrix = &self.matrix.get().matrix;
-        let (starts, targets, length) = (&self.starts[part], &self.targets, self.length);
-        let (x, y) = detached(py, || {
-            let x = window::gather(matrix, starts, length)?;
-            let y: Vec<f32> = starts
-                .iter()
-                .map(|start| targets[*start as usize + length])
-                .collect();
-            Ok::<_, Error>((x, y))
-        })?;
-        let x = batch(py, x, self.length, matrix.columns())?;
-        Ok(Some((x, y.into_pyarray(py))))
-    }
-}
-
-fn batch(
-    py: Python<'_>,
-    windows: Vec<f32>,
-    length: usize,
-    columns: usize,
-) -> PyResult<Bound<'_, PyArray3<f32>>> {
-    let count = windows.len() / (length * columns);
-    windows.into_pyarray(py).reshape([count, length, columns])
-}
-
-/// Returns `out` after `fill` has written its values, without the GIL.
-pub fn filled<'py>(
-    py: Python<'py>,
-    out: Bound<'py, PyArray3<f32>>,
-    shape: [usize; 3],
-    fill: impl FnOnce(&mut [f32]) -> Result<()> + Send,
-) -> PyResult<Bound<'py, PyArray3<f32>>> {
-    let mut target: PyReadwriteArray3<'py, f32> = out.try_readwrite()?;
-    if target.as_array().shape() != shape || !target.as_array().is_standard_layout() {
-        return Err(ArgumentError::new_err(format!(
-            "out has shape {:?}, expected a C-contiguous float32 array of shape {shape:?}",
-            target.as_array().shape()
-        )));
-    }
-    let windows = target.as_slice_mut()?;
-    detached(py, || fill(windows))?;
-    drop(target);
-    Ok(out)
 }

@@ -1,4 +1,12 @@
 //! The Python module `atb_fast._core`: Arrow frames in, `NumPy` views out.
+//!
+//! The doc comments of classes, methods and functions are their Python docstrings. The stub
+//! `_core.pyi` repeats them; `python tests/core/test_docs.py` copies them there.
+
+#![allow(
+    clippy::doc_markdown,
+    reason = "docstrings name Python's exceptions without backticks"
+)]
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -7,11 +15,20 @@ mod archive;
 mod candles;
 mod error;
 mod frame;
+mod integer;
 mod matrix;
+mod merge;
 mod pipeline;
-mod series;
+mod rolling;
+mod scale;
+mod window;
 
-/// Returns how this extension was built.
+/// Return the version and the Cargo profile of this extension.
+///
+/// Benchmarks refuse to run with a debug build.
+///
+/// Returns:
+///     A dict with `version`, and `profile`, which is `release` or `debug`.
 #[pyfunction]
 #[pyo3(name = "build_info")]
 fn py_build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
@@ -22,18 +39,34 @@ fn py_build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(info)
 }
 
+/// Data preparation in Rust: merging, rolling features, scaling and windows.
+///
+/// A `frame` is any object with the Arrow PyCapsule interface, such as a Polars, pyarrow or pandas
+/// (2.2 or newer) frame. In a frame:
+///
+/// - The columns of features are float64. They are read in place, not converted.
+/// - Null is a missing value. Rows that depend on one are left out of the feature matrix. pandas
+///   exports its NaN as null.
+/// - NaN and infinities are a DataError that names the column and the row.
+/// - A `timestamp` column is strictly ascending and has no nulls. It holds timestamps of any unit,
+///   or int64 milliseconds since 1970.
+///
+/// Arrays have no nulls. In `sma`, `rsi` and `MinMaxScaler`, NaN is a missing value.
+///
+/// An integer outside of its range is an ArgumentError that names the argument, what was received
+/// and what is expected.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<candles::PyCandleMatrix>()?;
     m.add_class::<matrix::PyFeatureMatrix>()?;
-    m.add_class::<matrix::PyWindowBatches>()?;
+    m.add_class::<window::PyWindowBatches>()?;
     m.add_class::<pipeline::PyFeature>()?;
     m.add_class::<pipeline::PyFeaturePipeline>()?;
-    m.add_class::<pipeline::PyMinMaxScaler>()?;
+    m.add_class::<scale::PyMinMaxScaler>()?;
     m.add_function(wrap_pyfunction!(py_build_info, m)?)?;
     m.add_function(wrap_pyfunction!(archive::py_read_archive, m)?)?;
-    m.add_function(wrap_pyfunction!(series::py_merge, m)?)?;
-    m.add_function(wrap_pyfunction!(series::py_rsi, m)?)?;
-    m.add_function(wrap_pyfunction!(series::py_sma, m)?)?;
+    m.add_function(wrap_pyfunction!(merge::py_merge, m)?)?;
+    m.add_function(wrap_pyfunction!(rolling::py_rsi, m)?)?;
+    m.add_function(wrap_pyfunction!(rolling::py_sma, m)?)?;
     Ok(())
 }

@@ -1,20 +1,35 @@
-//! `Feature`, `MinMaxScaler` and `FeaturePipeline`.
+//! `Feature` and `FeaturePipeline`.
 
 use arrow_array::ArrayRef;
 use numpy::ndarray::Array2;
-use numpy::{AllowTypeChange, IntoPyArray, PyArray1, PyArray2, PyArrayLike1};
+use numpy::{IntoPyArray, PyArray2};
 use pyo3::prelude::*;
 
-use super::error::{ArgumentError, detached};
-use super::frame::{Frame, copied};
+use super::error::{ArgumentError, bad_shape, detached};
+use super::frame::Frame;
+use super::integer;
 use super::matrix::PyFeatureMatrix;
+use super::scale::PyMinMaxScaler;
 use crate::Result;
 use crate::column::Column;
 use crate::matrix::{Element, Matrix};
+use crate::parallel::Threads;
 use crate::pipeline::{Feature, Pipeline, Transform};
-use crate::scale::MinMax;
 
-/// One column of the feature matrix and how it is computed.
+/// One column of the feature matrix, and how it is computed. Immutable.
+///
+/// Without `sma` and `rsi` the feature is the source column itself.
+///
+/// Args:
+///     name: Its name in the matrix.
+///     source: The float64 column it is computed from.
+///     sma: Rows in a simple moving average, 1 to 1048576; see the function `sma`.
+///     rsi: Rows in a simple-mean relative strength index, 1 to 1048576; see the function `rsi`.
+///     null_as: The value that replaces a missing one when the scaler is fitted. By default,
+///         missing values are skipped. Either way their rows are left out of the matrix.
+///
+/// Raises:
+///     ArgumentError: Both `sma` and `rsi` are given, or one is out of range.
 #[pyclass(
     name = "Feature",
     module = "atb_fast._core",
@@ -32,8 +47,8 @@ impl PyFeature {
     fn new(
         name: String,
         source: String,
-        sma: Option<usize>,
-        rsi: Option<usize>,
+        #[pyo3(from_py_with = integer::sma)] sma: Option<usize>,
+        #[pyo3(from_py_with = integer::rsi)] rsi: Option<usize>,
         null_as: Option<f64>,
     ) -> PyResult<Self> {
         let transform = match (sma, rsi) {
@@ -54,16 +69,19 @@ impl PyFeature {
         }))
     }
 
+    /// Its name in the matrix.
     #[getter]
     fn name(&self) -> &str {
         &self.0.name
     }
 
+    /// The column it is computed from.
     #[getter]
     fn source(&self) -> &str {
         &self.0.source
     }
 
+    /// Rows in the simple moving average, None if it is not one.
     #[getter]
     fn sma(&self) -> Option<usize> {
         match self.0.transform {
@@ -72,6 +90,7 @@ impl PyFeature {
         }
     }
 
+    /// Rows in the simple-mean relative strength index, None if it is not one.
     #[getter]
     fn rsi(&self) -> Option<usize> {
         match self.0.transform {
@@ -80,6 +99,7 @@ impl PyFeature {
         }
     }
 
+    /// The value that replaces a missing one when the scaler is fitted, None to skip it.
     #[getter]
     fn null_as(&self) -> Option<f64> {
         self.0.null_as
@@ -95,97 +115,15 @@ impl PyFeature {
     }
 }
 
-/// A fitted min-max scaler of one feature.
-#[pyclass(
-    name = "MinMaxScaler",
-    module = "atb_fast._core",
-    frozen,
-    eq,
-    from_py_object
-)]
-#[derive(Clone, PartialEq)]
-pub struct PyMinMaxScaler(MinMax);
-
-#[pymethods]
-impl PyMinMaxScaler {
-    #[new]
-    fn new(data_min: f64, data_max: f64) -> PyResult<Self> {
-        if !(data_min.is_finite() && data_max.is_finite() && data_min <= data_max) {
-            return Err(ArgumentError::new_err(format!(
-                "data_min is {data_min} and data_max is {data_max}, expected finite, min <= max"
-            )));
-        }
-        Ok(Self(MinMax::new(data_min, data_max)))
-    }
-
-    #[getter]
-    fn data_min(&self) -> f64 {
-        self.0.data_min
-    }
-
-    #[getter]
-    fn data_max(&self) -> f64 {
-        self.0.data_max
-    }
-
-    #[getter]
-    fn scale(&self) -> f64 {
-        self.0.scale
-    }
-
-    #[getter]
-    fn min(&self) -> f64 {
-        self.0.min
-    }
-
-    #[allow(
-        clippy::needless_pass_by_value,
-        reason = "pyo3 extracts owned arguments"
-    )]
-    fn transform<'py>(
-        &self,
-        py: Python<'py>,
-        values: PyArrayLike1<'py, f64, AllowTypeChange>,
-    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        map(py, &values, |v| self.0.transform(v))
-    }
-
-    #[allow(
-        clippy::needless_pass_by_value,
-        reason = "pyo3 extracts owned arguments"
-    )]
-    fn inverse_transform<'py>(
-        &self,
-        py: Python<'py>,
-        values: PyArrayLike1<'py, f64, AllowTypeChange>,
-    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        map(py, &values, |v| self.0.inverse(v))
-    }
-
-    fn __repr__(&self) -> String {
-        let MinMax {
-            data_min, data_max, ..
-        } = self.0;
-        format!("MinMaxScaler(data_min={data_min:?}, data_max={data_max:?})")
-    }
-}
-
-fn map<'py>(
-    py: Python<'py>,
-    values: &PyArrayLike1<'py, f64, AllowTypeChange>,
-    each: impl Fn(f64) -> f64 + Sync,
-) -> PyResult<Bound<'py, PyArray1<f64>>> {
-    let mut values = copied(values);
-    detached(py, || {
-        for value in &mut values {
-            *value = each(*value);
-        }
-        Ok(())
-    })?;
-    Ok(values.into_pyarray(py))
-}
-
-/// Features in channel order, and their scalers once fitted.
+/// Features in channel order, and their scalers once fitted. Immutable.
+///
+/// Args:
+///     features: At least one, with unique names.
+///     scalers: One for each feature. With them, the pipeline is already fitted.
+///
+/// Raises:
+///     ArgumentError: There is no feature, a name is not unique, a `null_as` is not finite, or the
+///         number of scalers is wrong.
 #[pyclass(name = "FeaturePipeline", module = "atb_fast._core", frozen)]
 pub struct PyFeaturePipeline(Pipeline);
 
@@ -204,17 +142,20 @@ impl PyFeaturePipeline {
         }))
     }
 
+    /// The features in channel order.
     #[getter]
     fn features(&self) -> Vec<PyFeature> {
         self.0.features().iter().cloned().map(PyFeature).collect()
     }
 
+    /// The name of each feature.
     #[getter]
     fn names(&self) -> Vec<&str> {
         let features = self.0.features().iter();
         features.map(|feature| feature.name.as_str()).collect()
     }
 
+    /// The scaler of each feature; empty before `fit`.
     #[getter]
     fn scalers(&self) -> Vec<PyMinMaxScaler> {
         self.0
@@ -225,31 +166,93 @@ impl PyFeaturePipeline {
             .collect()
     }
 
-    #[pyo3(signature = (frame, *, rows=None))]
+    /// Return this pipeline with scalers fitted on rows of `frame`.
+    ///
+    /// Each scaler sees every value that its feature has on these rows, including rows that are
+    /// left out of the matrix because another feature is missing.
+    ///
+    /// Args:
+    ///     frame: Candles with the source columns, float64.
+    ///     rows: Start and end (exclusive) of the rows to fit on. Default: all.
+    ///     threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable
+    ///         cores. The result does not depend on it.
+    ///
+    /// Returns:
+    ///     A new pipeline. This one does not change.
+    ///
+    /// Raises:
+    ///     ArgumentError: `rows` is not within the frame, or `threads` is out of range.
+    ///     DataError: A column is missing or not float64, a value is NaN or infinite, timestamps
+    ///         are not strictly ascending, or a feature has no value to fit on or too large ones.
+    ///     TypeError: `frame` is not an Arrow frame.
+    #[pyo3(signature = (frame, *, rows=None, threads=None))]
     #[allow(
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"
     )]
-    fn fit(&self, py: Python<'_>, frame: Frame, rows: Option<(usize, usize)>) -> PyResult<Self> {
+    fn fit(
+        &self,
+        py: Python<'_>,
+        frame: Frame,
+        #[pyo3(from_py_with = integer::rows)] rows: Option<(usize, usize)>,
+        #[pyo3(from_py_with = integer::threads)] threads: Option<usize>,
+    ) -> PyResult<Self> {
+        let threads = Threads::resolve(threads)?;
         let (start, end) = rows.unwrap_or((0, frame.rows()));
         let fitted = detached(py, || {
             with_columns(&self.0, &frame, |columns| {
-                self.0.clone().fit(columns, start..end)
+                self.0.clone().fit(columns, start..end, threads)
             })
         })?;
         Ok(Self(fitted))
     }
 
+    /// Return the scaled features of every row of `frame` that has all of them.
+    ///
+    /// Args:
+    ///     frame: Candles with the source columns, float64.
+    ///     threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable
+    ///         cores. The result does not depend on it.
+    ///
+    /// Returns:
+    ///     A matrix of shape (rows, features), float32. It is empty if the frame has fewer rows
+    ///     than the longest window.
+    ///
+    /// Raises:
+    ///     ArgumentError: The pipeline is not fitted, or `threads` is out of range.
+    ///     DataError: A column is missing or not float64, a value is NaN or infinite, or timestamps
+    ///         are not strictly ascending.
+    ///     TypeError: `frame` is not an Arrow frame.
+    #[pyo3(signature = (frame, *, threads=None))]
     #[allow(
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"
     )]
-    fn transform(&self, py: Python<'_>, frame: Frame) -> PyResult<PyFeatureMatrix> {
-        let matrix = self.scaled::<f32>(py, &frame)?;
+    fn transform(
+        &self,
+        py: Python<'_>,
+        frame: Frame,
+        #[pyo3(from_py_with = integer::threads)] threads: Option<usize>,
+    ) -> PyResult<PyFeatureMatrix> {
+        let matrix = self.scaled::<f32>(py, &frame, threads)?;
         let names = self.names().into_iter().map(str::to_owned).collect();
         Ok(PyFeatureMatrix::new(matrix, names))
     }
 
+    /// Return the features that `transform` gives, before they are rounded to float32.
+    ///
+    /// Args:
+    ///     frame: As in `transform`.
+    ///     threads: As in `transform`.
+    ///
+    /// Returns:
+    ///     Shape (rows, features), float64.
+    ///
+    /// Raises:
+    ///     ArgumentError: As `transform`.
+    ///     DataError: As `transform`.
+    ///     TypeError: As `transform`.
+    #[pyo3(signature = (frame, *, threads=None))]
     #[allow(
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"
@@ -258,11 +261,11 @@ impl PyFeaturePipeline {
         &self,
         py: Python<'py>,
         frame: Frame,
+        #[pyo3(from_py_with = integer::threads)] threads: Option<usize>,
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
-        let matrix = self.scaled::<f64>(py, &frame)?;
+        let matrix = self.scaled::<f64>(py, &frame, threads)?;
         let shape = (matrix.rows(), matrix.columns());
-        let array = Array2::from_shape_vec(shape, matrix.into_data())
-            .map_err(|error| ArgumentError::new_err(error.to_string()))?;
+        let array = Array2::from_shape_vec(shape, matrix.into_data()).map_err(bad_shape)?;
         Ok(array.into_pyarray(py))
     }
 
@@ -277,9 +280,15 @@ impl PyFeaturePipeline {
 }
 
 impl PyFeaturePipeline {
-    fn scaled<T: Element>(&self, py: Python<'_>, frame: &Frame) -> PyResult<Matrix<T>> {
+    fn scaled<T: Element>(
+        &self,
+        py: Python<'_>,
+        frame: &Frame,
+        threads: Option<usize>,
+    ) -> PyResult<Matrix<T>> {
+        let threads = Threads::resolve(threads)?;
         detached(py, || {
-            with_columns(&self.0, frame, |columns| self.0.transform(columns))
+            with_columns(&self.0, frame, |columns| self.0.transform(columns, threads))
         })
     }
 }

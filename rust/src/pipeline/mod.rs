@@ -1,65 +1,24 @@
 //! From raw columns to the scaled feature matrix in two passes over the frame, block by block.
 //!
-//! The first pass finds each feature's range, the second computes the features again and writes
-//! them scaled. Recomputing is cheaper than keeping: no feature column ever exists in full.
+//! The first pass finds the range of each feature. The second computes the features again and writes
+//! them scaled. Computing them twice is faster than storing them: no feature column ever exists in
+//! full.
+
+mod block;
+mod feature;
 
 use std::ops::Range;
 
+use self::block::Block;
+pub use self::feature::{Feature, MAX_WINDOW, Transform};
 use crate::column::Column;
 use crate::matrix::{Element, Matrix};
-use crate::rolling::{RsiSums, WindowSums};
+use crate::parallel::{self, Threads};
 use crate::scale::{self, MinMax};
-use crate::{Error, Result, parallel};
+use crate::{Error, Result};
 
-/// Rows worked on at a time: a block of ten features and its scratch stay close to the processor.
-const BLOCK: usize = 512;
-
-/// Longest window: each block reads that many rows before its first.
-pub const MAX_WINDOW: usize = 1 << 20;
-
-/// How a feature is computed from its source column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transform {
-    /// The column itself.
-    Identity,
-    /// Simple moving average over so many rows.
-    Sma(usize),
-    /// Simple-mean relative strength index over so many rows.
-    Rsi(usize),
-}
-
-impl Transform {
-    /// Rows before a row that its value depends on.
-    fn lookback(self) -> usize {
-        match self {
-            Self::Identity => 0,
-            Self::Sma(window) => window - 1,
-            Self::Rsi(window) => window,
-        }
-    }
-
-    /// Rows at the start of a frame without a value.
-    fn warmup(self) -> usize {
-        match self {
-            Self::Identity => 0,
-            Self::Sma(window) | Self::Rsi(window) => window - 1,
-        }
-    }
-}
-
-/// One column of the feature matrix.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Feature {
-    /// Its name.
-    pub name: String,
-    /// The column it is computed from.
-    pub source: String,
-    /// How it is computed.
-    pub transform: Transform,
-    /// What a missing value counts as when the scaler is fitted; passed over if `None`. Either way
-    /// the row is not in the matrix.
-    pub null_as: Option<f64>,
-}
+/// Fewest rows for a thread. Starting one costs as much as about 10 000 rows of work.
+const ROWS_PER_THREAD: usize = 1 << 15;
 
 /// The features of a model, in channel order, and their scalers once fitted.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,7 +42,8 @@ impl Pipeline {
     /// Returns the unfitted pipeline of `features`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] without features, for a name twice, or a window of 0.
+    /// [`Error::InvalidArgument`] without features, for two features of one name, and for a window
+    /// or a `null_as` that is not accepted.
     pub fn new(features: Vec<Feature>) -> Result<Self> {
         let invalid = |name, value: &str, expected: &str| {
             Err(Error::InvalidArgument {
@@ -98,7 +58,7 @@ impl Pipeline {
         let mut sources: Vec<Source> = Vec::new();
         for (i, feature) in features.iter().enumerate() {
             if features[..i].iter().any(|other| other.name == feature.name) {
-                return invalid("feature name", &feature.name, "a name only once");
+                return invalid("feature name", &feature.name, "unique names");
             }
             if let Transform::Sma(window) | Transform::Rsi(window) = feature.transform
                 && !(1..=MAX_WINDOW).contains(&window)
@@ -135,15 +95,15 @@ impl Pipeline {
         })
     }
 
-    /// Returns this pipeline with scalers that were fitted before.
+    /// Returns this pipeline with scalers that were fitted earlier.
     ///
     /// # Errors
-    /// If there is not one for each feature.
+    /// [`Error::InvalidArgument`] unless there is one for each feature.
     pub fn with_scalers(mut self, scalers: Vec<MinMax>) -> Result<Self> {
         if scalers.len() != self.features.len() {
             return Err(Error::InvalidArgument {
                 name: "scalers",
-                value: format!("{} of them", scalers.len()),
+                value: format!("{} scalers", scalers.len()),
                 expected: format!("one for each of {} features", self.features.len()),
             });
         }
@@ -163,18 +123,23 @@ impl Pipeline {
         &self.scalers
     }
 
-    /// The source columns, in the order in which [`Self::fit`] and [`Self::transform`] want them.
+    /// The source columns, in the order in which [`Self::fit`] and [`Self::transform`] take them.
     pub fn sources(&self) -> impl Iterator<Item = &str> {
         self.sources.iter().map(|source| source.name.as_str())
     }
 
-    /// Returns the pipeline with scalers fitted on `rows`. Each is fitted on all values its feature
-    /// has there, also on rows that another feature's missing value keeps out of the matrix.
+    /// Returns the pipeline with scalers fitted on `rows`. Each is fitted on every value that its
+    /// feature has there, including rows that are left out of the matrix because another feature is
+    /// missing.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for NaN or an infinity in a source, [`Error::NothingToFit`] for a
-    /// feature without any value, [`Error::InvalidArgument`] for rows outside of the frame.
-    pub fn fit(mut self, columns: &[Column], rows: Range<usize>) -> Result<Self> {
+    /// feature without any value, [`Error::TooWide`] for values that cannot be scaled,
+    /// [`Error::InvalidArgument`] for rows outside of the frame.
+    ///
+    /// # Panics
+    /// Unless `columns` are those of [`Self::sources`], all of the same length.
+    pub fn fit(mut self, columns: &[Column], rows: Range<usize>, threads: Threads) -> Result<Self> {
         let len = self.check(columns);
         if rows.end > len {
             return Err(Error::InvalidArgument {
@@ -183,7 +148,7 @@ impl Pipeline {
                 expected: format!("a range within the {len} rows of the frame"),
             });
         }
-        let seen = parallel::map(parallel::split(rows.clone()), |part| {
+        let seen = parallel::map(threads.split(rows.clone(), ROWS_PER_THREAD), |part| {
             self.ranges(columns, part)
         });
         let mut ranges = vec![scale::Range::default(); self.features.len()];
@@ -201,7 +166,7 @@ impl Pipeline {
                     start: rows.start,
                     end: rows.end,
                 })?;
-                // The sum of values near the largest float64 is infinite, and so is their range.
+                // Sums and differences of values near the largest float64 are infinite.
                 if (scaler.data_max - scaler.data_min).is_finite() {
                     Ok(scaler)
                 } else {
@@ -220,8 +185,8 @@ impl Pipeline {
         let mut block = Block::new(self);
         for start in rows.clone().step_by(block.size) {
             block.compute(self, columns, start..rows.end.min(start + block.size))?;
-            for (i, (range, feature)) in ranges.iter_mut().zip(&self.features).enumerate() {
-                let values = &mut block.derived[i][..block.rows];
+            let features = self.features.iter().zip(block.features_mut());
+            for (range, (feature, values)) in ranges.iter_mut().zip(features) {
                 if let Some(fill) = feature.null_as {
                     for value in values.iter_mut().filter(|v| v.is_nan()) {
                         *value = fill;
@@ -237,24 +202,23 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Error::NotFitted`]; [`Error::NotFinite`] for NaN or an infinity in a source.
-    pub fn transform<T: Element>(&self, columns: &[Column]) -> Result<Matrix<T>> {
+    ///
+    /// # Panics
+    /// As [`Self::fit`].
+    pub fn transform<T: Element>(&self, columns: &[Column], threads: Threads) -> Result<Matrix<T>> {
         let len = self.check(columns);
         if self.scalers.is_empty() {
             return Err(Error::NotFitted);
         }
-        // No row of the warm-up can be complete: leaving them out of the parts spares the gap.
+        // No row of the warm-up is complete. Without them in the parts there is no gap to close.
         let warmup = self.features.iter().map(|f| f.transform.warmup()).max();
-        let parts = parallel::split(warmup.unwrap_or(0).min(len)..len);
+        let parts = threads.split(warmup.unwrap_or(0).min(len)..len, ROWS_PER_THREAD);
         Matrix::build(self.features.len(), &parts, |rows, writer| {
             let mut block = Block::new(self);
             for start in rows.clone().step_by(block.size) {
                 block.compute(self, columns, start..rows.end.min(start + block.size))?;
-                let derived: Vec<&[f64]> = block
-                    .derived
-                    .iter()
-                    .map(|values| &values[..block.rows])
-                    .collect();
-                writer.extend(start, &derived, &self.scalers);
+                let features: Vec<&[f64]> = block.features().collect();
+                writer.extend(start, &features, &self.scalers);
             }
             Ok(())
         })
@@ -265,69 +229,6 @@ impl Pipeline {
         let len = columns[0].len();
         assert!(columns.iter().all(|column| column.len() == len));
         len
-    }
-}
-
-/// The features of one block of rows, NaN where a value is missing.
-struct Block {
-    size: usize,
-    derived: Vec<Vec<f64>>,
-    source: Vec<f64>,
-    rows: usize,
-    means: WindowSums,
-    rsi: RsiSums,
-}
-
-impl Block {
-    fn new(pipeline: &Pipeline) -> Self {
-        let lookbacks = pipeline.sources.iter().map(|source| source.lookback);
-        let lookback = lookbacks.max().unwrap_or(0);
-        // Long windows get longer blocks, so that at most half of what is read is lookback.
-        let size = BLOCK.max(lookback);
-        Self {
-            size,
-            derived: vec![vec![0.0; size]; pipeline.features.len()],
-            source: vec![0.0; size + lookback],
-            rows: 0,
-            means: WindowSums::default(),
-            rsi: RsiSums::default(),
-        }
-    }
-
-    fn compute(
-        &mut self,
-        pipeline: &Pipeline,
-        columns: &[Column],
-        rows: Range<usize>,
-    ) -> Result<()> {
-        self.rows = rows.len();
-        for (source, column) in pipeline.sources.iter().zip(columns) {
-            // Rows before the frame repeat its first value: its first difference is then 0, as the
-            // RSI wants it, and no other feature has a value there.
-            let missing = source.lookback.saturating_sub(rows.start);
-            let first = rows.start.saturating_sub(source.lookback);
-            let buffer = &mut self.source[..source.lookback + rows.len()];
-            column.read(first..rows.end, &mut buffer[missing..])?;
-            let edge = buffer[missing];
-            buffer[..missing].fill(edge);
-
-            if source.longest_mean > 0 {
-                self.means.update(buffer, source.longest_mean);
-            }
-            for &feature in &source.features {
-                let transform = pipeline.features[feature].transform;
-                let values = &buffer[source.lookback - transform.lookback()..];
-                let out = &mut self.derived[feature][..rows.len()];
-                match transform {
-                    Transform::Identity => out.copy_from_slice(values),
-                    Transform::Sma(window) => self.means.write_mean(window, out),
-                    Transform::Rsi(window) => self.rsi.write(values, window, out),
-                }
-                let warming = transform.warmup().saturating_sub(rows.start);
-                out[..warming.min(rows.len())].fill(f64::NAN);
-            }
-        }
-        Ok(())
     }
 }
 
@@ -385,8 +286,8 @@ mod tests {
                 Column::new("close", &close_arrays).unwrap(),
                 Column::new("volume", &volume_arrays).unwrap(),
             ];
-            let pipeline = pipeline.fit(&columns, 0..len).unwrap();
-            let matrix = pipeline.transform::<f64>(&columns).unwrap();
+            let pipeline = pipeline.fit(&columns, 0..len, Threads::ONE).unwrap();
+            let matrix = pipeline.transform::<f64>(&columns, Threads::ONE).unwrap();
 
             let flat = |column: &[Option<f64>]| -> Vec<f64> {
                 column.iter().map(|v| v.unwrap_or(f64::NAN)).collect()
@@ -414,7 +315,7 @@ mod tests {
             let close_arrays = arrays(&close, 1000);
             let columns = [Column::new("close", &close_arrays).unwrap()];
             let pipeline = Pipeline::new(vec![feature("sma", "close", Transform::Sma(3))])
-                .unwrap().fit(&columns, start..start + len).unwrap();
+                .unwrap().fit(&columns, start..start + len, Threads::ONE).unwrap();
             let scaler = pipeline.scalers()[0];
             prop_assert_eq!(scaler.data_min, (start.max(2) - 1) as f64);
             prop_assert_eq!(scaler.data_max, (start + len - 2) as f64);
@@ -422,16 +323,16 @@ mod tests {
     }
 
     #[test]
-    fn a_null_counts_for_the_fit_but_not_as_a_row() {
+    fn null_as_affects_the_fit_but_not_the_rows() {
         let values = arrays(&[Some(3.0), None, Some(5.0)], 10);
         let columns = [Column::new("m", &values).unwrap()];
         let mut spec = feature("m", "m", Transform::Identity);
         spec.null_as = Some(0.0);
         let pipeline = Pipeline::new(vec![spec])
             .unwrap()
-            .fit(&columns, 0..3)
+            .fit(&columns, 0..3, Threads::ONE)
             .unwrap();
-        let matrix = pipeline.transform::<f64>(&columns).unwrap();
+        let matrix = pipeline.transform::<f64>(&columns, Threads::ONE).unwrap();
         assert_eq!(matrix.data(), [3.0 * (1.0 / 5.0), 1.0]);
         assert_eq!(matrix.kept(), [0..1, 2..3]);
     }
@@ -442,12 +343,17 @@ mod tests {
         let columns = [Column::new("m", &values).unwrap()];
         let pipeline = Pipeline::new(vec![feature("m", "m", Transform::Identity)]).unwrap();
         assert_eq!(
-            pipeline.transform::<f32>(&columns).unwrap_err(),
+            pipeline
+                .transform::<f32>(&columns, Threads::ONE)
+                .unwrap_err(),
             Error::NotFitted
         );
-        let error = pipeline.clone().fit(&columns, 0..2).unwrap_err();
+        let error = pipeline
+            .clone()
+            .fit(&columns, 0..2, Threads::ONE)
+            .unwrap_err();
         assert!(matches!(error, Error::NothingToFit { .. }), "{error}");
-        let error = pipeline.fit(&columns, 0..3).unwrap_err();
+        let error = pipeline.fit(&columns, 0..3, Threads::ONE).unwrap_err();
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
         assert!(Pipeline::new(vec![]).is_err());
         for window in [0, MAX_WINDOW + 1, usize::MAX] {

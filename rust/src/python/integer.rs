@@ -1,0 +1,94 @@
+//! Integer arguments. Each name has one type and one range, here.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use pyo3::exceptions::PyOverflowError;
+use pyo3::prelude::*;
+
+use super::error::ArgumentError;
+use crate::parallel::Threads;
+use crate::pipeline::MAX_WINDOW;
+
+/// Defines for each argument the function that extracts it (`#[pyo3(from_py_with = ...)]`).
+macro_rules! integers {
+    ($($name:ident: $kind:ty = $range:expr;)*) => {
+        $(pub fn $name(value: &Bound<'_, PyAny>) -> PyResult<$kind> {
+            Extract::extract(value, stringify!($name), $range)
+        })*
+    };
+}
+
+integers! {
+    batch_size: usize = 1..=usize::MAX;
+    day_ms: i64 = 1..=i64::MAX;
+    epoch: u64 = 0..=u64::MAX;
+    lag_ms: Option<i64> = i64::MIN..=i64::MAX; // the join has more to say about a negative lag
+    length: usize = 1..=usize::MAX;
+    max_rows: usize = 1..=usize::MAX;
+    rsi: Option<usize> = 1..=MAX_WINDOW;
+    seed: Option<u64> = 0..=u64::MAX;
+    sma: Option<usize> = 1..=MAX_WINDOW;
+    step_ms: Option<i64> = 1..=i64::MAX;
+    threads: Option<usize> = 1..=Threads::MOST;
+    window: usize = 1..=usize::MAX;
+}
+
+/// Extracts `rows`, a pair of start and end.
+pub fn rows(value: &Bound<'_, PyAny>) -> PyResult<Option<(usize, usize)>> {
+    let Some((start, end)) = value.extract::<Option<(Bound<'_, PyAny>, Bound<'_, PyAny>)>>()?
+    else {
+        return Ok(None);
+    };
+    let every = 0..=usize::MAX;
+    let start = Extract::extract(&start, "rows[0]", every.clone())?;
+    Ok(Some((start, Extract::extract(&end, "rows[1]", every)?)))
+}
+
+/// An integer of a range, or an optional one.
+trait Extract<T>: Sized {
+    /// Returns `value` if it is in `range`.
+    ///
+    /// # Errors
+    /// An `ArgumentError` that names the argument if it is not in the range or does not even fit the
+    /// type; a `TypeError` if it is no integer.
+    fn extract(value: &Bound<'_, PyAny>, name: &str, range: RangeInclusive<T>) -> PyResult<Self>;
+}
+
+impl<T> Extract<T> for T
+where
+    T: for<'a, 'py> FromPyObject<'a, 'py, Error = PyErr> + PartialOrd + Display,
+{
+    fn extract(value: &Bound<'_, PyAny>, name: &str, range: RangeInclusive<T>) -> PyResult<Self> {
+        let too_small = match value.extract::<T>() {
+            Ok(number) if range.contains(&number) => return Ok(number),
+            Ok(number) => number < *range.start(),
+            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => value.lt(0)?,
+            Err(error) => return Err(error),
+        };
+        let (word, end) = if too_small {
+            ("least", range.start())
+        } else {
+            ("most", range.end())
+        };
+        // Python refuses to print integers of more than 4300 digits.
+        let received = value
+            .str()
+            .map_or_else(|_| "a huge integer".to_owned(), |s| s.to_string());
+        Err(ArgumentError::new_err(format!(
+            "{name} is {received}, expected an integer of at {word} {end}"
+        )))
+    }
+}
+
+impl<T> Extract<T> for Option<T>
+where
+    T: Extract<T>,
+{
+    fn extract(value: &Bound<'_, PyAny>, name: &str, range: RangeInclusive<T>) -> PyResult<Self> {
+        if value.is_none() {
+            return Ok(None);
+        }
+        T::extract(value, name, range).map(Some)
+    }
+}
