@@ -20,7 +20,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     config: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "timeframe": "1h"}
     config |= {"recipe": "basic", "start_date": "2024-11-20", "epochs": 1, "engine": "keras"}
     run_training_pipeline(TrainingConfig(**config, registry=root, skip_plots=True))
-    return load_bundle("BTCUSDT:1h:basic", root=root)
+    return load_bundle("BTCUSDT:1h:basic", registry=root)
 
 
 @HOURLY

@@ -1,78 +1,122 @@
 """Fast training pipeline for crypto price models: candles in, ONNX bundles out.
 
-The names below are imported when they are first used, so that `import atb_fast` is quick and needs
-neither TensorFlow nor Polars.
+Each public name is imported when it is first used, so `import atb_fast` is fast and needs neither
+TensorFlow nor Polars.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from atb_fast._core import (
-        CandleMatrix,
-        Feature,
-        FeatureMatrix,
-        FeaturePipeline,
-        MinMaxScaler,
-    )
-    from atb_fast.config import TrainingConfig
-    from atb_fast.errors import AtbFastError
-    from atb_fast.features.prepared import PreparedData
-    from atb_fast.features.windows import windows
-    from atb_fast.ingestion.market import Market, load_market
-    from atb_fast.recipes import prepare
-    from atb_fast.runs.pipeline import TrainingResult, run_training_pipeline
-    from atb_fast.serving.predictor import Bundle, load_bundle
+if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editors
+    from atb_fast._core import CandleMatrix as CandleMatrix
+    from atb_fast._core import Feature as Feature
+    from atb_fast._core import FeatureMatrix as FeatureMatrix
+    from atb_fast._core import FeaturePipeline as FeaturePipeline
+    from atb_fast._core import MinMaxScaler as MinMaxScaler
+    from atb_fast._core import merge as merge
+    from atb_fast._core import rsi as rsi
+    from atb_fast._core import sma as sma
+    from atb_fast.config import TrainingConfig as TrainingConfig
+    from atb_fast.errors import ArgumentError as ArgumentError
+    from atb_fast.errors import AtbFastError as AtbFastError
+    from atb_fast.errors import BundleError as BundleError
+    from atb_fast.errors import DataError as DataError
+    from atb_fast.errors import ExportError as ExportError
+    from atb_fast.errors import FetchError as FetchError
+    from atb_fast.errors import LeakError as LeakError
+    from atb_fast.errors import MissingExtraError as MissingExtraError
+    from atb_fast.errors import StorageError as StorageError
+    from atb_fast.errors import TrainingError as TrainingError
+    from atb_fast.evaluation.leak import LeakReport as LeakReport
+    from atb_fast.evaluation.leak import find_leaks as find_leaks
+    from atb_fast.evaluation.walk_forward import Fold as Fold
+    from atb_fast.evaluation.walk_forward import evaluate as evaluate
+    from atb_fast.features.frames import ArrowFrame as ArrowFrame
+    from atb_fast.features.prepared import PreparedData as PreparedData
+    from atb_fast.features.price import PriceScale as PriceScale
+    from atb_fast.features.windows import windows as windows
+    from atb_fast.ingestion.market import Market as Market
+    from atb_fast.ingestion.market import load_market as load_market
+    from atb_fast.recipes import prepare as prepare
+    from atb_fast.runs.pipeline import TrainingResult as TrainingResult
+    from atb_fast.runs.pipeline import run_training_pipeline as run_training_pipeline
+    from atb_fast.runs.repeat import RecordedRun as RecordedRun
+    from atb_fast.serving.predictor import Bundle as Bundle
+    from atb_fast.serving.predictor import load_bundle as load_bundle
 
-__version__ = version("atb-fast")
+    __version__: str
 
-_HOME = {
-    "AtbFastError": "errors",
-    "Bundle": "serving.predictor",
-    "CandleMatrix": "_core",
-    "Feature": "_core",
-    "FeatureMatrix": "_core",
-    "FeaturePipeline": "_core",
-    "Market": "ingestion.market",
-    "MinMaxScaler": "_core",
-    "PreparedData": "features.prepared",
-    "TrainingConfig": "config",
-    "TrainingResult": "runs.pipeline",
-    "load_bundle": "serving.predictor",
-    "load_market": "ingestion.market",
-    "prepare": "recipes",
-    "run_training_pipeline": "runs.pipeline",
-    "windows": "features.windows",
+#: The public names, by the module that defines them.
+_MODULES = {
+    "_core": (
+        "CandleMatrix",
+        "Feature",
+        "FeatureMatrix",
+        "FeaturePipeline",
+        "MinMaxScaler",
+        "merge",
+        "rsi",
+        "sma",
+    ),
+    "config": ("TrainingConfig",),
+    "errors": (
+        "ArgumentError",
+        "AtbFastError",
+        "BundleError",
+        "DataError",
+        "ExportError",
+        "FetchError",
+        "LeakError",
+        "MissingExtraError",
+        "StorageError",
+        "TrainingError",
+    ),
+    "evaluation.leak": (
+        "LeakReport",
+        "find_leaks",
+    ),
+    "evaluation.walk_forward": (
+        "Fold",
+        "evaluate",
+    ),
+    "features.frames": ("ArrowFrame",),
+    "features.prepared": ("PreparedData",),
+    "features.price": ("PriceScale",),
+    "features.windows": ("windows",),
+    "ingestion.market": (
+        "Market",
+        "load_market",
+    ),
+    "recipes": ("prepare",),
+    "runs.pipeline": (
+        "TrainingResult",
+        "run_training_pipeline",
+    ),
+    "runs.repeat": ("RecordedRun",),
+    "serving.predictor": (
+        "Bundle",
+        "load_bundle",
+    ),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "AtbFastError",
-    "Bundle",
-    "CandleMatrix",
-    "Feature",
-    "FeatureMatrix",
-    "FeaturePipeline",
-    "Market",
-    "MinMaxScaler",
-    "PreparedData",
-    "TrainingConfig",
-    "TrainingResult",
-    "load_bundle",
-    "load_market",
-    "prepare",
-    "run_training_pipeline",
-    "windows",
-]
+__all__ = sorted(_HOME)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f"atb_fast.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'atb_fast' has no attribute {name!r}")
+        found = getattr(import_module(f"atb_fast.{_HOME[name]}"), name)
+    elif name == "__version__":
+        from importlib.metadata import version  # takes longer than all the rest
+
+        found = version("atb-fast")
+    else:
+        raise AttributeError(f"module 'atb_fast' has no attribute {name!r}")
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOME, "__version__"})

@@ -158,7 +158,7 @@ def test_windows_across_a_day_without_sentiment(shared: Path, tmp_path: Path) ->
 
 def test_a_bundle_that_takes_candles(models_of_candles: Path, frame: pl.DataFrame) -> None:
     """Scored by one who knows nothing but the five columns, and by `load_bundle`."""
-    bundle = load_bundle("BTCUSDT:1d:sentiment", root=models_of_candles)
+    bundle = load_bundle("BTCUSDT:1d:sentiment", registry=models_of_candles)
     assert bundle.uses_sentiment == "optional"
     candles = frame.drop("sentiment_momentum")
     got = bundle.predict(candles)["prediction"]

@@ -45,7 +45,7 @@ def root(models: Path, tmp_path: Path) -> Path:
     """A copy of the registry, with newer versions of the price model that are not live."""
     root = tmp_path / "models"
     shutil.copytree(models, root, symlinks=True, ignore=shutil.ignore_patterns(".*"))
-    bundle = load_bundle("BTCUSDT:1d:price", root=root).path
+    bundle = load_bundle("BTCUSDT:1d:price", registry=root).path
     for version in (NEWER, NEWEST):
         copied(bundle, version)
     return root
@@ -269,7 +269,7 @@ def test_candles_as_input(atb_fast: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     root = tmp_path / "models"
     assert violations(root, "BTCUSDT", "sentiment") == set()
-    metadata: dict[str, Any] = load_bundle("BTCUSDT:1d:sentiment", root=root).metadata
+    metadata: dict[str, Any] = load_bundle("BTCUSDT:1d:sentiment", registry=root).metadata
     assert metadata["onnx_input"] == "ohlcv"
     assert metadata["feature_names"] == ["open", "high", "low", "close", "volume"]
     results = metadata["evaluation_results"]
@@ -280,7 +280,7 @@ def test_kills_leave_no_half_bundle(models: Path, tmp_path: Path) -> None:
     """Trainings and promotions, killed at random moments: all that engines see is whole."""
     root = tmp_path / "models"
     shutil.copytree(models, root, symlinks=True, ignore=shutil.ignore_patterns(".*"))
-    bundle = load_bundle("BTCUSDT:1d:price", root=root).path
+    bundle = load_bundle("BTCUSDT:1d:price", registry=root).path
     copied(bundle, "2001-01-01_00h00m00s_v1")
     script = Path(__file__).parents[1] / "servers" / "publishing.py"
     rng = random.Random(7)

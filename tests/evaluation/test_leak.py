@@ -66,7 +66,8 @@ class ScaledTarget(CausalRecipe):
 
     def windows(self, prepared: PreparedData, config: TrainingConfig, parts: Parts) -> WindowedData:
         data = super().windows(prepared, config, parts)
-        return replace(data, return_scale=float(np.nanstd(data.labels)))
+        scale = replace(data.price_scale, scale=float(np.nanstd(data.labels)))
+        return replace(data, price_scale=scale)
 
 
 class WindowsThatRise(CausalRecipe):

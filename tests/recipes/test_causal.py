@@ -177,8 +177,7 @@ def test_targets_are_log_returns(market: Market, horizon: int) -> None:
         np.testing.assert_array_equal(data.targets(starts), close[last + horizon])
         returns = np.log(close[last + horizon] / close[last])
         labels = data.labels[starts + data.length]
-        assert data.return_scale is not None
-        np.testing.assert_allclose(labels * data.return_scale, returns, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(labels * data.price_scale.scale, returns, rtol=1e-9, atol=1e-12)
         # A model that is always right gives the prices.
         np.testing.assert_allclose(data.prices(starts, labels), close[last + horizon], rtol=1e-12)
     trained = data.labels[data.train + data.length]

@@ -28,6 +28,7 @@ from atb_fast.evaluation.metrics import (
     rmse,
 )
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
@@ -218,7 +219,9 @@ def test_a_longer_horizon_is_said(write: Write, data: WindowedData) -> None:
     assert "predicted one bar ahead" in near
     assert "take the windows for independent" in near
     test = data.test[:-4]
-    far = replace(data, horizon=5, parts=Parts(data.train, test, test))
+    far = replace(
+        data, price_scale=PriceScale.linear(horizon=5), parts=Parts(data.train, test, test)
+    )
     text, document = write(far.persistence(far.test) * 1.2, far)
     assert "predicted 5 bars ahead" in text
     assert "Intervals allow for 5 bars that neighbours share" in text
@@ -365,7 +368,11 @@ def test_directional_accuracy_has_a_wilson_interval(hits: int, count: int) -> No
 
 
 def test_horizons_that_overlap_are_counted_once(data: WindowedData) -> None:
-    far = replace(data, horizon=4, parts=replace(data.parts, test=data.test[:41]))
+    far = replace(
+        data,
+        price_scale=PriceScale.linear(horizon=4),
+        parts=replace(data.parts, test=data.test[:41]),
+    )
     last, actual = far.persistence(far.test), far.targets(far.test)
     predicted = last + np.random.default_rng(1).standard_normal(41)
     found = direction(far, predicted)
@@ -377,7 +384,11 @@ def test_horizons_that_overlap_are_counted_once(data: WindowedData) -> None:
 
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_diebold_mariano_is_a_t_statistic(data: WindowedData, horizon: int) -> None:
-    some = replace(data, horizon=horizon, parts=replace(data.parts, test=data.test[:-8]))
+    some = replace(
+        data,
+        price_scale=PriceScale.linear(horizon=horizon),
+        parts=replace(data.parts, test=data.test[:-8]),
+    )
     actual, last = some.targets(some.test), some.persistence(some.test)
     rng = np.random.default_rng(3)
     predicted = last + 0.3 * (actual - last) + rng.standard_normal(len(last))

@@ -44,7 +44,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(registry: Path) -> Bundle:
-    return load_bundle("BTCUSDT:1d:causal", root=registry)
+    return load_bundle("BTCUSDT:1d:causal", registry=registry)
 
 
 def test_contract(registry: Path, bundle: Bundle) -> None:
@@ -213,7 +213,7 @@ def test_price_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         config(registry=tmp_path, force_price_only=True, skip_robustness=True, horizon=1)
     )
     assert result.model_type == "causal"
-    bundle = load_bundle("BTCUSDT:1d:causal", root=tmp_path)
+    bundle = load_bundle("BTCUSDT:1d:causal", registry=tmp_path)
     assert bundle.metadata["has_sentiment"] is False
     market = load_market(config())
     given = config(force_price_only=True, horizon=1)

@@ -33,7 +33,7 @@ Truth = Callable[[str, str], pl.DataFrame]
 
 @pytest.fixture(scope="module")
 def basic(models: Path) -> Bundle:
-    return load_bundle("BTCUSDT:1h:basic", root=models)
+    return load_bundle("BTCUSDT:1h:basic", registry=models)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_features_are_those_of_the_training(shared: Path, tmp_path: Path) -> Non
     config |= {"sentiment": data / "fear_greed_1d_2018-02-01_2025-05-02.parquet"}
     config |= {"start_date": "2019-01-01", "end_date": "2024-12-01", "registry": tmp_path}
     run_training_pipeline(TrainingConfig(**config, skip_plots=True, skip_robustness=True))
-    bundle = load_bundle("BTCUSDT:1d:sentiment", root=tmp_path)
+    bundle = load_bundle("BTCUSDT:1d:sentiment", registry=tmp_path)
     expected = pl.read_parquet(golden / "legacy_features_BTCUSDT_1d_2019-01-01_2024-12-01.parquet")
     candles = pl.read_parquet(config["candles"])
     rows = candles["timestamp"].is_between(
@@ -172,7 +172,7 @@ def test_bad_frames(basic: Bundle, hourly: pl.DataFrame) -> None:
 
 
 def test_sentiment_is_never_left_out_silently(models: Path) -> None:
-    bundle = load_bundle("BTCUSDT:1d:sentiment", root=models)
+    bundle = load_bundle("BTCUSDT:1d:sentiment", registry=models)
     candles, index = sample.candles("BTCUSDT", "1d").tail(400), sample.sentiment()
     assert bundle.uses_sentiment == "required"
     with pytest.raises(DataError, match="was trained with sentiment; give the Fear & Greed index"):
@@ -198,7 +198,7 @@ def test_sentiment_is_never_left_out_silently(models: Path) -> None:
     ],
 )
 def test_sentiment_that_cannot_be(models: Path, change: pl.Expr, message: str) -> None:
-    bundle = load_bundle("BTCUSDT:1d:sentiment", root=models)
+    bundle = load_bundle("BTCUSDT:1d:sentiment", registry=models)
     candles, index = sample.candles("BTCUSDT", "1d").tail(300), sample.sentiment()
     odd = index.with_columns(change)
     if not message:
@@ -259,13 +259,13 @@ def test_a_copy_keeps_its_version(models: Path, tmp_path: Path) -> None:
 
     root = tmp_path / "registry"
     shutil.copytree(models, root, symlinks=True)
-    bundle = load_bundle("BTCUSDT:1d:price", root=root)
+    bundle = load_bundle("BTCUSDT:1d:price", registry=root)
     newer = bundle.path.parent / "2099-01-01_00h00m00s_v1"
     shutil.copytree(bundle.path, newer)
     registry.promote(newer)
-    assert load_bundle("BTCUSDT:1d:price", root=root).path == newer
+    assert load_bundle("BTCUSDT:1d:price", registry=root).path == newer
     assert pickle.loads(pickle.dumps(bundle)).path == bundle.path
-    version = load_bundle(f"BTCUSDT:1d:price:{bundle.path.name}", root=root)
+    version = load_bundle(f"BTCUSDT:1d:price:{bundle.path.name}", registry=root)
     assert version.path == bundle.path
 
 
@@ -300,7 +300,7 @@ def test_scoring_needs_onnxruntime_and_no_tensorflow(
         "import polars as pl\n"
         "from atb_fast import load_bundle\n"
         f"frame = pl.read_parquet({str(tmp_path / 'hourly.parquet')!r})\n"
-        f"bundle = load_bundle('BTCUSDT:1h:basic', root={str(models)!r})\n"
+        f"bundle = load_bundle('BTCUSDT:1h:basic', registry={str(models)!r})\n"
         "print(bundle.predict_last(frame), bundle.predict(frame)['prediction'][-1])\n"
         "for name in ('tensorflow', 'keras', 'onnx', 'pandas', 'sklearn', 'matplotlib'):\n"
         "    try:\n"
@@ -320,7 +320,7 @@ def test_scoring_needs_onnxruntime_and_no_tensorflow(
 
 def test_a_window_ends_with_the_bar_before(models: Path) -> None:
     """Not with an older one, because the newest has no sentiment yet."""
-    bundle = load_bundle("BTCUSDT:1d:sentiment", root=models)
+    bundle = load_bundle("BTCUSDT:1d:sentiment", registry=models)
     candles, index = sample.candles("BTCUSDT", "1d").tail(400), sample.sentiment()
     day = candles["timestamp"][300]
     whole = bundle.predict(candles, index)["prediction"]
@@ -433,7 +433,7 @@ def test_hostile_bundles_are_refused(hostile: Path, name: str, message: str) -> 
     bundle = (hostile / "BTCUSDT" / "price" / "latest").resolve()
     attack(bundle, name)
     with pytest.raises(BundleError, match=message):
-        load_bundle("BTCUSDT:1d:price", root=hostile)
+        load_bundle("BTCUSDT:1d:price", registry=hostile)
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ def test_hostile_links_are_refused(hostile: Path, target: str) -> None:
     (home / "latest").unlink()
     (home / "latest").symlink_to(target)
     with pytest.raises(BundleError, match=r"latest: points to|found a link|no bundle in"):
-        load_bundle("BTCUSDT:1d:price", root=hostile)
+        load_bundle("BTCUSDT:1d:price", registry=hostile)
     with pytest.raises(BundleError, match=r"latest: points to|found a link|no bundle in"):
         load_bundle(home / "latest")
 
@@ -464,14 +464,14 @@ def test_hostile_links_are_refused(hostile: Path, target: str) -> None:
 )
 def test_references_to_nothing(models: Path, reference: str, message: str) -> None:
     with pytest.raises(BundleError, match=message):
-        load_bundle(reference, root=models)
+        load_bundle(reference, registry=models)
 
 
 def test_a_bundle_of_the_old_trainer(models: Path, hourly: pl.DataFrame, tmp_path: Path) -> None:
     """Schema by names alone, NaN where it does not matter: it can be scored."""
     import shutil
 
-    new = load_bundle("BTCUSDT:1h:basic", root=models)
+    new = load_bundle("BTCUSDT:1h:basic", registry=models)
     shutil.copytree(new.path, tmp_path / "old")
     schema = {
         "sequence_length": 120,

@@ -57,8 +57,7 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> dict[str, float]:
         record.candles_rmse = _rmse_from_candles(model, data, candles, pipeline)
     path.write_bytes(onnx_export.convert(model, properties=properties, candles=pipeline))
     # Outputs that are scaled are about 1, whatever a single label is.
-    prices = data.ranges is None and data.return_scale is None
-    scale = float(np.abs(data.labels).max()) if prices else 1.0
+    scale = float(np.abs(data.labels).max()) if data.price_scale.kind == "linear" else 1.0
     return onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
 
 
@@ -137,7 +136,7 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "feature_count": len(input_names(record)),
         "onnx_input": config.onnx_input,
         "task_type": "regression",
-        "price_normalization": _price_normalization(data),
+        "price_normalization": data.price_scale.to_dict(),
         "framework": "onnx" if record.diagnostics["onnx"] else "keras",
         "model_file": "model.onnx" if record.diagnostics["onnx"] else "model.keras",
         "recipe": config.recipe,
@@ -169,6 +168,7 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
             "rows": len(prepared.matrix),
             "first": times[0].isoformat(),
             "last": times[-1].isoformat(),
+            "train_last": data.times(data.train[-1:])[0].isoformat(),
             "candles_first": prepared.frame["timestamp"][0].isoformat(),
             "candles_last": prepared.frame["timestamp"][-1].isoformat(),
             "train_windows": len(data.train),
@@ -184,16 +184,6 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "versions": versions(),
         "environment": environment() | git_state(),
     }
-
-
-def _price_normalization(data: WindowedData) -> dict[str, Any]:
-    """Return how an engine turns an output into a price."""
-    if data.scaled_by_window:
-        return {"method": "rolling_minmax", "window": data.length, "target_feature": "close"}
-    if data.return_scale is not None:
-        return {"method": "log_return", "scale": data.return_scale, "horizon": data.horizon}
-    # The model predicts quote currency itself.
-    return {"mean": 0.0, "std": 1.0}
 
 
 def _evaluation(record: RunRecord) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""model.onnx: converted from Keras, brought into one form, and checked by running it.
+"""Exports model.onnx: converts the Keras model, normalizes the file, and checks it by running it.
 
-The same weights give the same bytes in any process. What the graph is named after and in which
-order it is written follows from the graph alone; tf2onnx' names and order do not.
+The same weights give the same bytes in every process. tf2onnx does not promise that, so all names
+are replaced and all nodes reordered in a way that depends on the graph alone.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from numpy.typing import NDArray
 from atb_fast._core import Feature, FeaturePipeline
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ExportError, MissingExtraError
+from atb_fast.features.frames import MOMENTUM
 
 OPSET = 17
-#: The one that goes with opset 17; engines with onnxruntime 1.17 read up to 9.
+#: The version that belongs to opset 17. onnxruntime 1.17 reads up to 9.
 IR_VERSION = 8
-#: Largest difference to Keras, relative to the largest price: float32 has 6e-8 of it.
+#: Largest accepted difference from Keras, relative to the largest price. float32 resolves 6e-8.
 TOLERANCE = 1e-5
-#: The same for a graph that computes its features itself: an RSI of float32 prices has less.
+#: The same for a graph that computes features from float32 candles: its RSI is less exact.
 CANDLES_TOLERANCE = 1e-4
+#: Batch sizes that the exported file is run with.
 GATE_BATCHES = (1, 7, 256)
 
 
 def check_packages() -> None:
-    """Import nothing, but see that all that the export needs is there.
+    """Check that every package the export needs is installed, without importing any.
 
     Raises:
         MissingExtraError: A package is not installed.
@@ -40,7 +42,7 @@ def check_packages() -> None:
     if missing:
         raise MissingExtraError(
             f"the ONNX export needs {', '.join(missing)}; install with pip install "
-            "'atb-fast[train]', or leave the export out with --skip-onnx"
+            "'atb-fast[train]', or skip the export with --skip-onnx"
         )
 
 
@@ -54,44 +56,49 @@ def convert(
 
     Args:
         model: A float32 Keras model: (batch, length, features) to (batch, 1).
-        properties: Written into the file, for its readers.
+        properties: Written to `metadata_props` of the file.
         candles: If given, the graph takes the raw candles of a window and computes these features
-            itself; see `window_features`. The optional input `sentiment_momentum`, float32
-            (batch, length, 1), is the unscaled sentiment, neutral if it is not fed.
+            itself; see `window_features`. If one of them is sentiment, the graph has it as the
+            constant `sentiment_momentum`, float32 (1, length, 1), which is neutral, and the
+            property `optional_input` names it: `load_bundle` turns it into an input. It is not an
+            optional input in the file, because onnxruntime logs a warning for each of these
+            whenever it loads one.
 
     Returns:
-        Opset 17, IR version 8. First input `features` or `candles`, float32
-        (batch, length, columns); output `prediction`, float32 (batch, 1).
+        Opset 17, IR version 8. The input is `features` or `candles`, float32
+        (batch, length, columns); the output is `prediction`, float32 (batch, 1).
 
     Raises:
-        ExportError: The conversion failed, or gave a graph that engines run too slowly.
+        ExportError: The conversion failed, or gave a graph that engines would run too slowly.
     """
     import onnx
 
     length, columns = model.input_shape[1:]
-    model(np.zeros((1, length, columns), np.float32))  # Keras exports only what was called
+    model(np.zeros((1, length, columns), np.float32))  # Keras exports only models that were called
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         try:
             with warnings.catch_warnings():
-                # Keras' exporter probes for np.object, which NumPy 2 warns about.
+                # Keras' exporter accesses np.object, which NumPy 2 warns about.
                 warnings.simplefilter("ignore", FutureWarning)
                 model.export(path, format="onnx", opset_version=OPSET, verbose=False)
             graph = onnx.load(path).graph
         except OSError:
             raise
-        except Exception as error:  # tf2onnx and Keras raise whatever they like
+        except Exception as error:  # tf2onnx and Keras have no common base class
             raise ExportError(f"the conversion to ONNX failed: {error}") from error
     (fed,) = (value.name for value in graph.input)
     if candles is None:
         return _canonical(graph, {fed: "features"}, (length, columns), properties)
     _compute_features(graph, fed, candles, length)
+    if any(feature.source == MOMENTUM for feature in candles.features):
+        properties = {**properties, "optional_input": MOMENTUM}
     return _canonical(graph, {"candles": "candles"}, (length, len(CANDLE_COLUMNS)), properties)
 
 
 def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: int) -> None:
-    """Let `graph` compute `fed`, its features, from `candles`; see `window_features`."""
-    from onnx import TensorProto, helper, numpy_helper
+    """Add nodes to `graph` that compute its input `fed` from `candles`; see `window_features`."""
+    from onnx import helper, numpy_helper
 
     nodes: list[Any] = []
 
@@ -110,7 +117,7 @@ def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: i
         return apply("Slice", name, *ends)
 
     def mean(name: str, window: int) -> str:
-        # Padding is not counted: at the start, the mean is that of the rows there are.
+        # Padding is not counted: the first means are over the rows that exist.
         window = min(window, length)
         return apply(
             "AveragePool", name, kernel_shape=[window], pads=[window - 1, 0], count_include_pad=0
@@ -131,9 +138,8 @@ def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: i
         return apply("Mul", share, constant(100.0))
 
     def raw(feature: Feature) -> str:
-        if feature.source == "sentiment_momentum":
-            shape = apply("Shape", "atb_close")
-            return apply("Expand", "sentiment_momentum", shape)
+        if feature.source == MOMENTUM:
+            return apply("Expand", MOMENTUM, apply("Shape", "atb_close"))
         if feature.sma:
             averages = mean(series(feature.source), feature.sma)
             return apply("Transpose", averages, perm=[0, 2, 1])
@@ -150,42 +156,33 @@ def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: i
         scaled.append(apply("Add", product, constant(scaler.min)))
     nodes.append(helper.make_node("Concat", scaled, [fed], axis=2))
     graph.node.extend(nodes)
-    if any(feature.source == "sentiment_momentum" for feature in pipeline.features):
-        # An input with an initializer is optional: engines feed the first input alone.
-        neutral = numpy_helper.from_array(np.zeros((1, length, 1), np.float32))
-        neutral.name = "sentiment_momentum"
-        graph.initializer.append(neutral)
-        graph.input.append(
-            helper.make_tensor_value_info(
-                "sentiment_momentum", TensorProto.FLOAT, ["sentiment_batch", length, 1]
-            )
-        )
+    if any(feature.source == MOMENTUM for feature in pipeline.features):
+        neutral = np.zeros((1, length, 1), np.float32)
+        graph.initializer.append(numpy_helper.from_array(neutral, MOMENTUM))
 
 
 def _canonical(
     graph: Any, fed: dict[str, str], shape: tuple[int, int], properties: Mapping[str, str]
 ) -> bytes:
-    """Return the file of `graph` with names and order that follow from what it computes.
+    """Return `graph` as a file whose names and order depend only on what the graph computes.
 
     Args:
         graph: From tf2onnx.
-        fed: Its input, and what that is to be called.
-        shape: Of the input, without the batch.
+        fed: The name of its input, and the new name.
+        shape: Shape of the input, without the batch.
         properties: See `convert`.
     """
     from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
     makers = {name: node for node in graph.node for name in node.output}
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    optional = [value for value in graph.input if value.name in weights]
-    names = {**fed, graph.output[0].name: "prediction", "": ""}
-    names |= {value.name: value.name for value in optional}
+    names = {**fed, graph.output[0].name: "prediction", "": "", MOMENTUM: MOMENTUM}
     nodes: list[Any] = []
     written: set[str] = set()
     used: list[Any] = []
 
     def visit(name: str) -> None:
-        """Write what makes `name`, in the order in which it is needed."""
+        """Write the nodes that compute `name`, each after the nodes it needs."""
         if name in written or name not in {**weights, **makers}:
             return
         written.add(name)
@@ -202,8 +199,8 @@ def _canonical(
         subgraphs = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
         if any(attribute.type in subgraphs for attribute in node.attribute):
             raise ExportError(
-                f"the ONNX graph has a {node.op_type}: engines run it 15 to 40 times slower than "
-                "an LSTM; train the model in float32, without recurrent dropout"
+                f"the ONNX graph contains a {node.op_type}, which engines run 15 to 40 times "
+                "slower than an LSTM; train in float32 and without recurrent dropout"
             )
         clean = helper.make_node(
             node.op_type,
@@ -221,10 +218,7 @@ def _canonical(
     made = helper.make_graph(
         nodes,
         "model",
-        [
-            helper.make_tensor_value_info(*fed.values(), TensorProto.FLOAT, ["batch", *shape]),
-            *optional,
-        ],
+        [helper.make_tensor_value_info(*fed.values(), TensorProto.FLOAT, ["batch", *shape])],
         [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, ["batch", 1])],
         used,
     )
@@ -239,15 +233,15 @@ def _canonical(
 
 
 def window_features(windows: NDArray[np.float64], pipeline: FeaturePipeline) -> NDArray[np.float32]:
-    """Return the scaled features that follow from the raw candles of a window alone.
+    """Return the scaled features of windows, computed from the raw candles of each window alone.
 
-    Averages and the RSI go over the rows there are until they fill up: their first rows differ from
-    those of `FeaturePipeline.transform`, which has the candles before. RSI is 50 before the first
-    change of the price, sentiment is neutral (momentum 0).
+    In the first rows of a window, averages and the RSI are over the rows that exist, so these rows
+    differ from `FeaturePipeline.transform`, which sees the candles before the window. The RSI is 50
+    until the price first changes. Sentiment is neutral (momentum 0).
 
     Args:
         windows: open, high, low, close, volume, shape (windows, length, 5).
-        pipeline: Fitted.
+        pipeline: Has fitted scalers.
 
     Returns:
         Shape (windows, length, features).
@@ -287,20 +281,20 @@ def check(
     scale: float,
     tolerance: float = TOLERANCE,
 ) -> dict[str, float]:
-    """Run the file on `inputs` and compare with what Keras gave for them.
+    """Run the file on `inputs` and compare its outputs with those of Keras.
 
     Args:
         path: The ONNX file.
-        inputs: Real ones, shape (windows, length, columns).
-        expected: Shape (windows, 1).
-        scale: What differences are relative to.
-        tolerance: The largest that is accepted.
+        inputs: Windows of real data, shape (windows, length, columns).
+        expected: The outputs of Keras, shape (windows, 1).
+        scale: The value that differences are divided by.
+        tolerance: The largest accepted difference.
 
     Returns:
         The largest difference by batch size, relative to `scale`.
 
     Raises:
-        ExportError: onnxruntime cannot run the file, or it does not agree with Keras.
+        ExportError: onnxruntime cannot run the file, or its outputs differ from those of Keras.
     """
     import onnxruntime
 
@@ -338,11 +332,11 @@ def _difference(
     name: str,
 ) -> float:
     if got.shape != expected.shape:
-        raise ExportError(f"{name} gives shape {got.shape}, Keras {expected.shape}")
+        raise ExportError(f"{name} returns shape {got.shape}, Keras returns {expected.shape}")
     if not np.isfinite(got).all():
-        raise ExportError(f"{name} gives values that are not finite")
+        raise ExportError(f"{name} returns NaN or infinite values")
     difference = float(np.abs(got - expected).max()) / scale
-    if not difference <= tolerance:  # also when Keras itself gives NaN
+    if not difference <= tolerance:  # also when Keras itself returned NaN
         raise ExportError(
             f"{name} differs from Keras by {difference:.1e} of the largest target, expected at "
             f"most {tolerance:.0e}"

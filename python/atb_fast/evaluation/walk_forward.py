@@ -235,7 +235,7 @@ def _linear(data: WindowedData) -> NDArray[np.float64]:
         _last_rows(data, data.train), data.labels[data.train + data.length], rcond=None
     )
     factor = 1.0
-    if data.return_scale is not None:
+    if data.price_scale.kind == "log_return":
         returns = data.labels[data.validation + data.length]
         factor = shrinkage_factor(
             _last_rows(data, data.validation) @ weights, returns, data.horizon

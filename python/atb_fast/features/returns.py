@@ -9,7 +9,8 @@ import polars as pl
 
 from atb_fast._core import merge, rsi, sma
 from atb_fast.config import TIMEFRAMES
-from atb_fast.features.sentiment import epoch_ms, index_features, neutral_value
+from atb_fast.features.frames import epoch_ms
+from atb_fast.features.sentiment import index_features, neutral_value
 
 PRICE_COLUMNS = (
     *("return_1", "open_to_close", "high_to_close", "low_to_close"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from atb_fast._core import merge
 from atb_fast.config import TIMEFRAMES
+from atb_fast.features.frames import ends, epoch_ms
 
 Recommendation = Literal["full_sentiment", "hybrid_with_fallback", "price_only"]
 
@@ -159,21 +160,6 @@ def merge_sentiment(
     else:
         merged = merge(candles, sentiment, columns, how="resampled", step_ms=TIMEFRAMES[timeframe])
     return candles.hstack(pl.DataFrame(merged))
-
-
-def epoch_ms(times: pl.Series) -> NDArray[np.int64]:
-    """Return times, or whole milliseconds, as milliseconds since 1970."""
-    if times.dtype.is_integer():
-        return times.cast(pl.Int64).to_numpy().copy()
-    zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
-    milliseconds = times.cast(pl.Datetime("ms", zone)).cast(pl.Int64)
-    return milliseconds.to_numpy().copy()
-
-
-def ends(frame: pl.DataFrame) -> tuple[datetime, datetime]:
-    """Return the first and the last timestamp."""
-    times = frame["timestamp"]
-    return cast(datetime, times[0]), cast(datetime, times[-1])
 
 
 def _gaps(sentiment: pl.DataFrame) -> tuple[tuple[str, str], ...]:

@@ -1,25 +1,29 @@
-"""Sequence windows of a matrix, split in time, with their targets."""
+"""Windows of consecutive rows, split in time, with the prices they are to predict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from atb_fast._core import Feature, FeaturePipeline, MinMaxScaler
+from atb_fast._core import CandleMatrix, Feature, FeaturePipeline, MinMaxScaler
 from atb_fast.config import CANDLE_COLUMNS
+from atb_fast.features.frames import ArrowFrame
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.price import PriceScale
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Starts of windows, int64, ascending: what is fitted, what chooses the epoch, what is tested.
+    """The windows of each part, as the row each one starts at: int64, ascending.
 
-    The latter two may be the same.
+    Attributes:
+        train: Windows the model is fitted on.
+        validation: Windows that choose the epoch.
+        test: Windows that are only predicted. May be the same as `validation`.
     """
 
     train: NDArray[np.int64]
@@ -28,46 +32,40 @@ class Parts:
 
     @property
     def complete(self) -> bool:
-        """Whether each part has a window."""
+        """Whether no part is empty."""
         return all(map(len, (self.train, self.validation, self.test)))
 
     @property
     def every(self) -> NDArray[np.int64]:
-        """All of them, each once."""
+        """The windows of all parts, each once."""
         return np.unique(np.concatenate([self.train, self.validation, self.test]))
 
 
 @dataclass(frozen=True)
 class WindowedData:
-    """The windows of a matrix, split in time.
+    """The windows of a matrix, split in time, and the labels a model is fitted to.
 
-    Window `s` is rows `s` to `s + length - 1`; the model is to predict the close `horizon` rows
-    behind its last. What it is fitted to is the label of the row behind the window: the close
-    itself; or, where windows are scaled one by one, where the close lies in the range of the
-    window's closes, 0..1 if inside; or the log return from the window's last close on.
+    The window that starts at row `s` has the rows `s` to `s + length - 1`. The model predicts the
+    close `horizon` rows after the last of them, in the unit of `price_scale`.
 
     Attributes:
         prepared: Features and closes by row.
         length: Rows in a window.
         parts: Which windows are fitted, choose the epoch, and are tested.
-        labels: By row, float64, shape (rows,); NaN for rows without one.
-        ranges: Lowest and highest close of the window before each row, float64, shape (2, rows);
-            NaN for rows without a usable window, None if labels are not in these ranges.
-        return_scale: A log return of this size is the label 1; None if labels are no returns.
-        horizon: Rows from the last of a window to the one that is predicted.
+        labels: What the model is fitted to, float64, shape (rows,). The label of window `s` is at
+            `s + length`, whatever the horizon; NaN in rows that no window has its label in.
+        price_scale: How an output, and so a label, becomes a price.
     """
 
     prepared: PreparedData
     length: int
     parts: Parts
     labels: NDArray[np.float64]
-    ranges: NDArray[np.float64] | None = None
-    return_scale: float | None = None
-    horizon: int = 1
+    price_scale: PriceScale
 
     @property
     def train(self) -> NDArray[np.int64]:
-        """Starts of the windows that are fitted."""
+        """Starts of the windows the model is fitted on."""
         return self.parts.train
 
     @property
@@ -81,12 +79,17 @@ class WindowedData:
         return self.parts.test
 
     @property
+    def horizon(self) -> int:
+        """Rows from the last row of a window to the row whose close is predicted."""
+        return self.price_scale.horizon
+
+    @property
     def scaled_by_window(self) -> bool:
-        """Whether each window is scaled by its own values, in the graph or by Rust."""
-        return self.ranges is not None
+        """Whether each window is scaled by its own values when it is cut from the matrix."""
+        return isinstance(self.prepared.matrix, CandleMatrix)
 
     def targets(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the close that each window is to predict, quote currency, shape (windows,)."""
+        """Return the close each window is to predict, quote currency, shape (windows,)."""
         return self.prepared.close[starts + self.length - 1 + self.horizon]
 
     def times(self, starts: NDArray[np.int64]) -> pl.Series:
@@ -94,19 +97,15 @@ class WindowedData:
         return self.prepared.timestamps.gather(starts + self.length - 1 + self.horizon)
 
     def persistence(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the last close inside each window: the forecast "no change"."""
+        """Return the last close of each window: the forecast "no change"."""
         return self.prepared.close[starts + self.length - 1]
 
     def prices(
         self, starts: NDArray[np.int64], outputs: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the prices that the model's outputs for the windows stand for."""
-        if self.return_scale is not None:
-            return self.persistence(starts) * np.exp(outputs * self.return_scale)
-        if self.ranges is None:
-            return outputs
-        low, high = self.ranges[:, starts + self.length]
-        return np.asarray(low + outputs * (high - low))
+        """Return the model's outputs for the windows as prices, quote currency."""
+        matrix, last = self.prepared.matrix, self.persistence(starts)
+        return self.price_scale.to_prices(outputs, matrix, starts, last)
 
     def windows(self, starts: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the windows, shape (windows, length, features)."""
@@ -114,23 +113,22 @@ class WindowedData:
 
 
 def windows(
-    frame: Any, length: int, columns: Sequence[str] = CANDLE_COLUMNS
+    frame: ArrowFrame, length: int, columns: Sequence[str] = CANDLE_COLUMNS
 ) -> NDArray[np.float32]:
     """Return every window of `length` rows of `frame`, unscaled.
 
     Args:
-        frame: A Polars, pyarrow or pandas frame with float64 `columns`; rows with a null are left
-            out.
+        frame: Has the float64 `columns`. Rows with a null are skipped.
         length: Rows in a window.
-        columns: What to take, in this order.
+        columns: Which columns to take, in this order.
 
     Returns:
         Shape (rows - length + 1, length, columns), float32. A read-only view: the windows share
         the memory of one copy of the columns.
 
     Raises:
-        DataError: A column is missing, is not float64, or has NaN or infinities; or there are fewer
-            rows than a window has.
+        DataError: A column is missing, is not float64, or has NaN or infinities; or the frame has
+            fewer rows than a window.
     """
     unscaled = MinMaxScaler(0.0, 1.0)
     features = [Feature(name, name) for name in columns]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 
@@ -83,7 +84,8 @@ class Recipe(ABC):
         """Return the windows of `parts` with their targets; whatever is fitted, is on `train`."""
         labels = np.full(len(prepared.close), np.nan)
         labels[: len(labels) - config.horizon + 1] = prepared.close[config.horizon - 1 :]
-        return WindowedData(prepared, config.sequence_length, parts, labels, horizon=config.horizon)
+        scale = PriceScale.linear(horizon=config.horizon)
+        return WindowedData(prepared, config.sequence_length, parts, labels, scale)
 
     def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
         """Return the uncompiled network; see `models.build_model`."""

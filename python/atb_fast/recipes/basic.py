@@ -19,6 +19,7 @@ from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.features.hashing import content_hash
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market, gaps
 from atb_fast.recipes.base import Recipe
@@ -96,10 +97,10 @@ class BasicRecipe(Recipe):
         """Give each row a label in the range of the window before it."""
         length = config.sequence_length
         starts = parts.every
-        ranges = np.full((2, len(prepared.matrix)), np.nan)
-        ranges[:, starts + length] = _raw(prepared).ranges("close", starts, length)
-        labels = (prepared.close - ranges[0]) / (ranges[1] - ranges[0])
-        return WindowedData(prepared, length, parts, labels, ranges=ranges)
+        low, high = _raw(prepared).ranges("close", starts, length)
+        labels = np.full(len(prepared.matrix), np.nan)
+        labels[starts + length] = (prepared.close[starts + length] - low) / (high - low)
+        return WindowedData(prepared, length, parts, labels, PriceScale.rolling_minmax(length))
 
     def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
         """Return the network of `models.build_basic_model`."""

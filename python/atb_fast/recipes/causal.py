@@ -22,6 +22,7 @@ from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.features.hashing import content_hash
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.price import PriceScale
 from atb_fast.features.returns import PRICE_COLUMNS, SENTIMENT_COLUMNS, SETTLED, columns
 from atb_fast.features.sentiment import assess
 from atb_fast.features.windows import Parts, WindowedData
@@ -139,9 +140,8 @@ class CausalRecipe(Recipe):
         reach = len(logs) - horizon
         returns[1 : reach + 1] = logs[horizon:] - logs[:reach]
         scale = float(np.sqrt(np.mean(np.square(returns[parts.train + length])))) or 1.0
-        return WindowedData(
-            scaled, length, parts, returns / scale, return_scale=scale, horizon=horizon
-        )
+        price_scale = PriceScale.log_return(scale, horizon=horizon)
+        return WindowedData(scaled, length, parts, returns / scale, price_scale)
 
     def fitted_rows(self, parts: Parts, config: TrainingConfig) -> tuple[int, int]:
         """Return the first and the last row that scalers are fitted on."""

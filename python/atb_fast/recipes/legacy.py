@@ -19,12 +19,12 @@ from atb_fast.errors import DataError
 from atb_fast.features import cache as feature_cache
 from atb_fast.features import sentiment as sentiment_code
 from atb_fast.features.cache import Features
+from atb_fast.features.frames import ends
 from atb_fast.features.hashing import content_hash
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.sentiment import (
     SentimentAssessment,
     assess,
-    ends,
     merge_sentiment,
     sentiment_features,
 )

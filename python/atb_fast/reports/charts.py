@@ -163,9 +163,10 @@ def target_times(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.da
 
 def label_unit(data: WindowedData) -> str:
     """Return what a loss is measured in."""
-    if data.return_scale is not None:
-        return f"log returns of {data.return_scale:.2g}"
-    return "range of a window's closes" if data.scaled_by_window else "quote currency"
+    scale = data.price_scale
+    if scale.kind == "log_return":
+        return f"log returns of {scale.scale:.2g}"
+    return "range of a window's closes" if scale.kind == "rolling_minmax" else "quote currency"
 
 
 def _thinned(times: Any, values: NDArray[np.float64]) -> tuple[Any, NDArray[np.float64]]:
@@ -260,12 +261,13 @@ def _curves(axis: Any, record: RunRecord, name: str) -> None:
     axis.plot(epochs, fitted.history[f"val_{name}"], color=_MODEL, label="validation", **style)
     axis.axvline(fitted.best_epoch, color=_INK, linestyle=":", label="kept epoch")
     if name == "rmse":
-        rows = data.validation + data.length
-        scale = 1.0 if data.ranges is None else data.ranges[1, rows] - data.ranges[0, rows]
-        moves = (data.persistence(data.validation) - data.targets(data.validation)) / scale
-        if data.return_scale is not None:
-            moves = data.labels[rows]
-        level = rmse(np.zeros(len(rows)), moves)
+        starts = data.validation
+        moves = data.labels[starts + data.length]
+        if data.price_scale.kind != "log_return":
+            ones = np.ones(len(starts))
+            size = data.prices(starts, ones) - data.prices(starts, 0.0 * ones)
+            moves = (data.persistence(starts) - data.targets(starts)) / size
+        level = rmse(np.zeros(len(starts)), moves)
         axis.axhline(level, color=_PERSISTENCE, linestyle="--", label="persistence")
     unit = label_unit(data)
     axis.set(yscale="log", xlabel="epoch")

@@ -1,23 +1,31 @@
-"""Frames of candles and sentiment, checked."""
+"""Converts frames of candles and of sentiment to Polars, and checks their values."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES
 from atb_fast.errors import DataError
+from atb_fast.features.frames import epoch_ms
 
 if TYPE_CHECKING:
     import polars as pl
 
-
-Frame = Any
+    from atb_fast.features.frames import ArrowFrame
 
 
 def check_candles(table: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
-    """Return the columns of candles, if they are what they should be; null is a missing value."""
+    """Return the columns of candles only, checked. Null is a missing value.
+
+    Args:
+        table: Candles.
+        timed: Whether `timestamp` is needed, too.
+
+    Raises:
+        DataError: A column is missing, is not float64, or has a value that no candle has.
+    """
     import polars as pl
 
     names = (*(("timestamp",) if timed else ()), *CANDLE_COLUMNS)
@@ -43,49 +51,56 @@ def check_candles(table: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
 
 
 def check_index(index: pl.DataFrame) -> pl.DataFrame:
-    """Return timestamp and value of the Fear & Greed index, if they are what they should be."""
+    """Return timestamp (midnight, milliseconds) and value of the Fear & Greed index, checked.
+
+    Raises:
+        DataError: A column is missing or of the wrong type, a value is not in 0..100, or days are
+            not ascending.
+    """
     import polars as pl
 
     missing = [name for name in ("timestamp", "value") if name not in index.columns]
     if missing:
         raise DataError(
-            f"sentiment has no column {', '.join(missing)}; it has {', '.join(index.columns)}"
+            f"the sentiment has no column {', '.join(missing)}; it has: {', '.join(index.columns)}"
         )
     times, value = index["timestamp"], index["value"]
     if not (times.dtype.is_temporal() or times.dtype.is_integer()):
-        raise DataError(f"sentiment has timestamps of type {times.dtype}, expected times or dates")
+        raise DataError(
+            f"the timestamps of the sentiment are {times.dtype}, expected times or dates"
+        )
     if not value.dtype.is_numeric():
-        raise DataError(f"sentiment has values of type {value.dtype}, expected numbers (0..100)")
+        raise DataError(
+            f"the values of the sentiment are {value.dtype}, expected numbers from 0 to 100"
+        )
     numbers = value.cast(pl.Float64).to_numpy()
     bad = np.flatnonzero(~((numbers >= 0.0) & (numbers <= 100.0)))  # NaN and null, too
     if len(bad):
         raise DataError(
             f"sentiment, row {bad[0]}: found {value[int(bad[0])]}, expected a value from 0 to 100"
         )
-    from atb_fast.features.sentiment import epoch_ms
-
-    # Stamps during a day count for that day, as `read_sentiment` has it.
+    # A time during a day counts for that day, as in `read_sentiment`.
     days = epoch_ms(times)
     days -= days % TIMEFRAMES["1d"]
     late = np.flatnonzero(np.diff(days) <= 0)
     if len(late):
         raise DataError(
-            f"sentiment, row {late[0] + 1}: found {times[int(late[0]) + 1]} behind "
-            f"{times[int(late[0])]}, expected one row a day, oldest first"
+            f"sentiment, row {late[0] + 1}: found {times[int(late[0]) + 1]} after "
+            f"{times[int(late[0])]}, expected one row per day, oldest first"
         )
     return pl.DataFrame([pl.Series("timestamp", days), pl.Series("value", numbers)])
 
 
-def check_type(frame: Frame) -> None:
-    """Raise DataError unless `frame` hands over Arrow columns."""
+def check_type(frame: ArrowFrame) -> None:
+    """Raise DataError unless `frame` shares its columns through Arrow."""
     if not hasattr(frame, "__arrow_c_stream__"):
         raise DataError(
-            f"found {type(frame).__name__}, expected a Polars, pyarrow or pandas (2.2 or newer, "
-            "with pyarrow) frame"
+            f"got {type(frame).__name__}, expected a Polars, pyarrow or pandas frame (pandas 2.2 "
+            "or newer, with pyarrow installed)"
         )
 
 
-def to_polars(frame: Frame) -> pl.DataFrame:
+def to_polars(frame: ArrowFrame) -> pl.DataFrame:
     """Return `frame` as a Polars frame, without a copy where Arrow allows it.
 
     Raises:
@@ -97,10 +112,10 @@ def to_polars(frame: Frame) -> pl.DataFrame:
         return frame
     check_type(frame)
     try:
-        # As Arrow hands it over: `pl.DataFrame` would leave out the index of a pandas frame.
+        # Not `pl.DataFrame(frame)`, which would drop the index of a pandas frame.
         rows = pl.Series(frame)
     except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"the {type(frame).__name__} cannot be read: {error}") from error
     if not isinstance(rows.dtype, pl.Struct):
-        raise DataError(f"found a series of {rows.dtype}, expected a frame with named columns")
+        raise DataError(f"got a series of {rows.dtype}, expected a frame with named columns")
     return rows.struct.unnest()

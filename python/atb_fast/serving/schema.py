@@ -1,52 +1,137 @@
-"""What the documents of a bundle say of how to feed its model, and what its outputs stand for.
-
-They may come from anywhere. What is not as expected is a BundleError, or one of Python's lookup,
-type, value and arithmetic errors: the caller knows the bundle, and says it.
-"""
+"""Reads feature_schema.json and metadata.json, which may come from anywhere."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 from atb_fast._core import Feature, FeaturePipeline, MinMaxScaler
-from atb_fast.config import CANDLE_COLUMNS
+from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES
 from atb_fast.errors import BundleError
+from atb_fast.features.frames import MOMENTUM
+from atb_fast.features.price import PriceScale
+from atb_fast.serving.inputs import CausalFeatures, FeatureWindows, ModelInput, ScaledWindows
+from atb_fast.serving.registry import check_timeframe, read_json
 
-_SENTIMENT = "sentiment_momentum"
-#: Of a window: far more than any model has, and few enough for hundreds of windows at once.
+#: Rows in a window.
+_LONGEST_WINDOW = 1 << 20
+#: Values in a window: more than any model has, and hundreds of windows still fit into memory.
 _LARGEST_WINDOW = 1 << 17
 
 
-def read_schema(
-    schema: dict[str, Any],
-) -> tuple[int, list[str], FeaturePipeline | list[str]]:
-    """Return rows in a window, names of its columns, and how they are made.
+@dataclass(frozen=True)
+class Documents:
+    """What the documents of a bundle say about its model.
 
-    The latter is a pipeline, or the raw columns if each window is scaled by its own values.
+    Attributes:
+        metadata: Content of metadata.json.
+        length: Rows in a window.
+        names: Columns of the ONNX input, in channel order.
+        input: How these columns are made of candles.
+        price_scale: How an output becomes a price.
     """
-    length = schema["sequence_length"]
-    if not isinstance(length, int) or not 1 <= length <= 1 << 20:
-        raise BundleError(f"sequence_length is {length!r}, expected a whole number from 1 on")
-    names = [str(feature["name"]) for feature in schema["features"]]
+
+    metadata: dict[str, Any]
+    length: int
+    names: tuple[str, ...]
+    input: ModelInput
+    price_scale: PriceScale
+
+
+def read_documents(path: Path) -> Documents:
+    """Return what the documents of the bundle in `path` say.
+
+    Raises:
+        BundleError: A document is missing, cannot be read, or contradicts the other.
+    """
+    metadata = read_json(path / "metadata.json")
+    schema = read_json(path / "feature_schema.json")
+    try:
+        length, names = _shape(schema)
+        made = _input(schema["features"])
+        scale = _price_scale(metadata, made, length)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise BundleError(
+            f"{path}: feature_schema.json cannot be used ({type(error).__name__}: {error}); "
+            "retrain the model"
+        ) from error
+    return Documents(metadata, length, names, made, scale)
+
+
+def train_end(metadata: dict[str, Any], path: Path) -> datetime | None:
+    """Return when the bar of the last training target closed, UTC; None if it is not recorded.
+
+    Raises:
+        BundleError: The metadata of the bundle in `path` has something else than a time.
+    """
+    dataset = metadata.get("dataset")
+    stamp = dataset.get("train_last") if isinstance(dataset, dict) else None
+    if stamp is None:
+        return None
+    try:
+        opened = datetime.fromisoformat(stamp)
+    except (TypeError, ValueError):
+        opened = datetime.min
+    if opened.utcoffset() != timedelta(0):
+        raise BundleError(
+            f"{path}: metadata.json has dataset.train_last {stamp!r:.80}, expected an ISO time in "
+            "UTC"
+        )
+    return opened + timedelta(milliseconds=TIMEFRAMES[check_timeframe(metadata, path)])
+
+
+def _price_scale(metadata: dict[str, Any], made: ModelInput, length: int) -> PriceScale:
+    scale = PriceScale.from_dict(metadata.get("price_normalization"))
+    if scale.kind not in made.price_scales:
+        raise BundleError(
+            f"price_normalization is {scale.kind}, expected {' or '.join(made.price_scales)} for "
+            "the features in feature_schema.json"
+        )
+    if scale.kind == "rolling_minmax" and scale.window != length:
+        raise BundleError(
+            f"price_normalization has a window of {scale.window} rows, expected the {length} of "
+            "sequence_length"
+        )
+    return scale
+
+
+def _shape(schema: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
+    """Return the rows in a window and the names of its columns."""
+    length, features = schema["sequence_length"], schema["features"]
+    if not isinstance(length, int) or not 1 <= length <= _LONGEST_WINDOW:
+        raise BundleError(
+            f"sequence_length is {length!r}, expected a whole number from 1 to {_LONGEST_WINDOW}"
+        )
+    names = tuple(str(feature["name"]) for feature in features)
     if not 1 <= len(names) * length <= _LARGEST_WINDOW:
-        raise BundleError(f"a window has {length} rows of {len(names)} features")
-    by_window = [_scaled_by_window(feature) for feature in schema["features"]]
-    if all(by_window):
-        return length, names, [str(column) for column in by_window]
-    features, scalers = [], []
-    for feature in schema["features"]:
-        made, scaler = _feature(feature)
-        features.append(made)
-        scalers.append(scaler)
-    return length, names, FeaturePipeline(features, scalers=scalers)
+        raise BundleError(
+            f"a window has {length} rows of {len(names)} features, expected 1 to "
+            f"{_LARGEST_WINDOW} values"
+        )
+    return length, names
+
+
+def _input(features: list[dict[str, Any]]) -> ModelInput:
+    columns = tuple(filter(None, map(_scaled_by_window, features)))
+    if len(columns) == len(features):
+        return ScaledWindows(columns)
+    made, scalers = zip(*map(_feature, features), strict=True)
+    pipeline = FeaturePipeline(made, scalers=scalers)
+    lag_days = _causal_lag([feature.get("source") or {} for feature in features])
+    return FeatureWindows(pipeline) if lag_days is None else CausalFeatures(pipeline, lag_days)
 
 
 def _scaled_by_window(feature: dict[str, Any]) -> str | None:
+    """Return the column of a feature that is scaled by its window, None if it is another."""
     source = feature.get("source")
     if source:
-        return source["column"] if source.get("transform") == "expanding_minmax" else None
-    # The contract defines these by their names.
+        expanding = source.get("transform") == "expanding_minmax"
+        return str(source["column"]) if expanding else None
+    # Bundles of other trainers have the names only; engines know what these mean.
     column = str(feature["name"]).removesuffix("_normalized")
     return column if column in CANDLE_COLUMNS and column != feature["name"] else None
 
@@ -57,17 +142,20 @@ def _feature(feature: dict[str, Any]) -> tuple[Feature, MinMaxScaler]:
         if name not in CANDLE_COLUMNS:
             raise BundleError(
                 f"feature_schema.json does not say how {name} is computed and scaled, so this "
-                "bundle cannot be scored; train it anew"
+                "bundle cannot be scored; retrain the model"
             )
         source = {"column": name}
     transform, window = source.get("transform"), source.get("window")
     known = {None: {}, "sma": {"sma": window}, "rsi_simple_mean": {"rsi": window}}
     if transform not in known:
-        raise BundleError(f"feature {name} has the transform {transform!r}, which is not known")
+        raise BundleError(
+            f"feature {name} has the unknown transform {transform!r}; expected sma, "
+            "rsi_simple_mean, or expanding_minmax for every feature"
+        )
     made = Feature(
         name,
         source["column"],
-        null_as=0.0 if source["column"] == _SENTIMENT else None,
+        null_as=0.0 if source["column"] == MOMENTUM else None,
         **known[transform],
     )
     if "scaler" in feature:
@@ -79,14 +167,13 @@ def _feature(feature: dict[str, Any]) -> tuple[Feature, MinMaxScaler]:
     return made, MinMaxScaler(*ends)
 
 
-def read_causal(schema: dict[str, Any]) -> int | None:
-    """Return the lag of the sentiment if the features are those of the causal recipe."""
-    sources = [feature.get("source") or {} for feature in schema["features"]]
+def _causal_lag(sources: list[dict[str, Any]]) -> int | None:
+    """Return the sentiment lag if the features are those of the causal recipe, else None."""
     recipes = {source.get("recipe") for source in sources}
     if recipes == {None}:
         return None
     if recipes != {"causal"}:
-        raise BundleError(f"the features are of recipes {recipes}, expected causal")
+        raise BundleError(f"the features belong to the recipes {recipes}, expected only 'causal'")
     from atb_fast.features import returns
 
     columns = {source["column"] for source in sources}
@@ -95,41 +182,7 @@ def read_causal(schema: dict[str, Any]) -> int | None:
         raise BundleError(f"the causal recipe has no column {min(unknown)!r}")
     lags = [source["sentiment_lag_days"] for source in sources]
     if any(type(lag) is not int or not 0 <= lag <= 365 or lag != lags[0] for lag in lags):
-        raise BundleError(f"sentiment_lag_days is {lags}, expected one number of days")
-    return int(lags[0])
-
-
-class Price(NamedTuple):
-    """What price an output stands for; see `price_normalization` in metadata.json."""
-
-    method: str
-    mean: float = 0.0
-    std: float = 1.0
-    horizon: int = 1
-
-
-def read_normalization(metadata: dict[str, Any], length: int) -> Price:
-    """Return what price an output stands for, where windows have `length` rows."""
-    given = metadata.get("price_normalization")
-    if not given:
         raise BundleError(
-            "metadata.json has no price_normalization: nobody knows what price an output stands for"
+            f"sentiment_lag_days is {lags}, expected the same number from 0 to 365 everywhere"
         )
-    method = given.get("method")
-    if method == "rolling_minmax":
-        if (given.get("window"), given.get("target_feature")) != (length, "close"):
-            raise BundleError(
-                f"price_normalization is {given}, expected the window of {length} rows and close"
-            )
-        return Price(method)
-    if method == "log_return":
-        price = Price(method, 0.0, float(given["scale"]), given["horizon"])
-        if type(price.horizon) is not int or not 1 <= price.horizon <= 1 << 20:
-            raise BundleError(f"horizon is {price.horizon!r}, expected a whole number from 1 on")
-        if not 0.0 < price.std < 100.0:
-            raise BundleError(f"scale is {price.std}, expected that of log returns, above 0")
-    else:
-        price = Price("linear", float(given["mean"]), float(given["std"]))
-    if not (math.isfinite(price.mean) and math.isfinite(price.std)):
-        raise BundleError(f"price_normalization is {given}, expected finite numbers")
-    return price
+    return int(lags[0])

@@ -1,8 +1,8 @@
-"""Whether a bundle is what engines expect, and sees what its training saw.
+"""Checks whether engines can use a bundle, and whether serving features match training features.
 
-The contract is checked by reading the files and by running them. Train/serve skew is checked on the
-windows that the training left in samples.npz: each is made again, from the candles that it needs
-and no others, as scoring makes it.
+The contract with the engines is checked by reading the files and by running the model. Train/serve
+skew is checked on the windows that training stored in samples.npz: each window is computed again by
+the scoring code, from only the candles it needs.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ import numpy as np
 
 from atb_fast.config import BASIC_SEQUENCE_LENGTH, CANDLE_COLUMNS
 from atb_fast.errors import AtbFastError, BundleError, MissingExtraError
+from atb_fast.features.price import PriceScale
 from atb_fast.serving import registry
 from atb_fast.serving.predictor import Bundle
 
-#: Largest difference between a feature in training and in scoring; features are about 0..1.
+#: Largest accepted difference between a feature in training and in scoring; features are about 1.
 SKEW = 1e-6
-#: Largest difference of a prediction to Keras', relative to the largest price.
+#: Largest accepted difference between predictions of the bundle and of Keras, relative to the
+#: largest price.
 _PREDICTION = 1e-5
-#: The same where the graph computes features itself: an RSI of float32 prices has less.
+#: The same for a graph that computes features from float32 candles: its RSI is less exact.
 _PREDICTION_FROM_CANDLES = 1e-4
-#: Far more than the samples of any bundle have, unpacked.
+#: Largest samples.npz that is unpacked, in bytes.
 _MOST_BYTES = 64 << 20
 
-#: What metadata.json must have, and what it must be; None if that is checked elsewhere.
-_KEYS: dict[str, type | None] = {
+#: Keys that metadata.json must have, and the type of each value.
+_KEYS: dict[str, type] = {
     "symbol": str,
     "timeframe": str,
     "model_type": str,
@@ -61,15 +63,16 @@ _BASIC = [f"{name}_normalized" for name in ("close", "volume", "high", "low", "o
 
 @dataclass(frozen=True)
 class Report:
-    """What is wrong with a bundle.
+    """The result of verifying a bundle.
 
     Attributes:
-        path: The bundle.
-        problems: What breaks the contract, or shows that it scores other than it was trained.
-        unchecked: What could not be checked, and why.
-        skew: Largest difference between a feature in training and as scored; None if unchecked.
-        prediction_difference: Largest difference of a prediction to Keras', relative to the largest
-            price; None if unchecked.
+        path: The bundle's directory.
+        problems: Violations of the contract with the engines, and differences between serving and
+            training. Empty if the bundle is sound.
+        unchecked: Checks that could not be run, and why.
+        skew: Largest difference between a feature in training and in scoring; None if unchecked.
+        prediction_difference: Largest difference between predictions of the bundle and of Keras,
+            relative to the largest price; None if unchecked.
     """
 
     path: str
@@ -80,12 +83,12 @@ class Report:
 
 
 def verify(path: Path, *, identity: tuple[str, str, str] | None = None) -> Report:
-    """Check the bundle in `path`.
+    """Return what is wrong with the bundle in `path`.
 
     Args:
-        path: Its directory.
-        identity: Symbol, type and version that it must have. Default: what its path says, if that
-            ends with a version.
+        path: The bundle's directory.
+        identity: Symbol, type and version that it must have. Default: those in its path, if the
+            directory is named like a version.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -104,7 +107,7 @@ def verify(path: Path, *, identity: tuple[str, str, str] | None = None) -> Repor
         problems += _metadata(metadata)
         problems += _not_finite({"metadata.json": metadata, "feature_schema.json": schema})
         if identity is None:
-            unchecked.append("its place, because it is not in a registry")
+            unchecked.append("symbol, type and version, because it is not in a registry")
         else:
             problems += _identity(metadata, identity)
         bundle = Bundle(path)
@@ -123,7 +126,7 @@ def verify(path: Path, *, identity: tuple[str, str, str] | None = None) -> Repor
         raise
     except AtbFastError as error:
         problems.append(str(error))
-    except Exception as error:  # a hostile bundle may break anything, but only itself
+    except Exception as error:  # a hostile bundle must not stop the verification of others
         problems.append(f"it cannot be checked ({type(error).__name__}: {error})")
     return Report(str(path), tuple(problems), tuple(unchecked), *differences)
 
@@ -131,7 +134,7 @@ def verify(path: Path, *, identity: tuple[str, str, str] | None = None) -> Repor
 def _layout(path: Path) -> Iterator[str]:
     for file in sorted(path.iterdir()):
         if file.is_symlink() or not file.is_file():
-            yield f"{file.name} is not a file; a bundle has files only"
+            yield f"{file.name} is not a regular file; a bundle may only contain files"
     models = sorted(file.name for file in path.glob("*.onnx"))
     if models != ["model.onnx"]:
         yield f"expected model.onnx and no other *.onnx, found {', '.join(models) or 'none'}"
@@ -141,19 +144,19 @@ def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
     for key, kind in _KEYS.items():
         if key not in metadata:
             yield f"metadata.json lacks {key}"
-        elif kind and type(metadata[key]) is not kind:
+        elif type(metadata[key]) is not kind:
             yield f"metadata.json has {key} {metadata[key]!r:.80}, expected {kind.__name__}"
         elif metadata[key] != _VALUES.get(key, metadata[key]):
             yield f"metadata.json has {key} {metadata[key]!r:.80}, expected {_VALUES[key]!r}"
     if "normalization_params" in metadata:
-        yield "metadata.json has normalization_params: engines would normalise a second time"
+        yield "metadata.json has normalization_params: engines would normalize a second time"
     if metadata.get("created_at") != metadata.get("training_date"):
-        yield "created_at and training_date differ: different readers read different ones"
+        yield "created_at and training_date differ, expected the same time: engines read either"
     if not _is_utc(metadata.get("created_at")):
         yield f"created_at is {metadata.get('created_at')!r:.80}, expected an ISO time in UTC"
     steps = metadata.get("diagnostics")
     if not isinstance(steps, dict) or set(steps) != {"plots", "robustness", "onnx"}:
-        yield "diagnostics must say of plots, robustness and onnx whether they ran"
+        yield f"diagnostics is {steps!r:.80}, expected the keys plots, robustness and onnx"
     elif {type(ran) for ran in steps.values()} != {bool}:
         yield f"diagnostics is {steps!r:.80}, expected true or false for each"
 
@@ -169,7 +172,7 @@ def _identity(metadata: dict[str, Any], identity: tuple[str, str, str]) -> Itera
     for name, value in zip(("symbol", "model_type", "version_id"), identity, strict=True):
         if metadata.get(name) != value:
             found = f"metadata.json has {name} {metadata.get(name)!r:.80}"
-            yield f"{found}, its directory says {value!r}"
+            yield f"{found}, expected {value!r} as in its path"
 
 
 def _not_finite(value: Any, where: str = "") -> Iterator[str]:
@@ -184,7 +187,7 @@ def _not_finite(value: Any, where: str = "") -> Iterator[str]:
 
 
 def _agreement(bundle: Bundle, schema: dict[str, Any]) -> Iterator[str]:
-    """Give what the documents say differently, and what the type does not allow."""
+    """Yield what the documents disagree about, and what the model type does not allow."""
     metadata, names = bundle.metadata, bundle.feature_names
     registry.check_timeframe(metadata, bundle.path)
     if metadata.get("sequence_length") != bundle.sequence_length:
@@ -194,20 +197,18 @@ def _agreement(bundle: Bundle, schema: dict[str, Any]) -> Iterator[str]:
     for feature in schema["features"]:
         if feature.get("required") is not True:
             yield f"feature_schema.json does not require {feature['name']}"
-    given: Any = metadata.get("price_normalization")
+    expected = PriceScale.linear()
     if metadata.get("model_type") == "basic":
         length = BASIC_SEQUENCE_LENGTH
-        expected = {"method": "rolling_minmax", "window": length, "target_feature": "close"}
+        expected = PriceScale.rolling_minmax(length)
         if names != _BASIC or bundle.sequence_length != length:
-            yield f"a basic bundle has windows of {length} rows of {', '.join(_BASIC)}"
+            yield f"a basic bundle must have windows of {length} rows of {', '.join(_BASIC)}"
     elif metadata.get("model_type") == "causal":
-        expected = {"method": "log_return"} | {
-            name: given.get(name) for name in ("scale", "horizon")
-        }
-    else:
-        expected = {"mean": 0.0, "std": 1.0}
-    if given != expected:
-        yield f"price_normalization is {given}, expected {expected}"
+        scale = bundle.price_scale
+        expected = PriceScale.log_return(scale.scale, horizon=scale.horizon)
+    if metadata.get("price_normalization") != expected.to_dict():
+        found = metadata.get("price_normalization")
+        yield f"price_normalization is {found}, expected {expected.to_dict()}"
 
 
 def _runs(bundle: Bundle) -> Iterator[str]:
@@ -216,9 +217,12 @@ def _runs(bundle: Bundle) -> Iterator[str]:
     for size in (1, 7, 256):
         got = bundle.run(rng.random((size, *shape), dtype=np.float32))
         if got.shape != (size, 1) or got.dtype != np.float32:
-            yield f"model.onnx gives {got.dtype} {got.shape} for {size} windows, not ({size}, 1)"
+            yield (
+                f"model.onnx returns {got.dtype} {got.shape} for {size} windows, expected float32 "
+                f"({size}, 1)"
+            )
         elif not np.isfinite(got).all():
-            yield "model.onnx gives values that are not finite"
+            yield "model.onnx returns NaN or infinite values"
 
 
 def _graph(path: Path) -> Iterator[str]:
@@ -227,20 +231,20 @@ def _graph(path: Path) -> Iterator[str]:
     model = onnx.load(str(path), load_external_data=False)
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     if not 13 <= opsets.get("", 0) <= 17:
-        yield f"model.onnx has opset {opsets.get('')}, engines take 13 to 17"
+        yield f"model.onnx has opset {opsets.get('')}, engines support 13 to 17"
     if model.ir_version > 8:
-        yield f"model.onnx has IR version {model.ir_version}, engines take up to 8"
+        yield f"model.onnx has IR version {model.ir_version}, engines support up to 8"
     operators = {node.op_type for node in model.graph.node}
     if operators & {"Loop", "Scan"} or "LSTM" not in operators:
-        yield "model.onnx has no native LSTM, or a loop: engines would be slow"
+        yield "model.onnx has no LSTM operator, or has a loop; engines would run it too slowly"
     if any(tensor.data_location for tensor in model.graph.initializer):
-        yield "model.onnx has external data"
+        yield "model.onnx stores weights in other files, expected one self-contained file"
 
 
 def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
-    """Return the largest differences of features and of predictions to those of the training.
+    """Return the largest difference of a feature and of a prediction between scoring and training.
 
-    NaN if anything is.
+    They are NaN if any value is.
     """
     import polars as pl
 
@@ -255,7 +259,10 @@ def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
             sentiment = "neutral"
     count = len(predictions)
     if not count == len(windows) == len(ends) > 0:
-        raise BundleError(f"{path}: has {len(windows)} windows and {count} predictions")
+        raise BundleError(
+            f"{path}: has {len(windows)} windows, {count} predictions and {len(ends)} ends, "
+            "expected the same number of each"
+        )
     skew, difference = np.zeros(count), np.zeros(count)
     for i, rows in enumerate(np.split(np.arange(len(times)), ends[:-1])):
         values = (
@@ -265,7 +272,7 @@ def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
         matrix = bundle.features(frame, sentiment)
         start = np.array([len(matrix) - bundle.sequence_length])
         seen = matrix.gather(start, bundle.sequence_length)[0, :, : windows.shape[2]]
-        # Of values that are far from 0, relative: a float32 has seven digits.
+        # Relative for large values, because a float32 has only seven digits.
         skew[i] = (np.abs(seen - windows[i]) / np.maximum(1.0, np.abs(windows[i]))).max()
         difference[i] = abs(bundle.predict_last(frame, sentiment) - predictions[i])
     return float(skew.max()), float(difference.max() / np.abs(predictions).max())
@@ -284,7 +291,7 @@ def _arrays(path: Path) -> dict[str, Any]:
 
 
 def prediction_limit(onnx_input: str | None) -> float:
-    """Return how far a prediction may be from Keras', relative to the largest price."""
+    """Return how far a prediction may differ from that of Keras, relative to the largest price."""
     return _PREDICTION_FROM_CANDLES if onnx_input == "ohlcv" else _PREDICTION
 
 
@@ -292,11 +299,11 @@ def _too_different(bundle: Bundle, skew: float, difference: float) -> Iterator[s
     limit = prediction_limit(bundle.metadata.get("onnx_input"))
     if not skew <= SKEW:  # also if it is NaN
         yield (
-            f"train/serve skew: a feature differs by {skew:.1e} between training and scoring, "
+            f"train/serve skew: a feature differs by {skew:.1e} between training and serving, "
             f"expected at most {SKEW:.0e}"
         )
     if not difference <= limit:
         yield (
-            f"a prediction differs from Keras' by {difference:.1e} of the price, expected at most "
-            f"{limit:.0e}"
+            f"a prediction differs from Keras' by {difference:.1e} of the largest price, "
+            f"expected at most {limit:.0e}"
         )

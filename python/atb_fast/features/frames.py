@@ -1,0 +1,42 @@
+"""Frames of candles and of sentiment, from any library that shares Arrow data."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import polars as pl
+
+#: Column with the relative change of the Fear & Greed index.
+MOMENTUM = "sentiment_momentum"
+
+
+class ArrowFrame(Protocol):
+    """A frame that shares its columns through the Arrow PyCapsule interface.
+
+    For example a Polars or pyarrow frame, or a pandas frame (2.2 or newer, with pyarrow installed).
+    """
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the columns as an Arrow stream, wrapped in a PyCapsule."""
+
+
+def epoch_ms(times: pl.Series) -> NDArray[np.int64]:
+    """Return times as milliseconds since 1970. Whole numbers are taken for milliseconds."""
+    import polars as pl
+
+    if times.dtype.is_integer():
+        return times.cast(pl.Int64).to_numpy().copy()
+    zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
+    milliseconds = times.cast(pl.Datetime("ms", zone)).cast(pl.Int64)
+    return milliseconds.to_numpy().copy()
+
+
+def ends(frame: pl.DataFrame) -> tuple[datetime, datetime]:
+    """Return the first and the last timestamp."""
+    times = frame["timestamp"]
+    return cast(datetime, times[0]), cast(datetime, times[-1])

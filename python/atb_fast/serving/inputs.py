@@ -1,0 +1,258 @@
+"""How candles become the windows that a model reads: one class for each kind of input."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
+from atb_fast.errors import DataError
+from atb_fast.features.frames import MOMENTUM
+from atb_fast.serving.frames import check_candles, check_index, to_polars
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from atb_fast.features.frames import ArrowFrame
+
+Sentiment: TypeAlias = "ArrowFrame | Literal['neutral'] | None"
+SentimentUse = Literal["required", "optional", "no"]
+Matrix = FeatureMatrix | CandleMatrix
+
+
+class ModelInput(ABC):
+    """What a model reads.
+
+    Attributes:
+        price_scales: Kinds of `PriceScale` that the model may have.
+    """
+
+    price_scales: ClassVar[tuple[str, ...]] = ("linear",)
+
+    @property
+    def uses_sentiment(self) -> SentimentUse:
+        """Whether sentiment must be given, may be given (else it is neutral), or is not used."""
+        return "no"
+
+    @abstractmethod
+    def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> Matrix:
+        """Return the rows that windows are cut from.
+
+        Raises:
+            DataError: The frame or the sentiment cannot be used.
+        """
+
+    def windows(
+        self, matrix: Matrix, length: int, horizon: int, bars: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the bars of a frame that can be predicted, and the start of the window of each.
+
+        A window ends `horizon` bars before the predicted bar. Rows before that which lack a feature
+        are skipped, as they are in training.
+        """
+        ends = np.arange(length, len(matrix) + 1)
+        after = matrix.rows[ends - 1] + horizon
+        inside = after < bars
+        return after[inside], ends[inside] - length
+
+    def last_window(self, matrix: Matrix, length: int, bars: int) -> int:
+        """Return the start of the window that ends with the last bar.
+
+        Raises:
+            DataError: That window is not complete.
+        """
+        start = len(matrix) - length
+        if start < 0:
+            raise DataError(self._too_few(length, len(matrix), bars))
+        if matrix.rows[-1] != bars - 1:
+            raise DataError(
+                f"the last bar, row {bars - 1}, lacks a feature (last complete row: "
+                f"{matrix.rows[-1]}); pass sentiment up to the last bar, and candles whose prices "
+                "move"
+            )
+        return start
+
+    def _too_few(self, length: int, rows: int, bars: int) -> str:
+        return (
+            f"a window needs {length} complete rows, got {rows} from {bars} candles; pass more "
+            "candles"
+        )
+
+
+@dataclass(frozen=True)
+class ScaledWindows(ModelInput):
+    """Windows of raw candles, each scaled by its own lowest and highest values.
+
+    Attributes:
+        columns: Columns of the candles, in channel order.
+    """
+
+    price_scales = ("linear", "rolling_minmax")
+
+    columns: tuple[str, ...]
+
+    def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> CandleMatrix:
+        """Return the raw candles."""
+        return CandleMatrix(frame, self.columns)
+
+    def windows(
+        self, matrix: Matrix, length: int, horizon: int, bars: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Leave out windows with a value that is missing, 0 or negative, as engines do."""
+        assert isinstance(matrix, CandleMatrix)
+        starts = matrix.usable(length)
+        after = starts + length - 1 + horizon
+        return after[after < bars], starts[after < bars]
+
+
+@dataclass(frozen=True)
+class FeatureWindows(ModelInput):
+    """Windows of features that are computed from the candles.
+
+    Attributes:
+        pipeline: The features and their scalers.
+    """
+
+    pipeline: FeaturePipeline
+
+    @property
+    def uses_sentiment(self) -> SentimentUse:
+        """Required if a feature is made of it."""
+        sources = {feature.source for feature in self.pipeline.features}
+        return "required" if {MOMENTUM, "sentiment_missing"} & sources else "no"
+
+    def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
+        """Return the scaled features."""
+        if self.uses_sentiment == "no":
+            return self.pipeline.transform(frame)
+        return self.pipeline.transform(_with_momentum(to_polars(frame), sentiment, timeframe))
+
+
+@dataclass(frozen=True)
+class CandlesAndSentiment(ModelInput):
+    """Windows of raw candles for a graph that computes the features, with optional sentiment.
+
+    Attributes:
+        pipeline: The columns of the candles, unscaled.
+    """
+
+    pipeline: FeaturePipeline
+
+    @property
+    def uses_sentiment(self) -> SentimentUse:
+        """Optional: the graph has a neutral sentiment of its own."""
+        return "optional"
+
+    def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
+        """Return the candles and, if there is sentiment, its momentum as one more column."""
+        table = to_polars(frame)
+        if sentiment is not None:
+            table = _with_momentum(table, sentiment, timeframe)
+        if MOMENTUM not in table.columns:
+            return self.pipeline.transform(table)
+        features = [*self.pipeline.features, Feature(MOMENTUM, MOMENTUM)]
+        scalers = [*self.pipeline.scalers, MinMaxScaler(0.0, 1.0)]
+        return FeaturePipeline(features, scalers=scalers).transform(table)
+
+
+@dataclass(frozen=True)
+class CausalFeatures(FeatureWindows):
+    """Windows of the features in `features.returns`.
+
+    Attributes:
+        lag_days: Age that sentiment must have to be used for a candle.
+    """
+
+    price_scales = ("linear", "log_return")
+
+    lag_days: int
+
+    def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
+        """Return the scaled features, without rows whose averages have not settled."""
+        return self.pipeline.transform(self._columns(to_polars(frame), sentiment))
+
+    def last_window(self, matrix: Matrix, length: int, bars: int) -> int:
+        """Reject a window that has no sentiment at all, too."""
+        start = super().last_window(matrix, length, bars)
+        if "sentiment_missing" in matrix.names:
+            missing = matrix.values[start:, matrix.names.index("sentiment_missing")]
+            if missing.all():
+                raise DataError(
+                    "no bar of the last window has the sentiment of its day; pass sentiment up to "
+                    "the last bar, or sentiment='neutral'"
+                )
+        return start
+
+    def _too_few(self, length: int, rows: int, bars: int) -> str:
+        from atb_fast.features.returns import SETTLED
+
+        return (
+            f"the last bar needs {SETTLED + length} candles without a gap, {SETTLED} of them until "
+            f"the RSI has settled; got {bars}, which leave {rows} complete rows; pass more candles"
+        )
+
+    def _columns(self, table: pl.DataFrame, sentiment: Sentiment) -> pl.DataFrame:
+        import polars as pl
+
+        from atb_fast.features import returns
+
+        index: pl.DataFrame | Literal["neutral"] | None = None
+        if self.uses_sentiment == "required":
+            neutral = isinstance(sentiment, str) and sentiment == "neutral"
+            index = "neutral" if neutral else _index(sentiment)
+        candles = check_candles(table, timed=isinstance(index, pl.DataFrame))
+        made = returns.columns(candles, index, lag_days=self.lag_days)
+        if isinstance(index, pl.DataFrame) and len(made) and made["sentiment_missing"].min() == 1.0:
+            raise DataError(_no_day(index))
+        # Wilder's average restarts after a candle that is missing.
+        number = np.arange(len(made))
+        missing = np.isnan(candles["close"].to_numpy())
+        begin = np.maximum.accumulate(np.where(missing, number + 1, 0))
+        settled = number - begin >= returns.SETTLED
+        rsi = np.where(settled, made["rsi_14"].to_numpy(), np.nan)
+        others = [made[name] for name in made.columns if name != "rsi_14"]
+        return pl.DataFrame([*others, pl.Series("rsi_14", rsi, nan_to_null=True)])
+
+
+def _with_momentum(table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> pl.DataFrame:
+    """Return `table` with the sentiment_momentum that it is to be scored with.
+
+    A column of that name counts unless `sentiment` is `neutral`.
+
+    Raises:
+        DataError: There is no sentiment, or it cannot be used.
+    """
+    import polars as pl
+
+    if isinstance(sentiment, str) and sentiment == "neutral":
+        kept = [table[name] for name in table.columns if name != MOMENTUM]
+        return pl.DataFrame([*kept, pl.Series(MOMENTUM, np.zeros(len(table)))])
+    if MOMENTUM in table.columns:
+        return table
+    from atb_fast.features.sentiment import merge_sentiment, sentiment_features
+
+    index = _index(sentiment)
+    merged = merge_sentiment(table, sentiment_features(index), timeframe, whole_last_day=True)
+    if len(table) and merged[MOMENTUM].null_count() == len(table):
+        raise DataError(_no_day(index))
+    return merged
+
+
+def _index(sentiment: Sentiment) -> pl.DataFrame:
+    if sentiment is None or isinstance(sentiment, str):
+        raise DataError(
+            f"this model was trained with sentiment, got sentiment={sentiment!r}; pass the Fear & "
+            "Greed index (a frame with timestamp and value), or sentiment='neutral'"
+        )
+    return check_index(to_polars(sentiment))
+
+
+def _no_day(index: pl.DataFrame) -> str:
+    return (
+        f"the sentiment ({len(index)} days) covers no day of the candles; pass the index of their "
+        "range. Integer timestamps are read as milliseconds"
+    )

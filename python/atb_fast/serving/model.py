@@ -1,0 +1,139 @@
+"""model.onnx in onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast.errors import BundleError, MissingExtraError
+from atb_fast.features.frames import MOMENTUM
+from atb_fast.serving.registry import regular_file
+
+#: Largest model.onnx that is loaded, in bytes.
+_MOST_BYTES = 256 << 20
+
+
+class OnnxModel:
+    """A loaded model.onnx. Threads may share it, and it keeps working in forked processes.
+
+    Attributes:
+        path: The file.
+        takes_sentiment: Whether `run` accepts the sentiment as one more column after those of the
+            first input. Without that column the sentiment is neutral.
+    """
+
+    def __init__(self, path: Path, length: int, columns: int) -> None:
+        """Load the file.
+
+        Args:
+            path: model.onnx.
+            length: Rows in a window that the first input must have.
+            columns: Columns it must have.
+
+        Raises:
+            BundleError: The file cannot be loaded, or takes another input.
+            MissingExtraError: onnxruntime is not installed.
+        """
+        self.path = regular_file(path)
+        if path.stat().st_size > _MOST_BYTES:
+            raise BundleError(f"{path}: is larger than {_MOST_BYTES} bytes, which is the maximum")
+        # Kept in memory: a forked process loads the same model even if the file is gone by then.
+        self._content = path.read_bytes()
+        session = _load(self._content, path)
+        properties = session.get_modelmeta().custom_metadata_map
+        if properties.get("optional_input") == MOMENTUM:
+            self._content += _as_optional_input(MOMENTUM, length)
+            session = _load(self._content, path)
+        self._sessions = {os.getpid(): session}
+        self._columns = columns
+        self._input = self._check_input(length, columns)
+        # Bundles of version 0.1.0 have the optional input in the file itself.
+        optional = {value.name for value in session.get_overridable_initializers()}
+        self.takes_sentiment = MOMENTUM in optional
+
+    def run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the outputs for windows of shape (n, length, columns), shape (n, 1).
+
+        Raises:
+            BundleError: onnxruntime cannot run the model.
+        """
+        feeds = {self._input: windows}
+        if windows.shape[2:] > (self._columns,):
+            feeds = {
+                self._input: windows[:, :, : self._columns],
+                MOMENTUM: windows[:, :, self._columns :],
+            }
+        try:
+            return np.asarray(self._session.run(None, feeds)[0])
+        except Exception as error:  # onnxruntime has no common base class
+            reason = str(error).splitlines()[0]
+            raise BundleError(f"{self.path}: onnxruntime cannot run the model: {reason}") from error
+
+    @property
+    def _session(self) -> Any:
+        """The session of this process: a session does not survive a fork."""
+        session = self._sessions.get(os.getpid())
+        if session is None:
+            session = _load(self._content, self.path)
+            self._sessions = {os.getpid(): session}
+        return session
+
+    def _check_input(self, length: int, columns: int) -> str:
+        inputs = self._session.get_inputs()
+        given = list(inputs[0].shape) if inputs else []
+        fits = given[1:] == [length, columns] and not isinstance(given[0], int)
+        if not fits or inputs[0].type != "tensor(float)":
+            raise BundleError(
+                f"{self.path}: the model takes {inputs[0].type if inputs else 'nothing'} {given}, "
+                f"expected tensor(float) [batch, {length}, {columns}] according to "
+                "feature_schema.json"
+            )
+        return str(inputs[0].name)
+
+
+def _load(content: bytes, path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(
+            "scoring needs onnxruntime; install with pip install 'atb-fast[predict]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # Threads score whole batches, which is faster than sharing the operators of one batch.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    try:
+        # A graph that is loaded from memory cannot read weights from other files.
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common base class
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{path}: onnxruntime cannot load it: {reason}") from error
+
+
+def _as_optional_input(name: str, length: int) -> bytes:
+    """Return bytes that, after those of an ONNX file, make one of its constants an optional input.
+
+    Protocol Buffers merges messages that are concatenated, and a constant that is an input, too, is
+    the default of that input. So what is appended is a model that has nothing but the input: a
+    float32 tensor of shape (sentiment_batch, length, 1). Numbers of the fields are those of
+    onnx.proto, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+    """
+
+    def varint(value: int) -> bytes:
+        low, rest = value & 0x7F, value >> 7
+        return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+    def field(number: int, content: bytes | int) -> bytes:
+        if isinstance(content, int):
+            return varint(number << 3) + varint(content)
+        return varint(number << 3 | 2) + varint(len(content)) + content
+
+    sizes = (field(2, b"sentiment_batch"), field(1, length), field(1, 1))
+    shape = b"".join(field(1, size) for size in sizes)
+    tensor = field(1, 1) + field(2, shape)
+    value = field(1, name.encode()) + field(2, field(1, tensor))
+    return field(7, field(11, value))
