@@ -79,7 +79,7 @@ def read_archive(
         open on the day and after the row before it, or is an impossible candle.
 
     Raises:
-        ArgumentError: `max_rows`, `day_ms` or `threads` is out of range.
+        ArgumentError: `max_rows`, `day_ms`, `threads` or a day is out of range.
         TypeError: `files` is not a sequence of (int, bytes).
     """
 
@@ -133,7 +133,7 @@ def sma(values: ArrayLike, window: int) -> NDArray[np.float64]:
 
     Raises:
         ArgumentError: `window` is out of range.
-        TypeError: `values` is not one-dimensional and numeric.
+        TypeError, ValueError: `values` is not a one-dimensional array of numbers.
     """
 
 def rsi(
@@ -163,7 +163,7 @@ def rsi(
 
     Raises:
         ArgumentError: `window` is out of range or `method` is unknown.
-        TypeError: `values` is not one-dimensional and numeric.
+        TypeError, ValueError: `values` is not a one-dimensional array of numbers.
     """
 
 @final
@@ -259,7 +259,7 @@ class MinMaxScaler:
             Shape (n,), float64.
 
         Raises:
-            TypeError: `values` is not one-dimensional and numeric.
+            TypeError, ValueError: `values` is not a one-dimensional array of numbers.
         """
 
     def inverse_transform(self, values: ArrayLike) -> NDArray[np.float64]:
@@ -272,7 +272,7 @@ class MinMaxScaler:
             Shape (n,), float64, in the unit of the feature.
 
         Raises:
-            TypeError: `values` is not one-dimensional and numeric.
+            TypeError, ValueError: `values` is not a one-dimensional array of numbers.
         """
 
 @final
@@ -451,7 +451,8 @@ class FeatureMatrix:
                 is read-only or not as described.
             DataError: The matrix has fewer rows than a window.
             MemoryError: The windows do not fit into memory.
-            TypeError: `starts` is not one-dimensional and integer.
+            TypeError: `starts` is not a one-dimensional int64 array, or `out` not a
+                three-dimensional float32 one.
         """
 
     def batches(
@@ -485,7 +486,8 @@ class FeatureMatrix:
             ArgumentError: There is not one target for each row, a window does not fit, or a number
                 is out of range.
             DataError: The matrix has too few rows for one window and its target.
-            TypeError: `targets` or `starts` is not one-dimensional or has another dtype.
+            TypeError: `targets` is not a one-dimensional float32 array, or `starts` not a
+                one-dimensional int64 one.
         """
 
 @final
@@ -558,7 +560,7 @@ class CandleMatrix:
             ArgumentError: There is no such column, a window does not fit into the matrix, or
                 `length` is out of range.
             DataError: The matrix has fewer rows than a window.
-            TypeError: `starts` is not one-dimensional and integer.
+            TypeError: `starts` is not a one-dimensional int64 array.
         """
 
     def gather(
@@ -584,7 +586,8 @@ class CandleMatrix:
             DataError: A window has a value that is missing, zero or negative, or the matrix has
                 fewer rows than a window.
             MemoryError: The windows do not fit into memory.
-            TypeError: `starts` is not one-dimensional and integer.
+            TypeError: `starts` is not a one-dimensional int64 array, or `out` not a
+                three-dimensional float32 one.
         """
 
 @final

@@ -119,6 +119,15 @@ mod tests {
     }
 
     #[test]
+    fn zero_has_no_sign() {
+        for values in [[0.0, -0.0], [-0.0, 0.0], [-0.0, -0.0]] {
+            let scaler = fit(&values).unwrap();
+            assert_eq!(scaler.data_min.to_bits(), 0);
+            assert_eq!(scaler.data_max.to_bits(), 0);
+        }
+    }
+
+    #[test]
     fn nothing_to_fit() {
         assert_eq!(fit(&[]), None);
         assert_eq!(fit(&[f64::NAN; 20]), None);

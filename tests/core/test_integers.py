@@ -75,6 +75,19 @@ def test_what_is_no_integer(call: Callable[[Any], Any], name: str, low: int, hig
             call(bad)
 
 
+def test_a_day_of_a_file() -> None:
+    with pytest.raises(ArgumentError, match=f"the day of a file is {2**63}, expected .* at most"):
+        _core.read_archive([(2**63, b"")], max_rows=1, day_ms=1)
+    with pytest.raises(TypeError):
+        _core.read_archive([(0.5, b"")], max_rows=1, day_ms=1)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("rows", [3, (1, 2, 3), (1,)])
+def test_rows_that_are_no_pair(rows: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"expected a pair of integers \(start, end\)"):
+        PIPELINE.fit(FRAME, rows=rows)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -73,6 +73,8 @@ def test_fit_on_a_range_of_rows(daily: pl.DataFrame) -> None:
     assert (pipeline.scalers[0].data_min, pipeline.scalers[0].data_max) == (part.min(), part.max())
     with pytest.raises(ArgumentError, match=r"rows is 0..99999, expected a range within"):
         pipeline.fit(daily, rows=(0, 99_999))
+    with pytest.raises(ArgumentError, match=r"rows is 5..3, expected a range within"):
+        pipeline.fit(daily, rows=(5, 3))
 
 
 @pytest.mark.parametrize("kind", ["polars", "polars_chunked", "pyarrow", "pandas", "batch"])

@@ -114,6 +114,8 @@ def test_gather_arguments(matrix: Any) -> None:
     strided = np.empty((1, LENGTH, 2 * FEATURES), np.float32)[:, :, ::2]
     with pytest.raises(ArgumentError, match="C-contiguous"):
         matrix.gather(np.array([0]), LENGTH, out=strided)
+    with pytest.raises(TypeError, match="out is not a float32 array of three dimensions"):
+        matrix.gather(np.array([0]), LENGTH, out=np.empty((1, LENGTH, FEATURES)))
     with pytest.raises(ArgumentError, match="out cannot be written"):
         matrix.gather(np.array([0]), LENGTH, out=matrix.windows(LENGTH)[:1])
     with pytest.raises(ArgumentError, match="length is 0"):

@@ -141,7 +141,7 @@ impl Pipeline {
     /// Unless `columns` are those of [`Self::sources`], all of the same length.
     pub fn fit(mut self, columns: &[Column], rows: Range<usize>, threads: Threads) -> Result<Self> {
         let len = self.check(columns);
-        if rows.end > len {
+        if rows.start > rows.end || rows.end > len {
             return Err(Error::InvalidArgument {
                 name: "rows",
                 value: format!("{}..{}", rows.start, rows.end),

@@ -32,7 +32,7 @@ use crate::parallel::Threads;
 ///     open on the day and after the row before it, or is an impossible candle.
 ///
 /// Raises:
-///     ArgumentError: `max_rows`, `day_ms` or `threads` is out of range.
+///     ArgumentError: `max_rows`, `day_ms`, `threads` or a day is out of range.
 ///     TypeError: `files` is not a sequence of (int, bytes).
 #[pyfunction]
 #[pyo3(name = "read_archive", signature = (files, *, max_rows, day_ms, threads=None))]
@@ -42,7 +42,7 @@ use crate::parallel::Threads;
 )]
 pub fn py_read_archive(
     py: Python<'_>,
-    files: Vec<(i64, PyBackedBytes)>,
+    files: Vec<(integer::Day, PyBackedBytes)>,
     #[pyo3(from_py_with = integer::max_rows)] max_rows: usize,
     #[pyo3(from_py_with = integer::day_ms)] day_ms: i64,
     #[pyo3(from_py_with = integer::threads)] threads: Option<usize>,
@@ -51,7 +51,7 @@ pub fn py_read_archive(
     let (candles, problems) = detached(py, || {
         let files: Vec<_> = files
             .iter()
-            .map(|(start, bytes)| (&bytes[..], *start..start.saturating_add(day_ms)))
+            .map(|(day, bytes)| (&bytes[..], day.0..day.0.saturating_add(day_ms)))
             .collect();
         Ok(read_zips(&files, max_rows, threads))
     })?;

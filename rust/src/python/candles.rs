@@ -125,7 +125,7 @@ impl PyCandleMatrix {
     ///     ArgumentError: There is no such column, a window does not fit into the matrix, or
     ///         `length` is out of range.
     ///     DataError: The matrix has fewer rows than a window.
-    ///     TypeError: `starts` is not one-dimensional and integer.
+    ///     TypeError: `starts` is not a one-dimensional int64 array.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"
@@ -168,7 +168,8 @@ impl PyCandleMatrix {
     ///     DataError: A window has a value that is missing, zero or negative, or the matrix has
     ///         fewer rows than a window.
     ///     MemoryError: The windows do not fit into memory.
-    ///     TypeError: `starts` is not one-dimensional and integer.
+    ///     TypeError: `starts` is not a one-dimensional int64 array, or `out` not a
+    ///         three-dimensional float32 one.
     #[pyo3(signature = (starts, length, *, out=None))]
     #[allow(
         clippy::needless_pass_by_value,
@@ -179,7 +180,7 @@ impl PyCandleMatrix {
         py: Python<'py>,
         starts: PyArrayLike1<'py, i64>,
         #[pyo3(from_py_with = integer::length)] length: usize,
-        out: Option<Bound<'py, PyArray3<f32>>>,
+        out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray3<f32>>> {
         let starts = copied(&starts);
         let columns = self.candles.columns();

@@ -36,13 +36,28 @@ integers! {
 
 /// Extracts `rows`, a pair of start and end.
 pub fn rows(value: &Bound<'_, PyAny>) -> PyResult<Option<(usize, usize)>> {
-    let Some((start, end)) = value.extract::<Option<(Bound<'_, PyAny>, Bound<'_, PyAny>)>>()?
-    else {
+    if value.is_none() {
         return Ok(None);
+    }
+    let Ok((start, end)) = value.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>() else {
+        return Err(ArgumentError::new_err(format!(
+            "rows is {value}, expected a pair of integers (start, end)"
+        )));
     };
     let every = 0..=usize::MAX;
     let start = Extract::extract(&start, "rows[0]", every.clone())?;
     Ok(Some((start, Extract::extract(&end, "rows[1]", every)?)))
+}
+
+/// The start of the day of a file, milliseconds since 1970.
+pub struct Day(pub i64);
+
+impl FromPyObject<'_, '_> for Day {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        Extract::extract(&value, "the day of a file", i64::MIN..=i64::MAX).map(Self)
+    }
 }
 
 /// An integer of a range, or an optional one.

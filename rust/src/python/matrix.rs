@@ -152,7 +152,8 @@ impl PyFeatureMatrix {
     ///         is read-only or not as described.
     ///     DataError: The matrix has fewer rows than a window.
     ///     MemoryError: The windows do not fit into memory.
-    ///     TypeError: `starts` is not one-dimensional and integer.
+    ///     TypeError: `starts` is not a one-dimensional int64 array, or `out` not a
+    ///         three-dimensional float32 one.
     #[pyo3(signature = (starts, length, *, out=None))]
     #[allow(
         clippy::needless_pass_by_value,
@@ -163,7 +164,7 @@ impl PyFeatureMatrix {
         py: Python<'py>,
         starts: PyArrayLike1<'py, i64>,
         #[pyo3(from_py_with = integer::length)] length: usize,
-        out: Option<Bound<'py, PyArray3<f32>>>,
+        out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray3<f32>>> {
         let starts = copied(&starts);
         let Some(out) = out else {
@@ -197,7 +198,8 @@ impl PyFeatureMatrix {
     ///     ArgumentError: There is not one target for each row, a window does not fit, or a number
     ///         is out of range.
     ///     DataError: The matrix has too few rows for one window and its target.
-    ///     TypeError: `targets` or `starts` is not one-dimensional or has another dtype.
+    ///     TypeError: `targets` is not a one-dimensional float32 array, or `starts` not a
+    ///         one-dimensional int64 one.
     #[pyo3(signature = (targets, length, batch_size, *, starts=None, seed=None, epoch=0))]
     #[allow(clippy::too_many_arguments, reason = "all but three are keywords")]
     #[allow(

@@ -22,7 +22,7 @@ use crate::rolling;
 ///
 /// Raises:
 ///     ArgumentError: `window` is out of range.
-///     TypeError: `values` is not one-dimensional and numeric.
+///     TypeError, ValueError: `values` is not a one-dimensional array of numbers.
 #[pyfunction]
 #[pyo3(name = "sma")]
 #[allow(
@@ -62,7 +62,7 @@ pub fn py_sma<'py>(
 ///
 /// Raises:
 ///     ArgumentError: `window` is out of range or `method` is unknown.
-///     TypeError: `values` is not one-dimensional and numeric.
+///     TypeError, ValueError: `values` is not a one-dimensional array of numbers.
 #[pyfunction]
 #[pyo3(name = "rsi", signature = (values, window=14, *, method="simple"))]
 #[allow(

@@ -74,7 +74,7 @@ impl PyMinMaxScaler {
     ///     Shape (n,), float64.
     ///
     /// Raises:
-    ///     TypeError: `values` is not one-dimensional and numeric.
+    ///     TypeError, ValueError: `values` is not a one-dimensional array of numbers.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"
@@ -96,7 +96,7 @@ impl PyMinMaxScaler {
     ///     Shape (n,), float64, in the unit of the feature.
     ///
     /// Raises:
-    ///     TypeError: `values` is not one-dimensional and numeric.
+    ///     TypeError, ValueError: `values` is not a one-dimensional array of numbers.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"

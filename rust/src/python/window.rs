@@ -1,6 +1,7 @@
 //! `WindowBatches`, and what classes with windows have in common.
 
 use numpy::{IntoPyArray, PyArray1, PyArray3, PyArrayMethods, PyReadwriteArray3};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -89,10 +90,13 @@ pub fn batch(
 /// Returns `out` after `fill` has written its values, without the GIL.
 pub fn filled<'py>(
     py: Python<'py>,
-    out: Bound<'py, PyArray3<f32>>,
+    out: Bound<'py, PyAny>,
     shape: [usize; 3],
     fill: impl FnOnce(&mut [f32]) -> Result<()> + Send,
 ) -> PyResult<Bound<'py, PyArray3<f32>>> {
+    let out = out
+        .cast_into::<PyArray3<f32>>()
+        .map_err(|_| PyTypeError::new_err("out is not a float32 array of three dimensions"))?;
     let mut target: PyReadwriteArray3<'py, f32> = out
         .try_readwrite()
         .map_err(|error| ArgumentError::new_err(format!("out cannot be written: {error}")))?;
