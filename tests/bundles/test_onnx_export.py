@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +19,9 @@ import pytest
 from atb_fast import FeaturePipeline, load_bundle
 from atb_fast.bundles.onnx_export import convert, window_features
 from atb_fast.config import CANDLE_COLUMNS
-from atb_fast.errors import DataError, ExportError
+from atb_fast.errors import BundleError, DataError, ExportError
 from atb_fast.recipes.legacy import PRICE_FEATURES, SENTIMENT_FEATURE
+from atb_fast.serving.model import OnnxModel
 
 LENGTH, LOOKBACK = 120, 29
 
@@ -86,24 +89,87 @@ def test_a_graph_that_takes_candles_agrees_with_one_that_takes_features(
     np.testing.assert_allclose(candles, features, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def momentum(frame: pl.DataFrame) -> Any:
+    """The sentiment of the windows at 3 and 400, shape (2, LENGTH, 1)."""
+    values = frame["sentiment_momentum"].to_numpy()
+    return values[np.array([3, 400])[:, None] + np.arange(LENGTH)][:, :, None]
+
+
+def load(content: bytes, tmp_path: Path) -> OnnxModel:
+    (tmp_path / "model.onnx").write_bytes(content)
+    return OnnxModel(tmp_path / "model.onnx", LENGTH, 5)
+
+
+def with_optional_input(content: bytes) -> bytes:
+    """The file as it was exported before: the constant is an optional input of the graph."""
+    made = onnx.load_from_string(content)
+    sentiment = onnx.helper.make_tensor_value_info(
+        "sentiment_momentum", onnx.TensorProto.FLOAT, ["sentiment_batch", LENGTH, 1]
+    )
+    made.graph.input.append(sentiment)
+    del made.metadata_props[:]
+    return bytes(made.SerializeToString())
+
+
 def test_sentiment_is_neutral_unless_it_is_fed(
-    frame: pl.DataFrame, pipeline: FeaturePipeline, model: Any
+    frame: pl.DataFrame, pipeline: FeaturePipeline, model: Any, momentum: Any, tmp_path: Path
 ) -> None:
     content = convert(model, properties={}, candles=pipeline)
     windows = raw_windows(frame, [3, 400])
     neutral = run(content, candles=windows)
-    zeros = np.zeros((2, LENGTH, 1))
-    np.testing.assert_array_equal(run(content, candles=windows, sentiment_momentum=zeros), neutral)
-    momentum = frame["sentiment_momentum"].to_numpy()[
-        np.array([3, 400])[:, None] + np.arange(LENGTH)
-    ]
-    given = run(content, candles=windows, sentiment_momentum=momentum[:, :, None])
+    loaded = load(content, tmp_path)
+    assert loaded.takes_sentiment
+    np.testing.assert_array_equal(loaded.run(windows.astype(np.float32)), neutral)
+    zeros = np.concatenate([windows, np.zeros((2, LENGTH, 1))], axis=2).astype(np.float32)
+    np.testing.assert_array_equal(loaded.run(zeros), neutral)
+    both = np.concatenate([windows, momentum], axis=2).astype(np.float32)
+    given = loaded.run(both)
     assert np.abs(given - neutral).min() > 1.0
+    # What a bundle of an earlier version gives, which has the optional input in the file.
+    older = load(with_optional_input(content), tmp_path)
+    assert older.takes_sentiment
+    np.testing.assert_array_equal(older.run(both), given)
+    np.testing.assert_array_equal(older.run(windows.astype(np.float32)), neutral)
     index = [feature.name for feature in pipeline.features].index("sentiment_momentum_scaled")
     features = window_features(windows, pipeline)
     features[:, :, index] = pipeline.scalers[index].transform(momentum.ravel()).reshape(2, LENGTH)
     expected = run(convert(model, properties={}), features=features)
     np.testing.assert_allclose(given, expected, rtol=1e-4)
+
+
+def test_a_graph_without_sentiment_takes_none(
+    frame: pl.DataFrame, model: Any, tmp_path: Path
+) -> None:
+    import keras
+
+    from atb_fast.recipes.networks import build_model
+
+    keras.utils.set_random_seed(1)
+    prices = FeaturePipeline(PRICE_FEATURES).fit(frame)
+    content = convert(build_model(LENGTH, 9), properties={}, candles=prices)
+    assert not load(content, tmp_path).takes_sentiment
+    # A file that promises an input its graph cannot have.
+    made = onnx.load_from_string(content)
+    onnx.helper.set_model_props(made, {"optional_input": "sentiment_momentum"})
+    with pytest.raises(BundleError, match="'sentiment_momentum' is not a constant of the graph"):
+        load(bytes(made.SerializeToString()), tmp_path)
+
+
+def test_onnxruntime_loads_and_runs_it_without_a_word(models_of_candles: Path) -> None:
+    """With the settings it has by default, as engines use it."""
+    path = next(models_of_candles.glob("BTCUSDT/sentiment/latest/model.onnx"))
+    code = (
+        "import sys, numpy, onnxruntime\n"
+        f"session = onnxruntime.InferenceSession({str(path)!r}, "
+        "providers=['CPUExecutionProvider'])\n"
+        "(feed,) = session.get_inputs()\n"
+        "window = numpy.ones((1, *feed.shape[1:]), numpy.float32)\n"
+        "print(feed.shape[1:], session.run(None, {feed.name: window})[0].shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[120, 5] (1, 1)\n"
+    assert done.stderr == ""
 
 
 def test_prices_that_stand_still(pipeline: FeaturePipeline, model: Any) -> None:
@@ -115,12 +181,17 @@ def test_prices_that_stand_still(pipeline: FeaturePipeline, model: Any) -> None:
 
 
 def test_what_the_file_says(pipeline: FeaturePipeline, model: Any) -> None:
-    made = onnx.load_from_string(convert(model, properties={"a": "1"}, candles=pipeline))
+    content = convert(model, properties={"a": "1"}, candles=pipeline)
+    assert content == convert(model, properties={"a": "1"}, candles=pipeline)
+    made = onnx.load_from_string(content)
     onnx.checker.check_model(made, full_check=True)
     assert (made.ir_version, made.producer_name) == (8, "atb-fast")
     assert [(o.domain, o.version) for o in made.opset_import] == [("", 17)]
-    assert {p.key: p.value for p in made.metadata_props} == {"a": "1"}
-    assert [value.name for value in made.graph.input] == ["candles", "sentiment_momentum"]
+    assert {p.key: p.value for p in made.metadata_props} == {
+        "a": "1",
+        "optional_input": "sentiment_momentum",
+    }
+    assert [value.name for value in made.graph.input] == ["candles"]
     assert [value.name for value in made.graph.output] == ["prediction"]
     assert not made.graph.value_info
     operators = [node.op_type for node in made.graph.node]
@@ -132,7 +203,7 @@ def test_a_graph_with_a_loop_is_refused() -> None:
     import keras
 
     layers = [keras.layers.Input((LENGTH, 5)), keras.layers.GRU(4), keras.layers.Dense(1)]
-    with pytest.raises(ExportError, match="has a Loop: engines run it 15 to 40 times slower"):
+    with pytest.raises(ExportError, match="contains a Loop, which engines run 15 to 40"):
         convert(keras.Sequential(layers), properties={})
 
 

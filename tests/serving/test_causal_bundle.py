@@ -112,12 +112,12 @@ def test_an_index_stamped_during_the_day_counts_for_that_day(bundle: Bundle) -> 
     seconds = market.sentiment.with_columns(pl.col("timestamp").dt.epoch("s"))
     later = market.sentiment.with_columns(pl.col("timestamp") + timedelta(days=20_000))
     for index in (later, market.sentiment.head(0)):
-        with pytest.raises(DataError, match="has no day of the candles"):
+        with pytest.raises(DataError, match="covers no day of the candles"):
             bundle.predict_last(market.candles, index)
     ended = market.sentiment.head(len(market.sentiment) - 200)
-    with pytest.raises(DataError, match="give sentiment up to the last bar"):
+    with pytest.raises(DataError, match="pass sentiment up to the last bar"):
         bundle.predict_last(market.candles, ended)
-    with pytest.raises(DataError, match=r"sentiment, row 1: found .* expected one row a day"):
+    with pytest.raises(DataError, match=r"sentiment, row 1: found .* expected one row per day"):
         bundle.predict_last(market.candles, seconds)
 
 
@@ -142,7 +142,7 @@ def test_columns_of_the_frame_that_are_not_candles_do_not_matter(bundle: Bundle)
 
 def test_candles_in_another_order(bundle: Bundle) -> None:
     candles = load_market(config()).candles
-    with pytest.raises(DataError, match="row 1 does not come after the one before it"):
+    with pytest.raises(DataError, match="row 1 is not later than the row before it"):
         bundle.predict(candles.reverse(), "neutral")
 
 
@@ -167,7 +167,9 @@ def test_candles_that_cannot_be(bundle: Bundle, column: str, value: float, messa
 
 def test_too_few_candles_say_how_many(bundle: Bundle) -> None:
     market = load_market(config())
-    with pytest.raises(DataError, match="the last bar needs 424 candles up to it, none missing"):
+    with pytest.raises(
+        DataError, match=r"the last bar needs 424 candles without a gap, .* got 200"
+    ):
         bundle.predict_last(market.candles.tail(200), "neutral")
     with pytest.raises(DataError, match="column 'volume' is missing"):
         bundle.predict_last(market.candles.drop("volume"), "neutral")
@@ -188,11 +190,11 @@ def test_too_few_candles_say_how_many(bundle: Bundle) -> None:
                     "target_feature": "close",
                 }
             ),
-            "features do not allow",
+            "price_normalization is rolling_minmax, expected linear or log_return",
         ),
         (lambda s, m: m["price_normalization"].update(horizon=0), "horizon is 0"),
-        (lambda s, m: m["price_normalization"].update(scale="much"), "not as expected"),
-        (lambda s, m: m["price_normalization"].pop("scale"), "not as expected"),
+        (lambda s, m: m["price_normalization"].update(scale="much"), "could not convert"),
+        (lambda s, m: m["price_normalization"].pop("scale"), "KeyError: .scale"),
     ],
 )
 def test_hostile_documents(bundle: Bundle, tmp_path: Path, change: Any, message: str) -> None:

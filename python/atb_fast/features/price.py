@@ -73,14 +73,14 @@ class PriceScale:
             starts: First row of each window in `matrix`.
             last: Last close of each window, quote currency.
         """
-        if self.kind == "rolling_minmax":
-            assert isinstance(matrix, CandleMatrix)
-            low, high = matrix.ranges("close", starts, self.window)
-            return np.asarray(low + outputs * (high - low))
-        if self.kind == "log_return":
-            with np.errstate(over="ignore"):  # infinite prices are reported by who scores
+        with np.errstate(over="ignore"):  # the price is infinite then, which callers check
+            if self.kind == "rolling_minmax":
+                assert isinstance(matrix, CandleMatrix)
+                low, high = matrix.ranges("close", starts, self.window)
+                return np.asarray(low + outputs * (high - low))
+            if self.kind == "log_return":
                 return np.asarray(last * np.exp(outputs * self.scale))
-        return np.asarray(outputs * self.std + self.mean)
+            return np.asarray(outputs * self.std + self.mean)
 
     def to_dict(self) -> dict[str, Any]:
         """Return `price_normalization` of metadata.json."""

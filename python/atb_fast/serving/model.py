@@ -44,16 +44,21 @@ class OnnxModel:
         # Kept in memory: a forked process loads the same model even if the file is gone by then.
         self._content = path.read_bytes()
         session = _load(self._content, path)
-        properties = session.get_modelmeta().custom_metadata_map
-        if properties.get("optional_input") == MOMENTUM:
+        names = session.get_modelmeta().custom_metadata_map.get("optional_input")
+        if names == MOMENTUM:
             self._content += _as_optional_input(MOMENTUM, length)
             session = _load(self._content, path)
+        # Older bundles have the optional input in the file itself, without the property.
+        optional = {value.name for value in session.get_overridable_initializers()}
+        self.takes_sentiment = MOMENTUM in optional
+        if names and not self.takes_sentiment:
+            raise BundleError(
+                f"{path}: the optional input {names!r:.80} is not a constant of the graph; retrain "
+                "the model"
+            )
         self._sessions = {os.getpid(): session}
         self._columns = columns
         self._input = self._check_input(length, columns)
-        # Bundles of version 0.1.0 have the optional input in the file itself.
-        optional = {value.name for value in session.get_overridable_initializers()}
-        self.takes_sentiment = MOMENTUM in optional
 
     def run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the outputs for windows of shape (n, length, columns), shape (n, 1).
