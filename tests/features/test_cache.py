@@ -1,4 +1,4 @@
-"""Prepared features: what was kept is what would be prepared."""
+"""The cache returns the features that would be prepared."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_other_inputs_have_other_features(
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "text"])
-def test_a_damaged_file_is_made_anew(
+def test_a_damaged_file_is_replaced(
     market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     fresh = prepare(market, config(), cache=tmp_path)
@@ -88,18 +88,18 @@ def test_a_damaged_file_is_made_anew(
         data[len(data) // 3] ^= 1
     path.write_bytes(b"text" if how == "text" else bytes(data))
     assert same(prepare(market, config(), cache=tmp_path), fresh)
-    assert "preparing the features anew" in caplog.text
+    assert "preparing the features again" in caplog.text
     caplog.clear()
     assert same(prepare(market, config(), cache=tmp_path), fresh)
     assert caplog.text == ""
 
 
-def test_that_it_cannot_be_kept_is_no_error(
+def test_a_failed_write_is_no_error(
     market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     assert len(prepare(market, config(), cache=tmp_path / "file" / "features").matrix) > 2000
-    assert "the features are not kept" in caplog.text
+    assert "the features are not cached" in caplog.text
 
 
 def test_what_is_not_used_goes(tmp_path: Path) -> None:

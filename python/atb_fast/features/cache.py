@@ -1,7 +1,7 @@
-"""Prepared features, kept so that a run with other hyperparameters need not prepare them again.
+"""A cache of prepared features, so that runs with other hyperparameters skip the preparation.
 
-One file per key; the key is a hash of all that the features depend on, so nothing ever goes stale.
-A file that cannot be read is made anew.
+There is one file per key. The key is a hash of everything the features depend on, so a file never
+becomes outdated. A file that cannot be read is replaced.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Features:
-    """What a recipe makes of candles; see `PreparedData` for the meaning of each."""
+    """The cached part of `PreparedData`; see there."""
 
     matrix: FeatureMatrix
     close: NDArray[np.float64]
@@ -40,11 +40,11 @@ class Features:
 
 
 def key(code: Iterable[str | None], **depends_on: Any) -> str:
-    """Return the name of the features that depend on these values and on this code.
+    """Return the name under which features are cached.
 
     Args:
-        code: `__file__` of every module that computes them, the extension aside.
-        depends_on: What else they depend on, as something JSON can hold.
+        code: `__file__` of every module that computes them, except the extension.
+        depends_on: Everything else they depend on, as JSON values.
     """
     files = [Path(file or "").stat() for file in (sys.modules["atb_fast._core"].__file__, *code)]
     build = [(stat.st_size, stat.st_mtime_ns) for stat in files]
@@ -54,10 +54,11 @@ def key(code: Iterable[str | None], **depends_on: Any) -> str:
 
 
 def load(directory: Path, name: str, features: tuple[Feature, ...]) -> Features | None:
-    """Return the features stored under `name`, None if there are none that can be read."""
+    """Return the features stored under `name`; None if there are none, or they cannot be read."""
     path = directory / f"{name}.npz"
     try:
-        # The zip's checksums are verified. numpy leaves a file open that it cannot read.
+        # The checksums of the zip are verified. Opened here, because NumPy does not close a file
+        # that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             matrix, rows, close, times, scalers = (
                 stored[part] for part in ("matrix", "rows", "close", "timestamps", "scalers")
@@ -72,15 +73,15 @@ def load(directory: Path, name: str, features: tuple[Feature, ...]) -> Features 
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("%s cannot be read (%s), preparing the features anew", path, error)
+        log.warning("%s cannot be read (%s); preparing the features again", path, error)
         return None
-    with suppress(OSError):  # when it was last used
+    with suppress(OSError):  # remember when it was last used
         os.utime(path)
     return found
 
 
 def save(directory: Path, name: str, features: Features) -> None:
-    """Store `features` under `name`. That it fails is no reason to stop."""
+    """Store `features` under `name`. If that fails, log a warning."""
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -95,4 +96,4 @@ def save(directory: Path, name: str, features: Features) -> None:
         remove_unused(directory, UNUSED_DAYS)
         write_atomic(directory / f"{name}.npz", buffer.getvalue())
     except OSError as error:
-        log.warning("the features are not kept: %s: %s", directory, error.strerror)
+        log.warning("the features are not cached: %s: %s", directory, error.strerror)

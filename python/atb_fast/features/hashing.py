@@ -1,4 +1,4 @@
-"""A hash of what is in a frame."""
+"""Hashes of the content of frames."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import polars as pl
 
 
 def content_hash(frame: pl.DataFrame) -> str:
-    """Return the sha256 of the values of `frame`, column by column, little-endian.
+    """Return the sha256 of the column names and values of `frame`, column by column, little-endian.
 
-    Timestamps count as milliseconds (int64), numbers as float64; neither chunks nor files matter.
+    Timestamps are int64 milliseconds, numbers float64. How the frame is chunked does not matter.
     """
     digest = hashlib.sha256(",".join(frame.columns).encode())
     for column in frame:

@@ -1,4 +1,4 @@
-"""Features by row, with what is needed to make the same ones again."""
+"""What a recipe makes of a market: features by row, and how to compute the same ones again."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class PreparedData:
 
     Attributes:
         model_type: `sentiment`, `price`, `basic` or `causal`: where the registry keeps the model.
-        matrix: Features, shape (rows, features): scaled float32; not scaled yet if the recipe
-            scales by the training part; or raw candles, float64, whose windows are scaled one by
-            one.
-        close: Raw close of each row in quote currency, float64, shape (rows,).
+        matrix: One of three, shape (rows, features): scaled features, float32; features that are
+            not scaled yet, if the recipe fits scalers on the training part; or raw candles,
+            float64, if each window is scaled by its own values.
+        close: Raw close of each row, quote currency, float64, shape (rows,).
         timestamps: Open time of each row, UTC.
-        frame: What the features are made of: the candles, with the columns that the recipe adds.
-        index: The Fear & Greed index, timestamp and value, of all history; None if it is not used.
-        pipeline: The features and their scalers; None if windows are scaled one by one.
-        sources: How each feature is made, by its name in feature_schema.json, in channel order.
-        lookback: Candles before a row that its features depend on.
-        assessment: Of the sentiment; None if price only was asked for.
-        candles: Number of candles that went in; those without every feature were dropped.
-        gaps: Number of steps between two candles that are longer than a bar.
-        sha256: Content of the `candles`, and of the `sentiment` if it is used, as
-            `feature_cache.content_hash` defines it.
+        frame: The candles, and the columns the recipe added to compute features from.
+        index: The complete Fear & Greed index, timestamp and value; None if it is not used.
+        pipeline: The features and their scalers; None if each window is scaled by its own values.
+        sources: How each feature is computed, by its name in feature_schema.json, in channel order.
+        lookback: Number of candles before a row that its features depend on.
+        assessment: How well sentiment covers the candles; None if only prices were asked for.
+        candles: Number of candles before those without every feature were dropped.
+        gaps: Number of gaps between the candles.
+        sha256: Hash of the `candles`, and of the `sentiment` if it is used, from
+            `hashing.content_hash`.
     """
 
     model_type: str
@@ -52,5 +52,5 @@ class PreparedData:
 
     @property
     def has_sentiment(self) -> bool:
-        """Whether a feature is made of the index."""
+        """Whether a feature is computed from the index."""
         return self.index is not None

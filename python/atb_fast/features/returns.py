@@ -1,4 +1,4 @@
-"""Features without look-ahead: returns, ratios and ranges."""
+"""Features of the causal recipe: returns, ratios and ranges, without look-ahead bias."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ SENTIMENT_COLUMNS = (
 )
 
 
-#: Rows after which Wilder's average, of 14, has forgotten where the candles began: (13/14)^400 is
-#: 1e-13. Before that a row depends on it, and is not scored.
+#: Rows until the RSI no longer depends on where the candles start: the weight of the first value
+#: in Wilder's average of 14 is (13/14)^400 = 1e-13 by then. Earlier rows are not scored.
 SETTLED = 400
 
 
 def columns(
     candles: pl.DataFrame, index: pl.DataFrame | Literal["neutral"] | None, *, lag_days: int
 ) -> pl.DataFrame:
-    """Return `candles` with the causal columns, null where a row has too few before it.
+    """Return `candles` with the causal columns, null in rows with too few rows before them.
 
-    `return_1` is the log return; `open_to_close`, `high_to_close`, `low_to_close` are logs of the
-    close over each; `close_to_sma_n` is the close over its mean of n rows, less 1;
-    `volume_to_sma_30` is log(1 + volume over its mean), 0 if there is no volume; `rsi_14` is
-    Wilder's, over 100. Sentiment is the newest row of the index that was `lag_days` old when the
-    candle opened; `sentiment_missing` is 1 if that is a day or more older than it should be, or if
-    there is none, where the other columns are those of a neutral index.
+    - `return_1`: log return since the row before.
+    - `open_to_close`, `high_to_close`, `low_to_close`: log of the close divided by each.
+    - `close_to_sma_n`: close divided by its mean over n rows, minus 1.
+    - `volume_to_sma_30`: log(1 + volume divided by its mean over 30 rows); 0 without volume.
+    - `rsi_14`: Wilder's RSI divided by 100.
+    - `sentiment_*`: see `sentiment.index_features`, of the newest row of the index that was
+      `lag_days` old when the candle opened, or of a neutral index if there is none.
+    - `sentiment_missing`: 1 if there is no such row, or it is a day or more older than that.
 
     Nothing here starts Polars' threads: scoring must work in a forked process, which lacks them.
 
     Args:
         candles: Ascending; open, high, low, close, volume, prices above 0.
-        index: The Fear & Greed index of all history, timestamp and value; or `neutral`; None
-            leaves its columns out.
-        lag_days: Least age of a row of the index.
+        index: The complete Fear & Greed index, timestamp and value; or `neutral`. None leaves the
+            sentiment columns out.
+        lag_days: Age in days that a row of the index must have to be used.
     """
     opened, high, low, close, volume = (
         candles[name].to_numpy() for name in ("open", "high", "low", "close", "volume")
@@ -62,7 +64,7 @@ def columns(
             "high_to_close": logs - np.log(high),
             "low_to_close": logs - np.log(low),
             **{f"close_to_sma_{n}": close / sma(close, n) - 1.0 for n in (7, 14, 30)},
-            # 0 / 0: nothing was traded for 30 bars.
+            # The mean is 0, and the ratio undefined, if nothing was traded for 30 bars.
             "volume_to_sma_30": np.log1p(np.where(np.isinf(1.0 / sma(volume, 30)), 0.0, share)),
             "rsi_14": rsi(close, 14, method="wilder") / 100.0,
         }
@@ -85,10 +87,10 @@ def _sentiment(
     rows = rows.hstack([pl.Series("stamp", stamps.astype(np.float64))])
     names = [name for name in rows.columns if name != "timestamp"]
     merged = pl.DataFrame(merge(candles, rows, names, how="asof", lag_ms=lag_days * day))
-    # As of the midnight that the lag reaches back to; what is older was filled forward.
+    # Days between the midnight that the lag reaches back to and the row that was found.
     due = epoch_ms(candles["timestamp"]) - lag_days * day
     age = due - due % day - merged["stamp"].to_numpy()
-    filled = {"sentiment_missing": np.where(age <= 0, 0.0, 1.0)}  # NaN is missing, too
+    filled = {"sentiment_missing": np.where(age <= 0, 0.0, 1.0)}  # 1 also if the age is NaN
     for name in SENTIMENT_COLUMNS[:-1]:
         values = merged[name].to_numpy()
         filled[name] = np.where(np.isnan(values), neutral[name], values)

@@ -1,4 +1,4 @@
-"""The Fear & Greed index: what is made of it, how candles meet it, and how well it covers them."""
+"""The Fear & Greed index: its features, the join onto candles, and how well it covers them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 
 from atb_fast._core import merge
 from atb_fast.config import TIMEFRAMES
-from atb_fast.features.frames import ends, epoch_ms
+from atb_fast.features.frames import MOMENTUM, ends, epoch_ms
 
 Recommendation = Literal["full_sentiment", "hybrid_with_fallback", "price_only"]
 
 
 @dataclass(frozen=True)
 class SentimentAssessment:
-    """How well sentiment covers the candles, and what follows.
+    """How well sentiment covers the candles, and which model that allows.
 
     Attributes:
-        recommendation: Which model the data allows.
+        recommendation: Which model to train.
         score: `0.6 * min(2 * coverage, 1) + 0.4 * max(0, 1 - freshness_days / 365)`, 0..1.
-        coverage: Seconds that both cover over seconds that the candles cover, 0..1.
+        coverage: Share of the candles' time span that sentiment covers, 0..1.
         freshness_days: Whole days from the last sentiment row to `assessed_at`.
-        gaps: First and last day of each run of days without sentiment inside of its range.
-        assessed_at: UTC time of the assessment: the score depends on it.
+        gaps: First and last day of each gap in the sentiment.
+        assessed_at: When this was assessed, ISO, UTC. The score depends on it.
     """
 
     recommendation: Recommendation
@@ -39,14 +39,14 @@ class SentimentAssessment:
     assessed_at: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the assessment as something JSON can hold."""
+        """Return the assessment as a dictionary for JSON."""
         return asdict(self)
 
 
 def sentiment_features(sentiment: pl.DataFrame) -> pl.DataFrame:
-    """Return timestamp and sentiment_momentum, the relative change of the index over one row.
+    """Return timestamp and sentiment_momentum, the relative change of the index from row to row.
 
-    0 in the first row and where the row before was 0.
+    It is 0 in the first row, and after a row where the index was 0.
     """
     primary = np.clip(sentiment["value"].to_numpy(), 0.0, 100.0) / 100.0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -54,17 +54,20 @@ def sentiment_features(sentiment: pl.DataFrame) -> pl.DataFrame:
     momentum = np.zeros(len(primary))
     momentum[1:] = np.where(np.isfinite(change), change, 0.0)
     return pl.DataFrame(
-        {"timestamp": sentiment["timestamp"], "sentiment_momentum": momentum},
+        {"timestamp": sentiment["timestamp"], MOMENTUM: momentum},
     )
 
 
 def index_features(index: pl.DataFrame) -> pl.DataFrame:
-    """Return timestamp and every column that is made of the index, float64, one row a day.
+    """Return timestamp and every feature of the index, float64, one row per day.
 
-    `sentiment_primary` is the index over 100, `_momentum` its relative change, `_volatility` the
-    sample deviation over 7 rows (0 before there are two), `_ma_3`, `_ma_7`, `_ma_14` means over so
-    many rows or those there are, `_extreme_positive` and `_extreme_negative` whether it is above
-    0.8 or below 0.2. A row depends on none behind it.
+    - `sentiment_primary`: the index divided by 100.
+    - `sentiment_momentum`: its relative change, see `sentiment_features`.
+    - `sentiment_volatility`: sample standard deviation of the last 7 rows; 0 in the first row.
+    - `sentiment_ma_3`, `_7`, `_14`: mean of the last 3, 7 and 14 rows, or of those that exist.
+    - `sentiment_extreme_positive`, `_negative`: 1 where it is above 0.8, or below 0.2.
+
+    A row does not depend on later rows.
     """
     primary = np.clip(index["value"].to_numpy(), 0.0, 100.0) / 100.0
 
@@ -74,7 +77,7 @@ def index_features(index: pl.DataFrame) -> pl.DataFrame:
 
     columns = {
         "sentiment_primary": primary,
-        "sentiment_momentum": sentiment_features(index)["sentiment_momentum"].to_numpy(),
+        MOMENTUM: sentiment_features(index)[MOMENTUM].to_numpy(),
         "sentiment_volatility": np.zeros(len(primary)),
         **{f"sentiment_ma_{rows}": np.nanmean(last(rows), axis=1) for rows in (3, 7, 14)},
         "sentiment_extreme_positive": (primary > 0.8).astype(np.float64),
@@ -85,7 +88,7 @@ def index_features(index: pl.DataFrame) -> pl.DataFrame:
 
 
 def neutral_value(column: str) -> float:
-    """Return what a column of `index_features` is for an index that never leaves 50."""
+    """Return the value of a column of `index_features` for an index that is always 50."""
     return 0.5 if column.startswith(("sentiment_primary", "sentiment_ma_")) else 0.0
 
 
@@ -102,7 +105,7 @@ def assess(
         candles: Ascending, at least one row.
         sentiment: Ascending, may be empty.
         force: Recommend `full_sentiment` if there is any sentiment at all.
-        now: Default the clock.
+        now: When freshness is judged. Default: the current time.
     """
     now = now or datetime.now(UTC)
     assessed_at = now.isoformat(timespec="seconds")
@@ -136,17 +139,23 @@ def merge_sentiment(
     *,
     whole_last_day: bool = False,
 ) -> pl.DataFrame:
-    """Return `candles` with sentiment_momentum, null where a candle has none.
+    """Return `candles` with a column sentiment_momentum, null where a candle has none.
 
-    Daily candles take the row of their day; shorter ones the newest row, until the midnight of the
-    last one, as the legacy recipe has it, or with `whole_last_day` until that day ends.
+    A daily candle takes the sentiment of its day, a shorter one the newest sentiment at its time.
 
     Nothing here starts Polars' threads: scoring must work in a forked process, which lacks them.
+
+    Args:
+        candles: Ascending.
+        sentiment: From `sentiment_features`.
+        timeframe: Length of the candles, for example 1h.
+        whole_last_day: The last row of the sentiment is used for all of its day. By default it is
+            used only for the candle at midnight, as the legacy recipe does.
     """
-    columns = ["sentiment_momentum"]
+    columns = [MOMENTUM]
     if whole_last_day and len(sentiment):
         times, momentum = epoch_ms(sentiment["timestamp"]), sentiment[columns[0]].to_numpy()
-        # Stamps during a day count for that day, as `read_sentiment` has it.
+        # A time during a day counts for that day, as in `read_sentiment`.
         times -= times % TIMEFRAMES["1d"]
         rest = TIMEFRAMES["1d"] - TIMEFRAMES[timeframe]
         if rest:

@@ -1,1 +1,1 @@
-"""Scoring a bundle; imports `features` and the modules beside this package only."""
+"""Scoring bundles. Imports only `features` and the modules next to this package."""
