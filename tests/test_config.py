@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atb_fast.config import TrainingConfig
+from atb_fast.config import (
+    OPTIONS,
+    FitOptions,
+    MarketOptions,
+    TrainingConfig,
+)
 from atb_fast.errors import ArgumentError
 
 
@@ -25,44 +30,82 @@ def test_defaults_are_those_of_the_legacy_trainer() -> None:
 
 
 def test_every_option_has_help() -> None:
-    assert all(f.metadata.get("help") for f in fields(TrainingConfig) if f.name != "symbol")
+    assert all(item.help for item in OPTIONS.values())
+    assert {"symbol", *OPTIONS} == {item.name for item in fields(TrainingConfig)}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"symbol": "btc/usdt"}, "symbol is 'btc/usdt', expected capitals and digits"),
+        ({"symbol": "btc/usdt"}, "symbol is 'btc/usdt', expected capital letters and digits"),
         ({"symbol": "../X"}, "symbol is"),
         ({"timeframe": "2d"}, "timeframe is '2d', expected one of"),
         ({"epochs": 0}, "epochs is 0, expected at least 1"),
-        ({"batch_size": -1}, "batch_size is -1, expected at least 1"),
-        ({"sequence_length": 9}, "sequence_length is 9, expected at least 10"),
+        ({"batch_size": -1}, "--batch-size is -1, expected at least 1"),
+        ({"sequence_length": 9}, "--sequence-length is 9, expected at least 10"),
         ({"seed": 2**32}, "seed is 4294967296"),
         (
             {"start_date": date(2024, 2, 1), "end_date": date(2024, 1, 1)},
-            "start_date 2024-02-01 is after end_date 2024-01-01; swap them",
+            "--start-date 2024-02-01 is after --end-date 2024-01-01; swap them",
         ),
-        ({"source": "files"}, "needs --candles"),
-        ({"candles": Path("x.csv")}, "contradict each other"),
-        ({"source": None, "candles": Path("x.csv")}, "no sentiment for --candles"),
-        ({"force_price_only": True, "force_sentiment": True}, "--force-price-only contradicts"),
-        ({"epochs": 2.5}, "epochs is 2.5, expected a whole number"),
-        ({"seed": True}, "seed is True, expected a whole number"),
-        ({"symbol": None}, "symbol is None, expected capitals"),
-        ({"skip_plots": "no"}, "skip_plots is 'no', expected True or False"),
+        ({"source": "files"}, "--source files requires --candles FILE"),
+        ({"candles": Path("x.csv")}, "--source sample does not use --candles or --sentiment"),
+        ({"source": None, "candles": Path("x.csv")}, "--candles is given without --sentiment"),
+        (
+            {"force_price_only": True, "force_sentiment": True},
+            "--force-price-only and --force-sentiment contradict",
+        ),
+        ({"epochs": 2.5}, "epochs is 2.5, expected an integer"),
+        ({"seed": True}, "seed is True, expected an integer"),
+        ({"symbol": None}, "symbol is None, expected capital"),
+        ({"skip_plots": "no"}, "--skip-plots is 'no', expected True or False"),
         ({"start_date": datetime(2024, 1, 1, 12, tzinfo=UTC)}, "expected a date such as"),
-        ({"start_date": 20240101}, "start_date is 20240101, expected a date"),
+        ({"start_date": 20240101}, "--start-date is 20240101, expected a date"),
         ({"registry": ""}, "registry is '', expected a path"),
-        ({"start_date": "1.1.2024"}, "start_date is '1.1.2024', expected a date such as"),
+        ({"start_date": "1.1.2024"}, "--start-date is '1.1.2024', expected a date such as"),
         ({"timeframe": None}, "timeframe is None, expected one of"),
         ({"registry": "a\0b"}, "registry is .*, expected a path"),
         ({"registry": "~nobody0/models"}, "registry is .*, expected a path"),
-        ({"timeframe": "1w"}, "timeframe is 1w and sentiment is daily"),
+        ({"timeframe": "1w"}, "--timeframe 1w is longer than a day and sentiment is daily"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         config(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"horizon": 3}, {"horizon", "recipe"}),
+        ({"embargo": 5}, {"embargo", "recipe"}),
+        ({"recipe": "causal", "onnx_input": "ohlcv"}, {"onnx_input", "recipe"}),
+        ({"recipe": "basic", "force_sentiment": True}, {"force_sentiment", "recipe"}),
+        ({"recipe": "basic", "sequence_length": 60}, {"sequence_length", "recipe"}),
+        ({"batch_size": 0}, {"batch_size"}),
+        ({"offline": True, "force_refresh": True}, {"offline", "force_refresh"}),
+    ],
+)
+def test_an_error_carries_the_options_it_is_about(options: dict[str, Any], named: set[str]) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        config(**options)
+    assert set(caught.value.options) == named
+    assert all(OPTIONS[name].flag in str(caught.value) for name in named)
+
+
+def test_options_without_effect_are_kept_or_ignored() -> None:
+    made = config(recipe="basic", skip_robustness=True, freshness_days=3)
+    assert made.force_price_only
+    assert config(recipe="causal", horizon=3, embargo=0).embargo == 0
+
+
+def test_a_group_is_checked_alone() -> None:
+    assert MarketOptions(symbol="BTCUSDT").source == "binance"
+    assert FitOptions(epochs=np.int64(7)).epochs == 7  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="--patience is 0, expected at least 1"):
+        FitOptions(patience=0)
+    with pytest.raises(ArgumentError, match="swap them"):
+        MarketOptions(symbol="BTCUSDT", start_date=date(2024, 2, 1), end_date=date(2024, 1, 1))
 
 
 def test_source_follows_from_candles() -> None:

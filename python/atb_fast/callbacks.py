@@ -1,20 +1,31 @@
-"""What long work calls to tell how far it is."""
+"""The listener that long-running work reports its progress to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-#: Called after each epoch with its number (from 1) and Keras' logs.
-EpochCallback = Callable[[int, dict[str, float]], None]
-#: Called during an epoch with the windows that are done and their number in all.
-WindowsCallback = Callable[[int, int], None]
-#: Called with the name of a stage when it begins.
-StageCallback = Callable[[str], None]
-#: Gets what is fetched, the rows so far, and the rows there will be.
-OnProgress = Callable[[str, int, int], None]
-#: Called with a name, what is done and in all, its unit, and a note.
-Update = Callable[[str, int, int, str, str], None]
+from typing import Any
 
 
-def quiet(_name: str, _done: int, _total: int) -> None:
-    """Show no progress."""
+class Listener:
+    """Hears about progress. Override the methods you need; by default they do nothing."""
+
+    def fetched(self, name: str, done: int, total: int) -> None:
+        """Rows of a series were downloaded: `done` of about `total` so far."""
+
+    def stage(self, name: str) -> None:
+        """A stage of the run begins; see `timing.STAGES`."""
+
+    def windows(self, done: int, total: int) -> None:
+        """Within an epoch, the model was fitted to `done` of its `total` windows."""
+
+    def epoch(self, number: int, logs: dict[str, float]) -> None:
+        """Epoch `number`, from 1, has ended with Keras' logs."""
+
+    def fold(self, fold: Any) -> None:
+        """A fold of a walk-forward evaluation has ended; see `walk_forward.Fold`."""
+
+    def finished(self) -> None:
+        """The training of one of several symbols has ended, with a model or without."""
+
+
+#: For callers that do not care about progress.
+SILENT = Listener()

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from atb_fast.cli.main import cli
 from atb_fast.cli.settings import load
-from atb_fast.config import OPTIONS, variables
-from atb_fast.errors import ArgumentError
+from atb_fast.config import OPTIONS, default_cache_dir, variables
+from atb_fast.errors import ArgumentError, AtbFastError
 from atb_fast.ingestion.exchange.http import Endpoints
 
 TABLES = {"train": list(OPTIONS), "train.model": list(OPTIONS), "train.price": ["epochs"]}
@@ -37,15 +37,88 @@ def shown(*arguments: str, **environment: str) -> dict[str, tuple[Any, str]]:
     return {row["option"]: (row["value"], row["from"]) for row in json.loads(done.stdout)}
 
 
-def test_defaults_are_those_of_the_configuration() -> None:
+def test_defaults() -> None:
     options = shown()
-    assert options.keys() == OPTIONS.keys()
     assert {where for _, where in options.values()} == {"default"}
-    for name, (value, _) in options.items():
-        if name not in ("cache_dir", "registry"):
-            assert value == OPTIONS[name].default
-    assert options["registry"][0] == "src/ml/models"
+    assert options.pop("cache_dir")[0] == str(default_cache_dir())
+    # Written out: changing a default changes the models of whoever relies on it.
+    assert {name: value for name, (value, _) in options.items()} == {
+        "timeframe": "1d",
+        "start_date": None,
+        "end_date": None,
+        "source": None,
+        "candles": None,
+        "sentiment": None,
+        "force_price_only": False,
+        "freshness_days": 7,
+        "offline": False,
+        "force_refresh": False,
+        "recipe": "legacy",
+        "sequence_length": 120,
+        "horizon": 1,
+        "embargo": None,
+        "sentiment_lag_days": 1,
+        "force_sentiment": False,
+        "epochs": 300,
+        "batch_size": None,
+        "patience": 15,
+        "seed": 42,
+        "engine": "auto",
+        "mixed_precision": True,
+        "tensorboard": None,
+        "resume": False,
+        "onnx_input": "features",
+        "skip_plots": False,
+        "skip_robustness": False,
+        "skip_onnx": False,
+        "registry": "src/ml/models",
+    }
     assert shown("price")["timeframe"] == ("1h", "default")
+
+
+def options_of(*path: str) -> set[str]:
+    """Return the options of a training run that a command offers, from its help."""
+    done = run(*path, "--help")
+    assert done.exit_code == 0, done.output
+    flags = set(re.findall(r"^  --([a-z-]+)", done.output, re.MULTILINE))
+    return {flag.replace("-", "_") for flag in flags} & OPTIONS.keys()
+
+
+def test_each_command_offers_the_options_that_apply_to_it() -> None:
+    output = {"registry", "onnx_input", "skip_plots", "skip_robustness", "skip_onnx"}
+    of_fitting = {"epochs", "batch_size", "patience", "seed", "engine", "mixed_precision"}
+    of_one_run = {"tensorboard", "resume"}
+    assert options_of("train", "model") == OPTIONS.keys()
+    assert OPTIONS.keys() - options_of("train", "price") == {
+        *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
+        *("onnx_input", "sequence_length", "recipe", "horizon", "embargo", "sentiment_lag_days"),
+    }
+    assert OPTIONS.keys() - options_of("evaluate") == output | of_one_run
+    assert OPTIONS.keys() - options_of("check", "leak") == output | of_one_run | of_fitting
+    assert options_of("train") == {
+        *("registry", "cache_dir", "candles", "sentiment", "offline", "resume"),
+        *("force_refresh", "tensorboard"),
+    }
+
+
+def test_help_is_grouped_and_names_the_recipes_that_a_command_takes() -> None:
+    model, price = (run("train", name, "--help").output for name in ("model", "price"))
+    headings = ["Data:", "Recipe:", "Training:", "Output:", "Options:"]
+    assert re.findall("^[A-Z][a-z]+:$", model, re.MULTILINE) == headings
+    assert re.findall("^[A-Z][a-z]+:$", price, re.MULTILINE) == [
+        heading for heading in headings if heading != "Recipe:"
+    ]
+    assert "[legacy|causal]" in model
+    assert "basic:" not in model
+    assert "basic:" in run("evaluate", "--help").output
+
+
+def test_every_kind_of_error_has_an_exit_code_of_its_own() -> None:
+    kinds: list[type[AtbFastError]] = [AtbFastError, *AtbFastError.__subclasses__()]
+    assert sorted(kind.exit_code for kind in kinds) == list(range(1, 11))
+    epilog = " ".join(run("--help").output.split())
+    assert all(f"{kind.exit_code} {kind.meaning}" in epilog for kind in kinds)
+    assert "130 interrupted." in epilog
 
 
 def test_environment_is_above_the_file() -> None:
@@ -102,8 +175,8 @@ def test_variables_that_no_option_reads_are_named(caplog: pytest.LogCaptureFixtu
     assert not caplog.messages
     shown(ATB_FAST_EPOCH="5", ATB_FAST_LEARNING_RATE="1e-3")
     assert caplog.messages == [
-        "ATB_FAST_EPOCH is set, but not known, and does nothing; did you mean ATB_FAST_EPOCHS?",
-        "ATB_FAST_LEARNING_RATE is set, but not known, and does nothing",
+        "ATB_FAST_EPOCH is set, but unknown and ignored; did you mean ATB_FAST_EPOCHS?",
+        "ATB_FAST_LEARNING_RATE is set, but unknown and ignored",
     ]
 
 
@@ -136,15 +209,16 @@ def test_price_takes_what_is_different_from_its_own_table(
     assert price["epochs"] == (9, "atb-fast.toml")
     assert "sequence_length" not in price
     (notice,) = caplog.messages
-    assert notice.startswith(
-        "atb-fast.toml: timeframe, sequence_length, force_sentiment in [train]"
+    assert notice == (
+        "atb-fast.toml: timeframe, sequence_length, force_sentiment in [train] ignored; "
+        "set in [train.price]"
     )
     assert shown("model")["epochs"] == (10, "atb-fast.toml")
     Path("atb-fast.toml").write_text("[train.price]\ntimeframe = '4h'\n")
     assert shown("price")["timeframe"] == ("4h", "atb-fast.toml")
     caplog.clear()
     shown("price", ATB_FAST_SEQUENCE_LENGTH="60")
-    assert caplog.messages == ["ATB_FAST_SEQUENCE_LENGTH not used: no option of train price"]
+    assert caplog.messages == ["ATB_FAST_SEQUENCE_LENGTH ignored by train price"]
 
 
 def test_store_and_registry_hold_for_the_other_commands(home: Path) -> None:
@@ -162,25 +236,25 @@ def test_store_and_registry_hold_for_the_other_commands(home: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[train", "f.toml: not TOML: "),
-        ("[train]\nepoch = 5", "f.toml: key epoch in [train] is not known; did you mean epochs?"),
-        ("[train]\nsymbol = 'X'", "f.toml: key symbol in [train] is not known; atb-fast train"),
-        ("epochs = 5", "f.toml: key epochs stands alone; write it below [train]"),
-        ("[trian]\nepochs = 5", "f.toml: [trian] is not known; did you mean train?"),
+        ("[train", "f.toml is not valid TOML: "),
+        ("[train]\nepoch = 5", "f.toml: key epoch in [train] is unknown; did you mean epochs?"),
+        ("[train]\nsymbol = 'X'", "f.toml: key symbol in [train] is unknown; see atb-fast train"),
+        ("epochs = 5", "f.toml: key epochs is outside of a table; move it below [train]"),
+        ("[trian]\nepochs = 5", "f.toml: [trian] is unknown; did you mean train?"),
         ("train = 4", "f.toml: train is 4, expected a table, [train]"),
         ("[train]\nmodel = 4", "key model in [train] is 4, expected a table, [train.model]"),
-        ("[train.prise]", "key prise in [train] is not known; did you mean price?"),
-        ("[train.price]\nseed = 4", "key seed in [train.price] is not known"),
-        ("[train]\nepochs = 2.5", "key epochs in [train]: epochs is 2.5, expected a whole number"),
-        ("[train]\nepochs = '5'", "epochs is '5', expected a whole number"),
-        ("[train]\nepochs = true", "epochs is True, expected a whole number"),
+        ("[train.prise]", "key prise in [train] is unknown; did you mean price?"),
+        ("[train.price]\nseed = 4", "key seed in [train.price] is unknown"),
+        ("[train]\nepochs = 2.5", "key epochs in [train]: --epochs is 2.5, expected an integer"),
+        ("[train]\nepochs = '5'", "epochs is '5', expected an integer"),
+        ("[train]\nepochs = true", "epochs is True, expected an integer"),
         ("[train]\nepochs = 0", "epochs is 0, expected at least 1"),
-        ("[train]\nskip_plots = 1", "skip_plots is 1, expected True or False"),
-        ("[train]\nstart_date = '1.1.2020'", "start_date is '1.1.2020', expected a date"),
+        ("[train]\nskip_plots = 1", "--skip-plots is 1, expected True or False"),
+        ("[train]\nstart_date = '1.1.2020'", "--start-date is '1.1.2020', expected a date"),
         ("[train]\nstart_date = 2020-01-01T12:00:00Z", "expected a date such as 2024-01-31"),
         ("[train]\ntimeframe = '2d'", "timeframe is '2d', expected one of"),
         ("[train]\ncandles = ['x']", "candles is ['x'], expected a path"),
-        ("[train]\nbatch-size = 4\nbatch_size = 5", "key batch_size in [train] is there twice"),
+        ("[train]\nbatch-size = 4\nbatch_size = 5", "key batch_size in [train] is given twice"),
     ],
 )
 def test_bad_files(text: str, message: str) -> None:
@@ -191,10 +265,10 @@ def test_bad_files(text: str, message: str) -> None:
 
 
 def test_files_that_cannot_be_read(home: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"gone\.toml: cannot be read: No such file"):
+    with pytest.raises(ArgumentError, match=r"gone\.toml cannot be read: No such file"):
         load(Path("gone.toml"), TABLES)
     Path("bytes.toml").write_bytes(b"[train]\n\xff = 3")
-    with pytest.raises(ArgumentError, match=r"bytes\.toml: not TOML: 'utf-8'"):
+    with pytest.raises(ArgumentError, match=r"bytes\.toml is not valid TOML: 'utf-8'"):
         load(Path("bytes.toml"), TABLES)
 
 
@@ -212,17 +286,17 @@ def test_paths_are_relative_to_the_file() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (["--force-refresh"], {}, "contradicts --force-refresh; give one (offline is from a"),
+        (["--force-refresh"], {}, "contradict each other; pass only one (--offline is from a"),
         (["--force-refresh", "--no-offline", "--seed", str(2**32)], {}, "less than 2**32"),
         (
             ["--no-offline", "--end-date", "2022-01-01"],
             {},
-            "swap them (start_date is from atb-fast.toml)",
+            "swap them (--start-date is from atb-fast.toml)",
         ),
         (
             [],
             {"ATB_FAST_FORCE_REFRESH": "yes"},
-            "(force_refresh is from ATB_FAST_FORCE_REFRESH, offline is from atb-fast.toml)",
+            "(--offline is from atb-fast.toml, --force-refresh is from ATB_FAST_FORCE_REFRESH)",
         ),
     ],
 )

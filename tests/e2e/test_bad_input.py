@@ -34,7 +34,7 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
             "error: http://127.0.0.1:9/api/v3/time: Connection refused, 4 times in a row",
         ),
         (["BTCUSDT", "--offline"], 8, "atb-fast data fetch BTCUSDT --timeframe 1d"),
-        (["BTC/USDT", *GOOD], 2, "symbol is 'BTC/USDT', expected capitals and digits"),
+        (["BTC/USDT", *GOOD], 2, "symbol is 'BTC/USDT', expected capital letters and digits"),
         ([*GOOD], 2, "Missing argument 'SYMBOL...'"),
         (["BTCUSDT", *GOOD, "--batch-size", "-5"], 2, "-5 is not in the range x>=1"),
         (["BTCUSDT", *GOOD, "--timeframe", "2d"], 2, "'2d' is not one of"),
@@ -43,12 +43,12 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         (
             ["BTCUSDT", *GOOD, "--start-date", "2024-02-01", "--end-date", "2024-01-01"],
             2,
-            "start_date 2024-02-01 is after end_date 2024-01-01; swap them",
+            "--start-date 2024-02-01 is after --end-date 2024-01-01; swap them",
         ),
         (
             ["BTCUSDT", "--candles", "candles.csv"],
             2,
-            "give --sentiment FILE, or --force-price-only",
+            "pass --sentiment FILE, or --force-price-only",
         ),
         (
             ["BTCUSDT", *GOOD, "--start-date", "2031-01-01"],
@@ -58,7 +58,7 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         (
             ["BTCUSDT", *GOOD, "--sequence-length", "9000"],
             3,
-            "sequence length 9000 needs at least 9002 complete rows",
+            "--sequence-length 9000 requires at least 9002 complete rows",
         ),
         (
             ["BTCUSDT", "--candles", "gone.csv", "--force-price-only"],

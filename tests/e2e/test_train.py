@@ -282,7 +282,7 @@ def test_interrupted_training_leaves_nothing(
         process.send_signal(number)
         rest = process.stderr.read()
     assert process.returncode == 130
-    resume = r"; the same command with --resume goes on after epoch \d+" if seconds > 5 else ""
+    resume = r"; the same command with --resume continues after epoch \d+" if seconds > 5 else ""
     # A new line ends that of the ^C.
     assert re.fullmatch(rf"\nerror: interrupted{resume}\n", rest)
     left = [path for path in (tmp_path / "models").rglob("*") if path.name != ".staging"]

@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from atb_fast import _core
-from atb_fast.config import TrainingConfig
+from atb_fast.config import RecipeOptions, TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.evaluation.leak import LeakReport, find_leaks
 from atb_fast.features import returns
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
-from atb_fast.recipes.base import Recipe
+from atb_fast.recipes.base import Context, Recipe
 from atb_fast.recipes.causal import CausalRecipe
 
 NAMES = [*returns.PRICE_COLUMNS, *returns.SENTIMENT_COLUMNS]
@@ -34,13 +34,13 @@ def leaking(report: LeakReport) -> set[str]:
 
 
 class ScaledByAll(CausalRecipe):
-    def fitted_rows(self, parts: Parts, config: TrainingConfig) -> tuple[int, int]:
-        return 0, int(parts.every[-1]) + config.sequence_length - 1
+    def fitted_rows(self, parts: Parts, options: RecipeOptions) -> tuple[int, int]:
+        return 0, int(parts.every[-1]) + options.sequence_length - 1
 
 
 class CentredMean(CausalRecipe):
-    def prepare(self, market: Market, config: TrainingConfig, **options: Any) -> PreparedData:
-        made = super().prepare(market, config, **options)
+    def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
+        made = super().prepare(market, options, context)
         assert made.pipeline is not None
         centred = pl.Series(
             "rsi_14", made.frame["rsi_14"].rolling_mean(7, center=True, min_samples=1)
@@ -50,45 +50,45 @@ class CentredMean(CausalRecipe):
 
 
 class NoPurge(CausalRecipe):
-    def parts(self, prepared: PreparedData, config: TrainingConfig) -> Parts:
-        starts = self.starts(prepared, config)
+    def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
+        starts = self.starts(prepared, options)
         return Parts(*np.split(starts, [len(starts) // 2, 3 * len(starts) // 4]))
 
 
 class WrongTarget(CausalRecipe):
-    def windows(self, prepared: PreparedData, config: TrainingConfig, parts: Parts) -> WindowedData:
-        data = super().windows(prepared, config, parts)
+    def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
+        data = super().windows(prepared, options, parts)
         return replace(data, labels=data.labels / np.nanmax(np.abs(data.labels)))
 
 
 class ScaledTarget(CausalRecipe):
     """The unit of the labels is right, and what a label stands for is not."""
 
-    def windows(self, prepared: PreparedData, config: TrainingConfig, parts: Parts) -> WindowedData:
-        data = super().windows(prepared, config, parts)
+    def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
+        data = super().windows(prepared, options, parts)
         scale = replace(data.price_scale, scale=float(np.nanstd(data.labels)))
         return replace(data, price_scale=scale)
 
 
 class WindowsThatRise(CausalRecipe):
-    def starts(self, prepared: PreparedData, config: TrainingConfig) -> NDArray[np.int64]:
-        starts = super().starts(prepared, config)
-        last = starts + config.sequence_length - 1
+    def starts(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.int64]:
+        starts = super().starts(prepared, options)
+        last = starts + options.sequence_length - 1
         later = np.minimum(last + 60, len(prepared.close) - 1)
         return np.asarray(starts[prepared.close[later] > prepared.close[last]])
 
 
 class TestedTwice(CausalRecipe):
-    def parts(self, prepared: PreparedData, config: TrainingConfig) -> Parts:
-        parts = super().parts(prepared, config)
+    def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
+        parts = super().parts(prepared, options)
         return replace(parts, validation=parts.test.copy())
 
 
 class Refuses(CausalRecipe):
-    def prepare(self, market: Market, config: TrainingConfig, **options: Any) -> PreparedData:
+    def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
         if len(market.candles) < 2557:
             raise DataError("too few")
-        return super().prepare(market, config, **options)
+        return super().prepare(market, options, context)
 
 
 @pytest.mark.parametrize("options", [{}, {"horizon": 7}, {"force_price_only": True}])
@@ -175,8 +175,8 @@ def test_a_recipe_of_ones_own(market: Market) -> None:
     """A third recipe is one class: `prepare` alone."""
 
     class Momentum(Recipe):
-        def prepare(self, market: Market, config: TrainingConfig, **options: Any) -> PreparedData:
-            made = CausalRecipe().prepare(market, config, **options)
+        def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
+            made = CausalRecipe().prepare(market, options, context)
             pipeline = _core.FeaturePipeline(
                 [_core.Feature("momentum", "return_1")], scalers=[_core.MinMaxScaler(0.0, 0.1)]
             )

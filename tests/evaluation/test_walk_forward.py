@@ -11,11 +11,12 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import TimeSeriesSplit
 
+from atb_fast.callbacks import Listener
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.evaluation.walk_forward import Fold, evaluate, walk_forward
 from atb_fast.ingestion.market import load_market
-from atb_fast.recipes import get
+from atb_fast.recipes import get, prepare
 from atb_fast.recipes.causal import CausalRecipe
 from atb_fast.recipes.shrinkage import shrinkage_factor
 
@@ -75,7 +76,7 @@ def folds() -> list[Fold]:
 def test_errors_beside_scikit_learn(folds: list[Fold]) -> None:
     given = config()
     recipe = get("causal")
-    prepared = recipe.prepare(load_market(given), given)
+    prepared = prepare(load_market(given), given)
     parts = walk_forward(recipe.starts(prepared, given), given, 10, 2, "expanding")
     assert [fold.number for fold in folds] == [1, 2]
     for fold, each in zip(folds, parts, strict=True):
@@ -99,7 +100,12 @@ def test_errors_beside_scikit_learn(folds: list[Fold]) -> None:
 
 def test_the_same_options_give_the_same_folds(folds: list[Fold]) -> None:
     seen: list[Fold] = []
-    again = evaluate(config(engine="keras"), folds=2, on_fold=seen.append)
+
+    class Folds(Listener):
+        def fold(self, fold: Fold) -> None:
+            seen.append(fold)
+
+    again = evaluate(config(engine="keras"), folds=2, listener=Folds())
     assert seen == again
     names = [field.name for field in fields(Fold) if field.name != "seconds"]
     for one, other in zip(folds, again, strict=True):
@@ -115,8 +121,7 @@ def test_the_basic_recipe_can_be_evaluated_too() -> None:
         start_date="2024-09-01",  # type: ignore[arg-type]
         epochs=1,
         engine="keras",
-        embargo=0,
     )
-    (fold,) = evaluate(given, folds=1)
+    (fold,) = evaluate(given, folds=1, embargo=0)
     assert 0 < fold.ratio < 50
     assert 0 < fold.linear_ratio < 50

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from exchange import Answer, Exchange
 
+from atb_fast.callbacks import Listener
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import DataError, FetchError
 from atb_fast.ingestion.fetch import Fetcher
@@ -347,9 +348,12 @@ def test_long_fetches_are_stored_piece_by_piece(
 
 def test_progress_counts_up_to_all(fetcher: Fetcher, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    watched = Fetcher(
-        cache_dir=tmp_path, now=fetcher.now, on_progress=lambda *args: seen.append(args)
-    )
+
+    class Rows(Listener):
+        def fetched(self, name: str, done: int, total: int) -> None:
+            seen.append((name, done, total))
+
+    watched = Fetcher(cache_dir=tmp_path, now=fetcher.now, listener=Rows())
     daily(watched)
     assert seen[-1] == ("BTCUSDT 1d", 2162, 2162)
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atb_fast.config import TrainingConfig
+from atb_fast.callbacks import Listener
+from atb_fast.config import Engine, FitOptions, TrainingConfig
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
@@ -20,7 +22,13 @@ from atb_fast.training import checkpoint
 from atb_fast.training.engine import fit
 
 LENGTH = 12
-SHORT: dict[str, Any] = {"engine": "keras", "epochs": 1, "batch_size": 32, "patience": 9, "seed": 1}
+SHORT = FitOptions(engine="keras", epochs=1, batch_size=32, seed=1)
+RESUMED = replace(SHORT, resume=True)
+
+
+class NoEpoch(Listener):
+    def epoch(self, number: int, logs: dict[str, float]) -> None:
+        pytest.fail(f"epoch {number} was trained again")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +65,7 @@ def test_what_is_resumed_has_the_same_bits(
     data: WindowedData,
     tmp_path: Path,
     log: pytest.LogCaptureFixture,
-    engine: str,
+    engine: Engine,
     dtype_policy: str,
 ) -> None:
     """The best epoch is before the break, and the early stop after it."""
@@ -71,9 +79,12 @@ def test_what_is_resumed_has_the_same_bits(
         model = made(dtype_policy)
         # From the fourth epoch on it climbs: worse and worse, so that patience ends it.
         turn = callbacks.LearningRateScheduler(lambda epoch, _: 1e-3 if epoch < 3 else -1e-3)
-        options = {**SHORT, "engine": engine, "epochs": 12, "patience": 4, "batch_size": 8}
-        options |= {"checkpoints": tmp_path / directory, "resume": resume}
-        fitted = fit(model, data, callbacks=[turn, *extra], **options)
+        options = FitOptions(
+            engine=engine, epochs=12, patience=4, batch_size=8, seed=1, resume=resume
+        )
+        fitted = fit(
+            model, data, options, callbacks=[turn, *extra], checkpoints=tmp_path / directory
+        )
         optimizer = [np.asarray(v) for v in model.optimizer.variables]
         return fitted, model.get_weights(), optimizer
 
@@ -93,14 +104,11 @@ def test_what_is_done_is_not_trained_again(
     data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     first = made()
-    straight = fit(first, data, **SHORT, checkpoints=tmp_path)
+    straight = fit(first, data, SHORT, checkpoints=tmp_path)
     assert straight.checkpoint is not None
     assert straight.checkpoint.is_file()
-    epochs: list[int] = []
     again = made()
-    options = {**SHORT, "on_epoch": lambda n, _: epochs.append(n)}
-    fitted = fit(again, data, **options, checkpoints=tmp_path, resume=True)
-    assert epochs == []
+    fitted = fit(again, data, RESUMED, listener=NoEpoch(), checkpoints=tmp_path)
     assert (fitted.epochs, fitted.history) == (1, straight.history)
     for a, b in zip(first.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -108,31 +116,41 @@ def test_what_is_done_is_not_trained_again(
 
 @pytest.mark.parametrize("engine", ["compiled", "keras"])
 def test_an_interrupted_training_says_how_it_goes_on(
-    data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture, engine: str
+    data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture, engine: Engine
 ) -> None:
-    def interrupt(epoch: int, _: Any) -> None:
-        if epoch == 2:
-            raise KeyboardInterrupt
+    class Interrupts(Listener):
+        def epoch(self, number: int, logs: dict[str, float]) -> None:
+            if number == 2:
+                raise KeyboardInterrupt
 
-    options = {**SHORT, "engine": engine, "epochs": 3, "checkpoints": tmp_path}
+    options = replace(SHORT, engine=engine, epochs=3)
     with pytest.raises(KeyboardInterrupt) as interrupted:
-        fit(made(), data, **options, on_epoch=interrupt)
-    notes = ["the same command with --resume goes on after epoch 1"]
+        fit(made(), data, options, checkpoints=tmp_path, listener=Interrupts())
+    notes = ["the same command with --resume continues after epoch 1"]
     assert interrupted.value.__notes__ == notes
-    fit(made(), data, **options, resume=True)
+    fit(made(), data, replace(options, resume=True), checkpoints=tmp_path)
     assert "resuming after epoch 1" in log.messages
 
 
 def test_without_resume_it_is_replaced(
     data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
-    fitted = fit(made(), data, **{**SHORT, "epochs": 2}, checkpoints=tmp_path)
-    assert fitted.checkpoint is not None
-    before = fitted.checkpoint.stat().st_mtime_ns
-    again = fit(made(), data, **{**SHORT, "epochs": 2}, checkpoints=tmp_path)
-    assert "--resume would have gone on after epoch 2" in log.text
+    options = replace(SHORT, epochs=2)
+    fitted = fit(made(), data, options, checkpoints=tmp_path)
+    path = fitted.checkpoint
+    assert path is not None
+    # As if it were of another machine, which a new one is not.
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    document = json.loads(str(arrays["document"]))
+    arrays["document"] = np.array(json.dumps({**document, "machine": {"cpu": "another"}}))
+    np.savez(path, **arrays)
+    again = fit(made(), data, options, checkpoints=tmp_path)
+    assert "with --resume it would continue after epoch 2" in log.text
     assert again.history == fitted.history
-    assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] != [before]
+    assert list(tmp_path.iterdir()) == [path]
+    with np.load(path) as stored:
+        assert json.loads(str(stored["document"]))["machine"] == document["machine"]
 
 
 def test_other_trainings_have_other_keys(data: WindowedData) -> None:
@@ -153,8 +171,8 @@ def test_other_trainings_have_other_keys(data: WindowedData) -> None:
 def test_nothing_to_resume(
     data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
-    fit(made(), data, **SHORT, checkpoints=tmp_path)
-    fitted = fit(made(), data, **{**SHORT, "batch_size": 16}, checkpoints=tmp_path, resume=True)
+    fit(made(), data, SHORT, checkpoints=tmp_path)
+    fitted = fit(made(), data, replace(RESUMED, batch_size=16), checkpoints=tmp_path)
     assert "nothing to resume" in log.text
     assert fitted.epochs == 1
 
@@ -162,14 +180,14 @@ def test_nothing_to_resume(
 def test_a_damaged_one_is_refused(
     data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
-    fitted = fit(made(), data, **SHORT, checkpoints=tmp_path)
+    fitted = fit(made(), data, SHORT, checkpoints=tmp_path)
     path = fitted.checkpoint
     assert path is not None
     sound = path.read_bytes()
     path.write_bytes(sound[:1000])
-    again = fit(made(), data, **SHORT, checkpoints=tmp_path, resume=True)
+    again = fit(made(), data, RESUMED, checkpoints=tmp_path)
     assert f"checkpoint {path} is damaged" in log.text
-    assert "the training starts anew" in log.text
+    assert "starting over" in log.text
     assert again.history == fitted.history
 
     model = made()
@@ -207,9 +225,9 @@ def test_another_machine_is_said(
     log: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fit(made(), data, **SHORT, checkpoints=tmp_path)
+    fit(made(), data, SHORT, checkpoints=tmp_path)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "77")
-    fit(made(), data, **SHORT, checkpoints=tmp_path, resume=True)
+    fit(made(), data, RESUMED, checkpoints=tmp_path)
     assert "'intra_op_threads': 77" in log.text
     assert "will differ" in log.text
 
@@ -218,9 +236,9 @@ def test_where_nothing_can_be_written_it_trains(
     data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    fitted = fit(made(), data, **{**SHORT, "epochs": 3}, checkpoints=tmp_path / "file")
+    fitted = fit(made(), data, replace(SHORT, epochs=3), checkpoints=tmp_path / "file")
     assert fitted.epochs == 3
-    assert log.text.count("no checkpoints from epoch 1 on") == 1
+    assert log.text.count("writing no checkpoints from epoch 1 on") == 1
 
 
 def test_a_training_that_diverges_leaves_none(data: WindowedData, tmp_path: Path) -> None:
@@ -234,6 +252,6 @@ def test_a_training_that_diverges_leaves_none(data: WindowedData, tmp_path: Path
             model.layers[-1].bias.assign([np.nan])
 
     breaking = callbacks.LambdaCallback(on_epoch_begin=break_it)
-    options = {**SHORT, "epochs": 4, "callbacks": [breaking]}
-    assert fit(model, data, **options, checkpoints=tmp_path).diverged == 2
+    options = replace(SHORT, epochs=4)
+    assert fit(model, data, options, callbacks=[breaking], checkpoints=tmp_path).diverged == 2
     assert list(tmp_path.iterdir()) == []

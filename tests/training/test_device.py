@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from atb_fast.config import FitOptions
 from atb_fast.errors import MissingExtraError
 from atb_fast.training.device import configure, decide, import_tensorflow
 
@@ -28,7 +29,7 @@ def test_gpu() -> None:
 def test_gpu_without_mixed_precision() -> None:
     policy = decide(["/gpu:0"], engine="auto", mixed_precision=False, batch_size=None)
     assert (policy.dtype_policy, policy.jit) == ("float32", False)
-    assert "switched off" in policy.reason
+    assert "--no-mixed-precision is set" in policy.reason
 
 
 def test_engine() -> None:
@@ -50,7 +51,7 @@ def test_tensorflow_is_set_up_as_decided(monkeypatch: pytest.MonkeyPatch) -> Non
         tf.config.experimental, "set_memory_growth", lambda *a: calls.append(("growth", *a))
     )
     monkeypatch.setattr(tf.config.optimizer, "set_jit", lambda on: calls.append(("jit", on)))
-    policy = configure(engine="auto", mixed_precision=True, batch_size=None)
+    policy = configure(FitOptions())
     assert policy == decide([gpu.name], engine="auto", mixed_precision=True, batch_size=None)
     assert calls == [("growth", gpu, True), ("jit", True)]
 

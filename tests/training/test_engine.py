@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from atb_fast.bundles import onnx_export
-from atb_fast.config import TrainingConfig
+from atb_fast.callbacks import Listener
+from atb_fast.config import FitOptions, TrainingConfig
 from atb_fast.errors import ExportError, MissingExtraError, StorageError, TrainingError
 from atb_fast.evaluation.diagnostics import permutation_importance
 from atb_fast.evaluation.metrics import rmse
@@ -38,10 +39,22 @@ def data(market: Market) -> WindowedData:
     return split(prepare(Market(market.candles.head(200), None), config), config)
 
 
-def quick_fit(model: Any, data: WindowedData, **options: Any) -> Any:
-    # Compiling takes seconds; what the compiled engine does is in tests/parity/test_engine.py.
-    defaults = {"epochs": 3, "batch_size": 32, "patience": 15, "seed": 1, "engine": "keras"}
-    return fit(model, data, **{**defaults, **options})
+class Seen(Listener):
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.done: list[tuple[int, int]] = []
+
+    def epoch(self, number: int, logs: dict[str, float]) -> None:
+        self.epochs.append(number)
+
+    def windows(self, done: int, total: int) -> None:
+        self.done.append((done, total))
+
+
+def quick_fit(model: Any, data: WindowedData, *, around: Any = None, **options: Any) -> Any:
+    # Compilation takes seconds. The compiled engine is tested in tests/parity/test_engine.py.
+    given = {"epochs": 3, "batch_size": 32, "seed": 1, "engine": "keras", **options}
+    return fit(model, data, FitOptions(**given), **(around or {}))
 
 
 def test_the_model_is_the_legacy_one() -> None:
@@ -59,20 +72,11 @@ def test_fit_keeps_the_best_epoch(data: WindowedData, engine: str) -> None:
 
     keras.utils.set_random_seed(0)
     model = build_model(LENGTH, 9)
-    epochs: list[int] = []
-    windows: list[tuple[int, int]] = []
-    fitted = quick_fit(
-        model,
-        data,
-        epochs=9,
-        patience=2,
-        engine=engine,
-        on_epoch=lambda n, _: epochs.append(n),
-        on_windows=lambda *done: windows.append(done),
-    )
-    assert epochs == list(range(1, fitted.epochs + 1))
-    assert {total for _, total in windows} == {len(data.train)}
-    assert [done for done, total in windows].count(len(data.train)) == fitted.epochs
+    seen = Seen()
+    fitted = quick_fit(model, data, epochs=9, patience=2, engine=engine, around={"listener": seen})
+    assert seen.epochs == list(range(1, fitted.epochs + 1))
+    assert {total for _, total in seen.done} == {len(data.train)}
+    assert [done for done, _ in seen.done].count(len(data.train)) == fitted.epochs
     best = int(np.argmin(fitted.history["val_loss"])) + 1
     assert fitted.best_epoch == best
     kept = rmse(data.targets(data.test), predict(model, data, data.test))
@@ -80,21 +84,20 @@ def test_fit_keeps_the_best_epoch(data: WindowedData, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["compiled", "keras"])
-def test_patience_ends_the_fit(
-    data: WindowedData, monkeypatch: pytest.MonkeyPatch, engine: str
-) -> None:
-    from keras import optimizers
+def test_patience_ends_the_fit(data: WindowedData, engine: str) -> None:
+    from keras.callbacks import LearningRateScheduler
 
     # A learning rate of 0 never improves on the first epoch.
-    monkeypatch.setattr("atb_fast.training.engine._optimizer", lambda _: optimizers.SGD(0.0))
-    fitted = quick_fit(build_model(LENGTH, 9), data, epochs=9, patience=2, engine=engine)
+    around = {"callbacks": [LearningRateScheduler(lambda _: 0.0)]}
+    model = build_model(LENGTH, 9)
+    fitted = quick_fit(model, data, epochs=9, patience=2, engine=engine, around=around)
     assert (fitted.epochs, fitted.best_epoch) == (3, 1)
 
 
 def test_a_loss_that_is_not_a_number_stops(data: WindowedData) -> None:
     model = build_model(LENGTH, 9)
     model.layers[-1].set_weights([np.full((50, 1), np.nan), np.zeros(1)])
-    with pytest.raises(TrainingError, match="the loss is not a number in epoch 1"):
+    with pytest.raises(TrainingError, match="the loss is not a finite number in epoch 1"):
         quick_fit(model, data)
 
 

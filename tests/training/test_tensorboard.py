@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from atb_fast import TrainingConfig, run_training_pipeline
+from atb_fast.callbacks import Listener
 from atb_fast.errors import MissingExtraError
 from atb_fast.training import tensorboard
 
@@ -31,7 +32,12 @@ def config(directory: Path, engine: str = "auto") -> TrainingConfig:
 def test_the_curves_are_those_of_the_training(tmp_path: Path, engine: str) -> None:
     logs: list[dict[str, float]] = []
     options = config(tmp_path, engine)
-    result = run_training_pipeline(options, on_epoch=lambda _, got: logs.append(dict(got)))
+
+    class Logs(Listener):
+        def epoch(self, number: int, got: dict[str, float]) -> None:
+            logs.append(dict(got))
+
+    result = run_training_pipeline(options, listener=Logs())
     assert result.engine == engine
     (run,) = (tmp_path / "board" / "BTCUSDT_1d").iterdir()
     read = {}
@@ -45,10 +51,10 @@ def test_the_curves_are_those_of_the_training(tmp_path: Path, engine: str) -> No
 
 
 def test_nothing_is_written_unless_asked_for() -> None:
-    assert tensorboard.callbacks(TrainingConfig(symbol="BTCUSDT", source="sample")) == []
+    assert tensorboard.callbacks(None, "BTCUSDT_1d") == []
 
 
 def test_the_package_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorboard, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="pip install tensorboard"):
-        tensorboard.callbacks(config(tmp_path))
+        tensorboard.callbacks(tmp_path, "BTCUSDT_1d")

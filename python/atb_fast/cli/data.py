@@ -130,7 +130,7 @@ def fetch(
             offline=offline,
             force_refresh=force_refresh,
             freshness_days=freshness_days,
-            on_progress=shown.rows,
+            listener=shown,
         )
         for symbol, timeframe in itertools.product(names, timeframes or ("1d",)):
             if _no_use(problems) and not offline:

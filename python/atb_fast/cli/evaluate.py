@@ -1,29 +1,41 @@
-"""`atb-fast evaluate` and `atb-fast check`: how far a recipe can be trusted."""
+"""`atb-fast evaluate` and `atb-fast check`: how good a recipe is, and whether it looks ahead."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from atb_fast.cli import settings
-from atb_fast.cli.options import EXIT_CODES, TABLES, as_json, training_config, training_options
-from atb_fast.config import TrainingConfig, variables
+from atb_fast.cli.options import (
+    EXIT_CODES,
+    OF_THE_MACHINE,
+    TABLES,
+    GroupedCommand,
+    as_json,
+    print_json,
+    training_config,
+    training_options,
+)
+from atb_fast.config import (
+    FitOptions,
+    MarketOptions,
+    RecipeOptions,
+    TrainingConfig,
+    names,
+    variables,
+)
 from atb_fast.errors import LeakError
 
 if TYPE_CHECKING:
     from atb_fast.evaluation.leak import LeakReport
     from atb_fast.evaluation.walk_forward import Fold
 
-#: Of a bundle, and neither command makes one.
-_OF_BUNDLES = (
-    *("registry", "onnx_input", "skip_onnx", "skip_plots", "skip_robustness", "tensorboard"),
-    "resume",
-)
-_OF_FITTING = ("epochs", "batch_size", "patience", "seed", "engine", "mixed_precision")
+_DATA = names(MarketOptions, RecipeOptions)
+#: Neither command keeps anything, so what a run writes does not apply.
+_FITTING = tuple(name for name in names(FitOptions) if name not in OF_THE_MACHINE)
 
 
 def _count(name: str, default: int, help_text: str) -> click.Option:
@@ -38,18 +50,26 @@ def _count(name: str, default: int, help_text: str) -> click.Option:
 
 
 @click.command(
+    cls=GroupedCommand,
     params=[
         click.Argument(["symbol"]),
-        _count("folds", 5, "Stretches that are tested."),
+        _count("folds", 5, "Number of test periods."),
         click.Option(
             ["--window"],
             envvar="ATB_FAST_WINDOW",
             type=click.Choice(["expanding", "rolling"]),
             default="expanding",
             show_default=True,
-            help="Whether training windows add up, or the oldest ones are dropped.",
+            help="Train on all windows before a test period (expanding), or on a fixed number of "
+            "the newest (rolling).",
         ),
-        *training_options(*_OF_BUNDLES),
+        *training_options(
+            (*_DATA, *_FITTING),
+            embargo={
+                "help": "Bars skipped between training, validation and test, in addition to "
+                "purging. Default: 1 % of the bars."
+            },
+        ),
     ],
     epilog=EXIT_CODES,
 )
@@ -58,94 +78,83 @@ def _count(name: str, default: int, help_text: str) -> click.Option:
 def evaluate(
     context: click.Context,
     /,
+    *,
     symbol: str,
     folds: int,
     window: Literal["expanding", "rolling"],
     as_json: bool,
+    embargo: int | None,
     **options: Any,
 ) -> None:
-    """Train a recipe on ever newer stretches of SYMBOL, each time tested on what comes next.
+    """Evaluate a recipe walk-forward on SYMBOL.
 
-    The newer half of the windows is tested, in --folds stretches; before each, the windows are
-    trained (the newest 15 % choose the epoch), without those that share a bar with the next part.
-    Each fold stands beside "no change" and least squares on the last bar. Nothing is stored.
+    The newer half of the windows is split into --folds test periods. For each, a model is trained
+    on the windows before it, of which the newest 15 % are for validation; windows that share a bar
+    with the next part are purged. Each fold is compared with predicting no change, and with least
+    squares on the last bar. Nothing is stored.
     """
     from rich.console import Console
 
     from atb_fast.cli.progress import bars
     from atb_fast.evaluation import walk_forward as evaluation
-    from atb_fast.runs.progress import long_epoch
 
     config = training_config(context, symbol.upper(), options)
     with bars(Console(stderr=True, highlight=False)) as shown:
-        done = 0
-
-        def on_fold(fold: Fold) -> None:
-            nonlocal done
-            done = fold.number
-            note = f"{fold.ratio:.3f} of no change"
-            shown.update("walk-forward", done, folds, unit="folds", note=note)
-            # It may have ended early.
-            shown.update(f"fold {done}", config.epochs, config.epochs, unit="epochs")
-
-        def on_epoch(epoch: int, logs: dict[str, float]) -> None:
-            note = f"loss {logs['loss']:.4g}, validation {logs['val_loss']:.4g}"
-            shown.update(f"fold {done + 1}", epoch, config.epochs, unit="epochs", note=note)
-
         made = evaluation.evaluate(
             config,
             folds=folds,
             window=window,
-            on_fold=on_fold,
-            on_epoch=on_epoch,
-            on_windows=long_epoch(shown.update),
-            on_fetch=shown.rows,
+            embargo=embargo,
+            listener=shown.for_folds(config, folds),
         )
     if as_json:
-        document = {
-            "config": config.to_dict(),
-            "window": window,
-            "folds": [dataclasses.asdict(fold) for fold in made],
-        }
-        click.echo(json.dumps(document, indent=2, allow_nan=False))
+        print_json(
+            {
+                "config": config.to_dict() | {"embargo": embargo},
+                "window": window,
+                "folds": [dataclasses.asdict(fold) for fold in made],
+            }
+        )
     else:
         _print_folds(config, made)
 
 
 @click.group()
 def check() -> None:
-    """Check a recipe."""
+    """Check a recipe for look-ahead bias."""
 
 
 @check.command(
+    cls=GroupedCommand,
     params=[
         click.Argument(["symbol"]),
-        _count("cuts", 20, "Evenly spaced, beside those where parts begin."),
-        *training_options(*_OF_BUNDLES, *_OF_FITTING),
+        _count(
+            "cuts", 20, "Number of cuts, evenly spaced, in addition to those where parts begin."
+        ),
+        *training_options(_DATA),
     ],
     epilog=EXIT_CODES,
 )
 @as_json
 @click.pass_context
 def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **options: Any) -> None:
-    """Take the future of SYMBOL away at many cuts: nothing before them may change.
+    """Remove the future of SYMBOL at many cuts, and check that nothing before them changes.
 
-    Compares features, targets and which windows are trained, and names what had seen the future.
-    Exit code 10 if something had.
+    Compares the features, the targets, and which windows are in which part, and names those with
+    look-ahead bias. Exit code 10 if there are any.
     """
     from atb_fast.evaluation.leak import find_leaks
     from atb_fast.ingestion.market import load_market
 
     config = training_config(context, symbol.upper(), options)
-    config.check_embargo()
     report = find_leaks(load_market(config), config, cuts=cuts)
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=2))
+        print_json(report.to_dict())
     else:
         _print_leaks(config, report)
     if report.leaks:
-        names = dict.fromkeys(leak.what for leak in report.leaks)
-        raise LeakError(f"the {config.recipe} recipe sees the future: {', '.join(names)}")
+        found = dict.fromkeys(leak.what for leak in report.leaks)
+        raise LeakError(f"the {config.recipe} recipe has look-ahead bias in {', '.join(found)}")
 
 
 def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:

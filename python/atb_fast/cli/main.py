@@ -1,9 +1,8 @@
-"""The command line: its commands, what they say about errors, and what is set up."""
+"""The command line: its commands, and how errors become messages and exit codes."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import signal
@@ -19,26 +18,26 @@ from atb_fast.cli import settings
 from atb_fast.cli.data import data
 from atb_fast.cli.evaluate import check, evaluate
 from atb_fast.cli.models import models
-from atb_fast.cli.options import EXIT_CODES, TABLES, as_json, training_config
+from atb_fast.cli.options import EXIT_CODES, TABLES, as_json, print_json, training_config
 from atb_fast.cli.train import train
 from atb_fast.config import OPTIONS, TrainingConfig
-from atb_fast.errors import ArgumentError, AtbFastError, message_and_code
+from atb_fast.errors import INTERRUPTED, ArgumentError, AtbFastError, message_and_code
 from atb_fast.training.startup import separate_stderr
 
 _PROGRAM = "atb-fast"
-#: Set by the completion script to ask for completions.
+#: The completion script sets this variable to request completions.
 _COMPLETE = "_ATB_FAST_COMPLETE"
-_INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="atb-fast", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Train price and sentiment models on candles."""
+    """Train crypto price models on candles and sentiment."""
     settings.warn_of_unknown_variables(context.command)
 
 
+_command: click.Command
 for _command in (train, evaluate, check, data, models):
     cli.add_command(_command)
 for _command in (*data.commands.values(), *models.commands.values()):
@@ -56,7 +55,7 @@ _settings_file = click.option(
 
 @cli.group("config")
 def config_group() -> None:
-    """Show the options of training and where they come from."""
+    """Show the settings of training."""
 
 
 @config_group.command()
@@ -64,7 +63,7 @@ def config_group() -> None:
 @_settings_file
 @as_json
 def show(command: str, path: Path | None, as_json: bool) -> None:
-    """Show every option of `train`, and what set it."""
+    """Show the value of every option of `train`, and where it comes from."""
     context = _training(command, path)
     rows = [
         {
@@ -76,7 +75,7 @@ def show(command: str, path: Path | None, as_json: bool) -> None:
         if option.name in OPTIONS
     ]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     texts = [["-" if cell is None else str(cell) for cell in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
@@ -86,16 +85,16 @@ def show(command: str, path: Path | None, as_json: bool) -> None:
 
 
 def _training(command: str, path: Path | None) -> click.Context:
-    """Return the context of a command of training, with its options from file and environment."""
+    """Return the context of a training command, with options from the file and the environment."""
     arguments = ["SYMBOL", *(["--config", str(path)] if path else [])]
     return train.commands[command].make_context(f"{_PROGRAM} train {command}", arguments)
 
 
 def _effective(name: str, value: Any) -> bool | int | str | None:
-    """Return what TrainingConfig makes of an option that stands alone."""
-    default = OPTIONS[name].default_factory
-    if value is None and default is not dataclasses.MISSING:
-        value = default()
+    """Return the value of an option as JSON has it, with its computed default."""
+    compute_default = OPTIONS[name].factory
+    if value is None and compute_default:
+        value = compute_default()
     if isinstance(value, datetime):
         value = value.date()
     return value if isinstance(value, bool | int | None) else str(value)
@@ -105,10 +104,10 @@ def _effective(name: str, value: Any) -> bool | int | str | None:
 @_settings_file
 @as_json
 def doctor(path: Path | None, as_json: bool) -> None:
-    """Say what is set up, and what keeps training from working.
+    """Check the installation and the settings, and say what keeps training from working.
 
-    Opens no connection. Exit code 0 if training works, 7 if a part of it is not installed, 2 or 6
-    if the settings, the cache directory or the registry must be mended first.
+    Opens no connection. Exit code 0 if training works, 7 if a dependency is not installed, 2 or 6
+    if the settings, the cache directory or the registry must be fixed first.
     """
     from atb_fast.cli.doctor import Check, examine
 
@@ -116,7 +115,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
     try:
         context = _training("model", path)
         given = {name: context.params[name] for name in context.params.keys() & OPTIONS.keys()}
-        training_config(context, "BTCUSDT", given)  # they may contradict each other
+        training_config(context, "BTCUSDT", given)  # They may contradict each other.
     except (ArgumentError, click.BadParameter) as error:
         text = (
             settings.with_origin(error).format_message()
@@ -126,11 +125,15 @@ def doctor(path: Path | None, as_json: bool) -> None:
         first = Check("settings", "problem", text, exit_code=ArgumentError.exit_code)
     else:
         found = ", ".join(settings.sources(context))
-        first = Check("settings", "ok", found or f"none: no variable and no {settings.FILE}")
+        first = Check(
+            "settings",
+            "ok",
+            found or f"defaults: no variable is set and there is no {settings.FILE}",
+        )
         options |= {name: _effective(name, value) for name, value in given.items()}
     checks = [first, *examine(options)]
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
+        print_json([dataclasses.asdict(check) for check in checks])
     else:
         for check in checks:
             click.echo(f"{check.state:7}  {check.name:16}  {check.found}")
@@ -150,7 +153,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that completes commands and options in SHELL.
+    """Print the completion script for SHELL.
 
     \b
     bash, in ~/.bashrc:  eval "$(atb-fast completion bash)"
@@ -165,11 +168,11 @@ def completion(shell: str) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; every expected failure is one line on stderr and an exit code."""
+    """Run the command line; an expected error is one line on stderr and an exit code."""
     separate_stderr()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("atb_fast").setLevel(logging.INFO)
-    # A terminated run cleans up as an interrupted one does.
+    # A terminated run cleans up like an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cli.main(prog_name=_PROGRAM, complete_var=_COMPLETE, standalone_mode=False)
@@ -177,9 +180,9 @@ def main() -> NoReturn:
         settings.with_origin(error).show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        # click raises an Abort from the interrupt.
+        # click raises Abort from the interrupt.
         notes = getattr(error.__cause__ or error, "__notes__", [])
-        _fail("; ".join(["interrupted", *notes]), _INTERRUPTED)
+        _fail("; ".join(["interrupted", *notes]), INTERRUPTED)
     except (AtbFastError, OSError) as error:
         _fail(*message_and_code(error))
     sys.exit(0)
@@ -191,7 +194,7 @@ def _fail(message: str, code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    # All is cleaned up. A thread that waits for an answer of a server must not keep the program.
+    # Everything is cleaned up. A thread that waits for a server must not keep the program alive.
     os._exit(code)
 
 

@@ -1,99 +1,104 @@
-"""Options that several commands have, made from TrainingConfig, and the exit codes."""
+"""What several commands share: the options of a training run, --json, and the exit codes."""
 
 from __future__ import annotations
 
-import dataclasses
-from datetime import datetime
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from atb_fast.cli import settings
-from atb_fast.config import OPTIONS, TrainingConfig
+from atb_fast.config import GROUPS, OPTIONS, TrainingConfig, names
+from atb_fast.errors import EXIT_CODES as _MEANINGS
 from atb_fast.errors import ArgumentError
+from atb_fast.options import Option
 
-EXIT_CODES = """\b
-Exit codes: 0 done, 1 an error in atb-fast itself, 2 wrong options, 3 candles or sentiment that
-cannot be used, 4 training failed, 5 ONNX failed (the model is kept), 6 the registry or the store
-cannot be read or written, or is damaged, 7 a part is not installed, 8 candles or sentiment cannot
-be fetched, 9 a bundle is missing, damaged or must not be live, 10 a recipe sees the future,
-130 interrupted."""
+EXIT_CODES = f"Exit codes: {', '.join(f'{code} {text}' for code, text in _MEANINGS.items())}."
 
-#: Engines define the basic model: it has no sentiment, and windows of one kind.
-NOT_FOR_PRICE = (
-    *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
-    *("onnx_input", "sequence_length", "recipe", "horizon", "embargo", "sentiment_lag_days"),
-)
-#: The tables of a settings file, and what each may hold.
-TABLES = {
-    "train": [*OPTIONS],
-    "train.model": [*OPTIONS],
-    "train.price": [name for name in OPTIONS if name not in NOT_FOR_PRICE],
-}
+#: Options of this machine and run, which say nothing about the model.
+OF_THE_MACHINE = tuple(name for name, item in OPTIONS.items() if item.machine)
+#: Options that affect a basic model; the engines fix everything else about it.
+FOR_BASIC = tuple(name for name, item in OPTIONS.items() if item.affects("basic"))
+#: The tables of a settings file, and the options each may hold.
+TABLES = {"train": tuple(OPTIONS), "train.model": tuple(OPTIONS), "train.price": FOR_BASIC}
 
 as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout; all else on stderr."
+    "--json", "as_json", is_flag=True, help="Print one JSON document to stdout, the log to stderr."
 )
 
 
-def training_options(*leave_out: str, **changed: dict[str, Any]) -> list[click.Parameter]:
-    """Return one option for each of TrainingConfig, named after it.
+def print_json(document: Any) -> None:
+    """Print `document` as JSON on stdout."""
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists the options of a training run by group."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per group, and the options of the command itself at the end."""
+        headings = {name: title for title, group in GROUPS.items() for name in names(group)}
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in [*GROUPS, "Options"]}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record and isinstance(parameter, click.Option):
+                sections[headings.get(str(parameter.name), "Options")].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def training_options(
+    wanted: Collection[str] = tuple(OPTIONS), **changed: dict[str, Any]
+) -> list[click.Parameter]:
+    """Return click options for the options of `TrainingConfig` with these names.
 
     Args:
-        leave_out: Options that the command does not have.
-        changed: Another `default`, or other `choices`, by option.
+        wanted: Names of options.
+        changed: For this command only, attributes of an `Option` that differ, by name.
     """
-    parameters: list[click.Parameter] = []
-    for name, item in OPTIONS.items():
-        if name in leave_out:
-            continue
-        flag = name.replace("_", "-")
-        kind = str(item.type)
-        switch = kind == "bool"
-        default = changed.get(name, {}).get("default", item.default)
-        has_default = default is not dataclasses.MISSING and default is not None
-        parameters.append(
-            click.Option(
-                # What the settings file switches on, a flag must be able to switch off.
-                [f"--{flag}/--no-{flag}" if switch else f"--{flag}", name],
-                type=None if switch else _type(kind, {**item.metadata, **changed.get(name, {})}),
-                default=default if has_default else None,
-                show_default=has_default and default is not False,
-                help=item.metadata["help"],
-            )
-        )
-    return parameters
+    return [
+        _click_option(replace(item, **changed.get(name, {})))
+        for name, item in OPTIONS.items()
+        if name in wanted
+    ]
 
 
-def as_given(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that have a value, as TrainingConfig takes them."""
-    return {
+def _click_option(item: Option) -> click.Option:
+    switch = item.kind is bool
+    types: dict[type, click.ParamType[Any]] = {
+        date: click.DateTime(["%Y-%m-%d"]),
+        Path: click.Path(path_type=Path),
+        int: click.IntRange(min=item.minimum),
+    }
+    return click.Option(
+        # A flag must be able to switch off what the settings file switches on.
+        [f"{item.flag}/--no-{item.flag[2:]}" if switch else item.flag, item.name],
+        type=click.Choice(item.choices) if item.choices else types.get(item.kind),
+        default=item.default,
+        show_default=item.default is not None and item.default is not False,
+        help=item.help,
+    )
+
+
+def training_config(context: click.Context, symbol: str, options: dict[str, Any]) -> TrainingConfig:
+    """Return the configuration of a command from its parameters.
+
+    Raises:
+        ArgumentError: An invalid option, or options that contradict each other. The message says
+            which of them come from the settings file or the environment.
+    """
+    given: dict[str, Any] = {
         name: value.date() if isinstance(value, datetime) else value
         for name, value in options.items()
         if value is not None
     }
-
-
-def training_config(context: click.Context, symbol: str, options: dict[str, Any]) -> TrainingConfig:
-    """Return the options of a command; what is wrong with them is said with where they are from.
-
-    Raises:
-        ArgumentError: An option outside of its range, or options that contradict each other.
-    """
     try:
-        return TrainingConfig(symbol=symbol, **as_given(options))
+        return TrainingConfig(symbol=symbol, **given)
     except ArgumentError as error:
-        raise ArgumentError(settings.explained(context, str(error))) from error
-
-
-def _type(kind: str, metadata: Any) -> click.ParamType[Any]:
-    """Return the click type of a field annotated with `kind`."""
-    if "choices" in metadata:
-        return click.Choice(metadata["choices"])
-    types: dict[str, click.ParamType[Any]] = {
-        "date": click.DateTime(["%Y-%m-%d"]),
-        "Path": click.Path(path_type=Path),
-        "int": click.IntRange(min=metadata.get("minimum")),
-    }
-    return types[kind.removesuffix(" | None")]
+        raise settings.with_origins(context, error) from error

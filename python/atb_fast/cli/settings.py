@@ -1,6 +1,7 @@
-"""Options from `atb-fast.toml` and the environment, below what the command line says.
+"""Options from `atb-fast.toml` and the environment, which the command line overrides.
 
-click does the layering; here is what the file may hold, and where a value came from.
+click combines the layers. This module defines what the file may contain, and tells where a value
+came from.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
@@ -18,38 +18,41 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from atb_fast.config import OPTIONS, check_option, variable_set, variables
+from atb_fast.config import OPTIONS, variable_set, variables
 from atb_fast.errors import ArgumentError
 
 log = logging.getLogger(__name__)
 
 FILE = Path("atb-fast.toml")
-FILE_HELP = f"Settings file. Default: $ATB_FAST_CONFIG, else {FILE} if it is there."
+FILE_HELP = f"Settings file. Default: $ATB_FAST_CONFIG, else {FILE} if it exists."
 _META = "atb_fast.cli.settings"
-#: Addresses of the sources, and what tests and benchmarks read.
-_NOT_OF_OPTIONS = (
+#: Variables that are not options: addresses of the sources, and those of tests and benchmarks.
+_OTHER_VARIABLES = (
     *(f"ATB_FAST_{name}_URL" for name in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG")),
     *("ATB_FAST_THREADS", "ATB_FAST_SHARED", "ATB_FAST_KILLS", "ATB_FAST_FAULTS"),
 )
 
-#: A table of the file by name, with the options it may hold.
+#: Options with which every command finds what training has written.
+_DIRECTORIES = tuple(name for name, item in OPTIONS.items() if item.factory)
+
+#: The tables of the file by name, with the options each may contain.
 Tables = Mapping[str, Sequence[str]]
 
 
 def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
-    """Return the options in each table of the file at `path`, as click takes them.
+    """Return the options in each table of the file at `path`, in the types that click expects.
 
     Paths are relative to the directory of the file. `[train.price]` is the table `train.price`.
 
     Raises:
-        ArgumentError: The file cannot be read, is no TOML, or has a key or a value that cannot be.
+        ArgumentError: The file cannot be read, is not TOML, or has an invalid key or value.
     """
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ArgumentError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ArgumentError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ArgumentError(f"{path}: not TOML: {error}") from error
+        raise ArgumentError(f"{path} is not valid TOML: {error}") from error
     found: dict[str, dict[str, bool | int | str]] = {}
 
     def read(name: str, table: Mapping[str, Any]) -> None:
@@ -65,13 +68,15 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
             if option in inner:
                 raise ArgumentError(f"{where} is {value!r}, expected a table, [{name}.{key}]")
             if option in options:
-                raise ArgumentError(f"{where} is there twice, with dashes and with underscores")
+                raise ArgumentError(
+                    f"{where} is given twice, with dashes and with underscores; remove one"
+                )
             options[option] = _plain(where, option, value, path.parent)
 
     for key, value in document.items():
         option = key.replace("-", "_")
         if any(option in names for names in tables.values()):
-            raise ArgumentError(f"{path}: key {key} stands alone; write it below [train]")
+            raise ArgumentError(f"{path}: key {key} is outside of a table; move it below [train]")
         _check_name(f"{path}: [{key}]", key, tables)
         if not isinstance(value, dict):
             raise ArgumentError(f"{path}: {key} is {value!r}, expected a table, [{key}]")
@@ -81,7 +86,7 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
 
 def _plain(where: str, option: str, value: Any, directory: Path) -> bool | int | str:
     try:
-        checked = check_option(option, value)
+        checked = OPTIONS[option].check(value)
     except ArgumentError as error:
         raise ArgumentError(f"{where}: {error}") from error
     if isinstance(checked, Path):
@@ -92,8 +97,8 @@ def _plain(where: str, option: str, value: Any, directory: Path) -> bool | int |
 def _check_name(where: str, name: str, known: Collection[str]) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "atb-fast train model --help has the options"
-        raise ArgumentError(f"{where} is not known; {hint}")
+        hint = f"did you mean {near[0]}?" if near else "see atb-fast train model --help"
+        raise ArgumentError(f"{where} is unknown; {hint}")
 
 
 def attach(
@@ -102,17 +107,17 @@ def attach(
     *,
     table: str = "",
     apart: Collection[str] = (),
-    shared: Collection[str] = ("cache_dir", "registry"),
+    shared: Collection[str] = _DIRECTORIES,
 ) -> None:
-    """Let options of `command` come from the environment and the settings file, below its flags.
+    """Add --config to `command`, and let its options come from the file and the environment.
 
     Args:
-        command: It gets --config, too.
-        tables: What the file may hold.
-        table: The table of the command's own, above `[train]`.
-        apart: Options that the command takes from no table but its own.
-        shared: What a command without a table takes from `[train]`; by default it looks where
-            training stores.
+        command: Any command.
+        tables: The tables of the file.
+        table: The command's own table, which overrides `[train]`.
+        apart: Options that the command takes from its own table only.
+        shared: Options that a command without a table takes from `[train]`; by default the
+            directories that training writes to.
     """
     options = {
         name: option
@@ -128,7 +133,7 @@ def attach(
             return
         left_out = (variable_set(name) for name in apart if name not in options)
         if idle := [variable for variable in left_out if variable]:
-            log.info("%s not used: no option of %s", ", ".join(idle), table.replace(".", " "))
+            log.info("%s ignored by %s", ", ".join(idle), table.replace(".", " "))
         path = given or (FILE if FILE.exists() else None)
         if path is None:
             return
@@ -136,7 +141,7 @@ def attach(
         shared, own = found.get("train", {}), found.get(table, {})
         unused = [name for name in shared if name in apart and name not in own]
         if unused:
-            log.info("%s: %s in [train] not used: only [%s] counts", path, ", ".join(unused), table)
+            log.info("%s: %s in [train] ignored; set in [%s]", path, ", ".join(unused), table)
         values = {name: value for name, value in shared.items() if name not in apart} | own
         context.meta[_META] = path
         context.default_map = {
@@ -152,19 +157,19 @@ def attach(
             expose_value=False,
             callback=use,
             metavar="FILE",
-            help=FILE_HELP if table else f"{FILE_HELP} Its cache_dir and registry count here.",
+            help=FILE_HELP if table else f"{FILE_HELP} Only its {', '.join(shared)} apply.",
         )
     )
 
 
 def warn_of_unknown_variables(program: click.Command) -> None:
-    """Log each `ATB_FAST_` variable that nothing reads, as one with a slip of the pen."""
+    """Log each `ATB_FAST_` variable that nothing reads, which may be misspelled."""
     given = [name for name in os.environ if name.startswith("ATB_FAST_") and os.environ[name]]
-    known = {*_variables_of(program), *_NOT_OF_OPTIONS} if given else set()
+    known = {*_variables_of(program), *_OTHER_VARIABLES} if given else set()
     for name in sorted(set(given) - known):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         hint = f"; did you mean {near[0]}?" if near else ""
-        log.warning("%s is set, but not known, and does nothing%s", name, hint)
+        log.warning("%s is set, but unknown and ignored%s", name, hint)
 
 
 def _variables_of(command: click.Command) -> Iterator[str]:
@@ -177,7 +182,7 @@ def _variables_of(command: click.Command) -> Iterator[str]:
 
 
 def origin(context: click.Context, parameter: click.Parameter) -> str:
-    """Return what gave a parameter its value: a variable, a file, `command line` or `default`."""
+    """Return where a value came from: a variable, a file, `command line` or `default`."""
     source = context.get_parameter_source(str(parameter.name))
     if source is ParameterSource.ENVIRONMENT:
         names = [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ()
@@ -188,29 +193,31 @@ def origin(context: click.Context, parameter: click.Parameter) -> str:
 
 
 def sources(context: click.Context) -> list[str]:
-    """Return the file and the variables that options come from."""
+    """Return the file and the variables that options were taken from."""
     found = {origin(context, parameter) for parameter in context.command.params}
     return sorted(found - {"default", "command line"})
 
 
-def explained(context: click.Context, message: str) -> str:
-    """Return `message` with the origin of each option it names that no flag gave."""
-    words = {word.replace("-", "_") for word in re.findall(r"[a-z]+(?:[-_][a-z]+)*", message)}
-    elsewhere = [
-        f"{parameter.name} is from {where}"
-        for parameter in context.command.params
-        if parameter.name in words
-        and (where := origin(context, parameter)) not in ("default", "command line")
-    ]
-    return f"{message} ({', '.join(elsewhere)})" if elsewhere else message
+def with_origins(context: click.Context, error: ArgumentError) -> ArgumentError:
+    """Return `error` with the origin of each of its options that was not given as a flag."""
+    named = [item for item in context.command.params if item.name in error.options]
+    return ArgumentError(_with_origins(context, str(error), named), error.options)
 
 
 def with_origin(error: click.ClickException) -> click.ClickException:
     """Return `error` with the origin of the value that click could not convert."""
     if type(error) is not click.BadParameter or not (error.ctx and error.param):
         return error
-    where = origin(error.ctx, error.param)
-    if where in ("default", "command line"):
-        return error
-    message = f"{error.message.rstrip('.')} ({error.param.name} is from {where})"
+    message = _with_origins(error.ctx, error.message.rstrip("."), [error.param])
     return click.BadParameter(message, error.ctx, error.param)
+
+
+def _with_origins(
+    context: click.Context, message: str, parameters: Sequence[click.Parameter]
+) -> str:
+    elsewhere = [
+        f"{parameter.opts[0]} is from {where}"
+        for parameter in parameters
+        if (where := origin(context, parameter)) not in ("default", "command line")
+    ]
+    return f"{message} ({', '.join(elsewhere)})" if elsewhere else message

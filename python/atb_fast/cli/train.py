@@ -1,12 +1,11 @@
-"""`atb-fast train`: options from TrainingConfig, progress and results for people or programs."""
+"""`atb-fast train`: options of a training run, progress, and results for people or programs."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,13 +14,16 @@ from click.core import ParameterSource
 from atb_fast.cli import settings
 from atb_fast.cli.options import (
     EXIT_CODES,
-    NOT_FOR_PRICE,
+    FOR_BASIC,
+    OF_THE_MACHINE,
     TABLES,
+    GroupedCommand,
     as_json,
+    print_json,
     training_config,
     training_options,
 )
-from atb_fast.config import BASIC_TIMEFRAME, TrainingConfig
+from atb_fast.config import BASIC_TIMEFRAME, OPTIONS, RECIPES, TrainingConfig, recipe_help
 from atb_fast.errors import ArgumentError, AtbFastError, StorageError
 
 if TYPE_CHECKING:
@@ -34,16 +36,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SETTINGS_HELP = """\b
-Settings: options can stand in a file, by default ./atb-fast.toml:
+Settings: options can be set in a file, by default ./atb-fast.toml:
     [train]                # for train model and train price
     epochs = 50
     registry = "models"    # paths are relative to the file
-    [train.price]          # above [train]; there is [train.model], too
+    [train.price]          # overrides [train]; so does [train.model]
     timeframe = "4h"
-or in the environment, ATB_FAST_EPOCHS=60, which is above the file. Options of
-the command line are above both. atb-fast config show says what counts."""
-#: Options that a repeated run does not take from the metadata, or may have others of.
-_REPEATED = ("registry", "cache_dir", "candles", "sentiment", "offline", "resume")
+or in the environment, for example ATB_FAST_EPOCHS=60. The environment overrides
+the file, and the command line overrides both. See atb-fast config show."""
+
+#: Options of a repeated run that may differ from those recorded in its metadata.
+_REPEATED = (*OF_THE_MACHINE, *(name for name, item in OPTIONS.items() if item.input_file))
+#: The recipes of train model; train price has the other one.
+_MODEL_RECIPES = tuple(name for name in RECIPES if name != "basic")
 
 
 @click.group(
@@ -53,31 +58,33 @@ _REPEATED = ("registry", "cache_dir", "candles", "sentiment", "offline", "resume
         click.Option(
             ["--from", "recorded"],
             metavar="METADATA",
-            help="A metadata.json, the directory of a bundle, or SYMBOL:TIMEFRAME:TYPE[:VERSION].",
+            help="Repeat this run: a metadata.json, a bundle directory, or "
+            "SYMBOL:TIMEFRAME:TYPE[:VERSION].",
         ),
-        *(option for option in training_options() if option.name in _REPEATED),
+        *training_options(_REPEATED),
     ],
     epilog=EXIT_CODES,
 )
 @as_json
 @click.pass_context
 def train(context: click.Context, /, as_json: bool, recorded: str | None, **options: Any) -> None:
-    """Train a model and put its bundle into the registry.
+    """Train a model and write its bundle to the registry.
 
-    With --from, the model that metadata tell of: symbol, range, engine, seed and every other option
-    are taken from there, and so is the number of threads. The data must be the same. Only where
-    things are kept (--registry, --cache-dir) is that of this machine. At the end it is said whether
-    model.onnx is the same.
+    With --from, a recorded run is repeated: symbol, range, engine, seed, number of threads and all
+    other options that determine the model are taken from its metadata. The data must be the same;
+    pass --candles and --sentiment if the files were moved. The other options below belong to this
+    machine and are not taken from the metadata. At the end, the log says whether model.onnx is
+    identical.
     """
     if context.invoked_subcommand:
         given = (context.get_parameter_source(str(p.name)) for p in context.command.params)
         if ParameterSource.COMMANDLINE in given:
             raise click.UsageError(
-                f"options stand behind {context.invoked_subcommand}; --from needs no command"
+                f"options must come after {context.invoked_subcommand}; --from takes no command"
             )
         return
     if not recorded:
-        raise click.UsageError("give a command, model or price, or --from METADATA")
+        raise click.UsageError("missing command: use train model, train price, or --from METADATA")
     from rich.console import Console
 
     from atb_fast.runs.repeat import read
@@ -86,28 +93,33 @@ def train(context: click.Context, /, as_json: bool, recorded: str | None, **opti
     _train_one(run.config, as_json, Console(stderr=True, highlight=False), run)
 
 
-def _command(name: str, *apart: str, **changed: dict[str, Any]) -> Callable[[Any], click.Command]:
-    """Return the decorator that makes a command of `train`, with options of TrainingConfig.
+def _command(
+    name: str, wanted: Collection[str], *, apart: Collection[str] = (), **changed: dict[str, Any]
+) -> Callable[[Any], click.Command]:
+    """Return the decorator that makes a command of `train`.
 
     Args:
         name: Of the command, and of its table in the settings file.
-        apart: Options that it does not have, or takes from no table but its own.
+        wanted: Names of its options.
+        apart: Options that it takes from its own table only.
         changed: As in `training_options`.
     """
     params: list[click.Parameter] = [
         click.Argument(["symbols"], nargs=-1, required=True, metavar="SYMBOL..."),
-        *training_options(*(option for option in apart if option not in changed), **changed),
+        *training_options(wanted, **changed),
         click.Option(
             ["--jobs"],
             type=click.IntRange(min=1),
             envvar="ATB_FAST_JOBS",
-            help="Symbols trained at a time, each in a process of its own; they divide the cores. "
-            "Default: one for two cores.",
+            help="Number of symbols to train in parallel, each in its own process; they share the "
+            "cores. Default: one per two cores.",
         ),
     ]
 
     def decorate(function: Any) -> click.Command:
-        made = train.command(name, params=params, epilog=f"{_SETTINGS_HELP}\n\n{EXIT_CODES}")
+        made = train.command(
+            name, cls=GroupedCommand, params=params, epilog=f"{_SETTINGS_HELP}\n\n{EXIT_CODES}"
+        )
         command: click.Command = made(as_json(function))
         settings.attach(command, TABLES, table=f"train.{name}", apart=apart)
         return command
@@ -115,31 +127,40 @@ def _command(name: str, *apart: str, **changed: dict[str, Any]) -> Callable[[Any
     return decorate
 
 
-@_command("model", recipe={"choices": ("legacy", "causal")})
+@_command(
+    "model",
+    tuple(OPTIONS),
+    recipe={"choices": _MODEL_RECIPES, "help": recipe_help(_MODEL_RECIPES)},
+)
 def _model(**options: Any) -> None:
-    """Train price or sentiment models, one for each SYMBOL.
+    """Train a sentiment or price model for each SYMBOL.
 
-    Without --force-price-only the model also sees the Fear & Greed index. With several symbols
+    The model uses the Fear & Greed index unless --force-price-only is given. With several symbols,
     --json prints a list.
     """
     _train(**options)
 
 
-@_command("price", "timeframe", *NOT_FOR_PRICE, timeframe={"default": BASIC_TIMEFRAME})
+@_command(
+    "price",
+    FOR_BASIC,
+    apart=("timeframe", *(name for name in OPTIONS if name not in FOR_BASIC)),
+    timeframe={"default": BASIC_TIMEFRAME},
+)
 def _price(**options: Any) -> None:
-    """Train basic models, as live strategies load them.
+    """Train a basic model, as loaded by live strategies, for each SYMBOL.
 
-    It sees prices and volume only, each window scaled by its own values. `basic/latest` moves to it
-    if its timeframe is 1h, as strategies expect. With several symbols --json prints a list.
+    The model uses prices and volume only; each window is scaled by its own values. If the timeframe
+    is 1h, as strategies expect, `basic/latest` points to the new bundle. With several symbols,
+    --json prints a list.
 
-    In a settings file, [train] holds for it, too, but for what is different here: timeframe, the
-    sentiment, the recipe, --sequence-length and --onnx-input. Its timeframe can stand in
-    [train.price].
+    Of a settings file, [train] applies to the options below, except for timeframe, which is taken
+    from [train.price] only.
     """
     _train(recipe="basic", **options)
 
 
-settings.attach(train, TABLES, shared=("cache_dir", "registry", "offline"))
+settings.attach(train, TABLES, shared=OF_THE_MACHINE)
 
 
 @click.pass_context
@@ -155,12 +176,14 @@ def _train(
     names = [symbol.upper() for symbol in symbols]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise ArgumentError(f"{twice} is given twice; name each symbol once")
+        raise ArgumentError(f"{twice} is given twice; pass each symbol once")
     if len(names) > 1 and candles and "{symbol}" not in str(candles):
-        raise ArgumentError(
-            f"--candles {candles} are of one symbol and {len(names)} are given; write "
-            "{symbol} where the name has the symbol, for example data/{symbol}_1d.csv"
+        error = ArgumentError(
+            f"--candles {candles} is one file, but {len(names)} symbols are given; use {{symbol}} "
+            "in place of the symbol, for example data/{symbol}_1d.csv",
+            options=["candles"],
         )
+        raise settings.with_origins(context, error)
     configs = [training_config(context, name, options) for name in names]
     if where := settings.sources(context):
         log.info("settings: %s", ", ".join(where))
@@ -178,10 +201,15 @@ def _train_one(
 ) -> None:
     from rich.console import Console
 
-    result = _with_progress(config, console, recorded)
+    from atb_fast.cli.progress import bars
+    from atb_fast.runs.pipeline import run_training_pipeline
+
+    with bars(console) as shown:
+        listener = shown.for_training(config)
+        result = run_training_pipeline(config, recorded=recorded, listener=listener)
     try:
         if as_json:
-            click.echo(json.dumps(dataclasses.asdict(result), allow_nan=False, indent=2))
+            print_json(dataclasses.asdict(result))
         else:
             _print_result(result, Console(highlight=False))
         sys.stdout.flush()
@@ -192,35 +220,25 @@ def _train_one(
         ) from error
 
 
-def _with_progress(
-    config: TrainingConfig, console: Console, recorded: RecordedRun | None
-) -> TrainingResult:
-    """Run the pipeline; on a terminal with bars that move with every page and epoch."""
-    from atb_fast.cli.progress import bars
-    from atb_fast.runs.pipeline import run_training_pipeline
-    from atb_fast.runs.progress import training_callbacks
-
-    with bars(console) as shown:
-        return run_training_pipeline(
-            config, recorded=recorded, **training_callbacks(config, shown.update)
-        )
-
-
 def _train_several(
     configs: list[TrainingConfig], jobs: int | None, as_json: bool, console: Console
 ) -> None:
-    """Train each of `configs`; print all results, then fail if one failed."""
+    """Train each of `configs` and print all results; fail at the end if one failed."""
     from atb_fast.cli.progress import bars
     from atb_fast.runs.parallel import Failure, default_jobs, train_all
 
     with bars(console) as shown:
         try:
-            outcomes = train_all(configs, jobs=jobs or default_jobs(), on_progress=shown.update)
+            outcomes = train_all(
+                configs,
+                jobs=jobs or default_jobs(),
+                listen=lambda config: shown.for_training(config, several=True),
+            )
         except KeyboardInterrupt as stop:
-            stop.add_note("the same command with --resume goes on where each symbol stopped")
+            stop.add_note("the same command with --resume continues where each symbol stopped")
             raise
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(o) for o in outcomes], allow_nan=False, indent=2))
+        print_json([dataclasses.asdict(outcome) for outcome in outcomes])
     else:
         _print_outcomes(outcomes)
     sys.stdout.flush()

@@ -25,7 +25,7 @@ from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
-from atb_fast.recipes.base import Recipe
+from atb_fast.recipes.base import Context, Recipe
 
 #: A day's index is published during that day, and may be revised: a day later it is known.
 _INDEX_KNOWN_AFTER = timedelta(days=1)
@@ -98,7 +98,7 @@ def find_leaks(
     """
     recipe = recipe or recipes.get(config.recipe)
     times = market.candles["timestamp"]
-    prepared = recipe.prepare(market, config, now=times[-1])
+    prepared = recipe.prepare(market, config, Context(config, now=times[-1]))
     parts = recipe.parts(prepared, config)
     rows = prepared.matrix.rows
     begins = {int(rows[part[0]]) for part in (parts.validation, parts.test)}
@@ -166,7 +166,7 @@ def _known(run: _Run, cut: int) -> PreparedData:
         index = index.filter(pl.col("timestamp") <= times[cut - 1] - _INDEX_KNOWN_AFTER)
     known = Market(run.market.candles.head(cut), index)
     # With the same clock: only what is known of the market differs.
-    return run.recipe.prepare(known, run.config, now=times[-1])
+    return run.recipe.prepare(known, run.config, Context(run.config, now=times[-1]))
 
 
 def _usable(run: _Run, cut: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -13,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast import recipes
-from atb_fast.callbacks import EpochCallback, OnProgress, WindowsCallback, quiet
-from atb_fast.config import TrainingConfig
+from atb_fast.callbacks import SILENT, Listener
+from atb_fast.config import OPTIONS, RecipeOptions, TrainingConfig
 from atb_fast.errors import DataError, TrainingError
 from atb_fast.evaluation.metrics import direction, rmse
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import load_market
 from atb_fast.recipes.shrinkage import shrinkage_factor
-from atb_fast.recipes.split import before, embargo
+from atb_fast.recipes.split import before, embargo_rows
 from atb_fast.training.device import configure
 from atb_fast.training.predict import predict
 from atb_fast.training.train import forget_models, train
@@ -90,19 +89,13 @@ class Fold:
     seconds: float
 
 
-#: Called after each fold.
-FoldCallback = Callable[[Fold], None]
-
-
 def evaluate(
     config: TrainingConfig,
     *,
     folds: int = 5,
     window: Literal["expanding", "rolling"] = "expanding",
-    on_fold: FoldCallback | None = None,
-    on_epoch: EpochCallback | None = None,
-    on_windows: WindowsCallback | None = None,
-    on_fetch: OnProgress = quiet,
+    embargo: int | None = None,
+    listener: Listener = SILENT,
 ) -> list[Fold]:
     """Train the recipe of `config` once for each fold; nothing is written.
 
@@ -110,31 +103,29 @@ def evaluate(
         config: What to train, on what, and how.
         folds: Stretches that are tested one after the other, at least 1; see `walk_forward`.
         window: Whether training windows add up, or the oldest ones are dropped.
-        on_fold: Called after each fold.
-        on_epoch: Called after each epoch of each fold.
-        on_windows: Called during an epoch with the windows done and their number in all.
-        on_fetch: Called while candles are fetched.
+        embargo: Bars skipped between the parts, for any recipe; default `config.embargo`, else 1 %
+            of the bars.
+        listener: Hears about downloads, epochs, windows and folds.
 
     Raises:
+        ArgumentError: A negative embargo.
         DataError: Candles or sentiment that cannot be used, or too few for the folds.
         TrainingError: The loss of a fold became NaN.
     """
     recipe = recipes.get(config.recipe)
-    prepared = recipe.prepare(
-        load_market(config, on_progress=on_fetch), config, cache=config.cache_dir / "features"
-    )
-    between, starts = embargo(prepared, config), recipe.starts(prepared, config)
-    plan = walk_forward(starts, config, between, folds, window)
-    policy = configure(
-        engine=config.engine, mixed_precision=config.mixed_precision, batch_size=config.batch_size
-    )
+    embargo = OPTIONS["embargo"].check(embargo)
+    market = load_market(config, listener=listener)
+    prepared = recipes.prepare(market, config, cache=config.cache_dir / "features")
+    between = embargo_rows(prepared, config) if embargo is None else embargo
+    plan = walk_forward(recipe.starts(prepared, config), config, between, folds, window)
+    policy = configure(config)
     log.info("%s", policy.reason)
     done = []
     for number, parts in enumerate(plan, 1):
         began = time.perf_counter()
         data = recipe.windows(prepared, config, parts)
         forget_models()
-        model, fitted = train(config, data, policy, on_epoch=on_epoch, on_windows=on_windows)
+        model, fitted = train(recipe, config, data, policy, listener=listener)
         if fitted.diverged:
             raise TrainingError(
                 f"the loss of fold {number} stopped being a number in epoch {fitted.diverged}; try "
@@ -162,15 +153,14 @@ def evaluate(
             fold.ratio,
             fold.seconds,
         )
-        if on_fold:
-            on_fold(fold)
+        listener.fold(fold)
     return done
 
 
 def walk_forward(
     starts: NDArray[np.int64],
-    config: TrainingConfig,
-    embargo_rows: int,
+    options: RecipeOptions,
+    embargo: int,
     folds: int,
     window: Literal["expanding", "rolling"],
 ) -> list[Parts]:
@@ -181,8 +171,8 @@ def walk_forward(
 
     Args:
         starts: Of all windows that can be used, ascending.
-        config: Length of the windows, and horizon.
-        embargo_rows: Rows between two parts that neither has.
+        options: Length of the windows, and horizon.
+        embargo: Rows between two parts that neither has.
         folds: At least 1.
         window: `expanding`: every window before; `rolling`: as many as before the first test.
 
@@ -194,13 +184,13 @@ def walk_forward(
     parts: list[Parts] = []
     for edge, end in pairwise(edges.tolist()):
         oldest = max(0, edge - begin) if window == "rolling" else 0
-        fold = before(starts[oldest:edge], starts[edge:end], config, embargo_rows)
+        fold = before(starts[oldest:edge], starts[edge:end], options, embargo)
         if not fold.complete:
             raise DataError(
-                f"{len(starts)} windows of {config.sequence_length} bars are too few for {folds} "
+                f"{len(starts)} windows of {options.sequence_length} bars are too few for {folds} "
                 f"folds: fold {len(parts) + 1} has {len(fold.train)} to train, "
                 f"{len(fold.validation)} to validate, {len(fold.test)} to test, with an embargo of "
-                f"{embargo_rows} bars; give a longer range, fewer --folds, or a shorter "
+                f"{embargo} bars; give a longer range, fewer --folds, or a shorter "
                 "--sequence-length"
             )
         parts.append(fold)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from atb_fast.callbacks import OnProgress, quiet
+from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import DataError, FetchError, StorageError
 from atb_fast.ingestion.legacy_files import take_old_files
@@ -47,7 +47,7 @@ class Fetcher:
         force_refresh: Download the whole range again. It replaces the stored data once the
             download is complete.
         freshness_days: How many days the newest stored sentiment may lag behind the requested end.
-        on_progress: Called while candles arrive.
+        listener: Hears about downloaded candles.
         now: The clock, in milliseconds since 1970.
     """
 
@@ -55,7 +55,7 @@ class Fetcher:
     offline: bool = False
     force_refresh: bool = False
     freshness_days: int = 7
-    on_progress: OnProgress = quiet
+    listener: Listener = SILENT
     now: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
     def candles(
@@ -170,7 +170,7 @@ class Fetcher:
         with Exchange(self.now()) as exchange:
             refreshed: list[Piece] = []
             outages: list[Span] = []
-            for piece, holes in exchange.pieces(store, missing, CHUNK_ROWS, self.on_progress):
+            for piece, holes in exchange.pieces(store, missing, CHUNK_ROWS, self.listener):
                 rows += len(piece.candles)
                 if self._refresh:
                     refreshed.append(piece)
@@ -180,7 +180,8 @@ class Fetcher:
             if refreshed:
                 _refuse_less(store, refreshed)
                 store.commit(refreshed, outages, overwrite=True)
-            self.on_progress(store.name, rows, rows)  # gaps leave fewer rows than were announced
+            # Gaps leave fewer rows than were announced.
+            self.listener.fetched(store.name, rows, rows)
             log.info(
                 "%s: fetched %s candles in %s requests, %.1f s",
                 store.name,

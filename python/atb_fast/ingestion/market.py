@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from atb_fast.callbacks import OnProgress, quiet
-from atb_fast.config import TrainingConfig, check_cache_dir
+from atb_fast.callbacks import SILENT, Listener
+from atb_fast.config import MarketOptions, check_cache_dir
 from atb_fast.errors import DataError
 from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.fetch import Fetcher
@@ -31,12 +31,12 @@ class Market:
     sentiment: pl.DataFrame | None
 
 
-def load_market(config: TrainingConfig, *, on_progress: OnProgress = quiet) -> Market:
-    """Return the candles and sentiment selected by `config`.
+def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Market:
+    """Return the candles and sentiment selected by `options`.
 
     Args:
-        config: Symbol, timeframe, range and source.
-        on_progress: Called while candles are fetched; see `Fetcher`.
+        options: Symbol, timeframe, range and source; a `TrainingConfig` will do.
+        listener: Hears about downloaded candles.
 
     Raises:
         ArgumentError: The exchange does not list the symbol, or the cache directory is a file.
@@ -44,72 +44,72 @@ def load_market(config: TrainingConfig, *, on_progress: OnProgress = quiet) -> M
         FetchError: Data is not stored and cannot be fetched.
         StorageError: The store is damaged or not writable.
     """
-    check_cache_dir(config.cache_dir)
+    check_cache_dir(options.cache_dir)
     sentiment = None
-    if config.source == "binance":
+    if options.source == "binance":
         fetcher = Fetcher(
-            cache_dir=config.cache_dir,
-            offline=config.offline,
-            force_refresh=config.force_refresh,
-            freshness_days=config.freshness_days,
-            on_progress=on_progress,
+            cache_dir=options.cache_dir,
+            offline=options.offline,
+            force_refresh=options.force_refresh,
+            freshness_days=options.freshness_days,
+            listener=listener,
         )
         candles = fetcher.candles(
-            config.symbol, config.timeframe, config.start_date, config.end_date
+            options.symbol, options.timeframe, options.start_date, options.end_date
         )
-        if not config.force_price_only:
-            sentiment = fetcher.sentiment(config.end_date)
-    elif config.source == "sample":
+        if not options.force_price_only:
+            sentiment = fetcher.sentiment(options.end_date)
+    elif options.source == "sample":
         log.info("source: the sample market; its prices are synthetic")
-        candles = sample.candles(config.symbol, config.timeframe)
-        if not config.force_price_only:
+        candles = sample.candles(options.symbol, options.timeframe)
+        if not options.force_price_only:
             sentiment = sample.sentiment()
     else:
-        assert config.candles is not None  # checked by TrainingConfig
-        candles = files.read_candles(config.candles)
-        if config.force_price_only:
-            if config.sentiment is not None:
-                log.info("--force-price-only: ignoring %s", config.sentiment)
-        elif config.sentiment is not None:
-            sentiment = files.read_sentiment(config.sentiment)
-    return Market(_cut(candles, config), sentiment)
+        assert options.candles is not None  # checked by MarketOptions
+        candles = files.read_candles(options.candles)
+        if options.force_price_only:
+            if options.sentiment is not None:
+                log.info("--force-price-only: ignoring %s", options.sentiment)
+        elif options.sentiment is not None:
+            sentiment = files.read_sentiment(options.sentiment)
+    return Market(_cut(candles, options), sentiment)
 
 
-def _cut(candles: pl.DataFrame, config: TrainingConfig) -> pl.DataFrame:
+def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:
     times = candles["timestamp"]
     wanted = pl.Series([True] * len(candles))
-    if config.start:
-        wanted &= times >= config.start
-    if config.end:
-        wanted &= times <= config.end
+    if options.start:
+        wanted &= times >= options.start
+    if options.end:
+        wanted &= times <= options.end
     inside = candles.filter(wanted)
     if candles.is_empty():
         raise DataError(
-            f"{config.symbol} {config.timeframe} has no candles from "
-            f"{config.start_date or 'the beginning'} to {config.end_date or 'the end'}; it may not "
+            f"{options.symbol} {options.timeframe} has no candles from "
+            f"{options.start_date or 'the beginning'} to {options.end_date or 'the end'}; it may not "
             "have been listed yet. Choose a later range"
         )
     if inside.is_empty():
         raise DataError(
-            f"no candles between {config.start_date or 'the beginning'} and "
-            f"{config.end_date or 'the end'}; {_span(times)}"
+            f"no candles between {options.start_date or 'the beginning'} and "
+            f"{options.end_date or 'the end'}; {_span(times)}"
         )
-    _check_bar_length(inside, config)
-    missing = gaps(inside["timestamp"], config.bar_ms)
+    _check_bar_length(inside, options)
+    missing = gaps(inside["timestamp"], options.bar_ms)
     if missing:
         log.info(
             "%d gaps in the candles, the longest %s; moving averages and windows span them",
             len(missing),
             max(missing),
         )
-    if config.source == "files":  # the exchange clients and the store reject such bars
+    if options.source == "files":  # the exchange clients and the store reject such bars
         _warn_of_impossible(inside)
-    astray = int(off_grid(inside, config.bar_ms).sum())
+    astray = int(off_grid(inside, options.bar_ms).sum())
     if astray:
         log.info(
             "%d candles do not open on the %s grid, so no sentiment is joined to them",
             astray,
-            config.timeframe,
+            options.timeframe,
         )
     return inside
 
@@ -130,15 +130,15 @@ def gaps(times: pl.Series, bar_ms: int) -> list[timedelta]:
     return steps.filter(steps > timedelta(milliseconds=bar_ms)).to_list()
 
 
-def _check_bar_length(candles: pl.DataFrame, config: TrainingConfig) -> None:
+def _check_bar_length(candles: pl.DataFrame, options: MarketOptions) -> None:
     """Raise DataError for candles of another timeframe: they would train a different model."""
     if len(candles) < 2:
         return
     step = bar_length(candles)
-    if step != config.bar_ms:
+    if step != options.bar_ms:
         raise DataError(
             f"the candles are {step / 60_000:g} minutes apart, expected "
-            f"{config.bar_ms / 60_000:g} for timeframe {config.timeframe}; pass a file of that "
+            f"{options.bar_ms / 60_000:g} for timeframe {options.timeframe}; pass a file of that "
             "timeframe, or the matching --timeframe"
         )
 

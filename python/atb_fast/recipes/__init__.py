@@ -1,6 +1,7 @@
 """Recipes: how candles become features, targets and parts, and which network learns them.
 
-One file each. A further one is a subclass of `Recipe` and a name in `get`.
+Each recipe is one module. To add one, subclass `Recipe` and register it here and in
+`config.RECIPES`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from atb_fast.config import TrainingConfig
+from atb_fast.config import RecipeOptions, TrainingConfig
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
-from atb_fast.recipes.base import Recipe
+from atb_fast.recipes.base import Context, Recipe
 from atb_fast.recipes.basic import BasicRecipe
 from atb_fast.recipes.causal import CausalRecipe
 from atb_fast.recipes.legacy import LegacyRecipe
@@ -21,7 +22,7 @@ _RECIPES = {"legacy": LegacyRecipe(), "basic": BasicRecipe(), "causal": CausalRe
 
 
 def get(name: str) -> Recipe:
-    """Return the recipe called `name`; `TrainingConfig` checks that there is one."""
+    """Return the recipe called `name`, which `RecipeOptions` has checked."""
     return _RECIPES[name]
 
 
@@ -32,15 +33,25 @@ def prepare(
     now: datetime | None = None,
     cache: Path | None = None,
 ) -> PreparedData:
-    """Return the features and closes of `market` by the recipe of `config`; see `Recipe`."""
-    return get(config.recipe).prepare(market, config, now=now, cache=cache)
+    """Return the features and closes of `market` by the recipe of `config`.
+
+    Args:
+        market: Candles of the range, and the whole sentiment history.
+        config: Its market and recipe options are used.
+        now: See `Context`.
+        cache: See `Context`.
+
+    Raises:
+        DataError: The market does not have what the recipe needs.
+    """
+    return get(config.recipe).prepare(market, config, Context(config, now=now, cache=cache))
 
 
-def split(prepared: PreparedData, config: TrainingConfig) -> WindowedData:
-    """Return the windows of `prepared` in the parts that the recipe of `config` makes of them.
+def split(prepared: PreparedData, options: RecipeOptions) -> WindowedData:
+    """Return the windows of `prepared`, split into parts by the recipe.
 
     Raises:
         DataError: Too few rows for a window in each part.
     """
-    recipe = get(config.recipe)
-    return recipe.windows(prepared, config, recipe.parts(prepared, config))
+    recipe = get(options.recipe)
+    return recipe.windows(prepared, options, recipe.parts(prepared, options))

@@ -1,9 +1,10 @@
-"""What a recipe is."""
+"""The interface of a recipe, and the defaults that most recipes share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,90 +12,97 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast.config import TrainingConfig
+from atb_fast.config import MarketOptions, RecipeOptions
 from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 
-#: Share of the windows, oldest first, that a model is fitted on.
+#: The oldest windows, as a share of all, are the training part.
 TRAIN_SHARE = 0.8
 
-
-#: Returns the outputs of a fitted model for windows, by their starts.
+#: Returns the outputs of a fitted model for the windows that start at these rows.
 Predict = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a recipe may use besides the market and its own options.
+
+    Attributes:
+        asked: Timeframe and range of the market, and whether sentiment was requested.
+        now: The time from which the age of the sentiment is measured; None for the clock.
+        cache: Directory to keep the features in, and to take them from unless `force_refresh` is
+            set; None to cache nothing.
+    """
+
+    asked: MarketOptions
+    now: datetime | None = None
+    cache: Path | None = None
 
 
 class Recipe(ABC):
     """How candles become features, targets and parts, and which network learns them.
 
-    Only `prepare` must be written; what is here is right for features that are scaled already, and
-    for a target that is the close itself. A recipe has a name in `recipes.get` and in the choices
-    of `TrainingConfig.recipe`; its bundles can be scored if their feature_schema.json says how
-    features are made in words that `predictor` knows.
+    A subclass must define `prepare`. The other methods suit features that are already scaled, with
+    the close as target. Bundles of a recipe can be scored if `serving.predictor` supports the
+    transforms in their feature_schema.json.
     """
 
     @abstractmethod
-    def prepare(
-        self,
-        market: Market,
-        config: TrainingConfig,
-        *,
-        now: datetime | None = None,
-        cache: Path | None = None,
-    ) -> PreparedData:
+    def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
         """Return the features and closes of `market`.
 
         Args:
             market: Candles of the range, and the whole sentiment history.
-            config: Timeframe, range, and whether sentiment is wanted.
-            now: The time that the age of the sentiment is judged against, if the recipe judges it
-                by the clock; default the clock.
-            cache: Directory to keep the features in, and to take them from if they were prepared
-                before and `config.force_refresh` is off.
+            options: Of the recipe.
+            context: What was asked of the market, the clock and the cache.
 
         Raises:
             DataError: The market does not have what the recipe needs.
         """
 
-    def starts(self, prepared: PreparedData, config: TrainingConfig) -> NDArray[np.int64]:
-        """Return the start of each window that is complete and has a target, int64, ascending."""
-        beyond = config.sequence_length + config.horizon - 1
+    def starts(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.int64]:
+        """Return the first row of each complete window that has a target, int64, ascending."""
+        beyond = options.sequence_length + options.horizon - 1
         return np.arange(max(0, len(prepared.matrix) - beyond), dtype=np.int64)
 
-    def parts(self, prepared: PreparedData, config: TrainingConfig) -> Parts:
-        """Return which windows are fitted, which choose the epoch, and which are only predicted.
+    def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
+        """Return the windows to train on, to validate the epochs with, and to test.
 
         Raises:
             DataError: Too few rows for a window in each part.
         """
-        starts = self.starts(prepared, config)
+        starts = self.starts(prepared, options)
         train = int(len(starts) * TRAIN_SHARE)
         if train < 1 or len(starts) - train < 1:
             raise DataError(
-                f"sequence length {config.sequence_length} needs at least "
-                f"{config.sequence_length + 2} complete rows, got {len(prepared.matrix)} from "
+                f"--sequence-length {options.sequence_length} requires at least "
+                f"{options.sequence_length + 2} complete rows, got {len(prepared.matrix)} from "
                 f"{prepared.candles} candles; use a longer range or a shorter --sequence-length"
             )
         test = starts[train:]
         return Parts(starts[:train], test, test)
 
-    def windows(self, prepared: PreparedData, config: TrainingConfig, parts: Parts) -> WindowedData:
-        """Return the windows of `parts` with their targets; whatever is fitted, is on `train`."""
+    def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
+        """Return the windows of `parts` with their targets.
+
+        Scalers, if any, are fitted on the training part.
+        """
         labels = np.full(len(prepared.close), np.nan)
-        labels[: len(labels) - config.horizon + 1] = prepared.close[config.horizon - 1 :]
-        scale = PriceScale.linear(horizon=config.horizon)
-        return WindowedData(prepared, config.sequence_length, parts, labels, scale)
+        labels[: len(labels) - options.horizon + 1] = prepared.close[options.horizon - 1 :]
+        scale = PriceScale.linear(horizon=options.horizon)
+        return WindowedData(prepared, options.sequence_length, parts, labels, scale)
 
     def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
-        """Return the uncompiled network; see `models.build_model`."""
+        """Return the uncompiled network; see `networks.build_model`."""
         from atb_fast.recipes.networks import build_model
 
         return build_model(length, features, dtype_policy=dtype_policy)
 
     def shrinkage(self, data: WindowedData, predict: Predict) -> float:
-        """Return the factor, 0 to 1, that the outputs of a fitted model are multiplied by.
+        """Return the factor, 0 to 1, by which the outputs of a fitted model are multiplied.
 
         Args:
             data: What the model was fitted on.
@@ -102,6 +110,6 @@ class Recipe(ABC):
                 the labels; shape (windows,). Call it only if the recipe needs predictions.
 
         Returns:
-            Here always 1: the model stays as it was fitted.
+            Always 1 here: the model is left as fitted.
         """
         return 1.0

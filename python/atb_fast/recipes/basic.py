@@ -1,51 +1,42 @@
 """The recipe of the model that live strategies load.
 
-Candles stay as they are: each window is scaled by its own values, as the engines do it, and the
-target is where the next close lies in the range of the window's closes.
+Candles are kept raw. Each window is scaled by its own values, as the engines do, and the target is
+the position of the next close within the range of the window's closes.
 """
 
 from __future__ import annotations
 
 import logging
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast._core import CandleMatrix
-from atb_fast.config import TrainingConfig
+from atb_fast.config import RecipeOptions
 from atb_fast.errors import DataError
 from atb_fast.features.hashing import content_hash
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market, gaps
-from atb_fast.recipes.base import Recipe
+from atb_fast.recipes.base import Context, Recipe
 
 log = logging.getLogger(__name__)
 
-#: What the model sees, in channel order.
+#: Input columns, in channel order.
 _COLUMNS = ("close", "volume", "high", "low", "open")
 
-#: Of the price: a window whose closes have less cannot be scaled by it. Prices that stand still for
-#: 120 bars are an outage, and any move after it would be a label of thousands.
+#: Minimum range of the closes of a window, as a share of the price. Prices that do not move for 120
+#: bars are an outage, and any move after it would be a label in the thousands.
 _LEAST_RANGE = 1e-4
 
 
 class BasicRecipe(Recipe):
     """Windows of raw candles, each scaled by its own values."""
 
-    def prepare(
-        self,
-        market: Market,
-        config: TrainingConfig,
-        *,
-        now: datetime | None = None,
-        cache: Path | None = None,
-    ) -> PreparedData:
-        """Return the candles as they are."""
+    def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
+        """Return the raw candles."""
         frame = market.candles
         return PreparedData(
             model_type="basic",
@@ -62,24 +53,24 @@ class BasicRecipe(Recipe):
             lookback=0,
             assessment=None,
             candles=len(frame),
-            gaps=len(gaps(frame["timestamp"], config.bar_ms)),
+            gaps=len(gaps(frame["timestamp"], context.asked.bar_ms)),
             sha256={"candles": content_hash(frame)},
         )
 
-    def starts(self, prepared: PreparedData, config: TrainingConfig) -> NDArray[np.int64]:
-        """Leave out windows that an engine would refuse, and those whose close stands still."""
-        every = super().starts(prepared, config)
+    def starts(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.int64]:
+        """Return the windows that engines accept and whose close moves."""
+        every = super().starts(prepared, options)
         if not len(every):
             return every
         matrix = _raw(prepared)
-        usable = matrix.usable(config.sequence_length)
+        usable = matrix.usable(options.sequence_length)
         starts = np.intersect1d(every, usable, assume_unique=True)
-        low, high = matrix.ranges("close", starts, config.sequence_length)
+        low, high = matrix.ranges("close", starts, options.sequence_length)
         moving = starts[high - low > _LEAST_RANGE * high]
         if len(moving) < len(every):
             log.info(
-                "%d of %d windows left out: %d have a value that is not above 0, as engines would "
-                "refuse, in %d the close stands still",
+                "%d of %d windows excluded: %d have a value that is not positive, which engines "
+                "refuse; in %d the close does not move",
                 len(every) - len(moving),
                 len(every),
                 len(every) - len(starts),
@@ -87,15 +78,15 @@ class BasicRecipe(Recipe):
             )
         if len(every) >= 2 and len(moving) < 2:
             raise DataError(
-                f"{len(moving)} of {len(every)} windows of {config.sequence_length} bars can be "
-                "used: in the others a value is not above 0, or the close stands still; give "
-                "candles of a market that trades"
+                f"only {len(moving)} of {len(every)} windows of {options.sequence_length} bars "
+                "are usable: in the others a value is not positive, or the close does not move; "
+                "use candles of a market that trades"
             )
         return moving
 
-    def windows(self, prepared: PreparedData, config: TrainingConfig, parts: Parts) -> WindowedData:
-        """Give each row a label in the range of the window before it."""
-        length = config.sequence_length
+    def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
+        """Label each window with the next close, scaled by the range of the window's closes."""
+        length = options.sequence_length
         starts = parts.every
         low, high = _raw(prepared).ranges("close", starts, length)
         labels = np.full(len(prepared.matrix), np.nan)
@@ -103,12 +94,12 @@ class BasicRecipe(Recipe):
         return WindowedData(prepared, length, parts, labels, PriceScale.rolling_minmax(length))
 
     def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
-        """Return the network of `models.build_basic_model`."""
+        """Return the network of `networks.build_basic_model`."""
         from atb_fast.recipes.networks import build_basic_model
 
         return build_basic_model(length, features, dtype_policy=dtype_policy)
 
 
 def _raw(prepared: PreparedData) -> CandleMatrix:
-    assert isinstance(prepared.matrix, CandleMatrix)  # prepare saw to it
+    assert isinstance(prepared.matrix, CandleMatrix)  # made by prepare
     return prepared.matrix

@@ -1,20 +1,18 @@
 """The recipe of the trainer that atb-fast replaces.
 
-It scales with the future (the scalers see the test rows), lets the test windows choose the epoch
-and aims at raw prices. It is kept because existing models were made that way.
+It has look-ahead bias: the scalers are fitted on the test rows too, and the test windows choose the
+epoch. It predicts raw prices. It is kept because existing models were made that way.
 """
 
 from __future__ import annotations
 
 import logging
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from atb_fast._core import Feature, FeaturePipeline
-from atb_fast.config import CANDLE_COLUMNS, TrainingConfig
+from atb_fast.config import CANDLE_COLUMNS, MarketOptions, RecipeOptions
 from atb_fast.errors import DataError
 from atb_fast.features import cache as feature_cache
 from atb_fast.features import sentiment as sentiment_code
@@ -29,11 +27,11 @@ from atb_fast.features.sentiment import (
     sentiment_features,
 )
 from atb_fast.ingestion.market import Market, gaps
-from atb_fast.recipes.base import Recipe
+from atb_fast.recipes.base import Context, Recipe
 
 log = logging.getLogger(__name__)
 
-#: Features of a price model, in channel order; a sentiment model has `SENTIMENT_FEATURE` behind.
+#: Features of a price model, in channel order; a sentiment model appends `SENTIMENT_FEATURE`.
 PRICE_FEATURES = (
     *(Feature(f"{name}_scaled", name) for name in CANDLE_COLUMNS),
     *(Feature(f"sma_{n}_scaled", "close", sma=n) for n in (7, 14, 30)),
@@ -41,34 +39,27 @@ PRICE_FEATURES = (
 )
 SENTIMENT_FEATURE = Feature("sentiment_momentum_scaled", "sentiment_momentum", null_as=0.0)
 
-#: Rows before the longest average has a value.
+#: Rows before the longest moving average has a value.
 _WARMUP = max(feature.sma or feature.rsi or 1 for feature in PRICE_FEATURES) - 1
 
 
 class LegacyRecipe(Recipe):
     """Nine features of prices, one of sentiment; the target is the next close."""
 
-    def prepare(
-        self,
-        market: Market,
-        config: TrainingConfig,
-        *,
-        now: datetime | None = None,
-        cache: Path | None = None,
-    ) -> PreparedData:
-        """Return scaled features; without sentiment if there is too little and it is not forced."""
-        frame = market.candles
+    def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
+        """Return scaled features, without sentiment if it covers too little and is not forced."""
+        asked, frame = context.asked, market.candles
         if len(frame) <= _WARMUP:
             raise DataError(
-                f"{len(frame)} candles are in the range, expected more than the {_WARMUP} that the "
-                "longest average takes to fill up"
+                f"the range has {len(frame)} candles, expected more than the {_WARMUP} that the "
+                "longest moving average needs; use a longer range"
             )
         features = PRICE_FEATURES
         assessment = sentiment = None
-        if not config.force_price_only:
-            assert market.sentiment is not None  # load_market saw to it
-            sentiment = _in_range(sentiment_features(market.sentiment), frame, config)
-            assessment = _assess(sentiment, market, config, now)
+        if not asked.force_price_only:
+            assert market.sentiment is not None  # load_market provides it
+            sentiment = _in_range(sentiment_features(market.sentiment), frame, asked)
+            assessment = _assess(sentiment, market, options, context)
             if assessment.recommendation == "price_only":
                 sentiment = None
             else:
@@ -76,27 +67,27 @@ class LegacyRecipe(Recipe):
         sha256 = {"candles": content_hash(frame)}
         if sentiment is not None:
             sha256["sentiment"] = content_hash(sentiment)
-            frame = merge_sentiment(frame, sentiment, config.timeframe)
+            frame = merge_sentiment(frame, sentiment, asked.timeframe)
 
         prepared = None
         name = feature_cache.key(
             (__file__, sentiment_code.__file__),
             recipe="legacy",
-            timeframe=config.timeframe,
+            timeframe=asked.timeframe,
             data=sha256,
         )
-        if cache and not config.force_refresh:
-            prepared = feature_cache.load(cache, name, features)
+        if context.cache and not asked.force_refresh:
+            prepared = feature_cache.load(context.cache, name, features)
         if prepared:
             log.info(
-                "features: prepared before, from the cache: %d of %d candles have all of them",
+                "features: loaded from the cache; %d of %d candles have all of them",
                 len(prepared.matrix),
                 len(frame),
             )
         else:
             prepared = _features(frame, features)
-            if cache:
-                feature_cache.save(cache, name, prepared)
+            if context.cache:
+                feature_cache.save(context.cache, name, prepared)
         return PreparedData(
             model_type="price" if sentiment is None else "sentiment",
             matrix=prepared.matrix,
@@ -109,13 +100,13 @@ class LegacyRecipe(Recipe):
             lookback=_WARMUP,
             assessment=assessment,
             candles=len(frame),
-            gaps=len(gaps(frame["timestamp"], config.bar_ms)),
+            gaps=len(gaps(frame["timestamp"], asked.bar_ms)),
             sha256=sha256,
         )
 
 
 def _source(feature: Feature) -> dict[str, Any]:
-    """Return how a feature is made, as feature_schema.json has it."""
+    """Return how a feature is computed, as written to feature_schema.json."""
     source: dict[str, Any] = {"column": feature.source}
     if feature.sma:
         source |= {"transform": "sma", "window": feature.sma}
@@ -125,20 +116,20 @@ def _source(feature: Feature) -> dict[str, Any]:
 
 
 def _assess(
-    sentiment: pl.DataFrame, market: Market, config: TrainingConfig, now: datetime | None
+    sentiment: pl.DataFrame, market: Market, options: RecipeOptions, context: Context
 ) -> SentimentAssessment:
-    if config.force_sentiment and sentiment.is_empty():
+    if options.force_sentiment and sentiment.is_empty():
         assert market.sentiment is not None
         first, last = ends(market.sentiment)
         raise DataError(
-            f"--force-sentiment, but the sentiment ({first:%Y-%m-%d} to {last:%Y-%m-%d}) has "
-            "no day in the range of the candles; give sentiment of that range"
+            f"--force-sentiment is set, but the sentiment ({first:%Y-%m-%d} to {last:%Y-%m-%d}) "
+            "has no day in the range of the candles; use sentiment of that range"
         )
-    assessment = assess(market.candles, sentiment, force=config.force_sentiment, now=now)
+    assessment = assess(market.candles, sentiment, force=options.force_sentiment, now=context.now)
     if assessment.recommendation == "price_only":
         log.warning(
-            "sentiment covers too little of the candles (score %.2f, 0.40 is needed): training "
-            "a price model without it; --force-sentiment trains with it all the same",
+            "sentiment covers too few of the candles (score %.2f, at least 0.40 required): "
+            "training a price model without it; pass --force-sentiment to use it anyway",
             assessment.score,
         )
     return assessment
@@ -152,13 +143,11 @@ def _features(frame: pl.DataFrame, features: tuple[Feature, ...]) -> Features:
     return Features(matrix, kept["close"].to_numpy(), kept["timestamp"], pipeline)
 
 
-def _in_range(
-    sentiment: pl.DataFrame, candles: pl.DataFrame, config: TrainingConfig
-) -> pl.DataFrame:
-    """Cut to the days of the range; the last one counts from its midnight only."""
+def _in_range(sentiment: pl.DataFrame, candles: pl.DataFrame, asked: MarketOptions) -> pl.DataFrame:
+    """Return the days of the range; the last one only if the range includes its midnight."""
     first, last = ends(candles)
-    start = config.start or first.replace(hour=0, minute=0, second=0, microsecond=0)
-    end = config.end or last
+    start = asked.start or first.replace(hour=0, minute=0, second=0, microsecond=0)
+    end = asked.end or last
     midnight = end.replace(hour=0, minute=0, second=0, microsecond=0)
     return sentiment.filter(pl.col("timestamp").is_between(start, midnight))
 
@@ -170,11 +159,11 @@ def _report_dropped(frame: pl.DataFrame, rows: int) -> None:
     if "sentiment_momentum" in frame.columns:
         without = frame["sentiment_momentum"][warmup:].null_count()
     flat = dropped - warmup - without
-    reasons = [f"{warmup} while averages fill up"]
+    reasons = [f"{warmup} during the warm-up of the moving averages"]
     if without:
         reasons.append(f"{without} without sentiment")
     if flat > 0:
-        reasons.append(f"{flat} whose RSI is undefined because prices stood still")
+        reasons.append(f"{flat} whose RSI is undefined because prices did not move")
     text = f"{dropped} of {len(frame)} candles dropped: {', '.join(reasons)}"
     if rows == 0:
         first, _ = ends(frame)

@@ -1,4 +1,4 @@
-"""Keras models."""
+"""The Keras networks of the recipes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def build_model(
     """Return the uncompiled convolutional LSTM of the legacy recipe.
 
     Args:
-        sequence_length: Rows in a window, at least 10.
-        features: Columns of a window.
-        dtype_policy: `float32` or `mixed_float16`. The last layer is float32 in both, so that a
+        sequence_length: Rows per window, at least 10.
+        features: Columns per window.
+        dtype_policy: `float32` or `mixed_float16`. The last layer is always float32, so that a
             price is not rounded to 11 bits.
-        start_at_zero: Give the last layer no weights to begin with, so that every output is 0.
+        start_at_zero: Initialize the last layer to zero, so that every output is 0 before training.
 
     Returns:
         A keras.Model: (batch, sequence_length, features) float32 to (batch, 1) float32.
@@ -49,7 +49,7 @@ def build_model(
 def build_basic_model(sequence_length: int, features: int, *, dtype_policy: str = "float32") -> Any:
     """Return the uncompiled LSTM of the basic model; arguments as `build_model`.
 
-    Its last layer is linear: a price may leave the range of the window before it.
+    The last layer is linear, because a price may leave the range of its window.
     """
     from keras import Sequential, layers
 

@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 def shrinkage_factor(
     outputs: NDArray[np.float64], returns: NDArray[np.float64], horizon: int
 ) -> float:
-    """Return the factor for predicted returns that windows which were not fitted bear out.
+    """Return the shrinkage factor for predicted returns, estimated on the validation windows.
 
-    It is the slope of least squares of returns on predictions, less two standard errors, within
-    0..1. Returns are mostly noise, and a network that has learned noise is worse than "no change",
-    which is the factor 0. One error (L. Breiman et al., Classification and Regression Trees, 1984,
-    section 3.4.3) is not enough: the same windows have chosen the epoch.
+    It is the least-squares slope of returns on predictions minus two standard errors, clipped to
+    0..1. Returns are mostly noise, and a network that has learned noise is worse than predicting no
+    change, which is the factor 0. One standard error (L. Breiman et al., Classification and
+    Regression Trees, 1984, section 3.4.3) is not enough, because the same windows chose the epoch.
 
     Args:
-        outputs: Predicted, shape (windows,).
-        returns: What came, in the same unit.
-        horizon: Bars that a return goes over: so many neighbours know what one does.
+        outputs: Predicted returns, shape (windows,).
+        returns: Actual returns, in the same unit.
+        horizon: Bars that a return covers. The returns of that many neighboring windows overlap, so
+            the variance is multiplied by it.
     """
     power = float(np.sum(np.square(outputs)))
     if power == 0.0:

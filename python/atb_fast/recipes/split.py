@@ -1,33 +1,30 @@
-"""Parts of the windows, with purging and an embargo between them."""
+"""Training, validation and test windows, with purging and an embargo between them."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast.config import TrainingConfig
+from atb_fast.config import RecipeOptions
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts
 
-#: Of the windows before a test, newest ones, that choose the epoch.
+#: The newest windows before a test, as a share, are the validation part.
 _VALIDATION_SHARE = 0.15
-
-
-#: Of the rows, between the parts (M. Lopez de Prado, Advances in Financial Machine Learning, 2018,
-#: chapter 7).
+#: Default embargo, as a share of the rows (M. Lopez de Prado, Advances in Financial Machine
+#: Learning, 2018, chapter 7).
 _EMBARGO_SHARE = 0.01
 
 
 def before(
-    starts: NDArray[np.int64], test: NDArray[np.int64], config: TrainingConfig, embargo_rows: int
+    starts: NDArray[np.int64], test: NDArray[np.int64], options: RecipeOptions, embargo: int
 ) -> Parts:
-    """Return `test` with what a model for it may be fitted on and validated with.
+    """Return `test` with the training and validation windows before it.
 
-    Between the parts, windows are left out that share a row or a target with the next one, and
-    `embargo_rows` more. Of what is left of `starts`, the newest 15 % choose the epoch. Parts may be
-    empty.
+    Windows that share a row or a target with the next part are purged, and `embargo` more are
+    skipped. The newest 15 % of the rest of `starts` are the validation part. Parts may be empty.
     """
-    beyond = config.sequence_length - 1 + config.horizon + embargo_rows
+    beyond = options.sequence_length - 1 + options.horizon + embargo
 
     def purged(part: NDArray[np.int64], later: NDArray[np.int64]) -> NDArray[np.int64]:
         return part[part + beyond < later[0]] if len(later) else part[:0]
@@ -38,6 +35,7 @@ def before(
     return Parts(purged(left[: len(left) - count], validation), validation, test)
 
 
-def embargo(prepared: PreparedData, config: TrainingConfig) -> int:
-    """Return the rows between two parts that neither has."""
-    return int(len(prepared.matrix) * _EMBARGO_SHARE) if config.embargo is None else config.embargo
+def embargo_rows(prepared: PreparedData, options: RecipeOptions) -> int:
+    """Return the number of rows to skip between two parts."""
+    share = int(len(prepared.matrix) * _EMBARGO_SHARE)
+    return share if options.embargo is None else options.embargo

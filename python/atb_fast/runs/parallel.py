@@ -1,8 +1,9 @@
-"""Several trainings at a time, each in a process of its own that ends with this one."""
+"""Several trainings at a time, each in its own process, which ends with this one."""
 
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -15,10 +16,9 @@ from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any
 
-from atb_fast.callbacks import Update
+from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import AtbFastError, message_and_code
-from atb_fast.runs.progress import training_callbacks
 from atb_fast.training.environment import cores
 from atb_fast.training.startup import separate_stderr
 
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds that children have to clean up; compiling, which nothing interrupts, takes up to 20.
+#: Seconds that children have to clean up. Compilation cannot be interrupted and takes up to 20.
 _GRACE = 60.0
-#: What TensorFlow reads before its first operation: threads within an operation, and between them.
+#: Seconds between two reports of the windows of an epoch.
+_PAUSE = 0.5
+#: TensorFlow reads its numbers of threads from these, before its first operation.
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 _Send = Callable[[str, Any], None]
@@ -40,7 +42,7 @@ _Send = Callable[[str, Any], None]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a symbol has no model, with the exit code of that kind of error."""
+    """Why a symbol has no model, and the exit code for that kind of error."""
 
     symbol: str
     error: str
@@ -48,21 +50,30 @@ class Failure:
 
 
 def default_jobs() -> int:
-    """Return how many trainings to run at a time unless a user says: one for two cores."""
+    """Return how many trainings to run at a time by default: one per two cores."""
     return max(1, cores() // 2)
 
 
 def train_all(
-    configs: Sequence[TrainingConfig], *, jobs: int, on_progress: Update
+    configs: Sequence[TrainingConfig],
+    *,
+    jobs: int,
+    listen: Callable[[TrainingConfig], Listener] = lambda _: SILENT,
 ) -> list[TrainingResult | Failure]:
-    """Train each of `configs`, `jobs` at a time, and return what came of them, in their order.
+    """Train each of `configs`, `jobs` at a time, and return the results in their order.
 
-    What the processes log goes to the log of this one, behind the symbol.
-    They divide the cores, unless `TF_NUM_INTRAOP_THREADS` and `TF_NUM_INTEROP_THREADS` are set.
+    Log records of the processes go to the log of this one, prefixed by the symbol. The processes
+    divide the cores, unless `TF_NUM_INTRAOP_THREADS` and `TF_NUM_INTEROP_THREADS` are set.
+
+    Args:
+        configs: One per symbol.
+        jobs: Processes at a time.
+        listen: Returns the listener of a training. It is called in this process.
 
     Raises:
         KeyboardInterrupt: This process was interrupted. The others have ended, too.
     """
+    listeners = {config.symbol: listen(config) for config in configs}
     outcomes: dict[str, TrainingResult | Failure] = {}
     waiting = list(reversed(configs))
     running: dict[Connection, tuple[str, SpawnProcess]] = {}
@@ -79,7 +90,7 @@ def train_all(
                 symbol, process = running[receiver]
                 try:
                     kind, content = receiver.recv()
-                except (EOFError, OSError):  # the latter in the middle of a message
+                except (EOFError, OSError):  # OSError in the middle of a message.
                     process.join()
                     del running[receiver]
                     if symbol not in outcomes:
@@ -89,12 +100,12 @@ def train_all(
                 if kind == "log":
                     level, text = content
                     log.log(level, "%s: %s", symbol, text)
-                elif kind == "progress":
-                    on_progress(*content)
+                elif kind == "event":
+                    method, arguments = content
+                    getattr(listeners[symbol], method)(*arguments)
                 else:
                     outcomes[symbol] = content
-                    for name in (symbol, f"{symbol} epoch", f"{symbol} finishing"):
-                        on_progress(name, 1, 1, "", "")  # it may have ended early
+                    listeners[symbol].finished()
                     if isinstance(content, Failure):
                         log.error("%s: error: %s", symbol, content.error)
     finally:
@@ -103,25 +114,25 @@ def train_all(
 
 
 def _start(config: TrainingConfig, threads: int) -> tuple[Connection, SpawnProcess]:
-    """Return the end of a pipe and a new process that trains and writes to its other end."""
+    """Return the receiving end of a pipe, and a new process that trains and writes to the pipe."""
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_child, args=(config, threads, sender), daemon=True)
     process.start()
-    sender.close()  # or its end would never be seen here
+    sender.close()  # Otherwise the end of the pipe would never be seen here.
     return receiver, process
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back; processes that are started inside never see it.
+    """Block Ctrl-C; processes started in this context never receive it.
 
-    A terminal sends it to all of them, and a second one would stop them from cleaning up.
+    A terminal sends it to all of them, and a second one would keep them from cleaning up.
     """
     if sys.platform == "win32":
         yield
         return
-    resource_tracker.ensure_running()  # it lets signals through when it starts
+    resource_tracker.ensure_running()  # Its start would unblock signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -132,8 +143,8 @@ def _without_interrupts() -> Iterator[None]:
 def _vanished(symbol: str, process: SpawnProcess) -> Failure:
     code = process.exitcode or 0
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    hint = "; if memory was short, give --jobs 1" if code == -signal.SIGKILL else ""
-    return Failure(symbol, f"its process {how}{hint}", 1)
+    hint = "; if it ran out of memory, use --jobs 1" if code == -signal.SIGKILL else ""
+    return Failure(symbol, f"the process {how}{hint}", 1)
 
 
 def _end(processes: Sequence[SpawnProcess]) -> None:
@@ -152,7 +163,7 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
 
 
 def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
-    """Train, and send what is logged, progress and the outcome."""
+    """Train, and send log records, events and the outcome."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     separate_stderr()
     for name in _THREADS:
@@ -161,40 +172,57 @@ def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
     lock = threading.Lock()
 
     def send(kind: str, content: Any) -> None:
-        with lock, suppress(BrokenPipeError):  # the parent is gone, and this ends soon, too
+        with lock, suppress(BrokenPipeError):  # The parent is gone, and this process ends soon.
             sender.send((kind, content))
 
     logging.basicConfig(handlers=[_Sending(send)], format="%(message)s", level=logging.WARNING)
     logging.getLogger("atb_fast").setLevel(logging.INFO)
 
-    def on_progress(name: str, done: int, total: int, unit: str, note: str) -> None:
-        # Short, for a narrow terminal; what is fetched has the symbol in its name.
-        label = name if config.symbol in name else f"{config.symbol} {name}"
-        label = label.removesuffix(" training")
-        send("progress", (label, done, total, unit, note))
-
     try:
         from atb_fast.runs.pipeline import run_training_pipeline
 
-        send("outcome", run_training_pipeline(config, **training_callbacks(config, on_progress)))
+        send("outcome", run_training_pipeline(config, listener=_Forwarding(send)))
     except (AtbFastError, OSError) as error:
         send("outcome", Failure(config.symbol, *message_and_code(error)))
     except KeyboardInterrupt:
         os._exit(130)
-    # As in the command line: a thread that waits for a server must not keep the process.
+    # As in the command line, a thread that waits for a server must not keep the process alive.
     os._exit(0)
 
 
 def _end_with_parent() -> None:
-    """Clean up and end when the parent is gone, killed or not."""
+    """Clean up and end when the parent has ended, even if it was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class _Forwarding(Listener):
+    """Sends events to the listener in the parent process."""
+
+    def __init__(self, send: _Send) -> None:
+        self._send = send
+        self._next_windows = -math.inf
+
+    def fetched(self, name: str, done: int, total: int) -> None:
+        self._send("event", ("fetched", (name, done, total)))
+
+    def stage(self, name: str) -> None:
+        self._send("event", ("stage", (name,)))
+
+    def windows(self, done: int, total: int) -> None:
+        # There may be thousands of batches in a second.
+        if done == total or time.monotonic() >= self._next_windows:
+            self._next_windows = time.monotonic() + _PAUSE
+            self._send("event", ("windows", (done, total)))
+
+    def epoch(self, number: int, logs: dict[str, float]) -> None:
+        self._send("event", ("epoch", (number, logs)))
+
+
 class _Sending(logging.Handler):
-    """Sends the text of log records."""
+    """Sends the text of log records to the parent process."""
 
     def __init__(self, send: _Send) -> None:
         super().__init__()

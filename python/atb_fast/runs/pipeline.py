@@ -19,7 +19,7 @@ from atb_fast import recipes
 from atb_fast.bundles import onnx_export
 from atb_fast.bundles.contents import export_onnx, feature_schema, metadata, write_json
 from atb_fast.bundles.samples import write_samples
-from atb_fast.callbacks import EpochCallback, OnProgress, StageCallback, WindowsCallback, quiet
+from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import ExportError, StorageError, TrainingError
 from atb_fast.evaluation.diagnostics import evaluate, permutation_importance, robustness
@@ -102,23 +102,16 @@ def run_training_pipeline(
     config: TrainingConfig,
     *,
     recorded: RecordedRun | None = None,
-    on_epoch: EpochCallback | None = None,
-    on_windows: WindowsCallback | None = None,
-    on_stage: StageCallback | None = None,
-    on_fetch: OnProgress = quiet,
+    listener: Listener = SILENT,
 ) -> TrainingResult:
     """Train a model and put its bundle into the registry.
 
     Args:
         config: What to train, on what, and how.
         recorded: The run that is repeated, `config` being its own.
-        on_epoch: Called after each epoch with its number and Keras' logs.
-        on_windows: Called during an epoch with the windows done and their number in all.
-        on_stage: Called when a stage begins with its name; see `timing.STAGES`.
-        on_fetch: Called while candles are fetched with their name, the rows so far and in all.
+        listener: Hears about downloads, stages, epochs and windows.
 
     Raises:
-        ArgumentError: An embargo for a recipe that has none.
         DataError: Candles or sentiment that cannot be used, or not those of the recorded run.
         FetchError: Candles or sentiment that are not stored and cannot be fetched.
         TrainingError: The loss became NaN, or the compiled engine was asked for and cannot train
@@ -129,12 +122,11 @@ def run_training_pipeline(
         MissingExtraError: TensorFlow or another part is not installed.
         OSError: The directory for TensorBoard cannot be written.
     """
-    config.check_embargo()
-    timer = StageTimer(on_stage)
+    timer = StageTimer(listener)
     # TensorFlow takes seconds to import: it comes while inputs are read or fetched.
     _ahead(import_tensorflow)
     with timer.stage("ingestion"):
-        market = load_market(config, on_progress=on_fetch)
+        market = load_market(config, listener=listener)
     with timer.stage("features"):
         now = None
         if recorded:
@@ -150,24 +142,21 @@ def run_training_pipeline(
     if not config.skip_onnx:
         onnx_export.check_packages()
     with registry.staging(config.registry) as staged:
-        policy = configure(
-            engine=config.engine,
-            mixed_precision=config.mixed_precision,
-            batch_size=config.batch_size,
-            threads=recorded.threads if recorded else None,
-        )
+        policy = configure(config, threads=recorded.threads if recorded else None)
         log.info("%s", policy.reason)
         if recorded:
             recorded.warn_of_differences(versions(), environment())
         _ahead(lambda: _import_late_packages(config))
         with timer.stage("training"):
             model, fitted = train(
+                recipes.get(config.recipe),
                 config,
                 data,
                 policy,
-                on_epoch=on_epoch,
-                on_windows=on_windows,
-                callbacks=tensorboard.callbacks(config),
+                listener=listener,
+                callbacks=tensorboard.callbacks(
+                    config.tensorboard, f"{config.symbol}_{config.timeframe}"
+                ),
                 checkpoints=config.cache_dir / "checkpoints",
             )
         with timer.stage("artifacts"), _storage_errors(config.registry, fitted.checkpoint):

@@ -12,16 +12,13 @@ from typing import Any
 
 import polars as pl
 
-from atb_fast.config import TrainingConfig
+from atb_fast.config import OPTIONS, TrainingConfig
 from atb_fast.errors import AtbFastError, BundleError, DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.ingestion.market import Market
 from atb_fast.serving import registry
 
 log = logging.getLogger(__name__)
-
-#: Options that say nothing of the model: where things are kept now, and what may be done for it.
-_OF_THE_MACHINE = ("registry", "cache_dir", "offline", "force_refresh", "resume", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,11 @@ def _config(path: Path, metadata: dict[str, Any]) -> TrainingConfig:
         )
     trained = _part(path, metadata, "training_params")
     recorded |= {name: trained[name] for name in ("engine", "batch_size") if name in trained}
-    given = {name: value for name, value in recorded.items() if name not in _OF_THE_MACHINE}
+    given = {
+        name: value
+        for name, value in recorded.items()
+        if not (name in OPTIONS and OPTIONS[name].machine)
+    }
     try:
         return TrainingConfig(**given)
     except (AtbFastError, TypeError) as error:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from atb_fast.callbacks import StageCallback
+from atb_fast.callbacks import SILENT, Listener
 
 STAGES = (
     "ingestion",
@@ -31,17 +31,16 @@ class StageTimer:
         True
     """
 
-    def __init__(self, on_stage: StageCallback | None = None) -> None:
-        """Take what is called with the name of each stage that begins."""
-        self._on_stage = on_stage
+    def __init__(self, listener: Listener = SILENT) -> None:
+        """Take the listener that hears about each stage that begins."""
+        self._listener = listener
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._started = time.perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to stage `name`."""
-        if self._on_stage:
-            self._on_stage(name)
+        self._listener.stage(name)
         start = time.perf_counter()
         try:
             yield

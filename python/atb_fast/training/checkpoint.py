@@ -1,8 +1,8 @@
-"""The state of a training after an epoch, so that a killed one can be continued.
+"""Checkpoints: the state of a training after an epoch, from which it can be resumed.
 
-One file per key; the key is a hash of all that the weights depend on, so the checkpoint of another
-training is never found. What is continued gives the same bits as what was never interrupted: the
-order of an epoch comes from its number, and dropout from variables that are kept.
+There is one file per key, and the key is a hash of everything the weights depend on, so a run never
+finds the checkpoint of a different one. A resumed run ends with the same bits as an uninterrupted
+one: the order of an epoch depends only on its number, and dropout on variables in the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from atb_fast.training.environment import environment
 
 log = logging.getLogger(__name__)
 
-#: Time between two writes, as a multiple of what one takes: they cost at most 1/31 of the time.
+#: Pause after a write, as a multiple of its duration: writing takes at most 1/31 of the time.
 _PAUSE = 30
 
 
 def key(model: Any, data: WindowedData, **options: Any) -> str:
-    """Return a hash of what the weights depend on.
+    """Return a hash of everything the final weights depend on.
 
     Args:
-        model: Not trained yet; its layers and all their variables, the seeds of dropout, too.
-        data: What it is to be fitted to.
+        model: Not trained yet. Its variables include the seeds of dropout.
+        data: The windows it will be fitted to.
         options: Of the fit.
     """
-    # Layers are numbered by process, so that their names say nothing.
+    # Keras numbers layer names within a process, so they are not reproducible.
     layers = [{**layer.get_config(), "name": type(layer).__name__} for layer in model.layers]
     versions = {"atb-fast": build_info()["version"], "python": platform.python_version()}
     versions |= {module.__name__: module.__version__ for module in (keras, np, tf)}
@@ -57,7 +57,7 @@ def key(model: Any, data: WindowedData, **options: Any) -> str:
 
 @dataclass(frozen=True)
 class _State:
-    """What is kept: of EarlyStopping, of History, of the machine, and every variable."""
+    """The contents of a checkpoint: of EarlyStopping and History, and every variable."""
 
     best: float
     best_epoch: int
@@ -70,49 +70,49 @@ class _State:
 
 
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
-    """Writes the state after an epoch; gives it back when the fit begins.
+    """Writes the state after an epoch, and restores it when the fit begins.
 
-    As a context around the fit it adds a note to an interrupt: how the training goes on.
+    As a context around the fit, it adds a note to an interrupt on how to resume.
 
-    It stands behind the callbacks whose state it keeps. Their `on_train_begin` clears that, so it
-    is given back in the one of this.
+    It must come after the callbacks whose state it keeps: their `on_train_begin` clears that state,
+    and then its own restores it.
     """
 
     def __init__(self, path: Path, early: Any, history: Any, seconds: list[float]) -> None:
-        """Take what belongs to the state.
+        """Keep references to everything that belongs to the state.
 
         Args:
-            path: Of the file; it need not exist, nor its directory.
-            early: The EarlyStopping, which restores the best weights.
-            history: The History.
-            seconds: What each epoch took.
+            path: Of the file. Neither it nor its directory need exist.
+            early: The EarlyStopping callback, which has the best weights.
+            history: The History callback.
+            seconds: Duration of each epoch; grows as the fit goes on.
         """
         super().__init__()
         self.path = path
         self._early, self._history, self._seconds = early, history, seconds
         self._state: _State | None = None
         self._next_write = -math.inf
-        self._kept = 0  # epochs that need not be trained again
+        self._kept = 0  # Epochs in the checkpoint.
         found = environment()
         self._machine = {name: found[name] for name in ("cpu", "intra_op_threads", "gpus")}
 
     def find(self, model: Any, *, resume: bool) -> int:
-        """Return how many epochs need not be trained again; the log says what was found.
+        """Load the checkpoint if there is one, and return how many epochs it covers.
 
         Args:
-            model: As it was given to `key`, compiled, with a built optimizer.
-            resume: Whether a checkpoint is to be used.
+            model: As passed to `key`, and compiled with a built optimizer.
+            resume: Whether to use the checkpoint.
         """
         try:
             state = _load(self.path, model)
         except FileNotFoundError:
             if resume:
-                log.info("nothing to resume: no checkpoint of this training, it starts anew")
+                log.info("nothing to resume: there is no checkpoint of this run; starting over")
             return 0
-        except Exception as error:  # whatever numpy and zipfile make of damaged bytes
+        except Exception as error:  # NumPy and zipfile raise anything for damaged bytes.
             if resume:
                 log.warning(
-                    "checkpoint %s is damaged (%s: %s), the training starts anew",
+                    "checkpoint %s is damaged (%s: %s); starting over",
                     self.path,
                     type(error).__name__,
                     error,
@@ -121,16 +121,16 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         epochs = len(state.seconds)
         if not resume:
             log.info(
-                "starting anew: a checkpoint of this training is there, and --resume would have "
-                "gone on after epoch %d",
+                "starting over, although there is a checkpoint of this run: with --resume it would "
+                "continue after epoch %d",
                 epochs,
             )
             return 0
         log.info("resuming after epoch %d", epochs)
         if state.machine != self._machine:
             log.warning(
-                "the checkpoint was written with %s, this is %s: the weights will differ from "
-                "those of a run without a break",
+                "the checkpoint was written on %s, and this is %s: the weights will differ from "
+                "those of an uninterrupted run",
                 state.machine,
                 self._machine,
             )
@@ -142,10 +142,10 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         if isinstance(error, KeyboardInterrupt) and self._kept:
-            error.add_note(f"the same command with --resume goes on after epoch {self._kept}")
+            error.add_note(f"the same command with --resume continues after epoch {self._kept}")
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        """Give the state back, if one is to be used."""
+        """Restore the state, if it is to be resumed."""
         state, early = self._state, self._early
         if state is None:
             return
@@ -158,8 +158,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._seconds[:] = state.seconds
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Write the state, unless that would take too much of the time."""
-        # What has stopped would not stop again, if it were continued from there.
+        """Write the state, unless the last write was too recent."""
+        # A fit that has stopped would not stop again if it were resumed from there.
         if self.model.stop_training or time.perf_counter() < self._next_write:
             return
         started = time.perf_counter()
@@ -171,7 +171,10 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self._kept = epoch + 1
         except OSError as error:
             log.warning(
-                "no checkpoints from epoch %d on: %s: %s", epoch + 1, self.path, error.strerror
+                "writing no checkpoints from epoch %d on: %s: %s",
+                epoch + 1,
+                self.path,
+                error.strerror,
             )
             self._next_write = math.inf
             return
@@ -204,7 +207,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _variables(model: Any) -> list[Any]:
-    """Return weights, seeds of dropout, and what the optimizer keeps."""
+    """Return the weights, the seeds of dropout, and the variables of the optimizer."""
     return [*model.variables, *model.optimizer.variables]
 
 
@@ -215,7 +218,7 @@ def _load(path: Path, model: Any) -> _State:
             raise ValueError(f"{name} is {array.dtype} {array.shape}")
         return array
 
-    # The zip's checksums are verified. numpy leaves a file open that it cannot read.
+    # NumPy verifies the checksums. It does not close a file that it opened but cannot read.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return _State(
             **json.loads(str(stored["document"])),

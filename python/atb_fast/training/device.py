@@ -1,4 +1,4 @@
-"""Where a model is trained, and with which precision: decided here and nowhere else."""
+"""The device and the precision that a model is trained with, decided in one place."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from atb_fast.config import Engine, FitOptions
 from atb_fast.errors import MissingExtraError
 from atb_fast.training.startup import quiet_startup
 
 log = logging.getLogger(__name__)
 
 CPU_BATCH_SIZE = 32
-#: A GPU is idle most of the time with batches of 32. Not measured: see the README.
+#: With batches of 32, a GPU is idle most of the time. Not measured.
 GPU_BATCH_SIZE = 128
 
 _importing = threading.Lock()
@@ -23,19 +24,19 @@ _importing = threading.Lock()
 
 @dataclass(frozen=True)
 class DevicePolicy:
-    """What is on, and why.
+    """How a model is trained on this machine, and why.
 
     Attributes:
-        gpus: Names of the GPUs that TensorFlow sees.
-        engine: `keras`, `compiled`, or `auto` if the layers of the model decide.
+        gpus: Names of the GPUs visible to TensorFlow.
+        engine: `keras`, `compiled`, or `auto` to let the layers of the model decide.
         dtype_policy: Keras dtype policy of the hidden layers.
-        jit: Whether TensorFlow's graph optimizer may compile clusters with XLA.
-        batch_size: Windows in a batch.
-        reason: One line for people.
+        jit: Whether TensorFlow may compile parts of its graphs with XLA.
+        batch_size: Windows per batch.
+        reason: One line for the log.
     """
 
     gpus: tuple[str, ...]
-    engine: str
+    engine: Engine
     dtype_policy: str
     jit: bool
     batch_size: int
@@ -43,15 +44,15 @@ class DevicePolicy:
 
 
 def decide(
-    gpus: Sequence[str], *, engine: str, mixed_precision: bool, batch_size: int | None
+    gpus: Sequence[str], *, engine: Engine, mixed_precision: bool, batch_size: int | None
 ) -> DevicePolicy:
-    """Return the policy for the devices given.
+    """Return the policy for the given GPUs.
 
     Args:
-        gpus: Names of the GPUs, empty for none.
-        engine: What the user asked for: `auto`, `compiled` or `keras`.
-        mixed_precision: Whether mixed float16 may be used on a GPU.
-        batch_size: What the user asked for, None for the default of the device.
+        gpus: Their names, empty for a CPU.
+        engine: As requested.
+        mixed_precision: Whether to use mixed float16 on a GPU.
+        batch_size: As requested, None for the default of the device.
     """
     if not gpus:
         size = batch_size or CPU_BATCH_SIZE
@@ -60,13 +61,13 @@ def decide(
     size = batch_size or GPU_BATCH_SIZE
     found = f"batch {size} ({len(gpus)} found"
     if engine == "compiled":
-        reason = f"GPU: float32, compiled engine, {found}; --engine keras for mixed precision)"
+        reason = f"GPU: float32, compiled engine, {found}; --engine keras allows mixed precision)"
         return DevicePolicy(tuple(gpus), engine, "float32", False, size, reason)
-    # Keras' own loop has cuDNN for the LSTMs.
+    # Only Keras' own loop uses cuDNN for the LSTMs.
     if mixed_precision:
-        reason = f"GPU: mixed_float16, XLA, {found}; --no-mixed-precision)"
+        reason = f"GPU: mixed_float16, XLA, {found}; --no-mixed-precision turns it off)"
         return DevicePolicy(tuple(gpus), "keras", "mixed_float16", True, size, reason)
-    reason = f"GPU: float32, {found}; mixed precision is switched off)"
+    reason = f"GPU: float32, {found}; --no-mixed-precision is set)"
     return DevicePolicy(tuple(gpus), "keras", "float32", False, size, reason)
 
 
@@ -98,31 +99,28 @@ def import_tensorflow() -> Any:
     return tf
 
 
-def configure(
-    *, engine: str, mixed_precision: bool, batch_size: int | None, threads: int | None = None
-) -> DevicePolicy:
-    """Return the policy for this machine, with TensorFlow set up for it.
+def configure(options: FitOptions, *, threads: int | None = None) -> DevicePolicy:
+    """Set up TensorFlow for this machine and return the policy.
 
     Args:
-        engine: See `decide`.
-        mixed_precision: See `decide`.
-        batch_size: See `decide`.
-        threads: That an operation is split over, None for as many as there are cores: the bits of
-            the weights depend on it.
+        options: The engine, precision and batch size that were requested.
+        threads: Threads per operation, None for one per core. The exact weights depend on it.
     """
     log.info("loading TensorFlow")
     tf = import_tensorflow()
     if threads:
         try:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
-        except RuntimeError:  # it has been running, in the process of whoever called
-            log.warning("TensorFlow runs already, its threads stay as they are")
+        except RuntimeError:  # The caller has used TensorFlow before.
+            log.warning(
+                "TensorFlow is already initialized; its number of threads cannot be changed"
+            )
     devices = tf.config.list_physical_devices("GPU")
     policy = decide(
         [device.name for device in devices],
-        engine=engine,
-        mixed_precision=mixed_precision,
-        batch_size=batch_size,
+        engine=options.engine,
+        mixed_precision=options.mixed_precision,
+        batch_size=options.batch_size,
     )
     for device in devices:
         tf.config.experimental.set_memory_growth(device, True)

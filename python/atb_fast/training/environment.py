@@ -1,4 +1,4 @@
-"""The machine and the versions that the bits of a model depend on."""
+"""The machine and the package versions that the exact weights of a model depend on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import subprocess
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a model depends on."""
+    """Return the versions of Python and of the installed packages that a model depends on."""
     found = {"python": platform.python_version()}
     for package in (
         "atb-fast",
@@ -36,7 +33,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any]:
-    """Return the commit that the working directory is at; nothing if it is no checkout."""
+    """Return the commit of the working directory, empty outside of a Git checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
@@ -52,16 +49,16 @@ def git_state() -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return what, beside versions, the bits of a model depend on: the machine, and its threads.
+    """Return the machine and the thread counts that the exact weights of a model depend on.
 
-    One operation is split over `intra_op_threads`, and sums are rounded where it is split.
+    An operation is split over `intra_op_threads`, and the split changes how sums are rounded.
     """
     import tensorflow as tf
 
     def threads(asked: int, variable: str) -> int:
-        # As TensorFlow decides: what was asked for, the environment, the cores it may use.
+        # TensorFlow's order: an explicit setting, the environment, the usable cores.
         given = os.environ.get(variable, "")
-        return asked or (int(given) if given.isdecimal() else 0) or _usable_cores()
+        return asked or (int(given) if given.isdecimal() else 0) or cores()
 
     threading = tf.config.threading
     details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
@@ -80,14 +77,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _cpu() -> str:
-    """Return the model of the CPU, as well as the platform tells it."""
+    """Return the model name of the CPU, as far as the platform provides it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -21,14 +21,13 @@ def predict(model: Any, data: WindowedData, starts: NDArray[np.int64]) -> NDArra
 def predict_outputs(
     model: Any, data: WindowedData, starts: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return what the model gives for each window, in the unit of the labels, shape (windows,)."""
+    """Return the output for each window, in the unit of the labels, shape (windows,)."""
     parts = np.split(starts, range(_PREDICT_BATCH, len(starts), _PREDICT_BATCH))
     return predict_batches(model, (data.windows(part) for part in parts))
 
 
 def predict_batches(model: Any, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
     """Return the outputs for all batches, shape (windows,)."""
-    # Not `Model.predict`: it sets up a dataset for each call, and takes longer for that than to
-    # predict.
+    # `Model.predict` sets up a dataset for each call, which takes longer than predicting.
     predictions = [np.asarray(model.predict_on_batch(batch)).reshape(-1) for batch in batches]
     return np.concatenate(predictions).astype(np.float64)

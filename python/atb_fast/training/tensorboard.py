@@ -1,38 +1,35 @@
-"""Curves of a training for TensorBoard."""
+"""TensorBoard logs of a training run."""
 
 from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from atb_fast.config import TrainingConfig
 from atb_fast.errors import MissingExtraError
 
 log = logging.getLogger(__name__)
 
 
-def callbacks(config: TrainingConfig) -> list[Any]:
-    """Return Keras' callback that writes the curves, or nothing if they are not asked for.
-
-    They are in `{config.tensorboard}/{symbol}_{timeframe}/{UTC time}`, in `train` and `validation`.
+def callbacks(root: Path | None, name: str) -> list[Any]:
+    """Return the Keras callback that writes `{root}/{name}/{UTC time}`, none if `root` is None.
 
     Raises:
-        MissingExtraError: The tensorboard package is not installed; TensorFlow writes with it.
-        OSError: The directory cannot be made.
+        MissingExtraError: The tensorboard package, which TensorFlow writes with, is not installed.
+        OSError: The directory cannot be created.
     """
-    if config.tensorboard is None:
+    if root is None:
         return []
     if find_spec("tensorboard") is None:
         raise MissingExtraError(
-            "--tensorboard needs the package tensorboard, which is not installed; "
-            "pip install tensorboard"
+            "--tensorboard requires a package that is not installed; pip install tensorboard"
         )
     from keras.callbacks import TensorBoard
 
     now = f"{datetime.now(UTC):%Y-%m-%d_%Hh%Mm%Ss}"
-    directory = config.tensorboard / f"{config.symbol}_{config.timeframe}" / now
+    directory = root / name / now
     directory.mkdir(parents=True, exist_ok=True)
-    log.info("tensorboard: %s; to look: tensorboard --logdir %s", directory, config.tensorboard)
+    log.info("writing %s; view it with tensorboard --logdir %s", directory, root)
     return [TensorBoard(directory, write_graph=False)]

@@ -1,14 +1,14 @@
 """Sequence windows as TensorFlow datasets.
 
-Two ways, the same batches:
+There are two ways to make the same batches:
 
-- `gathered_dataset` keeps the matrix inside of TensorFlow and cuts the windows in the graph. It is
-  what training uses: only window starts are shuffled, no window exists before its batch, and no
-  Python runs per batch.
+- `gathered_dataset` keeps the matrix in TensorFlow and cuts the windows in the graph. Training uses
+  it: only window starts are shuffled, no window exists before its batch, and no Python runs per
+  batch.
 - `generated_dataset` lets Rust fill each batch. It is for matrices that should not be copied into
-  TensorFlow, and for consumers that want NumPy batches too (`FeatureMatrix.batches` alone).
+  TensorFlow.
 
-Neither is cached: the windows of a matrix are `sequence_length` times its size, and cutting them
+Neither is cached. The windows of a matrix are `sequence_length` times its size, and cutting them
 again is cheaper than reading them back.
 """
 
@@ -27,7 +27,7 @@ from atb_fast.features.windows import WindowedData
 
 
 def trained_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the windows as a compiled program cuts them, to compare with how others do."""
+    """Return the windows as a compiled program cuts them, to compare them with other ways."""
     import tensorflow as tf
 
     def cut() -> Any:
@@ -41,21 +41,21 @@ def trained_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np
 def scaled_by_window(windows: Any, axis: int) -> Any:
     """Return windows of raw candles, each scaled by its own values, in the graph.
 
-    Each column becomes `(x - min) / (max - min)` of its rows up to that one, 0.5 while they are
-    equal: the same bits as `CandleMatrix.gather`.
+    Each value becomes `(x - min) / (max - min)`, with the minimum and maximum of its column up to
+    that row, or 0.5 while these are equal. The bits are those of `CandleMatrix.gather`.
 
     Args:
-        windows: float64; none with a value that is missing.
-        axis: The one of the rows of a window.
+        windows: float64, without missing values.
+        axis: The axis of the rows.
 
     Returns:
-        float32, shape of `windows`.
+        float32, in the shape of `windows`.
     """
     import tensorflow as tf
 
     def cumulative(better: Callable[[Any, Any], Any]) -> Any:
-        # Doubling steps (W. Hillis and G. Steele, Data Parallel Algorithms, 1986): XLA has no
-        # running minimum that is fast on a CPU.
+        # A scan in doubling steps (W. Hillis and G. Steele, Data Parallel Algorithms, 1986): XLA
+        # has no cumulative minimum that is fast on a CPU.
         best, step = windows, 1
         while step < windows.shape[axis]:
             first, _ = tf.split(best, [step, best.shape[axis] - step], axis)
@@ -71,7 +71,7 @@ def scaled_by_window(windows: Any, axis: int) -> Any:
 
 
 def epoch_order(starts: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return `starts` in the order of an epoch, from 0: it depends on no epoch before it."""
+    """Return `starts` in the order of an epoch, from 0, whatever epochs were run before it."""
     return np.random.default_rng([seed, epoch]).permutation(starts)
 
 
@@ -87,10 +87,10 @@ def gathered_dataset(
 
     Args:
         data: The windows.
-        starts: Which of them, in this order unless shuffled.
-        batch_size: Windows in a batch; the last batch may be smaller.
-        seed: Shuffle anew each epoch, see `epoch_order`; in order if None.
-        first_epoch: Number of the epoch that the first iteration is.
+        starts: The windows to use, in this order unless shuffled.
+        batch_size: Windows per batch; the last batch may be smaller.
+        seed: Shuffles each epoch differently, see `epoch_order`; None keeps the order.
+        first_epoch: The epoch, from 0, of the first iteration.
 
     Returns:
         A tf.data.Dataset of (windows, targets), float32, shapes (batch, length, features) and
@@ -110,7 +110,7 @@ def gathered_dataset(
 
     dataset = tf.data.Dataset.from_tensor_slices(starts)
     if seed is not None:
-        # As one array. `Dataset.shuffle` keeps each start as a tensor, 150 bytes for 8.
+        # `Dataset.shuffle` would keep each 8-byte start as a tensor of 150 bytes.
         epochs = itertools.count(first_epoch)
 
         def order() -> Any:
@@ -131,15 +131,17 @@ def generated_dataset(
     *,
     seed: int | None = None,
 ) -> Any:
-    """Return a dataset whose batches are filled by Rust; arguments as `gathered_dataset`.
+    """Return a dataset whose batches are filled by Rust; arguments as in `gathered_dataset`.
 
-    With a seed, the order of epoch `n` is that of `FeatureMatrix.batches(seed=seed, epoch=n)`.
+    With a seed, epoch `n` has the order of `FeatureMatrix.batches(seed=seed, epoch=n)`.
     """
     import tensorflow as tf
 
     matrix = data.prepared.matrix
     if isinstance(matrix, CandleMatrix):
-        raise ArgumentError("windows that are scaled one by one come from gathered_dataset")
+        raise ArgumentError(
+            "generated_dataset does not support windows of raw candles; use gathered_dataset"
+        )
     labels = data.labels.astype(np.float32)
     epoch = -1
 

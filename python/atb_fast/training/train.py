@@ -1,4 +1,4 @@
-"""The network of a recipe, built, fitted and shrunk."""
+"""Training the network of a recipe: build, fit, shrink."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from atb_fast import recipes
-from atb_fast.callbacks import EpochCallback, WindowsCallback
-from atb_fast.config import TrainingConfig
+from atb_fast.callbacks import SILENT, Listener
+from atb_fast.config import FitOptions
 from atb_fast.features.windows import WindowedData
+from atb_fast.recipes.base import Recipe
 from atb_fast.training.device import DevicePolicy
 from atb_fast.training.engine import FitResult, fit
 from atb_fast.training.predict import predict_outputs
@@ -22,48 +22,41 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    config: TrainingConfig,
+    recipe: Recipe,
+    options: FitOptions,
     data: WindowedData,
     policy: DevicePolicy,
     *,
-    on_epoch: EpochCallback | None = None,
-    on_windows: WindowsCallback | None = None,
+    listener: Listener = SILENT,
     callbacks: Sequence[Any] = (),
     checkpoints: Path | None = None,
 ) -> tuple[Any, FitResult]:
     """Return the trained model, in float32, and how the fit went.
 
     Args:
-        config: Recipe, hyperparameters and seed.
-        data: What the model is fitted to.
-        policy: Where, and in which precision.
-        on_epoch: As in `engine.fit`.
-        on_windows: As in `engine.fit`.
+        recipe: Builds the network and decides how much its outputs are shrunk.
+        options: Hyperparameters and seed.
+        data: Training and validation windows.
+        policy: Replaces the engine and the batch size of `options`, and sets the precision.
+        listener: As in `engine.fit`.
         callbacks: As in `engine.fit`.
         checkpoints: As in `engine.fit`.
 
     Raises:
-        TrainingError: As `engine.fit`.
+        TrainingError: As in `engine.fit`.
     """
     import keras
 
-    keras.utils.set_random_seed(config.seed)
-    recipe = recipes.get(config.recipe)
+    keras.utils.set_random_seed(options.seed)
     shape = (data.length, data.prepared.matrix.shape[1])
     model = recipe.build(*shape, dtype_policy=policy.dtype_policy)
     fitted = fit(
         model,
         data,
-        engine=policy.engine,
-        epochs=config.epochs,
-        batch_size=policy.batch_size,
-        patience=config.patience,
-        seed=config.seed,
-        on_epoch=on_epoch,
-        on_windows=on_windows,
+        replace(options, engine=policy.engine, batch_size=policy.batch_size),
+        listener=listener,
         callbacks=callbacks,
         checkpoints=checkpoints,
-        resume=config.resume,
     )
     if policy.dtype_policy != "float32":
         twin = recipe.build(*shape)
@@ -75,16 +68,19 @@ def train(
         last.set_weights([weights * np.float32(shrinkage) for weights in last.get_weights()])
     if shrinkage == 0.0:
         log.warning(
-            "on the validation windows the model is not better than no change beyond chance: it "
-            "was shrunk to predict no change"
+            "on the validation windows the model is not significantly better than predicting no "
+            "change; its outputs were shrunk to no change"
         )
     elif shrinkage < 1.0:
-        log.info("predicted returns are shrunk to %.0f %% by the validation", 100 * shrinkage)
+        log.info(
+            "predicted returns are shrunk to %.0f %%, estimated on the validation windows",
+            100 * shrinkage,
+        )
     return model, replace(fitted, shrinkage=shrinkage)
 
 
 def forget_models() -> None:
-    """Free what Keras keeps of models that this process no longer uses."""
+    """Free the memory that Keras holds for models of this process that are no longer used."""
     import keras
 
     keras.backend.clear_session()

@@ -19,7 +19,7 @@ from atb_fast.ingestion.store.candles import CandleStore, Piece, Range
 from atb_fast.ingestion.store.disk import now_iso
 
 if TYPE_CHECKING:
-    from atb_fast.callbacks import OnProgress
+    from atb_fast.callbacks import Listener
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Exchange:
         return self._http.requests
 
     def pieces(
-        self, store: CandleStore, missing: list[Span], rows: int, on_progress: OnProgress
+        self, store: CandleStore, missing: list[Span], rows: int, listener: Listener
     ) -> Iterator[tuple[Piece, list[Span]]]:
         """Yield the candles of `missing`, about `rows` at a time, with their confirmed gaps.
 
@@ -66,7 +66,7 @@ class Exchange:
         stored = [item for item in store.manifest().ranges if item.first is not None]
         begins = [self._begin(store, span, stored, rows) for span in missing]
         total = sum((end - begin) // bar for (_, end), begin in zip(missing, begins, strict=True))
-        progress = _Progress(store.name, total, on_progress)
+        progress = _Progress(store.name, total, listener)
         for (start, end), begin in zip(missing, begins, strict=True):
             known, listed = start, _listed(stored, start)
             while known < end:
@@ -160,12 +160,12 @@ def _listed(stored: Sequence[Range], start: int) -> bool:
 class _Progress:
     """Adds up the rows that several threads report."""
 
-    def __init__(self, name: str, total: int, report: OnProgress) -> None:
-        self._name, self._total, self._report = name, total, report
+    def __init__(self, name: str, total: int, listener: Listener) -> None:
+        self._name, self._total, self._listener = name, total, listener
         self._done = 0
         self._lock = threading.Lock()
 
     def __call__(self, rows: int) -> None:
         with self._lock:
             self._done += rows
-            self._report(self._name, self._done, max(self._total, self._done))
+            self._listener.fetched(self._name, self._done, max(self._total, self._done))

@@ -1,0 +1,162 @@
+"""What an option is: its type, default, help text and limits, declared once at a dataclass field.
+
+The command line, the settings file, the environment variables and the checks of `TrainingConfig`
+are all derived from these declarations. Nothing heavy is imported, because `--help` imports this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from atb_fast.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a training run.
+
+    Attributes:
+        name: As a Python attribute, for example `batch_size`.
+        kind: `bool`, `int`, `str`, `date` or `Path`.
+        optional: Whether None is a value.
+        choices: The values allowed, empty for any of `kind`.
+        minimum: The least value allowed.
+        default: None if `factory` computes it, or if there is none.
+        factory: Computes the default.
+        help: One or two sentences for `--help`.
+        recipes: The recipes that the option affects, empty for all. With any other recipe, a value
+            other than the default is an error.
+        ignored: Whether other recipes ignore a value instead.
+        machine: Whether it belongs to this machine and run, and says nothing about the model.
+        input_file: Whether it is a data file, which may have been moved since.
+        variable: An environment variable that is read besides `ATB_FAST_<NAME>`.
+    """
+
+    name: str
+    kind: type
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+    minimum: int | None = None
+    default: Any = None
+    factory: Callable[[], Any] | None = None
+    help: str = ""
+    recipes: tuple[str, ...] = ()
+    ignored: bool = False
+    machine: bool = False
+    input_file: bool = False
+    variable: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """The option as the command line and all messages write it, for example `--batch-size`."""
+        return f"--{self.name.replace('_', '-')}"
+
+    def affects(self, recipe: str) -> bool:
+        """Return whether the option has an effect on a model of `recipe`."""
+        return not self.recipes or recipe in self.recipes
+
+    def check(self, value: Any) -> Any:
+        """Return `value`, converted to a date or a path where one is expected.
+
+        Raises:
+            ArgumentError: The type is wrong, or the value is out of range.
+        """
+        if value is None and self.optional:
+            return None
+        convert, expected = _CONVERTERS.get(self.kind, (None, ""))
+        if convert:
+            try:
+                value = convert(value)
+            except (TypeError, ValueError, RuntimeError):  # RuntimeError: ~nobody
+                raise self._wrong(value, expected) from None
+        if self.choices and value not in self.choices:
+            raise self._wrong(value, f"one of {', '.join(self.choices)}")
+        if self.minimum is not None and value < self.minimum:
+            raise self._wrong(value, f"at least {self.minimum}")
+        return value
+
+    def _wrong(self, value: Any, expected: str) -> ArgumentError:
+        message = f"{self.flag} is {value!r}, expected {expected}"
+        return ArgumentError(message, options=(self.name,))
+
+
+def option(default: Any, help_text: str, **declared: Any) -> Any:
+    """Return a dataclass field that declares an option.
+
+    Args:
+        default: A value, or a function that computes it.
+        help_text: See `Option.help`.
+        declared: Further attributes of `Option`.
+    """
+    metadata = {"help": help_text, **declared}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def declared(group: type) -> Iterator[Option]:
+    """Yield the options that the fields of a dataclass declare, in their order."""
+    hints = get_type_hints(group)
+    for item in dataclasses.fields(group):
+        if not item.metadata:
+            continue
+        factory = None if item.default_factory is dataclasses.MISSING else item.default_factory
+        choices: tuple[str, ...] = ()
+        # `Literal["a", "b"] | None`, or any part of that.
+        kinds = get_args(hints[item.name]) or (hints[item.name],)
+        if get_origin(hints[item.name]) is Literal:
+            kinds = (hints[item.name],)
+        kind, optional = kinds[0], NoneType in kinds
+        if get_origin(kind) is Literal:
+            kind, choices = str, get_args(kind)
+        yield Option(
+            item.name,
+            kind,
+            optional,
+            default=None if factory else item.default,
+            factory=factory,
+            **{"choices": choices, **item.metadata},
+        )
+
+
+def _to_date(value: date | str) -> date:
+    if isinstance(value, str):
+        return date.fromisoformat(value)
+    # A datetime is also a date, but its time of day would be lost.
+    if type(value) is not date:
+        raise TypeError
+    return value
+
+
+def _to_path(value: Path | str) -> Path:
+    if not str(value).strip() or "\0" in str(value):
+        raise ValueError
+    return Path(value).expanduser()
+
+
+def _to_int(value: int) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def _to_bool(value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+#: How a value becomes one of a type, and how an error message describes that type.
+_CONVERTERS: dict[type, tuple[Callable[[Any], Any], str]] = {
+    date: (_to_date, "a date such as 2024-01-31"),
+    Path: (_to_path, "a path"),
+    int: (_to_int, "an integer"),
+    bool: (_to_bool, "True or False"),
+}
