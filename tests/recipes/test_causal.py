@@ -103,7 +103,9 @@ def test_candles_before_the_index_have_a_neutral_one(market: Market) -> None:
 def test_an_index_without_a_day_of_the_candles_is_refused(market: Market) -> None:
     assert market.sentiment is not None
     later = market.sentiment.with_columns(pl.col("timestamp") + timedelta(days=20_000))
-    with pytest.raises(DataError, match="no day of the candles; give the index of their range"):
+    with pytest.raises(
+        DataError, match="no day in the range of the candles; use sentiment of that range"
+    ):
         prepare(Market(market.candles, later), config())
 
 
@@ -245,9 +247,15 @@ def test_bars_without_trades(market: Market) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": "legacy", "horizon": 2}, "horizon is 2, and the legacy recipe has none"),
-        ({"recipe": "legacy", "sentiment_lag_days": 0}, "sentiment_lag_days is 0, and the legacy"),
-        ({"onnx_input": "ohlcv"}, "the causal recipe need more candles than a window has"),
+        (
+            {"recipe": "legacy", "horizon": 2},
+            r"--horizon 2 does not apply to the legacy recipe; .* causal",
+        ),
+        (
+            {"recipe": "legacy", "sentiment_lag_days": 0},
+            "--sentiment-lag-days 0 does not apply to the legacy",
+        ),
+        ({"onnx_input": "ohlcv"}, "--onnx-input ohlcv does not apply to the causal recipe"),
         ({"horizon": 0}, "horizon is 0, expected at least 1"),
         ({"embargo": -1}, "embargo is -1, expected at least 0"),
     ],
@@ -259,7 +267,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 def test_too_few_candles(market: Market) -> None:
     few = Market(market.candles.head(420), market.sentiment)
-    with pytest.raises(DataError, match="420 candles are in the range, expected at least 431: 400"):
+    with pytest.raises(DataError, match="has 420 candles, expected at least 431: 400"):
         prepare(few, config())
     few = Market(market.candles.head(540), market.sentiment)
     short = config(embargo=190)

@@ -69,7 +69,7 @@ def test_files_that_moved(tmp_path: Path) -> None:
 
 def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
     path = str(write(tmp_path / "metadata.json", document()))
-    with pytest.raises(ArgumentError, match="--source sample and --candles"):
+    with pytest.raises(ArgumentError, match="--source sample does not use --candles"):
         read(path, candles=Path("x.csv"))
 
 
@@ -86,7 +86,7 @@ def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
         ({"config": {"symbol": "BTCUSDT", "candles": "~nobody0/x"}}, "expected a path"),
         ({"config": {"symbol": "BTCUSDT", "depth\n": 7}}, r"does not know: \['depth\\n'\]"),
         ({"training_params": {"engine": "gpu"}}, "engine is 'gpu'"),
-        ({"training_params": {"batch_size": "many"}}, "batch_size is 'many'"),
+        ({"training_params": {"batch_size": "many"}}, "--batch-size is 'many'"),
         ({"training_params": None}, "training_params is NoneType"),
         ({"dataset": {}}, "dataset.sha256 is None"),
         ({"dataset": {"sha256": "0"}}, "dataset.sha256 is '0'"),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,18 +41,26 @@ def test_engine() -> None:
     assert "--engine keras" in asked.reason
 
 
-def test_tensorflow_is_set_up_as_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mixed_precision", [True, False])
+def test_tensorflow_is_set_up_as_decided(
+    monkeypatch: pytest.MonkeyPatch, mixed_precision: bool
+) -> None:
+    """With a GPU that TensorFlow reports; all else is what TensorFlow then says of itself."""
     tf = import_tensorflow()
-    calls: list[tuple[object, ...]] = []
-    gpu = SimpleNamespace(name="/physical_device:GPU:0")
+    gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [gpu] * (kind == "GPU"))
+    growing: list[object] = []
     monkeypatch.setattr(
-        tf.config.experimental, "set_memory_growth", lambda *a: calls.append(("growth", *a))
+        tf.config.experimental, "set_memory_growth", lambda device, on: growing.append((device, on))
     )
-    monkeypatch.setattr(tf.config.optimizer, "set_jit", lambda on: calls.append(("jit", on)))
-    policy = configure(FitOptions())
-    assert policy == decide([gpu.name], engine="auto", mixed_precision=True, batch_size=None)
-    assert calls == [("growth", gpu, True), ("jit", True)]
+    options = FitOptions(mixed_precision=mixed_precision)
+    try:
+        policy = configure(options)
+        assert tf.config.optimizer.get_jit() == ("autoclustering" if mixed_precision else "")
+    finally:
+        tf.config.optimizer.set_jit(False)
+    assert policy.dtype_policy == ("mixed_float16" if mixed_precision else "float32")
+    assert growing == [(gpu, True)]
 
 
 def test_missing_tensorflow_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
