@@ -86,8 +86,8 @@ def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:
     if candles.is_empty():
         raise DataError(
             f"{options.symbol} {options.timeframe} has no candles from "
-            f"{options.start_date or 'the beginning'} to {options.end_date or 'the end'}; it may not "
-            "have been listed yet. Choose a later range"
+            f"{options.start_date or 'the beginning'} to {options.end_date or 'the end'}; it may "
+            "not have been listed yet. Choose a later range"
         )
     if inside.is_empty():
         raise DataError(
