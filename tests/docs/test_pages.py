@@ -1,0 +1,121 @@
+"""What the README and docs/ say can be found, is complete, and is plain English."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from pages import PAGES, ROOT, anchors, blocks, inline_code, name, prose
+
+from atb_fast import errors
+from atb_fast.cli.main import cli
+
+#: Words of a translation, or of this project only, with what a reader knows instead.
+PRIVATE_WORDS = {
+    r"mend(s|ed|ing)?": "fix, repair",
+    r"anew": "again, from scratch",
+    r"stands?": "is, can be set",
+    r"(bears?|bore|borne) out": "supports",
+    r"say `--": "pass `--",
+    r"(goes|going|go|went) on with": "continues",
+    r"behind": "after",
+    r"holes?": "gap",
+    r"all the same": "anyway",
+    r"likewise": "in the same way",
+    r"fore(sees?|seen|saw)": "predict",
+    r"tell apart": "distinguish",
+    r"nobody knows": "cannot be determined",
+    r"is none": "is not a ...",
+}
+
+
+def walk(command: click.Command, path: str = "atb-fast") -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for word, inner in command.commands.items():
+            yield from walk(inner, f"{path} {word}")
+
+
+COMMANDS = dict(walk(cli))
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_page_has_one_title(page: Path) -> None:
+    assert len(re.findall(r"^# ", prose(page), re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        if anchor:
+            assert anchor in anchors(found), target
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    index = prose(ROOT / "docs" / "index.md")
+    missing = [page.name for page in PAGES if f"({page.name})" not in index]
+    assert missing == ["README.md", "index.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_plain_english(page: Path) -> None:
+    for number, line in enumerate(prose(page).splitlines(), 1):
+        for word, better in PRIVATE_WORDS.items():
+            found = re.search(rf"(?<!\w){word}(?!\w)", line, re.IGNORECASE)
+            assert not found, f"{name(page)}:{number}: {found and found[0]!r}: write {better!r}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_in_the_text_exist(page: Path) -> None:
+    not_run = (b.code.replace("\\\n", " ") for b in blocks(page) if b.tag.startswith("no-run"))
+    for text in (*inline_code(page), *"\n".join(not_run).splitlines()):
+        if text == "atb-fast" or not text.startswith("atb-fast "):
+            continue
+        words = shlex.split(text)
+        length = max(n for n in range(len(words) + 1) if " ".join(words[:n]) in COMMANDS or n == 0)
+        command = COMMANDS[" ".join(words[:length])]
+        known = {
+            flag for option in command.params for flag in (*option.opts, *option.secondary_opts)
+        }
+        given = {word.partition("=")[0] for word in words[length:] if word.startswith("--")}
+        assert length > 1 or given, f"{text}: no such command"
+        assert given <= known | {"--help", "--version"}, f"{text}: {given - known}"
+
+
+def test_every_command_is_in_the_reference() -> None:
+    shown = set(inline_code(ROOT / "docs" / "cli.md"))
+    assert [path for path, command in COMMANDS.items() if path not in shown] == ["atb-fast"]
+
+
+def test_every_exit_code_is_in_the_reference() -> None:
+    table = prose(ROOT / "docs" / "exit-codes.md")
+    shown = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {kind.exit_code for kind in kinds if issubclass(kind, errors.AtbFastError)}
+    assert shown == codes | {0, 130}
+
+
+def test_every_variable_is_in_the_reference() -> None:
+    sources = [*(ROOT / "python").rglob("*.py"), *(ROOT / "rust" / "src").rglob("*.rs")]
+    named = {
+        variable
+        for path in sources
+        for variable in re.findall(r"\b(?<!_)ATB_FAST_[A-Z_]*[A-Z]\b", path.read_text("utf-8"))
+    }
+    assert (
+        named - set(re.findall(r"ATB_FAST_[A-Z_]*[A-Z]", prose(ROOT / "docs/environment.md")))
+        == set()
+    )
