@@ -41,6 +41,7 @@ def walk(command: click.Command, path: str = "atb-fast") -> Iterator[tuple[str, 
 
 
 COMMANDS = dict(walk(cli))
+DOCUMENTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 
 def test_readme_is_short() -> None:
@@ -52,7 +53,7 @@ def test_page_has_one_title(page: Path) -> None:
     assert len(re.findall(r"^# ", prose(page), re.MULTILINE)) == 1
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"https?://", target):
@@ -70,7 +71,7 @@ def test_every_page_is_linked_from_the_index() -> None:
     assert missing == ["README.md", "index.md"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name)
 def test_plain_english(page: Path) -> None:
     for number, line in enumerate(prose(page).splitlines(), 1):
         for word, better in PRIVATE_WORDS.items():
@@ -78,7 +79,7 @@ def test_plain_english(page: Path) -> None:
             assert not found, f"{name(page)}:{number}: {found and found[0]!r}: write {better!r}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name)
 def test_commands_in_the_text_exist(page: Path) -> None:
     not_run = (b.code.replace("\\\n", " ") for b in blocks(page) if b.tag.startswith("no-run"))
     for text in (*inline_code(page), *"\n".join(not_run).splitlines()):

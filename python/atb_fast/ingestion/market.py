@@ -107,7 +107,7 @@ def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:
     astray = int(off_grid(inside, options.bar_ms).sum())
     if astray:
         log.info(
-            "%d candles do not open on the %s grid, so no sentiment is joined to them",
+            "%d candles do not open on the %s grid",
             astray,
             options.timeframe,
         )
