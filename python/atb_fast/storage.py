@@ -1,4 +1,4 @@
-"""Files that are either the old or the new, whatever happens while they are written."""
+"""Atomic writes, and removal of files that were not used for a long time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: complete and on the disk, or not at all.
+    """Replace the content of `path` by `data`, completely and durably, or not at all.
 
-    What a killed process leaves is named `.*.tmp` and stands beside `path`.
+    A killed process leaves a file named `.*.tmp` in the same directory.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
@@ -21,7 +21,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(descriptor)
-        # mkstemp makes it private; others may read what this user may.
+        # mkstemp makes the file private; give it the usual permissions.
         temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except BaseException:
@@ -31,7 +31,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make sure that new names in `directory` survive a power cut."""
+    """Make new and renamed files in `directory` survive a power failure."""
     if os.name == "posix":
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -41,25 +41,25 @@ def sync_directory(directory: Path) -> None:
 
 
 def umask() -> int:
-    """Return the permissions that new files do not get."""
+    """Return the permission bits that new files do not get."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
-#: Features that were not used for so long are removed when others are written.
+#: Cached files unused for this many days are removed when others are written.
 UNUSED_DAYS = 30
 
 
 def remove_unused(directory: Path, days: float, *, dry_run: bool = False) -> list[tuple[Path, int]]:
-    """Remove what was not used for `days`; return what it was, and the bytes of each.
+    """Remove cached files unused for `days`, and return the path and the size of each.
 
-    What killed runs left goes after a day: before that another run may be writing it.
+    Temporary files of killed runs are kept for a day, because another run may still write them.
     """
     removed = []
     for pattern, least in (("*.npz", 0.0), (".*.tmp", 1.0)):
         for path in directory.glob(pattern):
-            with suppress(FileNotFoundError):  # another process was quicker
+            with suppress(FileNotFoundError):  # another process removed it first
                 stat = path.stat()
                 if time.time() - stat.st_mtime < max(days, least) * 86_400:
                     continue
