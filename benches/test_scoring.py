@@ -24,7 +24,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @HOURLY
-@pytest.mark.parametrize("way", ["predict", "onnxruntime"])
+@pytest.mark.parametrize("way", ["predict", "two threads", "onnxruntime"])
 def test_every_bar(benchmark: Any, bundle: Bundle, case: Case, way: str) -> None:
     """As many of the newest bars as 2000; windows are made before onnxruntime is timed."""
     benchmark.group = f"scoring every bar, {case}"
@@ -33,11 +33,14 @@ def test_every_bar(benchmark: Any, bundle: Bundle, case: Case, way: str) -> None
     starts = np.arange(2000)
     parts = [matrix.gather(part, LENGTH) for part in np.split(starts, range(64, 2000, 64))]
 
-    def predict() -> Any:
+    two = load_bundle(bundle.path, threads=2)
+
+    def predict(bundle: Bundle = bundle) -> Any:
         return bundle.predict(candles)["prediction"][LENGTH:].to_numpy()
 
     ways: dict[str, Any] = {
         "predict": predict,
+        "two threads": lambda: predict(two),
         "onnxruntime": lambda: np.concatenate([bundle.run(part) for part in parts])[:, 0],
     }
     got = benchmark.pedantic(ways[way], rounds=5, warmup_rounds=1)

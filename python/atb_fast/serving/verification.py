@@ -260,7 +260,7 @@ def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
     count = len(predictions)
     if not count == len(windows) == len(ends) > 0:
         raise BundleError(
-            f"{path}: has {len(windows)} windows, {count} predictions and {len(ends)} ends, "
+            f"{path}: has {len(windows)} windows and {count} predictions, with {len(ends)} ends; "
             "expected the same number of each"
         )
     skew, difference = np.zeros(count), np.zeros(count)
