@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from atb_fast._core import merge as merge
     from atb_fast._core import rsi as rsi
     from atb_fast._core import sma as sma
+    from atb_fast.callbacks import Listener as Listener
     from atb_fast.config import TrainingConfig as TrainingConfig
     from atb_fast.errors import ArgumentError as ArgumentError
     from atb_fast.errors import AtbFastError as AtbFastError
@@ -60,6 +61,7 @@ _MODULES = {
         "rsi",
         "sma",
     ),
+    "callbacks": ("Listener",),
     "config": ("TrainingConfig",),
     "errors": (
         "ArgumentError",

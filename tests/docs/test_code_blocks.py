@@ -71,9 +71,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("registry")
     quick: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "epochs": 1, "registry": root}
     quick |= {"engine": "keras", "skip_plots": True, "skip_robustness": True}
-    daily = {"start_date": "2024-01-01", "sequence_length": 20}
+    daily: dict[str, Any] = {"start_date": "2024-01-01", "sequence_length": 20}
     run_training_pipeline(TrainingConfig(**quick, **daily))
-    hourly = {"start_date": "2024-12-20", "timeframe": "1h", "recipe": "basic"}
+    hourly: dict[str, Any] = {"start_date": "2024-12-20", "timeframe": "1h", "recipe": "basic"}
     run_training_pipeline(TrainingConfig(**quick, **hourly))
     return root
 
