@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
 from atb_fast.errors import DataError
 from atb_fast.features.frames import MOMENTUM
-from atb_fast.serving.frames import check_candles, check_index, to_polars
+from atb_fast.serving.frames import check_candles, to_polars
+from atb_fast.serving.sentiment import Sentiment, no_day, read_index, with_momentum
 
 if TYPE_CHECKING:
     import polars as pl
 
     from atb_fast.features.frames import ArrowFrame
 
-Sentiment: TypeAlias = "ArrowFrame | Literal['neutral'] | None"
 SentimentUse = Literal["required", "optional", "no"]
 Matrix = FeatureMatrix | CandleMatrix
 
@@ -129,7 +129,7 @@ class FeatureWindows(ModelInput):
         """Return the scaled features."""
         if self.uses_sentiment == "no":
             return self.pipeline.transform(frame)
-        return self.pipeline.transform(_with_momentum(to_polars(frame), sentiment, timeframe))
+        return self.pipeline.transform(with_momentum(to_polars(frame), sentiment, timeframe))
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class CandlesAndSentiment(ModelInput):
         """Return the candles and, if there is sentiment, its momentum as one more column."""
         table = to_polars(frame)
         if sentiment is not None:
-            table = _with_momentum(table, sentiment, timeframe)
+            table = with_momentum(table, sentiment, timeframe)
         if MOMENTUM not in table.columns:
             return self.pipeline.transform(table)
         features = [*self.pipeline.features, Feature(MOMENTUM, MOMENTUM)]
@@ -203,11 +203,11 @@ class CausalFeatures(FeatureWindows):
         index: pl.DataFrame | Literal["neutral"] | None = None
         if self.uses_sentiment == "required":
             neutral = isinstance(sentiment, str) and sentiment == "neutral"
-            index = "neutral" if neutral else _index(sentiment)
+            index = "neutral" if neutral else read_index(sentiment)
         candles = check_candles(table, timed=isinstance(index, pl.DataFrame))
         made = returns.columns(candles, index, lag_days=self.lag_days)
         if isinstance(index, pl.DataFrame) and len(made) and made["sentiment_missing"].min() == 1.0:
-            raise DataError(_no_day(index))
+            raise DataError(no_day(index))
         # Wilder's average restarts after a candle that is missing.
         number = np.arange(len(made))
         missing = np.isnan(candles["close"].to_numpy())
@@ -216,43 +216,3 @@ class CausalFeatures(FeatureWindows):
         rsi = np.where(settled, made["rsi_14"].to_numpy(), np.nan)
         others = [made[name] for name in made.columns if name != "rsi_14"]
         return pl.DataFrame([*others, pl.Series("rsi_14", rsi, nan_to_null=True)])
-
-
-def _with_momentum(table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> pl.DataFrame:
-    """Return `table` with the sentiment_momentum that it is to be scored with.
-
-    A column of that name counts unless `sentiment` is `neutral`.
-
-    Raises:
-        DataError: There is no sentiment, or it cannot be used.
-    """
-    import polars as pl
-
-    if isinstance(sentiment, str) and sentiment == "neutral":
-        kept = [table[name] for name in table.columns if name != MOMENTUM]
-        return pl.DataFrame([*kept, pl.Series(MOMENTUM, np.zeros(len(table)))])
-    if MOMENTUM in table.columns:
-        return table
-    from atb_fast.features.sentiment import merge_sentiment, sentiment_features
-
-    index = _index(sentiment)
-    merged = merge_sentiment(table, sentiment_features(index), timeframe, whole_last_day=True)
-    if len(table) and merged[MOMENTUM].null_count() == len(table):
-        raise DataError(_no_day(index))
-    return merged
-
-
-def _index(sentiment: Sentiment) -> pl.DataFrame:
-    if sentiment is None or isinstance(sentiment, str):
-        raise DataError(
-            f"this model was trained with sentiment, got sentiment={sentiment!r}; pass the Fear & "
-            "Greed index (a frame with timestamp and value), or sentiment='neutral'"
-        )
-    return check_index(to_polars(sentiment))
-
-
-def _no_day(index: pl.DataFrame) -> str:
-    return (
-        f"the sentiment ({len(index)} days) covers no day of the candles; pass the index of their "
-        "range. Integer timestamps are read as milliseconds"
-    )

@@ -20,12 +20,12 @@ from atb_fast.serving.inputs import (
     CandlesAndSentiment,
     FeatureWindows,
     Matrix,
-    Sentiment,
     SentimentUse,
 )
 from atb_fast.serving.model import OnnxModel
 from atb_fast.serving.registry import check_timeframe, find
 from atb_fast.serving.schema import read_documents, train_end
+from atb_fast.serving.sentiment import Sentiment
 
 if TYPE_CHECKING:
     import polars as pl

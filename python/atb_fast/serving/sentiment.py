@@ -1,0 +1,65 @@
+"""The sentiment that candles are scored with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from atb_fast.errors import DataError
+from atb_fast.features.frames import MOMENTUM
+from atb_fast.serving.frames import check_index, to_polars
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from atb_fast.features.frames import ArrowFrame
+
+#: A frame with timestamp and value of the Fear & Greed index, `neutral`, or None for none.
+Sentiment: TypeAlias = "ArrowFrame | Literal['neutral'] | None"
+
+
+def with_momentum(table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> pl.DataFrame:
+    """Return `table` with the sentiment_momentum that it is to be scored with.
+
+    A column of that name counts unless `sentiment` is `neutral`.
+
+    Raises:
+        DataError: There is no sentiment, or it cannot be used.
+    """
+    import polars as pl
+
+    if isinstance(sentiment, str) and sentiment == "neutral":
+        kept = [table[name] for name in table.columns if name != MOMENTUM]
+        return pl.DataFrame([*kept, pl.Series(MOMENTUM, np.zeros(len(table)))])
+    if MOMENTUM in table.columns:
+        return table
+    from atb_fast.features.sentiment import merge_sentiment, sentiment_features
+
+    index = read_index(sentiment)
+    merged = merge_sentiment(table, sentiment_features(index), timeframe, whole_last_day=True)
+    if len(table) and merged[MOMENTUM].null_count() == len(table):
+        raise DataError(no_day(index))
+    return merged
+
+
+def read_index(sentiment: Sentiment) -> pl.DataFrame:
+    """Return the Fear & Greed index, checked; see `check_index`.
+
+    Raises:
+        DataError: It is not a frame, or cannot be used.
+    """
+    if sentiment is None or isinstance(sentiment, str):
+        raise DataError(
+            f"this model was trained with sentiment, got sentiment={sentiment!r}; pass the Fear & "
+            "Greed index (a frame with timestamp and value), or sentiment='neutral'"
+        )
+    return check_index(to_polars(sentiment))
+
+
+def no_day(index: pl.DataFrame) -> str:
+    """Return the message about an index that has no day of the candles."""
+    return (
+        f"the sentiment ({len(index)} days) covers no day of the candles; pass the index of their "
+        "range. Integer timestamps are read as milliseconds"
+    )
