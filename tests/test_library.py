@@ -36,7 +36,7 @@ def test_type_checkers_see_the_public_names() -> None:
 
 
 def test_public_names_exist() -> None:
-    promised = {"merge", "sma", "rsi", "evaluate", "find_leaks", "load_market", "RecordedRun"}
+    promised = {"merge", "sma", "rsi", "evaluate", "find_leaks", "load_market", "read_run"}
     errors = {name for name in vars(atb_fast.errors) if name.endswith("Error")}
     assert promised | errors <= set(atb_fast.__all__)
     assert {*atb_fast.__all__, "__version__"} <= set(dir(atb_fast))

@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from atb_fast.runs.pipeline import TrainingResult as TrainingResult
     from atb_fast.runs.pipeline import run_training_pipeline as run_training_pipeline
     from atb_fast.runs.repeat import RecordedRun as RecordedRun
+    from atb_fast.runs.repeat import read_run as read_run
     from atb_fast.serving.predictor import Bundle as Bundle
     from atb_fast.serving.predictor import load_bundle as load_bundle
 
@@ -96,7 +97,7 @@ _MODULES = {
         "TrainingResult",
         "run_training_pipeline",
     ),
-    "runs.repeat": ("RecordedRun",),
+    "runs.repeat": ("RecordedRun", "read_run"),
     "serving.predictor": (
         "Bundle",
         "load_bundle",

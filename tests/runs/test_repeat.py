@@ -11,7 +11,7 @@ import pytest
 
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import ArgumentError, BundleError, DataError
-from atb_fast.runs.repeat import read
+from atb_fast.runs.repeat import read_run
 
 CONFIG = TrainingConfig(
     symbol="BTCUSDT", source="sample", epochs=3, start_date=date(2023, 1, 1), registry=Path("old")
@@ -38,7 +38,7 @@ def test_the_options_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     recorded = document()
     recorded["config"] |= {"force_refresh": True, "cache_dir": "/old", "resume": True}
     del recorded["config"]["patience"]  # as if it were newer than the metadata
-    run = read(str(write(tmp_path / "metadata.json", recorded)), offline=True)
+    run = read_run(str(write(tmp_path / "metadata.json", recorded)), offline=True)
     assert run.config == TrainingConfig(
         symbol="BTCUSDT", source="sample", epochs=3, start_date=date(2023, 1, 1), batch_size=32,
         end_date=date(2024, 12, 31), engine="compiled", offline=True, registry=Path("here"),
@@ -56,21 +56,21 @@ def test_files_that_moved(tmp_path: Path) -> None:
     }
     path = str(write(tmp_path / "metadata.json", recorded))
     with pytest.raises(DataError, match=r"old\.csv, the candles of .*give --candles FILE"):
-        read(path)
-    assert read(path, candles=tmp_path / "new.csv").config.candles == tmp_path / "new.csv"
+        read_run(path)
+    assert read_run(path, candles=tmp_path / "new.csv").config.candles == tmp_path / "new.csv"
     recorded["config"] |= {"sentiment": str(tmp_path / "old index.csv")}
     path = str(write(tmp_path / "metadata.json", recorded))
-    read(path, candles=tmp_path / "new.csv")  # no sentiment was read
+    read_run(path, candles=tmp_path / "new.csv")  # no sentiment was read
     recorded["config"]["force_price_only"] = False
     path = str(write(tmp_path / "metadata.json", recorded))
     with pytest.raises(DataError, match=r"index\.csv, the sentiment of .*give --sentiment FILE"):
-        read(path, candles=tmp_path / "new.csv")
+        read_run(path, candles=tmp_path / "new.csv")
 
 
 def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
     path = str(write(tmp_path / "metadata.json", document()))
     with pytest.raises(ArgumentError, match="--source sample does not use --candles"):
-        read(path, candles=Path("x.csv"))
+        read_run(path, candles=Path("x.csv"))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
 def test_metadata_that_cannot_be_used(tmp_path: Path, changes: Any, message: str) -> None:
     path = write(tmp_path / "metadata.json", document(**changes))
     with pytest.raises(BundleError, match=message) as caught:
-        read(str(path))
+        read_run(str(path))
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
@@ -105,4 +105,4 @@ def test_metadata_that_cannot_be_used(tmp_path: Path, changes: Any, message: str
 @pytest.mark.parametrize("threads", ["2", -1, 10**9, True, 2.0, [2]])
 def test_a_number_of_threads_that_is_none(tmp_path: Path, threads: Any) -> None:
     recorded = document(environment={"intra_op_threads": threads})
-    assert read(str(write(tmp_path / "metadata.json", recorded))).threads is None
+    assert read_run(str(write(tmp_path / "metadata.json", recorded))).threads is None

@@ -87,9 +87,9 @@ def train(context: click.Context, /, as_json: bool, recorded: str | None, **opti
         raise click.UsageError("missing command: use train model, train price, or --from METADATA")
     from rich.console import Console
 
-    from atb_fast.runs.repeat import read
+    from atb_fast.runs.repeat import read_run
 
-    run = read(recorded, **{name: value for name, value in options.items() if value})
+    run = read_run(recorded, **{name: value for name, value in options.items() if value})
     _train_one(run.config, as_json, Console(stderr=True, highlight=False), run)
 
 

@@ -112,7 +112,7 @@ class RecordedRun:
         return same
 
 
-def read(reference: str, **options: Any) -> RecordedRun:
+def read_run(reference: str, **options: Any) -> RecordedRun:
     """Return the run that is recorded somewhere.
 
     Args:
