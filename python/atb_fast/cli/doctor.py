@@ -30,6 +30,7 @@ _PACKAGES = {
     "onnxruntime": f"{_TRAIN}, or train with --skip-onnx",
     "tf2onnx": f"{_TRAIN}, or train with --skip-onnx",
     "matplotlib": f"{_TRAIN}, or train with --skip-plots",
+    "jinja2": f"{_TRAIN}, or train with --skip-plots",
 }
 #: Exists wherever an NVIDIA driver is loaded, including in containers.
 _NVIDIA = Path("/dev/nvidiactl")

@@ -1,7 +1,6 @@
-"""How good the model is: errors beside persistence, robustness, importance of the features.
+"""How good a model is: errors next to persistence, robustness, permutation importance.
 
-Every figure comes from Keras' own predictions, whatever engine trained the model; nothing
-here is needed to use it.
+Keras computes every prediction, whichever engine trained the model.
 """
 
 from __future__ import annotations
@@ -13,29 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast._core import FeatureMatrix
-from atb_fast.evaluation.metrics import (
-    diebold_mariano,
-    direction,
-    mape,
-    rmse,
-)
+from atb_fast.evaluation import significance
+from atb_fast.evaluation.metrics import direction, mape, rmse
 from atb_fast.features.sentiment import neutral_value
 from atb_fast.features.windows import WindowedData
 from atb_fast.training.predict import _PREDICT_BATCH, predict, predict_batches
 
-#: Windows that importance is measured on, evenly spread over the test windows.
+#: Permutation importance is measured on at most this many test windows.
 _IMPORTANCE_WINDOWS = 100
 _SHUFFLES = 5
-#: Standard errors.
-_BEYOND_CHANCE = 2.0
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors in quote currency; `mape` in per cent; losses are mean squared errors.
+    """Errors on the training and the test windows.
 
-    `persistence_rmse` is the error of "no change" on the same test windows. For the directional
-    figures see `Direction`; see also `diebold_mariano`.
+    RMSE is in quote currency, MAPE in percent; a loss is a squared RMSE. Persistence predicts the
+    last close of each test window. See `metrics.Direction` for the directional figures, and
+    `significance.diebold_mariano`.
     """
 
     train_loss: float
@@ -54,21 +48,22 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """How the model compares with "no change", by the errors and by what chance can do."""
-        error, unchanged = self.test_rmse, self.persistence_rmse
-        if error == unchanged:
-            return "as good as no change"
-        if abs(self.diebold_mariano) < _BEYOND_CHANCE:
-            return f"{'hardly' if error < unchanged else 'no'} better than no change"
-        return f"{'better' if error < unchanged else 'worse'} than no change"
+        """How the model compares with persistence; see `significance.verdict`."""
+        return significance.verdict(self.test_rmse, self.persistence_rmse, self.diebold_mariano)
 
     def to_dict(self) -> dict[str, float]:
-        """Return the figures by name."""
+        """Return the figures by name, as metadata.json has them."""
         return asdict(self)
 
 
 def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float64]) -> Evaluation:
-    """Return the errors of `model` on the training and the test windows."""
+    """Return the errors of `model` on the training and the test windows.
+
+    Args:
+        model: A Keras model.
+        data: The windows.
+        test_predictions: Its prediction for each test window, quote currency, shape (windows,).
+    """
     train_rmse = rmse(data.targets(data.train), predict(model, data, data.train))
     actual, unchanged = data.targets(data.test), data.persistence(data.test)
     test_rmse = rmse(actual, test_predictions)
@@ -86,19 +81,19 @@ def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float6
         directional_accuracy_high=foreseen.high,
         directional_bars=foreseen.bars,
         directional_up_share=foreseen.up_share,
-        diebold_mariano=diebold_mariano(data, test_predictions),
+        diebold_mariano=significance.diebold_mariano(data, test_predictions),
     )
 
 
 def robustness(
     model: Any, data: WindowedData, test_predictions: NDArray[np.float64]
 ) -> dict[str, float]:
-    """Return the test RMSE, and what it becomes without sentiment.
+    """Return the test RMSE with and without sentiment, by name; only `test_rmse` if it has none.
 
-    `test_rmse_neutral_sentiment` has an index of 50 that never changes.
-    `test_rmse_without_sentiment` has the scaled columns at 0. In the legacy recipe that is the
-    smallest momentum, not a neutral one; the old trainer measured it so, and figures stay
-    comparable.
+    `test_rmse_neutral_sentiment` is measured with a constant index of 50.
+    `test_rmse_without_sentiment` is measured with the scaled sentiment columns set to 0. In the
+    legacy recipe 0 is the steepest fall of the index rather than a neutral value. The original
+    trainer measured it this way, so the figures stay comparable.
     """
     actual, prepared = data.targets(data.test), data.prepared
     results = {"test_rmse": rmse(actual, test_predictions)}
@@ -106,7 +101,7 @@ def robustness(
     sentiment = [i for i, name in enumerate(names) if name.startswith("sentiment_")]
     if not sentiment:
         return results
-    assert prepared.pipeline is not None  # candles alone have no sentiment
+    assert prepared.pipeline is not None  # only recipes without sentiment have none
     scalers = prepared.pipeline.scalers
     neutral = [float(scalers[i].transform([neutral_value(names[i])])[0]) for i in sentiment]
     for what, scaled in (("without", [0.0] * len(sentiment)), ("neutral", neutral)):
@@ -121,20 +116,21 @@ def robustness(
 def permutation_importance(
     model: Any, data: WindowedData, seed: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return by how much the test RMSE rises when a feature comes from another window.
+    """Return how much the test RMSE increases when a feature is permuted between windows.
 
-    Each feature in turn is exchanged between windows as a whole series (L. Breiman, Random
-    Forests, 2001), on at most 100 windows spread evenly over the test windows, in five orders.
+    A window keeps the other features and gets the whole series of this one from another window
+    (L. Breiman, Random Forests, 2001). Measured on at most 100 evenly spaced test windows, with
+    five permutations.
 
     Returns:
-        Rise of the RMSE in quote currency by feature, about 0 or below: not used; mean and standard
-        deviation over the orders.
+        Mean and standard deviation of the RMSE increase over the permutations, by feature, quote
+        currency. The model does not use a feature whose mean is about 0 or below.
     """
     step = -(-len(data.test) // _IMPORTANCE_WINDOWS)
     chosen = data.test[::step]
     rng = np.random.default_rng(seed)
     orders = np.concatenate([rng.permutation(len(chosen)) for _ in range(_SHUFFLES)])
-    # All orders at once: many small batches take longer.
+    # All permutations are predicted together, as many small batches would take longer.
     starts = np.tile(chosen, _SHUFFLES)
     actual, windows = data.targets(starts), data.windows(starts)
     base = rmse(data.targets(chosen), predict(model, data, chosen))

@@ -1,28 +1,77 @@
-"""The page of a training run: one file, no script, nothing loaded from anywhere."""
+"""report.html: one self-contained page for each training run.
+
+This module collects the values; template.html turns them into HTML and escapes every one of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from html import escape
 from importlib.resources import files
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from atb_fast.bundles import onnx_export
 from atb_fast.config import TIMEFRAMES
 from atb_fast.evaluation.record import RunRecord
-from atb_fast.reports.charts import CHARTS, ZOOM, target_times
+from atb_fast.reports.charts import ZOOM, target_times
+from atb_fast.reports.style import LIGHT
 from atb_fast.serving.verification import SKEW, prediction_limit
 from atb_fast.storage import write_atomic
 
-#: As its licence asks for.
+#: The license of the index asks for this text.
 _ATTRIBUTION = "Fear & Greed index: Source: alternative.me"
-#: Of a verdict that chance does not explain.
-_TONES = {"better than no change": "good", "worse than no change": "bad"}
+#: Color and headline of each verdict.
+_HEADLINES = {
+    "better than no change": ("good", "The model beats persistence."),
+    "worse than no change": ("bad", "The model is worse than persistence."),
+    "as good as no change": ("note", "The model is exactly as good as persistence."),
+}
+_UNDECIDED = ("note", "The model is statistically indistinguishable from persistence.")
+_STATES = {"passed": ("good", "✓"), "failed": ("bad", "✗"), "skipped": ("note", "–")}
+
+
+class Pair(NamedTuple):
+    """A row of a table with two columns."""
+
+    name: str
+    value: Any
+
+
+class Bar(NamedTuple):
+    """A row of a bar chart; `share` of the longest bar, 0..1."""
+
+    name: str
+    text: str
+    share: float
+
+
+class Banner(NamedTuple):
+    """A statement to read before any figure. `tone` is `good`, `bad` or `note`."""
+
+    tone: str
+    title: str
+    text: str
+
+
+class Check(NamedTuple):
+    """The outcome of a check. `state` is one of `_STATES`."""
+
+    name: str
+    state: str
+    text: str
+
+    @property
+    def tone(self) -> str:
+        """Class that colors the state."""
+        return _STATES[self.state][0]
+
+    @property
+    def sign(self) -> str:
+        """Character that marks the state without color."""
+        return _STATES[self.state][1]
 
 
 def write_report(
@@ -33,120 +82,127 @@ def write_report(
     stages: Mapping[str, float],
     total: float,
 ) -> None:
-    """Write the page of a run.
+    """Write the report of a run.
 
     Args:
         path: The file.
         record: The run, with its charts drawn.
-        document: metadata.json, complete: figures are taken from it.
+        document: The complete metadata.json; figures are taken from it.
         stages: Seconds of each stage so far.
         total: Seconds of the whole run so far.
+
+    Raises:
+        ImportError: Jinja2 is not installed.
     """
-    results = document["evaluation_results"]
-    created = datetime.fromisoformat(document["created_at"])
-    texts = {
+    from jinja2 import Environment, StrictUndefined
+
+    template = files("atb_fast.reports").joinpath("template.html").read_text(encoding="utf-8")
+    # Only charts, which are Markup, are not escaped. A misspelled name is an error, not a blank.
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string(template).render(_values(record, document, stages, total))
+    write_atomic(path, page.encode())
+
+
+def _values(
+    record: RunRecord, document: Mapping[str, Any], stages: Mapping[str, float], total: float
+) -> dict[str, Any]:
+    """Return what template.html shows."""
+    results, data = document["evaluation_results"], record.data
+    return {
         **{name: document[name] for name in ("symbol", "timeframe", "model_type")},
         "recipe": record.config.recipe,
         "version": document["version_id"],
         "created": document["created_at"],
-        "created_text": f"{created:%Y-%m-%d %H:%M} UTC",
+        "created_text": f"{datetime.fromisoformat(document['created_at']):%Y-%m-%d %H:%M} UTC",
+        "atb_fast": document["versions"].get("atb-fast", ""),
+        "palette": LIGHT,
+        "charts": record.charts,
+        "zoom": min(ZOOM, len(data.test)),
+        "horizon": data.horizon,
+        "validated_on_test": _validated_on_test(record),
+        "shrunk": record.fitted.shrinkage != 1.0,
+        "banners": list(_banners(record, document)),
         "test_rmse": _number(results["test_rmse"]),
         "persistence_rmse": _number(results["persistence_rmse"]),
-        "mape": f"{results['mape']:.2f}",
-        "persistence_mape": f"{results['persistence_mape']:.2f}",
-        "validation_note": "Validation windows are the test windows." * _tests_choose(record),
-        "shrinkage_note": "Before predicted returns were shrunk."
-        * (record.fitted.shrinkage != 1.0),
-        "ahead": "one bar" if record.data.horizon == 1 else f"{record.data.horizon} bars",
-        "independence": "Intervals take the windows for independent."
-        if record.data.horizon == 1
-        else f"Intervals allow for {record.data.horizon} bars that neighbours share.",
-        "zoom": min(ZOOM, len(record.data.test)),
-        "atb_fast": document["versions"].get("atb-fast", ""),
-    }
-    html = {
-        "banners": "\n".join(_banners(record, document)),
-        "caveats": "\n".join(f'<p class="muted">{text}</p>' for text in _caveats(record)),
-        **_ratio(record),
-        **_direction(record),
-        "facts": _pairs("Data", _facts(record, document)),
+        "mape": f"{results['mape']:.2f}%",
+        "persistence_mape": f"{results['persistence_mape']:.2f}%",
+        "ratio": _ratio(record),
+        "tone": _headline(record)[0],
+        "direction": _direction(record),
+        "data": list(_data(record, document)),
+        "fit": list(_fit(record, document)),
         "stages": _stages(stages, total),
-        "fit": _pairs("Fit", _fit(record, document)),
+        "total": f"{total:.1f}",
+        "robustness_measured": bool(document["robustness_results"]),
         "robustness": _robustness(document),
-        "checks": _checks(record, document),
+        "has_sentiment": document["has_sentiment"],
+        "checks": list(_checks(record, document)),
         "metadata": _metadata(document),
     }
-    no_chart = '<p class="muted">Not drawn, see the checks.</p>'
-    html |= {f"chart_{name}": record.charts.get(name, no_chart) for name in CHARTS}
-    html |= {name: escape(str(text)) for name, text in texts.items()}
-    template = files("atb_fast.reports").joinpath("template.html").read_text(encoding="utf-8")
-    write_atomic(path, Template(template).substitute(html).encode())
 
 
 def _number(value: float) -> str:
-    """Return a price: cents where they matter, five digits of a small one."""
+    """Return a price: cents if it is large, five significant digits if it is small."""
     return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.5g}"
 
 
-def _tests_choose(record: RunRecord) -> bool:
+def _validated_on_test(record: RunRecord) -> bool:
     return np.array_equal(record.data.validation, record.data.test)
 
 
-def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[str]:
-    """Give what must be read before any figure."""
+def _headline(record: RunRecord) -> tuple[str, str]:
+    return _HEADLINES.get(record.evaluation.verdict, _UNDECIDED)
 
-    def banner(tone: str, title: str, text: str) -> str:
-        title, text = escape(title), escape(text)
-        return f'<p class="banner {tone}"><strong>{title}</strong> <span>{text}</span></p>'
 
+def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Banner]:
     found = record.evaluation
-    figures = (
-        f"Test RMSE {_number(found.test_rmse)}, persistence {_number(found.persistence_rmse)}."
+    tone, title = _headline(record)
+    text = (
+        f"Test RMSE {_number(found.test_rmse)}, persistence RMSE {_number(found.persistence_rmse)}."
     )
-    tone = _TONES.get(found.verdict, "note")
     if found.test_rmse == found.persistence_rmse:
         if record.fitted.shrinkage == 0.0:
-            figures += " It was no better on the validation windows, and was shrunk to it."
-    elif tone == "note":
+            text += (
+                " The shrinkage factor estimated on the validation windows is 0, so the model "
+                "always predicts no change."
+            )
+    else:
         errors = abs(found.diebold_mariano)
-        figures += f" The difference is {errors:.1f} standard errors, which chance explains."
-    yield banner(tone, f"The model is {found.verdict}.", figures)
+        text += f" The squared errors differ by {errors:.1f} standard errors"
+        chance = ", which can be due to chance" * (title == _UNDECIDED[1])
+        text += f" (Diebold-Mariano test){chance}."
+    yield Banner(tone, title, text)
     if document["dataset"]["synthetic"]:
-        yield banner(
+        yield Banner(
             "note",
             "Synthetic sample market.",
-            "The prices are made up: no figure here says anything about a real market.",
+            "Prices are simulated. No figure on this page says anything about a real market.",
         )
     if not document["diagnostics"]["onnx"]:
-        yield banner(
+        yield Banner(
             "note",
             "Not published.",
-            "There is no checked model.onnx; engines do not see the model.",
+            "The bundle has no verified model.onnx, so engines do not load it.",
         )
 
 
-def _caveats(record: RunRecord) -> Iterator[str]:
-    if _tests_choose(record):
-        yield "The test windows also chose the epoch, so their error is a little flattering."
-    if record.config.recipe == "legacy":
-        yield "The scalers have seen the test rows, too: the recipe is that of the old trainer."
-
-
-def _ratio(record: RunRecord) -> dict[str, str]:
+def _ratio(record: RunRecord) -> str:
     error, unchanged = record.evaluation.test_rmse, record.evaluation.persistence_rmse
-    if not unchanged:  # prices that stand still
-        return {"ratio": "undefined", "tone": ""}
+    if not unchanged:  # the price never moves
+        return "undefined"
     ratio = error / unchanged
-    tone = _TONES.get(record.evaluation.verdict, "")
-    return {"ratio": f"{ratio:.3f}" if ratio < 10 else f"{ratio:,.1f}", "tone": tone}
+    return f"{ratio:.3f}" if ratio < 10 else f"{ratio:,.1f}"
 
 
-def _direction(record: RunRecord) -> dict[str, str]:
+def _direction(record: RunRecord) -> dict[str, Any]:
+    """Return directional accuracy and its interval, in percent, beside the trivial forecast."""
     found, data = record.evaluation, record.data
     if not found.directional_bars:
         moved = np.any(data.targets(data.test) != data.persistence(data.test))
-        why = "the model foresees no move" if moved else "no price moved"
-        return {"direction": "undefined", "direction_interval": why, "direction_range": ""}
+        why = "the model predicts no move" if moved else "the price never moves"
+        return {"share": "undefined", "text": why, "interval": None}
     low, high, up = (
         100 * share
         for share in (
@@ -155,168 +211,132 @@ def _direction(record: RunRecord) -> dict[str, str]:
             found.directional_up_share,
         )
     )
-    # Prices drift, so a coin is easily beaten by always saying the same.
+    # Prices drift, so always predicting the same direction beats a coin toss.
     always, base = ("up", up) if up >= 50 else ("down", 100 - up)
     than = "better than" if low > base else "worse than" if high < base else "no better than"
-    text = f"{than} always saying {always}, {base:.1f}&nbsp;%"
+    comparison = f"{than} always predicting {always} ({base:.1f}%)"
     return {
-        "direction": f"{100 * found.directional_accuracy:.1f}&nbsp;%",
-        "direction_interval": f"95&nbsp;% interval {low:.1f} to {high:.1f}&nbsp;%, "
-        f"{found.directional_bars:,} bars: {text}",
-        "direction_range": f'<div class="range" role="img" aria-label="{text}">'
-        f'<i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
-        f'<b style="left:{base:.1f}%"></b></div>',
+        "share": f"{100 * found.directional_accuracy:.1f}%",
+        "text": f"95% interval {low:.1f}% to {high:.1f}%, {found.directional_bars:,} bars; "
+        + comparison,
+        "comparison": comparison,
+        "interval": {"low": low, "width": high - low, "base": base},
     }
 
 
-def _facts(record: RunRecord, document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _data(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:
     dataset, data, config = document["dataset"], record.data, record.config
     sources = {"binance": "Binance", "sample": "synthetic sample market", "files": config.candles}
-    yield "candles", f"{dataset['candles']:,} of {config.timeframe}"
-    yield "source", sources[config.source or ""]
-    yield "rows with every feature", f"{dataset['rows']:,}"
-    yield "gaps", f"{dataset['gaps']:,} (steps longer than a bar)"
-    yield "windows", f"{data.length} bars × {len(data.prepared.matrix.names)} columns"
+    yield Pair("candles", f"{dataset['candles']:,} ({config.timeframe})")
+    yield Pair("source", sources[config.source or ""])
+    yield Pair("rows with all features", f"{dataset['rows']:,}")
+    yield Pair("gaps", f"{dataset['gaps']:,} (steps longer than one bar)")
+    yield Pair("windows", f"{data.length} bars × {len(data.prepared.matrix.names)} columns")
     whole_days = config.bar_ms % TIMEFRAMES["1d"] == 0
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     for name, starts in parts.items():
-        if name == "validation" and _tests_choose(record):
-            yield name, "the test windows"
+        if name == "validation" and _validated_on_test(record):
+            yield Pair(name, "the test windows")
             continue
         times = target_times(data, starts[[0, -1]])
         text = " to ".join(np.datetime_as_string(times, unit="D" if whole_days else "m"))
-        yield name, f"{len(starts):,} windows, {text.replace('T', ' ')} UTC"
+        yield Pair(name, f"{len(starts):,} windows, {text.replace('T', ' ')} UTC")
     if not document["has_sentiment"]:
-        yield "sentiment", "not used"
+        yield Pair("sentiment", "not used")
+    elif dataset["synthetic"]:
+        yield Pair("sentiment", "synthetic index")
+    elif config.sentiment:
+        yield Pair("sentiment", f"{config.sentiment} ({_ATTRIBUTION})")
     else:
-        made_up, file = dataset["synthetic"], config.sentiment
-        source = f"{file}, as the " * bool(file) + _ATTRIBUTION
-        yield "sentiment", "synthetic index" if made_up else source
-    yield "columns", ", ".join(data.prepared.matrix.names)
+        yield Pair("sentiment", _ATTRIBUTION)
+    yield Pair("columns", ", ".join(data.prepared.matrix.names))
 
 
-def _fit(record: RunRecord, document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _fit(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:
     fitted, params = record.fitted, document["training_params"]
     results = document["evaluation_results"]
-    yield (
-        "epochs",
-        f"{params['epochs']} of at most {params['max_epochs']}, kept: {params['best_epoch']}",
-    )
+    epochs = f"{params['epochs']} of at most {params['max_epochs']}; best: {params['best_epoch']}"
+    yield Pair("epochs", epochs)
     if params["shrinkage"] != 1:
-        yield "kept of predicted returns", f"{params['shrinkage']:.0%}, as validation bears out"
-    yield "patience", f"{params['patience']} epochs"
-    yield "batch, seed", f"{params['batch_size']} windows, {params['seed']}"
-    yield "engine", f"{params['engine']}, {record.policy.reason}"
-    first = f"{fitted.seconds_per_epoch:.2f} s, the first {fitted.epoch_seconds[0]:.2f} s"
-    yield "an epoch", first
-    yield "RMSE, training windows", f"{_number(results['train_rmse'])} quote currency"
-    yield "RMSE, test windows", f"{_number(results['test_rmse'])} quote currency"
-    if "test_rmse_from_candles" in results:
-        yield "... from raw candles", f"{_number(results['test_rmse_from_candles'])} quote currency"
+        factor = f"{params['shrinkage']:.0%}, estimated on the validation windows"
+        yield Pair("shrinkage factor", factor)
+    yield Pair("patience", f"{params['patience']} epochs")
+    yield Pair("batch size", f"{params['batch_size']} windows")
+    yield Pair("seed", params["seed"])
+    yield Pair("engine", f"{params['engine']}, {record.policy.reason}")
+    seconds = f"{fitted.seconds_per_epoch:.2f} s (first: {fitted.epoch_seconds[0]:.2f} s)"
+    yield Pair("time per epoch", seconds)
+    for name, what in (
+        ("train_rmse", "RMSE, training windows"),
+        ("test_rmse", "RMSE, test windows"),
+        ("test_rmse_from_candles", "RMSE, test windows, from raw candles"),
+    ):
+        if name in results:
+            yield Pair(what, f"{_number(results[name])} quote currency")
 
 
-def _stages(stages: Mapping[str, float], total: float) -> str:
-    rows = dict(stages)
-    rows["imports, checks, this page"] = total - sum(rows.values())
-    bars = [(name, seconds, f"{seconds:.2f}") for name, seconds in rows.items()]
-    return _bars("Seconds by stage, until this page was written", "seconds", bars) + (
-        f'<p class="muted">{total:.1f} s in all</p>'
-    )
+def _bars(rows: Mapping[str, float], texts: Iterator[str]) -> list[Bar]:
+    most = max(rows.values()) or 1.0
+    return [
+        Bar(name, text, max(value, 0.0) / most)
+        for (name, value), text in zip(rows.items(), texts, strict=True)
+    ]
 
 
-def _robustness(document: Mapping[str, Any]) -> str:
+def _stages(stages: Mapping[str, float], total: float) -> list[Bar]:
+    rows = {**stages, "imports, checks, this page": total - sum(stages.values())}
+    return _bars(rows, (f"{seconds:.2f}" for seconds in rows.values()))
+
+
+def _robustness(document: Mapping[str, Any]) -> list[Bar]:
     results = document["robustness_results"]
-    title = "Robustness: test RMSE without sentiment"
-    if not results:
-        return f'<h3>{title}</h3><p class="muted">Not measured, see the checks.</p>'
-    if not document["has_sentiment"]:
-        return f'<h3>{title}</h3><p class="muted">The model has no sentiment.</p>'
+    if not results or not document["has_sentiment"]:
+        return []
     rows = {
         "as trained": results["test_rmse"],
-        "sentiment neutral": results["test_rmse_neutral_sentiment"],
-        "scaled sentiment 0": results["test_rmse_without_sentiment"],
+        "neutral sentiment": results["test_rmse_neutral_sentiment"],
+        "scaled sentiment set to 0": results["test_rmse_without_sentiment"],
         "persistence": document["evaluation_results"]["persistence_rmse"],
     }
-    bars = [(name, value, _number(value)) for name, value in rows.items()]
-    return _bars(title, "quote currency", bars) + (
-        '<p class="muted">Neutral is an index of 50 that never changes. Scaled 0 is '
-        + (
-            "its mean."
-            if document["recipe"] == "causal"
-            else "its largest fall, as measured before."
-        )
-        + "</p>"
-    )
+    return _bars(rows, map(_number, rows.values()))
 
 
-def _checks(record: RunRecord, document: Mapping[str, Any]) -> str:
+def _checks(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Check]:
     config, failures = record.config, dict(document["diagnostic_failures"])
-    steps = document["diagnostics"]
     verified = document.get("verification", {})
-    rows: list[tuple[str, str, str]] = []
 
-    def compared(what: str, value: float | None, limit: float) -> None:
-        if value is None:
-            rows.append((what, "skipped" if config.skip_onnx else "failed", ""))
-        else:
-            state = "passed" if value <= limit else "failed"
-            rows.append((what, state, f"{value:.1e} ≤ {limit:.0e}" if value else "no difference"))
+    def compared(name: str, difference: float | None, limit: float) -> Check:
+        if difference is None:
+            return Check(name, "skipped" if config.skip_onnx else "failed", "")
+        state, sign = ("passed", "≤") if difference <= limit else ("failed", ">")
+        text = f"{difference:.1e} {sign} {limit:.0e}" if difference else "no difference"
+        return Check(name, state, text)
 
     from_candles = config.onnx_input == "ohlcv"
     tolerance = onnx_export.CANDLES_TOLERANCE if from_candles else onnx_export.TOLERANCE
     for size in onnx_export.GATE_BATCHES:
         difference = document["onnx_difference"].get(str(size))
-        compared(f"model.onnx is as Keras, batch of {size}", difference, tolerance)
-    compared("features as scored are those trained on", verified.get("feature_skew"), SKEW)
+        yield compared(f"model.onnx matches Keras, batch of {size}", difference, tolerance)
+    skew = verified.get("feature_skew")
+    yield compared("serving features match training features", skew, SKEW)
     difference, limit = verified.get("prediction_difference"), prediction_limit(config.onnx_input)
-    compared("predictions as scored are Keras'", difference, limit)
+    yield compared("served predictions match Keras", difference, limit)
     for name, wanted in (("robustness", not config.skip_robustness), ("plots", True)):
-        state = "passed" if steps[name] else "failed" if wanted else "skipped"
-        rows.append((f"{name} ran", state, failures.pop(name, "")))
-    rows += [(name, "failed", text) for name, text in failures.items()]
-    tones = {"passed": ("good", "✓"), "failed": ("bad", "✗"), "skipped": ("note", "–")}
-    body = "".join(
-        f'<tr><th scope="row">{escape(what)}</th><td class="state {tones[state][0]}">'
-        f'{tones[state][1]}&nbsp;{state}</td><td class="long">{escape(text)}</td></tr>'
-        for what, state, text in rows
-    )
-    caption = (
-        "Checks: largest differences, relative to the largest price; features are about 0 to 1"
-    )
-    return f"<table><caption>{caption}</caption><tbody>{body}</tbody></table>"
+        state = "passed" if document["diagnostics"][name] else "failed" if wanted else "skipped"
+        yield Check(f"{name} completed", state, failures.pop(name, ""))
+    for name, text in failures.items():
+        yield Check(f"{name} completed", "failed", text)
 
 
-def _metadata(document: Mapping[str, Any]) -> str:
+def _metadata(document: Mapping[str, Any]) -> dict[str, list[Pair]]:
     parts = {
         "Options": document["config"],
         "Versions": document["versions"],
-        "Data, sha256": document["dataset"]["sha256"],
+        "Data, SHA-256": document["dataset"]["sha256"],
         "Sentiment": document["sentiment_assessment"],
     }
-    return "".join(
-        f"<div>{_pairs(title, part.items())}</div>" for title, part in parts.items() if part
-    )
-
-
-def _pairs(caption: str, rows: Iterable[tuple[str, Any]]) -> str:
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>'
-        f'<td class="long">{escape("–" if value is None else str(value))}</td></tr>'
-        for name, value in rows
-    )
-    return f"<table><caption>{escape(caption)}</caption><tbody>{body}</tbody></table>"
-
-
-def _bars(caption: str, unit: str, rows: list[tuple[str, float, str]]) -> str:
-    most = max(value for _, value, _ in rows) or 1.0
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="number">{escape(text)}</td>'
-        f'<td class="bar" aria-hidden="true"><i style="width:{100 * value / most:.1f}%"></i></td>'
-        "</tr>"
-        for name, value, text in rows
-    )
-    head = f'<tr><th></th><th class="number" scope="col">{escape(unit)}</th><td></td></tr>'
-    return (
-        f"<table><caption>{escape(caption)}</caption><thead>{head}</thead><tbody>{body}</tbody>"
-        "</table>"
-    )
+    return {
+        title: [Pair(name, "–" if value is None else value) for name, value in part.items()]
+        for title, part in parts.items()
+        if part
+    }

@@ -222,6 +222,7 @@ def _ahead(work: Callable[[], object]) -> None:
 def _import_late_packages(config: TrainingConfig) -> None:
     """Import what the steps behind the training need, while the training does not need Python."""
     if not config.skip_plots:
+        import_module("jinja2")
         import_module("matplotlib.figure")
         import_module("matplotlib.backends.backend_agg")
         import_module("matplotlib.backends.backend_svg")

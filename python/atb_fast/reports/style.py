@@ -1,0 +1,92 @@
+"""How every chart looks: colors, line widths, and the ticks of prices and times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Color of each role on a white page. The report declares these as CSS variables and overrides
+#: them in its dark theme, so no two roles may share a color.
+LIGHT = {
+    "ink": "#1b1f24",
+    "muted": "#5c6570",
+    "grid": "#dfe3e8",
+    "model": "#0072b2",
+    "other": "#d55e00",
+    "persistence": "#009e73",
+    "train": "#56b4e9",
+    "validation": "#cc79a7",
+    "test": "#e69f00",
+}
+
+#: matplotlib settings of every chart.
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: the page chooses the font
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": LIGHT["muted"],
+    "axes.labelcolor": LIGHT["muted"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": f"cycler('color', ['{LIGHT['ink']}'])",
+    "axes.titlesize": 10,
+    "grid.color": LIGHT["grid"],
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.solid_joinstyle": "round",
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "legend.columnspacing": 1.4,
+    "text.color": LIGHT["ink"],
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
+}
+
+#: A long series is cut into this many parts; each part keeps its minimum and its maximum.
+PARTS = 400
+
+
+def thinned(times: Any, values: NDArray[np.float64]) -> tuple[Any, NDArray[np.float64]]:
+    """Return at most 2 `PARTS` points of a series that look the same at the width of a chart."""
+    if len(values) <= 2 * PARTS:
+        return times, values
+    parts = np.array_split(np.arange(len(values)), PARTS)
+    # argmin and argmax return the position of a NaN if there is one, so a gap stays visible.
+    ends = [(part[0] + values[part].argmin(), part[0] + values[part].argmax()) for part in parts]
+    kept = np.unique(ends)
+    return times[kept], values[kept]
+
+
+def time_axis(axis: Any) -> None:
+    """Label the x axis of `axis` with UTC times."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=3, maxticks=7)
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axis.set_xlabel("open time, UTC")
+
+
+def number_axis(axis: Any, *, log: bool = False) -> None:
+    """Label `axis`, an x or a y axis, with plain numbers and thousands separators."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    if log:
+        low, high = axis.axes.get_ylim()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 5 * low else range(1, 10)))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
+
+
+def number_text(value: float) -> str:
+    """Return a tick label: 1,234.5 or 2e9, with a typographic minus sign."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.10g}".replace("-", "−")
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}".replace("-", "−")

@@ -1,0 +1,55 @@
+"""Significance against scipy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from atb_fast.evaluation.significance import diebold_mariano, verdict, wilson_interval
+from atb_fast.features.windows import WindowedData
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 7), (7, 7), (1, 1), (53, 100), (4000, 7777)])
+def test_wilson_interval_is_that_of_scipy(hits: int, count: int) -> None:
+    low, high = wilson_interval(hits / count, count)
+    expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= low <= hits / count <= high <= 1
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_diebold_mariano_is_a_t_statistic(data: WindowedData, horizon: int) -> None:
+    some = replace(data, horizon=horizon, parts=replace(data.parts, test=data.test[:-8]))
+    actual, last = some.targets(some.test), some.persistence(some.test)
+    rng = np.random.default_rng(3)
+    predicted = last + 0.3 * (actual - last) + rng.standard_normal(len(last))
+    gain = (last - actual) ** 2 - (predicted - actual) ** 2
+    got = diebold_mariano(some, predicted)
+    if horizon == 1:
+        expected = stats.ttest_1samp(gain, 0.0).statistic
+        assert got == pytest.approx(expected * np.sqrt(len(gain) / (len(gain) - 1)), rel=1e-9)
+    else:
+        apart = gain - gain.mean()
+        covariances = np.correlate(apart, apart, "full")[len(gain) - 1 :][:4] / len(gain)
+        variance = 2 * covariances.sum() - covariances[0]
+        assert got == pytest.approx(gain.mean() / np.sqrt(variance / len(gain)), rel=1e-9)
+    assert diebold_mariano(some, last) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("error", "statistic", "expected"),
+    [
+        (0.9, 2.0, "better than no change"),
+        (0.9, 1.9, "hardly better than no change"),
+        (1.0, 0.0, "as good as no change"),
+        (1.1, -1.9, "no better than no change"),
+        (1.1, -2.0, "worse than no change"),
+    ],
+)
+def test_only_significant_differences_are_called_so(
+    error: float, statistic: float, expected: str
+) -> None:
+    assert verdict(error, 1.0, statistic) == expected

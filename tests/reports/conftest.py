@@ -1,0 +1,84 @@
+"""A run that was never trained: real candles, made-up predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from atb_fast.config import TrainingConfig
+from atb_fast.evaluation.diagnostics import evaluate, robustness
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.windows import WindowedData
+from atb_fast.ingestion.market import Market
+from atb_fast.recipes import prepare, split
+from atb_fast.reports.charts import draw_charts
+from atb_fast.training.device import decide
+from atb_fast.training.engine import FitResult
+
+
+@pytest.fixture(scope="session")
+def config() -> TrainingConfig:
+    return TrainingConfig(symbol="BTCUSDT", source="sample", sequence_length=12)
+
+
+@pytest.fixture(scope="session")
+def data(market: Market, config: TrainingConfig) -> WindowedData:
+    """Windows of candles with a gap of three days."""
+    candles = market.candles.head(600)
+    candles = pl.concat([candles[:300], candles[303:]])
+    prepared = prepare(Market(candles, market.sentiment), replace(config, force_sentiment=True))
+    return split(prepared, config)
+
+
+class Momentum:
+    """Predicts from close and sentiment of the last row."""
+
+    def __init__(self, data: WindowedData) -> None:
+        names = data.prepared.matrix.names
+        self.columns = [names.index("close_scaled"), names.index("sentiment_momentum_scaled")]
+
+    def predict_on_batch(self, windows: Any) -> Any:
+        return (windows[:, -1, self.columns] @ [5000.0, 1000.0])[:, None]
+
+
+@pytest.fixture(scope="session")
+def fitted() -> FitResult:
+    history = {"loss": [3e8, 2e8], "val_loss": [4e8, 1e8]}
+    history |= {f"{name[:-4]}rmse": [v**0.5 for v in loss] for name, loss in history.items()}
+    return FitResult("keras", history, 2, 2, [1.5, 0.5])
+
+
+MakeRecord = Callable[..., RunRecord]
+
+
+@pytest.fixture(scope="session")
+def make_record(data: WindowedData, config: TrainingConfig, fitted: FitResult) -> MakeRecord:
+    """Make the record of a run from predictions; default are predictions 20 % too high."""
+
+    def made(predictions: Any = None, data: WindowedData = data) -> RunRecord:
+        if predictions is None:
+            predictions = data.targets(data.test) * 1.2
+        names = data.prepared.matrix.names
+        return RunRecord(
+            config,
+            data,
+            decide([], engine="keras", mixed_precision=False, batch_size=None),
+            fitted,
+            evaluate(Momentum(data), data, predictions),
+            robustness=robustness(Momentum(data), data, predictions),
+            importance={name: float(i) for i, name in enumerate(names)},
+            importance_deviation=dict.fromkeys(names, 0.5),
+            onnx_difference={"1": 0.0, "7": 1.25e-7, "256": 2e-7},
+        )
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def charts(make_record: MakeRecord, data: WindowedData) -> dict[str, str]:
+    return draw_charts(make_record(), np.asarray(data.targets(data.test) * 1.2))

@@ -1,0 +1,394 @@
+"""report.html as a browser sees it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from atb_fast.bundles.contents import metadata
+from atb_fast.config import TrainingConfig
+from atb_fast.evaluation.metrics import rmse
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.windows import Parts, WindowedData
+from atb_fast.reports.charts import CHARTS, draw_charts
+from atb_fast.reports.page import write_report
+
+VOID = {"meta", "link", "br"}
+ATTACK = """<script>alert("x")</script>'"><img src=x onerror=y>&amp;"""
+
+
+class Element(NamedTuple):
+    tag: str
+    attributes: dict[str, str | None]
+    text: str
+
+
+class Page(HTMLParser):
+    """The elements of a page, in the order in which they end; tags must nest."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+        self.open: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.elements: list[Element] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+        self.text = self.find("body")[0].text
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in {"br", "td"}:
+            self.handle_data(" ")
+        self.open.append((tag, dict(attrs), []))
+        if tag in VOID:
+            self.handle_endtag(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        name, attributes, text = self.open.pop()
+        assert name == tag
+        self.elements.append(Element(tag, attributes, " ".join("".join(text).split())))
+
+    def handle_data(self, data: str) -> None:
+        for _, _, text in self.open:
+            text.append(data)
+
+    def find(self, tag: str, css_class: str = "") -> list[Element]:
+        return [
+            element
+            for element in self.elements
+            if element.tag == tag
+            and (not css_class or css_class in (element.attributes.get("class") or "").split())
+        ]
+
+    @property
+    def tiles(self) -> dict[str, str]:
+        names, texts = self.find("dt"), self.find("dd")
+        return {name.text: text.text for name, text in zip(names, texts, strict=True)}
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """Text of each table row after its header; of rows with one name the first."""
+        rows: dict[str, str] = {}
+        name = ""
+        for element in self.elements:
+            if element.tag == "th":
+                name = element.text
+            elif element.tag == "tr":
+                rows.setdefault(name, element.text.removeprefix(name).strip())
+        return rows
+
+
+Written = tuple[Page, dict[str, Any]]
+Write = Callable[..., Written]
+
+
+@pytest.fixture
+def write(tmp_path: Path, make_record: Callable[..., RunRecord], charts: dict[str, str]) -> Write:
+    """Write a page of predictions, with changes of the record; return it with its metadata."""
+
+    def written(predictions: Any = None, *data: WindowedData, **changes: Any) -> Written:
+        record = replace(make_record(predictions, *data), **({"charts": charts} | changes))
+        created = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        document = metadata(record, version="2026-01-02_03h04m05s_v1", created=created)
+        document["verification"] = {"feature_skew": 0.0, "prediction_difference": 3.5e-7}
+        return write_page(tmp_path, record, document), document
+
+    return written
+
+
+def write_page(folder: Path, record: RunRecord, document: dict[str, Any]) -> Page:
+    stages = {"training": 61.25, "onnx": 2.5}
+    write_report(folder / "report.html", record, document, stages=stages, total=70.0)
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_is_self_contained(write: Write) -> None:
+    page, _ = write()
+    assert len(page.source) < 1_500_000
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", page.source)
+    tags = {element.tag for element in page.elements}
+    assert not tags & {"script", "img", "iframe", "object", "form", "base"}
+    for tag, attributes, _ in page.elements:
+        assert "src" not in attributes
+        assert (attributes.get("href") or "#").startswith(("#", "data:,")), tag
+        assert not [name for name in attributes if name.startswith("on")]
+    policies = [
+        element.attributes["content"]
+        for element in page.find("meta")
+        if element.attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_references_inside_the_page_are_unambiguous(write: Write) -> None:
+    page, _ = write()
+    names = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
+    assert len(names) == len(set(names)) > 0
+    used = {str(e.attributes["href"])[1:] for e in page.find("use")}
+    used |= set(re.findall(r"url\(#(.*?)\)", page.source))
+    assert used
+    assert used <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tone", "headline"),
+    [
+        ("worse than no change", "bad", "The model is worse than persistence."),
+        ("better than no change", "good", "The model beats persistence."),
+        ("as good as no change", "note", "The model is exactly as good as persistence."),
+        *(
+            (
+                f"{word} better than no change",
+                "note",
+                "The model is statistically indistinguishable from persistence.",
+            )
+            for word in ("no", "hardly")
+        ),
+    ],
+)
+def test_the_verdict_comes_first(
+    write: Write, data: WindowedData, verdict: str, tone: str, headline: str
+) -> None:
+    actual, last = data.targets(data.test), data.persistence(data.test)
+    # Right and wrong in turns: errors that nearly cancel.
+    turns = 0.001 * np.where(np.arange(len(last)) % 2, 1.0, -1.0) * (actual - last)
+    better, worse = last + turns, last - turns
+    if rmse(actual, better) > rmse(actual, last):
+        better, worse = worse, better
+    predictions = {
+        "worse than no change": actual * 1.2,
+        "no better than no change": worse,
+        "as good as no change": last,
+        "hardly better than no change": better,
+        "better than no change": actual * 1.0001,
+    }[verdict]
+    record_page, document = write(predictions)
+    banner = record_page.find("p", "banner")[0]
+    assert banner.text.startswith(headline)
+    assert banner.attributes["class"] == f"banner {tone}"
+    assert record_page.text.index(headline) < record_page.text.index("RMSE ratio")
+    statistic = document["evaluation_results"]["diebold_mariano"]
+    assert (statistic > 2) == (verdict == "better than no change")
+    assert (statistic < -2) == (verdict == "worse than no change")
+    if predictions is not last:
+        assert f"differ by {abs(statistic):.1f} standard errors" in banner.text
+    assert ("due to chance" in banner.text) == ("indistinguishable" in headline)
+
+
+def test_a_model_shrunk_to_persistence_is_explained(
+    write: Write, make_record: Callable[..., RunRecord], data: WindowedData
+) -> None:
+    last = data.persistence(data.test)
+    text = "The shrinkage factor estimated on the validation windows is 0"
+    assert text not in write(last)[0].text
+    page, _ = write(last, fitted=replace(make_record().fitted, shrinkage=0.0))
+    assert text in page.find("p", "banner")[0].text
+    assert page.rows["shrinkage factor"] == "0%, estimated on the validation windows"
+
+
+def test_synthetic_prices_are_named_at_the_top(write: Write) -> None:
+    page, _ = write()
+    titles = [banner.text for banner in page.find("p", "banner")]
+    assert titles[1].startswith("Synthetic sample market.")
+    assert page.rows["sentiment"] == "synthetic index"
+    assert "alternative.me" not in page.text
+
+
+def test_real_sentiment_is_attributed(write: Write, config: TrainingConfig) -> None:
+    page, _ = write(config=replace(config, source="binance"))
+    assert page.rows["sentiment"] == "Fear & Greed index: Source: alternative.me"
+    assert "ynthetic" not in page.text
+    files = replace(config, source="files", candles=Path("a.csv"), sentiment=Path("b.csv"))
+    page, _ = write(config=files)
+    assert page.rows["source"] == "a.csv"
+    assert page.rows["sentiment"] == "b.csv (Fear & Greed index: Source: alternative.me)"
+
+
+def test_a_longer_horizon_is_stated(write: Write, data: WindowedData) -> None:
+    near, _ = write()
+    assert "predicted one bar ahead" in near.text
+    assert "Intervals assume independent windows." in near.text
+    test = data.test[:-4]
+    far = replace(data, horizon=5, parts=Parts(data.train, test, test))
+    page, document = write(far.persistence(far.test) * 1.2, far)
+    assert "predicted 5 bars ahead" in page.text
+    assert "widened because 5-bar horizons overlap" in page.text
+    bars = document["evaluation_results"]["directional_bars"]
+    assert 0 < bars <= -(-len(far.test) // 5)
+    assert f" {bars:,} bars; " in page.tiles["Directional accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "up", "text"),
+    [
+        (0.50, 0.58, 0.55, "no better than always predicting up (55.0%)"),
+        (0.56, 0.64, 0.55, "better than always predicting up (55.0%)"),
+        (0.44, 0.54, 0.55, "worse than always predicting up (55.0%)"),
+        (0.50, 0.58, 0.40, "worse than always predicting down (60.0%)"),
+        (0.61, 0.66, 0.40, "better than always predicting down (60.0%)"),
+    ],
+)
+def test_direction_is_compared_with_always_predicting_the_same(
+    write: Write,
+    make_record: Callable[..., RunRecord],
+    low: float,
+    high: float,
+    up: float,
+    text: str,
+) -> None:
+    evaluation = replace(
+        make_record().evaluation,
+        directional_accuracy=(low + high) / 2,
+        directional_accuracy_low=low,
+        directional_accuracy_high=high,
+        directional_bars=123,
+        directional_up_share=up,
+    )
+    page, _ = write(evaluation=evaluation)
+    assert page.tiles["Directional accuracy"] == (
+        f"{50 * (low + high):.1f}% 95% interval {100 * low:.1f}% to {100 * high:.1f}%, "
+        f"123 bars; {text}"
+    )
+    (drawn,) = page.find("div", "range")
+    assert drawn.attributes["aria-label"] == text
+
+
+def test_unknown_direction_is_undefined(write: Write, data: WindowedData) -> None:
+    page, _ = write(data.persistence(data.test))
+    assert page.tiles["Directional accuracy"] == "undefined the model predicts no move"
+    assert page.find("div", "range") == []
+
+
+def test_figures_are_those_of_the_metadata(write: Write, data: WindowedData) -> None:
+    page, document = write(data.targets(data.test) * 1.1)
+    results, dataset = document["evaluation_results"], document["dataset"]
+    error, unchanged = results["test_rmse"], results["persistence_rmse"]
+    tiles, rows = page.tiles, page.rows
+    assert tiles["Test RMSE"] == f"{error:,.2f} quote currency"
+    assert tiles["Persistence RMSE"] == f"{unchanged:,.2f} predicts the last close"
+    assert tiles["RMSE ratio"] == f"{error / unchanged:.3f} below 1 beats persistence"
+    assert tiles["MAPE"] == f"{results['mape']:.2f}% persistence {results['persistence_mape']:.2f}%"
+    assert rows["train"].startswith(f"{dataset['train_windows']:,} windows, ")
+    assert rows["test"].startswith(f"{dataset['test_windows']:,} windows, ")
+    assert rows["gaps"] == "1 (steps longer than one bar)"
+    assert rows["RMSE, training windows"] == f"{results['train_rmse']:,.2f} quote currency"
+    robust = document["robustness_results"]
+    assert rows["as trained"] == f"{robust['test_rmse']:,.2f}"
+    assert rows["neutral sentiment"] == f"{robust['test_rmse_neutral_sentiment']:,.2f}"
+    assert rows["scaled sentiment set to 0"] == f"{robust['test_rmse_without_sentiment']:,.2f}"
+    assert rows["model.onnx matches Keras, batch of 1"] == "✓ passed no difference"
+    assert rows["model.onnx matches Keras, batch of 7"] == "✓ passed 1.2e-07 ≤ 1e-05"
+    assert rows["served predictions match Keras"] == "✓ passed 3.5e-07 ≤ 1e-05"
+    assert rows["training"] == "61.25"
+    assert rows["imports, checks, this page"] == "6.25"
+    assert rows["numpy"] == document["versions"]["numpy"]
+    assert rows["candles"] == f"{dataset['candles']:,} (1d)"
+    assert dataset["sha256"]["candles"] in page.text
+    assert "2026-01-02 03:04 UTC" in page.text
+
+
+def test_a_failed_comparison_says_by_how_much(
+    tmp_path: Path, write: Write, make_record: Callable[..., RunRecord]
+) -> None:
+    _, document = write()
+    document["verification"]["feature_skew"] = 0.25
+    rows = write_page(tmp_path, make_record(), document).rows
+    assert rows["serving features match training features"].startswith("✗ failed 2.5e-01 > ")
+
+
+def test_hostile_text_is_escaped(
+    tmp_path: Path, write: Write, config: TrainingConfig, make_record: Callable[..., RunRecord]
+) -> None:
+    hostile = replace(config, source="files", candles=Path(f"{ATTACK}.csv"), sentiment=Path("b"))
+    failures = {"robustness": ATTACK, ATTACK: "x"}
+    clean = {element.tag for element in write()[0].elements}
+    _, document = write(config=hostile, failures=failures, robustness=None)
+    document |= {"symbol": ATTACK, "model_type": ATTACK, "version_id": ATTACK}
+    document["versions"] = {ATTACK: ATTACK}
+    record = replace(
+        make_record(),
+        config=hostile,
+        charts={"loss": ATTACK},
+        failures=failures,
+        robustness=None,
+    )
+    page = write_page(tmp_path, record, document)
+    assert {element.tag for element in page.elements} <= clean
+    assert f"{ATTACK} 1d, {ATTACK} model" in page.find("h1")[0].text
+    assert page.rows["source"] == f"{ATTACK}.csv"
+    assert page.rows["robustness completed"] == f"✗ failed {ATTACK}"
+    assert page.rows[f"{ATTACK} completed"] == "✗ failed x"
+    assert page.text.count(ATTACK) >= 8  # a chart that is not markup is text, too
+
+
+def test_hostile_names_in_charts_are_escaped(
+    write: Write, make_record: Callable[..., RunRecord], data: WindowedData
+) -> None:
+    record = replace(
+        make_record(), importance={ATTACK: 1.0, "a": 2.0}, importance_deviation={ATTACK: 1, "a": 1}
+    )
+    page, _ = write(charts=draw_charts(record, data.targets(data.test)))
+    assert {element.tag for element in page.elements}.isdisjoint({"script", "img"})
+    assert ATTACK in page.text
+
+
+def test_a_run_without_onnx_and_charts(write: Write, config: TrainingConfig) -> None:
+    skipped = replace(config, skip_onnx=True, skip_robustness=True)
+    page, _ = write(config=skipped, onnx_difference=None, robustness=None, charts={})
+    assert "Not published." in page.text
+    assert page.text.count("Not drawn; see the checks.") == len(CHARTS)
+    assert "Not measured; see the checks." in page.text
+    assert page.rows["robustness completed"] == "– skipped"
+    assert page.rows["model.onnx matches Keras, batch of 1"] == "– skipped"
+
+
+def test_every_chart_has_a_caption_and_a_label(write: Write) -> None:
+    page, _ = write()
+    drawings = [element.attributes for element in page.find("svg")]
+    assert len(drawings) == len({str(drawing["aria-label"]) for drawing in drawings}) == len(CHARTS)
+    assert {drawing["role"] for drawing in drawings} == {"img"}
+    captions = [element.text for element in page.find("figcaption")]
+    assert len(captions) == len(set(captions)) == len(CHARTS)
+
+
+def test_the_page_defines_the_colors_of_its_charts(write: Write, charts: dict[str, str]) -> None:
+    defined = set(re.findall(r"--([\w-]+):", write()[0].source))
+    for chart in charts.values():
+        used = set(re.findall(r"var\(--([\w-]+)\)", chart))
+        assert used
+        assert used <= defined
+
+
+def test_a_separate_validation_part_is_shown(
+    write: Write, data: WindowedData, make_record: Callable[..., RunRecord]
+) -> None:
+    shared, _ = write()
+    assert shared.rows["validation"] == "the test windows"
+    assert "selected on the test windows" in shared.text
+    own = replace(data, parts=replace(data.parts, validation=data.train[-50:]))
+    page, _ = write(None, own)
+    assert page.rows["validation"].startswith("50 windows, ")
+    assert "selected on the test windows" not in page.text
+    assert "The validation windows are the test windows" not in page.text
+
+
+def test_without_jinja2_there_is_no_page(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match="jinja2"):
+        write()
+    assert not (tmp_path / "report.html").exists()
