@@ -56,7 +56,10 @@ def test_the_extension_is_of_this_version() -> None:
         ("from atb_fast import prepare", ["tensorflow", "keras", "onnx", "matplotlib"]),
         ("from atb_fast import load_bundle", ["polars", "onnxruntime", "tensorflow"]),
         ("from atb_fast import PriceScale, ArrowFrame", ["polars", "onnxruntime", "tensorflow"]),
-        ("from atb_fast import run_training_pipeline", ["tensorflow", "matplotlib", "jinja2"]),
+        (
+            "from atb_fast import run_training_pipeline",
+            ["tensorflow", "onnx", "matplotlib", "jinja2"],
+        ),
         ("from atb_fast import *", ["tensorflow", "keras", "onnx", "matplotlib"]),
     ],
 )

@@ -70,7 +70,7 @@ def test_fetch_list_verify_repair(atb_fast: Run, exchange: Exchange, store: Path
     found = atb_fast("data", "verify")
     assert found.returncode == 3
     assert found.stdout.count("its hash does not match the manifest") == 2
-    assert found.stderr == "error: the store must be repaired; problems: 2\n"
+    assert found.stderr == "error: problems found in the store: 2; run: atb-fast data repair\n"
     refused = atb_fast(*fetch)
     assert refused.returncode == 6
     assert "run: atb-fast data repair" in refused.stderr
@@ -135,7 +135,7 @@ def test_clear_removes_what_is_named(atb_fast: Run, store: Path) -> None:
     assert left() == everything
     refused = atb_fast("data", "clear")
     assert refused.returncode == 2
-    assert "nothing is named" in refused.stderr
+    assert "nothing to remove" in refused.stderr
     named = document(atb_fast("data", "clear", "--all", "--dry-run", "--json"))
     assert set(by_series(named)) == everything
     assert document(atb_fast("data", "clear", "ETHUSDT", "--json")) == []

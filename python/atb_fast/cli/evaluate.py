@@ -19,6 +19,7 @@ from atb_fast.cli.options import (
     training_config,
     training_options,
 )
+from atb_fast.cli.tables import Column, print_table
 from atb_fast.config import (
     FitOptions,
     MarketOptions,
@@ -158,71 +159,62 @@ def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **opt
 
 
 def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe"
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("tested from", "trained", "RMSE", "no change", "ratio", "linear", "right", "up"):
-        # Folded on a narrow terminal: no digit is dropped.
-        left = name == "tested from"
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
-    for fold in folds:
-        low, high = fold.directional_accuracy_low, fold.directional_accuracy_high
-        right = f"{fold.directional_accuracy:.0%} ({100 * low:.0f}-{100 * high:.0f})"
-        table.add_row(
-            f"{datetime.fromisoformat(fold.first):%Y-%m-%d}",
-            f"{fold.train:,}",
-            f"{fold.rmse:,.2f}",
-            f"{fold.persistence_rmse:,.2f}",
-            f"{fold.ratio:.3f}",
-            f"{fold.linear_ratio:.3f}",
-            right if fold.directional_bars else "-",  # a model shrunk to no change says neither
-            f"{fold.up_share:.0%}",
-        )
     ratios = [fold.ratio for fold in folds]
-    same = sum(fold.shrinkage == 0.0 for fold in folds)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(
-        f"{title}: RMSE {min(ratios):.3f} to {max(ratios):.3f} of that of no change, above it in "
+    shrunk = sum(fold.shrinkage == 0.0 for fold in folds)
+    click.echo(
+        f"{config.symbol} {config.timeframe}, {config.recipe} recipe: RMSE is {min(ratios):.3f} to "
+        f"{max(ratios):.3f} times that of persistence, worse than persistence in "
         f"{sum(ratio > 1.0 for ratio in ratios)} of {len(folds)} folds"
-        + (f", shrunk to it in {same}" if same else ""),
-        soft_wrap=True,
+        + (f", shrunk to persistence in {shrunk}" if shrunk else "")
     )
-    console.print(table)
-    console.print(
-        "RMSE in quote currency; ratio, and that of least squares on the last bar (linear, shrunk "
-        "likewise), to no change; right: share of moves foreseen, with its 95 % interval; up: of "
-        "moves upwards",
-        soft_wrap=True,
+    columns = [
+        Column("tested from"),
+        *(
+            Column(name, right=True)
+            for name in ("trained", "RMSE", "persistence", "ratio", "linear", "right", "up")
+        ),
+    ]
+    print_table(columns, map(_fold_cells, folds))
+    click.echo(
+        "RMSE in quote currency. ratio: RMSE divided by that of persistence; linear: the same for "
+        "least squares on the last bar; right: directional accuracy with its 95% interval; up: "
+        "share of upward moves."
     )
     if config.recipe == "legacy":
-        console.print("The scalers of this recipe have seen the tested bars.")
+        click.echo("The scalers of this recipe were fitted on the test bars too (look-ahead bias).")
+
+
+def _fold_cells(fold: Fold) -> tuple[str | int, ...]:
+    low, high = 100 * fold.directional_accuracy_low, 100 * fold.directional_accuracy_high
+    right = f"{fold.directional_accuracy:.0%} ({low:.0f}-{high:.0f})"
+    return (
+        f"{datetime.fromisoformat(fold.first):%Y-%m-%d}",
+        fold.train,
+        f"{fold.rmse:,.2f}",
+        f"{fold.persistence_rmse:,.2f}",
+        f"{fold.ratio:.3f}",
+        f"{fold.linear_ratio:.3f}",
+        right if fold.directional_bars else "-",  # a model shrunk to persistence has no direction
+        f"{fold.up_share:.0%}",
+    )
 
 
 def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe, {report.cuts} cuts"
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
     if not report.leaks:
-        console.print(f"{title}: no feature, target or part sees the future", soft_wrap=True)
+        click.echo(f"{title}: no look-ahead bias in features, target or split")
         return
-    table = Table(title=title)
-    table.add_column("what", no_wrap=True)
-    table.add_column("how")
-    table.add_column("cuts", justify="right")
-    table.add_column("first cut", no_wrap=True)
-    for found in report.leaks:
-        first = datetime.fromisoformat(found.first_cut)
-        table.add_row(found.what, found.reason, str(found.cuts), f"{first:%Y-%m-%d %H:%M}")
-    console.print(table)
+    columns = [Column("what"), Column("how"), Column("cuts", right=True), Column("first cut")]
+    cells = [
+        (
+            found.what,
+            found.reason,
+            found.cuts,
+            f"{datetime.fromisoformat(found.first_cut):%Y-%m-%d %H:%M}",
+        )
+        for found in report.leaks
+    ]
+    print_table(columns, cells, title)
 
 
 for _command in (evaluate, leak):

@@ -19,6 +19,7 @@ from atb_fast.cli.data import data
 from atb_fast.cli.evaluate import check, evaluate
 from atb_fast.cli.models import models
 from atb_fast.cli.options import EXIT_CODES, TABLES, as_json, print_json, training_config
+from atb_fast.cli.tables import Column, print_table
 from atb_fast.cli.train import train
 from atb_fast.config import OPTIONS, TrainingConfig
 from atb_fast.errors import INTERRUPTED, ArgumentError, AtbFastError, message_and_code
@@ -77,11 +78,11 @@ def show(command: str, path: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    texts = [["-" if cell is None else str(cell) for cell in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for text in texts:
-        line = "  ".join(f"{cell:{width}}" for cell, width in zip(text, widths, strict=True))
-        click.echo(line.rstrip())
+    columns = [Column("option"), Column("value"), Column("from")]
+    print_table(
+        columns,
+        [["-" if cell is None else str(cell) for cell in row.values()] for row in rows],
+    )
 
 
 def _training(command: str, path: Path | None) -> click.Context:
@@ -135,10 +136,11 @@ def doctor(path: Path | None, as_json: bool) -> None:
     if as_json:
         print_json([dataclasses.asdict(check) for check in checks])
     else:
-        for check in checks:
-            click.echo(f"{check.state:7}  {check.name:16}  {check.found}")
-            if check.fix:
-                click.echo(f"{'':27}{check.fix}")
+        columns = [Column("state"), Column("check"), Column("found, and how to fix it")]
+        print_table(
+            columns,
+            [(check.state, check.name, f"{check.found}\n{check.fix}".strip()) for check in checks],
+        )
     stops = [check for check in checks if check.exit_code]
     if stops:
         failure = AtbFastError(

@@ -6,13 +6,13 @@ import dataclasses
 import json
 import logging
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from atb_fast.cli.options import as_json
+from atb_fast.cli.tables import Column, print_table
 from atb_fast.config import default_registry
 from atb_fast.errors import ArgumentError, BundleError
 from atb_fast.serving import registry
@@ -51,20 +51,7 @@ def list_models(root: Path | None, as_json: bool) -> None:
     elif not rows:
         click.echo(f"no bundles in {_root(root)}")
     else:
-        _table(
-            str(_root(root)),
-            [
-                {
-                    "bundle": row["bundle"],
-                    "live": "yes" if row["live"] else "",
-                    "horizon": "" if row["horizon"] == 1 else f"{row['horizon']} bars",
-                    "test RMSE": _number(row["test_rmse"]),
-                    "persistence": _number(row["persistence_rmse"]),
-                    "problem": row["problem"] or "",
-                }
-                for row in rows
-            ],
-        )
+        _print_bundles(str(_root(root)), rows)
     kept = registry.unpublished(_root(root))
     if kept and not as_json:
         click.echo(f"{len(kept)} not published, without a checked model.onnx: {kept[0].parent}")
@@ -357,18 +344,24 @@ def _say(report: Report) -> None:
         click.echo(f"  not checked: {what}")
 
 
-def _table(title: str, rows: list[dict[str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), title_justify="left")
-    shown = [name for name in rows[0] if any(row[name] for row in rows)]
-    for name in shown:
-        number = name in ("test RMSE", "persistence")
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(row[name]) for name in shown))
-    # Programs and files get whole references, however wide.
-    width = None if sys.stdout.isatty() else 1000
-    Console(highlight=False, width=width).print(table)
+def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
+    columns = [
+        Column("bundle"),
+        Column("live", optional=True),
+        Column("horizon", optional=True),
+        Column("test RMSE", right=True, optional=True),
+        Column("persistence", right=True, optional=True),
+        Column("problem", optional=True),
+    ]
+    cells = [
+        (
+            row["bundle"],
+            "yes" if row["live"] else "",
+            "" if row["horizon"] == 1 else f"{row['horizon']} bars",
+            _number(row["test_rmse"]),
+            _number(row["persistence_rmse"]),
+            row["problem"],
+        )
+        for row in rows
+    ]
+    print_table(columns, cells, title)

@@ -23,6 +23,7 @@ from atb_fast.cli.options import (
     training_config,
     training_options,
 )
+from atb_fast.cli.tables import Column, print_table
 from atb_fast.config import BASIC_TIMEFRAME, OPTIONS, RECIPES, TrainingConfig, recipe_help
 from atb_fast.errors import ArgumentError, AtbFastError, StorageError
 
@@ -199,8 +200,6 @@ def _train(
 def _train_one(
     config: TrainingConfig, as_json: bool, console: Console, recorded: RecordedRun | None = None
 ) -> None:
-    from rich.console import Console
-
     from atb_fast.cli.progress import bars
     from atb_fast.runs.pipeline import run_training_pipeline
 
@@ -211,7 +210,7 @@ def _train_one(
         if as_json:
             print_json(dataclasses.asdict(result))
         else:
-            _print_result(result, Console(highlight=False))
+            _print_result(result)
         sys.stdout.flush()
     except OSError as error:
         raise StorageError(
@@ -253,56 +252,51 @@ def _train_several(
 
 
 def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from atb_fast.runs.parallel import Failure
 
-    console = Console(highlight=False)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("symbol", "test RMSE", "persistence", "epochs", "seconds"):
-        table.add_column(name, justify="left" if name == "symbol" else "right", no_wrap=True)
-    for outcome in outcomes:
-        if isinstance(outcome, Failure):
-            table.add_row(outcome.symbol, "failed")
-            continue
-        table.add_row(
-            outcome.symbol,
-            f"{outcome.test_rmse:,.2f}",
-            f"{outcome.persistence_rmse:,.2f}",
-            str(outcome.epochs),
-            f"{outcome.total_seconds:.1f}",
-        )
-    console.print(table)
+    columns = [
+        Column("symbol"),
+        *(Column(name, right=True) for name in ("test RMSE", "persistence", "epochs", "seconds")),
+    ]
+    print_table(
+        columns,
+        [
+            (outcome.symbol, "failed", None, None, None)
+            if isinstance(outcome, Failure)
+            else (
+                outcome.symbol,
+                f"{outcome.test_rmse:,.2f}",
+                f"{outcome.persistence_rmse:,.2f}",
+                outcome.epochs,
+                f"{outcome.total_seconds:.1f}",
+            )
+            for outcome in outcomes
+        ],
+    )
     for outcome in outcomes:
         what = outcome.error if isinstance(outcome, Failure) else _where(outcome)
-        console.print(Text(f"{outcome.symbol}: {what}"), soft_wrap=True)
+        click.echo(f"{outcome.symbol}: {what}")
 
 
-def _print_result(result: TrainingResult, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{result.symbol} {result.timeframe}, {result.model_type} model")
-    table.add_column("stage")
-    table.add_column("seconds", justify="right")
-    for stage, seconds in result.stages.items():
-        table.add_row(stage, f"{seconds:.2f}")
+def _print_result(result: TrainingResult) -> None:
     other = result.total_seconds - sum(result.stages.values())
-    table.add_row("imports and the rest", f"{other:.2f}", end_section=True)
-    table.add_row("total", f"{result.total_seconds:.2f}")
-    console.print(table)
-    console.print(
-        f"test RMSE {result.test_rmse:,.2f} (persistence {result.persistence_rmse:,.2f}: the model "
-        f"is {result.verdict}), MAPE {result.mape:.2f} %, {result.epochs} {result.engine} epochs "
-        f"of {result.seconds_per_epoch:.2f} s (the first {result.first_epoch_seconds:.1f}), "
-        f"best {result.best_epoch}"
+    seconds = {**result.stages, "imports and the rest": other, "total": result.total_seconds}
+    print_table(
+        [Column("stage"), Column("seconds", right=True)],
+        [(stage, f"{value:.2f}") for stage, value in seconds.items()],
+        f"{result.symbol} {result.timeframe}, {result.model_type} model",
     )
-    console.print(_where(result), soft_wrap=True)
+    click.echo(
+        f"test RMSE {result.test_rmse:,.2f}, persistence {result.persistence_rmse:,.2f}: the model "
+        f"is {result.verdict}\n"
+        f"MAPE {result.mape:.2f}%\n"
+        f"{result.epochs} {result.engine} epochs of {result.seconds_per_epoch:.2f} s "
+        f"(first: {result.first_epoch_seconds:.2f} s), best: {result.best_epoch}\n"
+        f"{_where(result)}"
+    )
 
 
 def _where(result: TrainingResult) -> str:
-    """Return where the model is, and whether engines see it there."""
+    """Return where the model is, and whether engines load it."""
     where = "bundle" if result.published else "not published, kept in"
     return f"{where}: {result.paths['bundle']}"

@@ -1,0 +1,64 @@
+"""Tables on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import click
+
+#: Width where no terminal limits it: programs and files get whole values.
+_UNLIMITED = 10_000
+
+
+class Column(NamedTuple):
+    """A column of a table; an `optional` one is left out if all its cells are empty."""
+
+    name: str
+    right: bool = False
+    optional: bool = False
+
+
+def print_table(
+    columns: Sequence[Column], rows: Iterable[Sequence[str | int | bool | None]], title: str = ""
+) -> None:
+    """Print a table that fits the terminal; a cell that is too wide continues on the next line.
+
+    Args:
+        columns: Header and alignment of each column.
+        rows: Cells of each row. Integers get thousands separators, None is an empty cell.
+        title: Printed on a line of its own.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    texts = [[_text(cell) for cell in row] for row in rows]
+    shown = [
+        i for i, column in enumerate(columns) if not column.optional or any(row[i] for row in texts)
+    ]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for i in shown:
+        # rich crops what may not wrap, and so drops digits; folding keeps them.
+        table.add_column(
+            columns[i].name, justify="right" if columns[i].right else "left", overflow="fold"
+        )
+    for row in texts:
+        table.add_row(*(Text(row[i]) for i in shown))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _UNLIMITED
+    with console.capture() as captured:
+        console.print(table)
+    if title:
+        click.echo(title)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _text(cell: str | int | bool | None) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    return f"{cell:,}" if isinstance(cell, int) else cell

@@ -1,0 +1,313 @@
+"""Maintenance of the store: fetch, list, verify, repair, prune and clear many series at once.
+
+Functions return rows, one for each series: dictionaries that JSON can hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from atb_fast.config import TIMEFRAMES
+from atb_fast.errors import AtbFastError, DataError, FetchError, StorageError
+from atb_fast.ingestion.fetch import Fetcher
+from atb_fast.ingestion.files import read_candles
+from atb_fast.ingestion.quality import bar_length, inspect
+from atb_fast.ingestion.spans import iso
+from atb_fast.ingestion.store.candles import CandleStore
+from atb_fast.ingestion.store.disk import Finding
+from atb_fast.ingestion.store.sentiment import SentimentStore
+from atb_fast.storage import remove_unused
+
+log = logging.getLogger(__name__)
+
+#: Folders of the cache directory that hold files rather than series.
+_FOLDERS = ("features", "checkpoints")
+
+Row = dict[str, Any]
+Store = CandleStore | SentimentStore
+
+
+class Outcome(NamedTuple):
+    """What was done for each series, and the errors of the series that failed."""
+
+    rows: list[Row]
+    errors: list[AtbFastError]
+
+
+def fetch(
+    fetcher: Fetcher,
+    symbols: Sequence[str],
+    timeframes: Sequence[str],
+    first: date | None,
+    last: date | None,
+    *,
+    sentiment: bool = True,
+) -> Outcome:
+    """Fetch what the store lacks of each symbol and timeframe, and the sentiment.
+
+    A series that fails does not stop the others, unless the exchange cannot be reached at all.
+
+    Args:
+        fetcher: How to fetch, and where to store.
+        symbols: For example BTCUSDT.
+        timeframes: Keys of `TIMEFRAMES`.
+        first: First day, UTC; default: the listing.
+        last: Last day, UTC, inclusive; default: the last closed candle.
+        sentiment: Whether to fetch the Fear & Greed index as well.
+
+    Returns:
+        Rows with `series`, number of `rows`, and times of the `first` and the `last` one.
+    """
+    outcome = Outcome([], [])
+    for symbol, timeframe in itertools.product(symbols, timeframes):
+        if _unreachable(outcome) and not fetcher.offline:
+            break
+        with _collected(outcome):
+            candles = fetcher.candles(symbol, timeframe, first, last)
+            if candles.is_empty():
+                raise DataError(
+                    f"{symbol} {timeframe} has no closed candle from {first or 'its listing'} to "
+                    f"{last or 'now'}; pass days between its listing and yesterday"
+                )
+            outcome.rows.append({"series": f"{symbol} {timeframe}"} | _extent(candles))
+    if sentiment and (fetcher.offline or not _unreachable(outcome)):
+        with _collected(outcome):
+            outcome.rows.append({"series": "sentiment"} | _extent(fetcher.sentiment(last)))
+    return outcome
+
+
+def stored(root: Path) -> list[Row]:
+    """Return what the cache directory `root` holds; a series that cannot be read is `damaged`."""
+    rows: list[Row] = []
+    for store in _stores(root):
+        try:
+            row = _candle_row(store) if isinstance(store, CandleStore) else _sentiment_row(store)
+        except StorageError as error:
+            row = {"series": store.name, "state": "damaged"}
+            log.warning("%s", error)
+        rows += [row] if row else []
+    for name in _FOLDERS:
+        found = (root / name).glob("*.npz")
+        rows += _files_row(name, [(path, path.stat().st_size) for path in found])
+    return rows
+
+
+def verify(root: Path) -> list[Finding]:
+    """Check the hashes and the candles of every series in the cache directory `root`."""
+    return [store.verify() for store in _stores(root)]
+
+
+def verify_file(path: Path) -> Finding:
+    """Check a file of candles."""
+    finding = Finding(path.name)
+    try:
+        candles = read_candles(path)
+    except DataError as error:
+        finding.problems.append(str(error))
+        return finding
+    finding.quality = inspect(candles, bar_length(candles))
+    if finding.quality.bad_bars:
+        finding.problems.append(f"{path}: {finding.quality.bad_bars} bars are impossible")
+    return finding
+
+
+def repair(root: Path, fetcher: Fetcher | None) -> Outcome:
+    """Drop what is damaged in the cache directory `root`, and fetch it again.
+
+    Args:
+        root: The cache directory.
+        fetcher: None to fetch nothing.
+
+    Returns:
+        Rows with `series`, and `from` and `to` of the dropped candles, UTC.
+    """
+    outcome = Outcome([], [])
+    for store in _stores(root):
+        if _unreachable(outcome):
+            break
+        with _collected(outcome):
+            if isinstance(store, CandleStore):
+                with store.lock():
+                    lost = store.repair()
+                    outcome.rows.extend(
+                        {"series": store.name, "from": iso(start)[:16], "to": iso(end)[:16]}
+                        for start, end in lost
+                    )
+                    if fetcher:
+                        for span in lost:
+                            fetcher.complete(store, span)
+            else:
+                with store.lock():
+                    dropped = store.repair()
+                if dropped:
+                    outcome.rows.append({"series": store.name, "from": None, "to": None})
+                    if fetcher:
+                        fetcher.sentiment(None)
+    return outcome
+
+
+def prune(root: Path, older_than: float, *, dry_run: bool = False) -> list[Row]:
+    """Remove series and files that were not used for `older_than` days, and return them.
+
+    Args:
+        root: The cache directory.
+        older_than: Days, at least 0.
+        dry_run: Only return what would be removed.
+    """
+    deadline = time.time() - older_than * 86_400
+
+    def unused(store: Store) -> bool:
+        manifest = store.directory / "manifest.json"
+        return manifest.exists() and manifest.stat().st_mtime <= deadline
+
+    rows = [
+        row
+        for store in _stores(root)
+        if unused(store) and (row := _remove(store, dry_run=dry_run, only_if=unused))
+    ]
+    for name in _FOLDERS:
+        rows += _files_row(name, remove_unused(root / name, older_than, dry_run=dry_run))
+    return rows
+
+
+def clear(
+    root: Path,
+    *,
+    symbols: Collection[str] = (),
+    timeframes: Collection[str] = (),
+    sentiment: bool = False,
+    features: bool = False,
+    everything: bool = False,
+    dry_run: bool = False,
+) -> list[Row]:
+    """Remove what is named, and return it.
+
+    Args:
+        root: The cache directory.
+        symbols: Remove the candles of these symbols.
+        timeframes: Remove the candles of these timeframes; if both are given, of both.
+        sentiment: Remove the Fear & Greed index.
+        features: Remove prepared features.
+        everything: Remove everything, checkpoints included.
+        dry_run: Only return what would be removed.
+    """
+    chosen: list[Store] = [
+        store
+        for store in _series(root)
+        if everything
+        or (
+            (symbols or timeframes)
+            and (not symbols or store.symbol in symbols)
+            and (not timeframes or store.timeframe in timeframes)
+        )
+    ]
+    index = SentimentStore(root)
+    if (sentiment or everything) and index.path.exists():
+        chosen.append(index)
+    rows = [row for store in chosen if (row := _remove(store, dry_run=dry_run))]
+    for name in _FOLDERS:
+        if everything or (features and name == "features"):
+            rows += _files_row(name, remove_unused(root / name, 0, dry_run=dry_run))
+    return rows
+
+
+@contextmanager
+def _collected(outcome: Outcome) -> Iterator[None]:
+    """Keep an error that concerns one series, so that the next one can go on."""
+    try:
+        yield
+    except AtbFastError as error:
+        outcome.errors.append(error)
+
+
+def _unreachable(outcome: Outcome) -> bool:
+    """Return whether the exchange could not be reached, so that trying the next is no use."""
+    return any(isinstance(error, FetchError) for error in outcome.errors)
+
+
+def _series(root: Path) -> list[CandleStore]:
+    found = sorted((root / "candles").glob("*/*/manifest.json"))
+    return [
+        CandleStore(root, path.parts[-3], path.parts[-2])
+        for path in found
+        if path.parts[-2] in TIMEFRAMES
+    ]
+
+
+def _stores(root: Path) -> list[Store]:
+    """Return the stores that exist."""
+    index = SentimentStore(root)
+    exists = index.path.exists() or (index.directory / "manifest.json").exists()
+    return [*_series(root), *([index] if exists else [])]
+
+
+def _candle_row(store: CandleStore) -> Row:
+    manifest = store.manifest()
+    files = [store.directory / item.file for item in manifest.ranges]
+    known = [(i.first, i.last) for i in manifest.ranges if i.first is not None and i.last]
+    return {
+        "series": store.name,
+        "rows": sum(item.rows for item in manifest.ranges),
+        "first": _minute(min(first for first, _ in known)) if known else None,
+        "last": _minute(max(last for _, last in known)) if known else None,
+        "files": len(files),
+        "outages": len(manifest.outages),
+        "bytes": sum(path.stat().st_size for path in files if path.exists()),
+        "state": "ok" if all(path.exists() for path in files) else "damaged",
+        "fetched": max((i.fetched_at for i in manifest.ranges), default=None),
+        "source": ", ".join(dict.fromkeys(i.source for i in manifest.ranges)),
+    }
+
+
+def _sentiment_row(store: SentimentStore) -> Row | None:
+    entry = store.entry()
+    return entry and {
+        "series": store.name,
+        "rows": entry["rows"],
+        "first": entry["first"],
+        "last": entry["last"],
+        "files": 1,
+        "bytes": store.path.stat().st_size,
+        "state": "ok",
+        "fetched": entry["fetched_at"],
+        "source": entry["source"],
+    }
+
+
+def _files_row(name: str, paths: list[tuple[Path, int]]) -> list[Row]:
+    if not paths:
+        return []
+    return [{"series": name, "files": len(paths), "bytes": sum(size for _, size in paths)}]
+
+
+def _remove(
+    store: Store, *, dry_run: bool, only_if: Callable[[Store], bool] = lambda _: True
+) -> Row | None:
+    """Remove a series and return what it was; None if `only_if` has become false."""
+    with nullcontext() if dry_run else store.lock():
+        if not only_if(store):
+            return None
+        sizes = [path.stat().st_size for path in store.directory.glob("*.parquet")]
+        if not dry_run:
+            store.remove()
+    return {"series": store.name, "files": len(sizes), "bytes": sum(sizes)}
+
+
+def _extent(frame: pl.DataFrame) -> Row:
+    if frame.is_empty():
+        return {"rows": 0, "first": None, "last": None}
+    first, last = (f"{frame['timestamp'][end]:%Y-%m-%d %H:%M}" for end in (0, -1))
+    return {"rows": len(frame), "first": first, "last": last}
+
+
+def _minute(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M}"

@@ -1,0 +1,82 @@
+"""Tables as people and programs get them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from atb_fast.cli.main import cli
+from atb_fast.cli.tables import Column, print_table
+
+COLUMNS = [Column("name"), Column("price", right=True), Column("note", optional=True)]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 80 columns, as rich sees it."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_cells_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, [("a", "1,234.50", None), ("longer", 1_000_000, True)], "a title")
+    assert capsys.readouterr().out.splitlines() == [
+        "a title",
+        "name        price  note",
+        "───────────────────────",
+        "a        1,234.50",
+        "longer  1,000,000  yes",
+    ]
+
+
+def test_an_optional_column_without_values_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, [("a", None, None), ("b", None, "")])
+    header = capsys.readouterr().out.splitlines()[0]
+    assert header.split() == ["name", "price"]
+
+
+def test_brackets_are_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, [("[red]a[/red]", "[/]", ":smile:")], "[bold]title")
+    out = capsys.readouterr().out
+    for text in ("[red]a[/red]", "[/]", ":smile:", "[bold]title"):
+        assert text in out
+
+
+def test_programs_get_whole_values(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = "/".join(["folder"] * 60)
+    print_table(COLUMNS, [(path, "1.25", "x y " * 50)])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == f"{path}   1.25  {('x y ' * 50).strip()}"
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("columns", [3, 9])
+def test_terminals_get_every_digit(capsys: pytest.CaptureFixture[str], columns: int) -> None:
+    names = [Column(f"number {i}", right=True) for i in range(columns)]
+    figures = [f"{i}2,345,678.9" for i in range(1, columns + 1)]
+    print_table([Column("name"), *names], [("folder/" * 30, *figures)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    # Digits that do not fit continue in the same column of the next line.
+    printed = "".join(lines)
+    assert sum(map(str.isdigit, printed)) == sum(
+        sum(map(str.isdigit, text)) for text in (*figures, *(name.name for name in names))
+    )
+    assert "".join(printed.split()).count("/") == 30
+
+
+@pytest.mark.usefixtures("terminal")
+def test_what_verify_finds_fits_a_terminal(tmp_path: Path, daily: pl.DataFrame) -> None:
+    daily.write_parquet(tmp_path / "BTCUSDT_1d_2019-01-01_2024-12-01.parquet")
+    done = CliRunner().invoke(cli, ["data", "verify", str(next(tmp_path.glob("*.parquet")))])
+    assert done.exit_code == 0, done.output
+    assert max(map(len, done.output.splitlines())) <= 80
+    assert f"{len(daily):,}" in done.output
+    assert "24 h" in done.output
