@@ -124,7 +124,7 @@ def test_a_split_without_purge(market: Market) -> None:
     (leak,) = find_leaks(market, config(), recipe=NoPurge()).leaks
     assert leak.what == "split"
     # Of the parts before each: 30 windows have a row or their target in it.
-    assert leak.reason.startswith("30 windows reach into")
+    assert leak.reason.startswith("30 windows overlap")
     assert leak.cuts == 2
 
 
@@ -136,17 +136,17 @@ def test_a_target_scaled_by_the_future(market: Market, recipe: Recipe) -> None:
 def test_windows_chosen_by_the_future(market: Market) -> None:
     (leak,) = find_leaks(market, config(), recipe=WindowsThatRise()).leaks
     assert leak.what == "split"
-    assert "used or not for what comes later" in leak.reason
+    assert "selected by later data" in leak.reason
 
 
 def test_windows_that_are_validated_and_tested(market: Market) -> None:
     (leak,) = find_leaks(market, config(), recipe=TestedTwice()).leaks
-    assert "choose the epoch and are tested" in leak.reason
+    assert "test windows also select the epoch" in leak.reason
 
 
 def test_nothing_compared_is_no_pass(market: Market) -> None:
     assert len(market.candles) == 2557
-    with pytest.raises(DataError, match="can make nothing of what was known before"):
+    with pytest.raises(DataError, match="too few candles at every cut; use a longer date range"):
         find_leaks(market, config(), recipe=Refuses())
 
 

@@ -15,6 +15,7 @@ from atb_fast.evaluation.metrics import (
     directional_accuracy,
     return_deciles,
 )
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 
 
@@ -30,7 +31,11 @@ def test_directional_accuracy_leaves_out_what_did_not_move() -> None:
 
 
 def test_horizons_that_overlap_are_counted_once(data: WindowedData) -> None:
-    far = replace(data, horizon=4, parts=replace(data.parts, test=data.test[:41]))
+    far = replace(
+        data,
+        price_scale=PriceScale.linear(horizon=4),
+        parts=replace(data.parts, test=data.test[:41]),
+    )
     last, actual = far.persistence(far.test), far.targets(far.test)
     predicted = last + np.random.default_rng(1).standard_normal(41)
     found = direction(far, predicted)

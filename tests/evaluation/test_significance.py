@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from atb_fast.evaluation.significance import diebold_mariano, verdict, wilson_interval
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 
 
@@ -22,7 +23,11 @@ def test_wilson_interval_is_that_of_scipy(hits: int, count: int) -> None:
 
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_diebold_mariano_is_a_t_statistic(data: WindowedData, horizon: int) -> None:
-    some = replace(data, horizon=horizon, parts=replace(data.parts, test=data.test[:-8]))
+    some = replace(
+        data,
+        price_scale=PriceScale.linear(horizon=horizon),
+        parts=replace(data.parts, test=data.test[:-8]),
+    )
     actual, last = some.targets(some.test), some.persistence(some.test)
     rng = np.random.default_rng(3)
     predicted = last + 0.3 * (actual - last) + rng.standard_normal(len(last))

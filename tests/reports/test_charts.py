@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from atb_fast.config import TrainingConfig
 from atb_fast.evaluation.metrics import return_deciles, rmse
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports import charts as chart
 from atb_fast.reports.charts import CHARTS, draw_charts
@@ -85,7 +86,7 @@ def test_rmse_is_compared_with_persistence_in_its_unit(
     if unit != "quote currency":
         labels = np.full(len(data.labels), np.nan)
         labels[data.validation + data.length] = np.log(actual / last) / 0.05
-        data = replace(data, labels=labels, return_scale=0.05)
+        data = replace(data, labels=labels, price_scale=PriceScale.log_return(0.05))
         expected = float(np.sqrt(np.mean(np.log(actual / last) ** 2))) / 0.05
     chart.rmse_by_epoch(axis, data, fitted)
     lines = drawn(axis)

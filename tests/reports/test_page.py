@@ -18,6 +18,7 @@ from atb_fast.bundles.contents import metadata
 from atb_fast.config import TrainingConfig
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.reports.charts import CHARTS, draw_charts
 from atb_fast.reports.page import write_report
@@ -222,7 +223,9 @@ def test_a_longer_horizon_is_stated(write: Write, data: WindowedData) -> None:
     assert "predicted one bar ahead" in near.text
     assert "Intervals assume independent windows." in near.text
     test = data.test[:-4]
-    far = replace(data, horizon=5, parts=Parts(data.train, test, test))
+    far = replace(
+        data, price_scale=PriceScale.linear(horizon=5), parts=Parts(data.train, test, test)
+    )
     page, document = write(far.persistence(far.test) * 1.2, far)
     assert "predicted 5 bars ahead" in page.text
     assert "widened because 5-bar horizons overlap" in page.text

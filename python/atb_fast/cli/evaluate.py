@@ -19,7 +19,7 @@ from atb_fast.cli.options import (
     training_config,
     training_options,
 )
-from atb_fast.cli.tables import Column, print_table
+from atb_fast.cli.tables import Column, print_table, print_text
 from atb_fast.config import (
     FitOptions,
     MarketOptions,
@@ -161,7 +161,7 @@ def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **opt
 def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
     ratios = [fold.ratio for fold in folds]
     shrunk = sum(fold.shrinkage == 0.0 for fold in folds)
-    click.echo(
+    print_text(
         f"{config.symbol} {config.timeframe}, {config.recipe} recipe: RMSE is {min(ratios):.3f} to "
         f"{max(ratios):.3f} times that of persistence, worse than persistence in "
         f"{sum(ratio > 1.0 for ratio in ratios)} of {len(folds)} folds"
@@ -175,13 +175,13 @@ def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
         ),
     ]
     print_table(columns, map(_fold_cells, folds))
-    click.echo(
+    print_text(
         "RMSE in quote currency. ratio: RMSE divided by that of persistence; linear: the same for "
         "least squares on the last bar; right: directional accuracy with its 95% interval; up: "
         "share of upward moves."
     )
     if config.recipe == "legacy":
-        click.echo("The scalers of this recipe were fitted on the test bars too (look-ahead bias).")
+        print_text("The scalers of this recipe were fitted on the test bars too (look-ahead bias).")
 
 
 def _fold_cells(fold: Fold) -> tuple[str | int, ...]:
@@ -202,7 +202,7 @@ def _fold_cells(fold: Fold) -> tuple[str | int, ...]:
 def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:
     title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe, {report.cuts} cuts"
     if not report.leaks:
-        click.echo(f"{title}: no look-ahead bias in features, target or split")
+        print_text(f"{title}: no look-ahead bias in features, target or split")
         return
     columns = [Column("what"), Column("how"), Column("cuts", right=True), Column("first cut")]
     cells = [

@@ -56,6 +56,15 @@ def print_table(
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
+def print_text(text: str) -> None:
+    """Print a paragraph, wrapped between words on a terminal and on one line otherwise."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(Text(text), soft_wrap=not console.is_terminal)
+
+
 def _text(cell: str | int | bool | None) -> str:
     if cell is None:
         return ""

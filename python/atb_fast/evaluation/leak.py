@@ -1,8 +1,8 @@
-"""Whether anything that a model is made from changes when the future is taken away.
+"""A test for look-ahead bias: does anything change when the future is removed?
 
-A recipe is run on the whole market, and again on what was known at many cuts in time. Whatever it
-says of the time before a cut must be the same both times: features, targets, and which windows are
-fitted. What differs had seen the future.
+The recipe runs on the whole market, and again on what was known at each of many cuts in time. For
+the time before a cut, features, targets and the split must be identical. Whatever differs depends
+on the future.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes.base import Context, Recipe
 
-#: A day's index is published during that day, and may be revised: a day later it is known.
+#: The index of a day is published during that day and may be revised; a day later it is final.
 _INDEX_KNOWN_AFTER = timedelta(days=1)
-#: Largest difference of a feature or a target that rounding can make. They are about 1.
+#: Largest difference that rounding can cause in a feature or a target, which are about 1.
 _TOLERANCE = 1e-5
 
 
-#: What was seen, with room for how much.
+#: Reasons of a leak; the placeholder takes its size.
 _DIFFERS = "differs by up to {:.2g}"
-_GONE = "{:.0f} lose their features"
-_REACHES = "{:.0f} windows reach into a later part"
-_CHOSEN = "{:.0f} windows are used or not for what comes later"
-_TWICE = "{:.0f} windows choose the epoch and are tested"
+_GONE = "{:.0f} rows lose their features"
+_REACHES = "{:.0f} windows overlap a later part"
+_CHOSEN = "{:.0f} windows are selected by later data"
+_TWICE = "{:.0f} test windows also select the epoch"
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Leak:
 
     Attributes:
         what: Name of a feature, `target`, `candles` or `split`.
-        reason: What was seen, with the largest figure of all cuts.
-        cuts: How many cuts showed it.
-        first_cut: The earliest of these, ISO, UTC: what came from then on was taken away.
+        reason: What differs, with its largest size over all cuts.
+        cuts: Number of cuts at which it differs.
+        first_cut: The earliest of them, ISO 8601, UTC; candles from then on were removed.
     """
 
     what: str
@@ -60,41 +60,42 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What `find_leaks` found.
+    """The result of `find_leaks`.
 
     Attributes:
-        cuts: How many cuts were tried.
-        leaks: What changed, in the order in which it was seen.
+        cuts: Number of cuts that were compared.
+        leaks: What depends on the future, in the order of discovery; empty if nothing does.
     """
 
     cuts: int
     leaks: tuple[Leak, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as something JSON can hold."""
+        """Return the report as a dictionary for JSON."""
         return asdict(self)
 
 
-#: What changed, how (one of the texts above), and by how much.
+#: What differs, why (one of the reasons above), and by how much.
 _Change = tuple[str, str, float]
 
 
 def find_leaks(
     market: Market, config: TrainingConfig, *, recipe: Recipe | None = None, cuts: int = 20
 ) -> LeakReport:
-    """Take the future of `market` away at many cuts and compare what `recipe` makes of the past.
+    """Remove the future of `market` at many cuts, and return what changes in the past.
 
-    Features are compared at every cut; scalers, targets and parts at cuts behind the training part,
-    because what is fitted may know all of that, and where each later part begins.
+    Features are compared at every cut. Scalers and targets are compared at cuts after the training
+    part, because a scaler may be fitted on all of that part. The split is compared where the
+    validation and the test part begin.
 
     Args:
         market: Candles and the whole sentiment history.
         config: As for training.
-        recipe: Default that of `config`.
-        cuts: How many, evenly spaced, beside those where parts begin; from 1 to one for each bar.
+        recipe: Default: the recipe of `config`.
+        cuts: Number of evenly spaced cuts, at least 1. Those where a part begins are added.
 
     Raises:
-        DataError: Too few candles for the recipe, on the whole or at every cut.
+        DataError: There are too few candles for the recipe.
     """
     recipe = recipe or recipes.get(config.recipe)
     times = market.candles["timestamp"]
@@ -104,9 +105,9 @@ def find_leaks(
     begins = {int(rows[part[0]]) for part in (parts.validation, parts.test)}
     data = recipe.windows(prepared, config, parts)
     run = _Run(market, config, recipe, prepared, data, recipe.starts(prepared, config), begins)
-    # Before the target of the first window there is nothing to compare.
+    # There is nothing to compare before the target of the first window.
     least = int(rows[0]) + config.sequence_length + config.horizon
-    # A recipe says about each cut what it said about the whole.
+    # The recipe would log the same lines at each cut.
     with _quiet():
         first = bisect_left(range(least, len(times)), 1, key=lambda cut: _usable(run, cut)) + least
         cuts = min(cuts, len(times))
@@ -118,8 +119,7 @@ def find_leaks(
                 seen.setdefault((what, how), []).append((size, cut))
     if not every:
         raise DataError(
-            f"the {config.recipe} recipe can make nothing of what was known before the last "
-            "candle; give a longer range"
+            f"the {config.recipe} recipe has too few candles at every cut; use a longer date range"
         )
     twice = np.intersect1d(parts.validation, parts.test)
     if len(twice):
@@ -144,10 +144,16 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Run:
-    """What the recipe made of all that is known today.
+    """What the recipe makes of the whole market.
 
-    `starts` are those of all its windows; `begins` the rows of the candles with which the later
-    parts begin.
+    Attributes:
+        market: Candles and the whole sentiment history.
+        config: As for training.
+        recipe: The recipe under test.
+        prepared: Its features.
+        data: Its windows.
+        starts: Starts of all windows.
+        begins: Candles at which the validation and the test part begin.
     """
 
     market: Market
@@ -160,17 +166,17 @@ class _Run:
 
 
 def _known(run: _Run, cut: int) -> PreparedData:
-    """Return what the recipe makes without candles from `cut` on, and their sentiment."""
+    """Return the features without the candles from `cut` on and their sentiment."""
     times, index = run.market.candles["timestamp"], run.market.sentiment
     if index is not None:
         index = index.filter(pl.col("timestamp") <= times[cut - 1] - _INDEX_KNOWN_AFTER)
     known = Market(run.market.candles.head(cut), index)
-    # With the same clock: only what is known of the market differs.
+    # With the same clock, so that only the market differs.
     return run.recipe.prepare(known, run.config, Context(run.config, now=times[-1]))
 
 
 def _usable(run: _Run, cut: int) -> bool:
-    """Return whether enough was known before `cut`, candles and perhaps sentiment."""
+    """Return whether the recipe has enough candles and sentiment before `cut`."""
     try:
         _known(run, cut)
     except DataError:
@@ -179,7 +185,7 @@ def _usable(run: _Run, cut: int) -> bool:
 
 
 def _changes(run: _Run, cut: int) -> Iterator[_Change]:
-    """Give what differs before `cut` if what came from there on is unknown."""
+    """Yield what differs before `cut` if everything from there on is removed."""
     config, data, rows = run.config, run.data, run.prepared.matrix.rows
     prepared = _known(run, cut)
     gone = np.setdiff1d(rows[rows < cut], prepared.matrix.rows)
@@ -189,7 +195,7 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
     def before(part: NDArray[np.int64]) -> NDArray[np.int64]:
         return part[rows[part + data.length - 1 + data.horizon] < cut]
 
-    # Windows are the same if they begin at the same candle.
+    # Windows are identified by their first candle.
     chosen = prepared.matrix.rows[run.recipe.starts(prepared, config)]
     other = np.setxor1d(rows[before(run.starts)], chosen)
     if len(other) and not len(gone):
@@ -202,12 +208,12 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
         if missing:
             yield "split", _REACHES, missing
     if not whole or len(gone):
-        # Scalers may know all of the training part; and windows begin at other rows.
+        # Without the whole training part scalers may differ, and with rows gone so do windows.
         yield from _differences(run.prepared, prepared, cut)
         return
     again = run.recipe.windows(prepared, config, parts)
     yield from _differences(data.prepared, again.prepared, cut)
-    # What a label stands for, as a price, may depend on the future, too.
+    # The price that a label stands for may depend on the future too.
     for values in (
         [each.labels[parts.every + data.length] for each in (data, again)],
         [each.prices(parts.every, np.ones(len(parts.every))) for each in (data, again)],
@@ -216,7 +222,7 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
 
 
 def _differences(full: PreparedData, known: PreparedData, cut: int) -> Iterator[_Change]:
-    """Give the features whose values differ on the rows that both have before `cut`."""
+    """Yield the features that differ on the rows before `cut` that both have."""
     rows = np.intersect1d(full.matrix.rows[full.matrix.rows < cut], known.matrix.rows)
     values = [each.matrix.values[np.searchsorted(each.matrix.rows, rows)] for each in (full, known)]
     names = known.matrix.names
@@ -227,6 +233,6 @@ def _differences(full: PreparedData, known: PreparedData, cut: int) -> Iterator[
 
 def _difference(what: str, full: NDArray[Any], known: NDArray[Any]) -> Iterator[_Change]:
     size = float(np.max(np.abs(full - known), initial=0.0))
-    # Raw candles are not about 1, and the same to the last bit.
+    # Raw candles are far larger than 1, so the tolerance is relative to them.
     if not size <= _TOLERANCE * max(1.0, float(np.max(np.abs(full), initial=0.0))):
         yield what, _DIFFERS, size

@@ -1,4 +1,4 @@
-"""Walk-forward: a recipe trained again and again, each time tested on what comes next."""
+"""Walk-forward evaluation: train on the past, test on the bars that follow, move on."""
 
 from __future__ import annotations
 
@@ -26,44 +26,44 @@ from atb_fast.training.train import forget_models, train
 
 log = logging.getLogger(__name__)
 
-#: Of the windows, oldest first, that no fold tests.
+#: Share of the windows, oldest first, that no fold tests.
 _FIRST_SHARE = 0.5
-#: Windows whose last rows are read at once.
+#: Number of windows that are materialized at a time to read their last rows.
 _BATCH = 4096
 
 
 @dataclass(frozen=True)
 class Fold:
-    """How a model did on bars that came after all it was fitted to.
+    """Out-of-sample results of one fold: its test bars come after all bars it was fitted on.
 
-    The scalers of the legacy recipe have seen them all the same: it scales before it is split.
+    The legacy recipe is an exception, as it fits its scalers on all bars before it splits them.
 
-    Errors are root mean squared, quote currency; shares are 0..1.
+    RMSE is in quote currency; shares are 0..1.
 
     Attributes:
-        number: From 1.
-        first: When the first tested bar opens, ISO, UTC.
-        last: When the last one does.
-        train: Windows that were fitted.
-        validation: Windows that chose the epoch.
-        test: Windows that were tested.
-        shrinkage: What the recipe multiplied the outputs with; at 0 the model says "no change".
-        rmse: Of the model.
-        persistence_rmse: Of "no change".
-        linear_rmse: Of least squares on the features of each window's last bar; returns are shrunk
-            by validation as those of the model are.
-        ratio: `rmse / persistence_rmse`; above 1 the model is worse than no change.
+        number: Number of the fold, from 1.
+        first: Open time of the first test bar, ISO 8601, UTC.
+        last: Open time of the last test bar.
+        train: Number of training windows.
+        validation: Number of validation windows, which select the epoch.
+        test: Number of test windows.
+        shrinkage: Shrinkage factor of the outputs; at 0 the model predicts no change.
+        rmse: RMSE of the model.
+        persistence_rmse: RMSE of persistence, which predicts the last close.
+        linear_rmse: RMSE of least squares on the last bar of each window. Its returns are shrunk
+            like those of the model.
+        ratio: `rmse / persistence_rmse`; above 1 the model is worse than persistence.
         linear_ratio: `linear_rmse / persistence_rmse`.
-        directional_accuracy: How often the model was right about up or down, with the ends of its
-            95 % interval; of windows whose horizons do not overlap. See `diagnostics.Direction`.
-        directional_accuracy_low: See there.
-        directional_accuracy_high: See there.
-        directional_bars: What that is of: 0 if the model says "no change", and nothing is known.
-        linear_directional_accuracy: The same of least squares.
-        up_share: How often the price went up: what always saying so foresees.
-        epochs: Epochs that were run.
-        best_epoch: The epoch whose weights were kept, from 1.
-        seconds: What the fold took.
+        directional_accuracy: Share of correct directions, on windows whose horizons do not
+            overlap; see `metrics.Direction`.
+        directional_accuracy_low: Lower end of its 95% interval.
+        directional_accuracy_high: Upper end of that interval.
+        directional_bars: Number of bars that count; 0 if the model predicts no change.
+        linear_directional_accuracy: Directional accuracy of least squares.
+        up_share: Share of bars whose price rose: the accuracy of always predicting up.
+        epochs: Number of epochs.
+        best_epoch: Epoch whose weights were kept, from 1.
+        seconds: Duration of the fold.
     """
 
     number: int
@@ -97,19 +97,19 @@ def evaluate(
     embargo: int | None = None,
     listener: Listener = SILENT,
 ) -> list[Fold]:
-    """Train the recipe of `config` once for each fold; nothing is written.
+    """Train the recipe of `config` once for each fold, and return the results; writes nothing.
 
     Args:
         config: What to train, on what, and how.
-        folds: Stretches that are tested one after the other, at least 1; see `walk_forward`.
-        window: Whether training windows add up, or the oldest ones are dropped.
-        embargo: Bars skipped between the parts, for any recipe; default `config.embargo`, else 1 %
+        folds: Number of consecutive test periods, at least 1; see `walk_forward`.
+        window: Whether the training part grows, or drops its oldest windows.
+        embargo: Bars skipped between the parts, for any recipe; default: `config.embargo`, else 1%
             of the bars.
         listener: Hears about downloads, epochs, windows and folds.
 
     Raises:
-        ArgumentError: A negative embargo.
-        DataError: Candles or sentiment that cannot be used, or too few for the folds.
+        ArgumentError: The embargo is negative.
+        DataError: Candles or sentiment are unusable, or too few for the folds.
         TrainingError: The loss of a fold became NaN.
     """
     recipe = recipes.get(config.recipe)
@@ -128,8 +128,8 @@ def evaluate(
         model, fitted = train(recipe, config, data, policy, listener=listener)
         if fitted.diverged:
             raise TrainingError(
-                f"the loss of fold {number} stopped being a number in epoch {fitted.diverged}; try "
-                "another --seed, or fewer --epochs"
+                f"the loss of fold {number} became NaN in epoch {fitted.diverged}; try another "
+                "--seed, or fewer --epochs"
             )
         times = data.times(data.test)
         fold = Fold(
@@ -147,7 +147,7 @@ def evaluate(
         )
         done.append(fold)
         log.info(
-            "fold %d of %d: %.3f of the RMSE of no change, %.1f s",
+            "fold %d of %d: RMSE %.3f times that of persistence, %.1f s",
             number,
             folds,
             fold.ratio,
@@ -164,20 +164,21 @@ def walk_forward(
     folds: int,
     window: Literal["expanding", "rolling"],
 ) -> list[Parts]:
-    """Return the parts of each fold.
+    """Return training, validation and test windows of each fold.
 
-    The newer half of the windows is cut into `folds` stretches. Each is tested by a model that is
-    fitted on windows before it; see `recipes.base.before`.
+    The newer half of the windows is divided into `folds` test periods. The model of a fold is
+    fitted on windows before its test period; see `recipes.split.before`.
 
     Args:
-        starts: Of all windows that can be used, ascending.
-        options: Length of the windows, and horizon.
-        embargo: Rows between two parts that neither has.
-        folds: At least 1.
-        window: `expanding`: every window before; `rolling`: as many as before the first test.
+        starts: Starts of all usable windows, ascending.
+        options: Sequence length and horizon.
+        embargo: Number of rows between two parts that belong to neither.
+        folds: Number of test periods, at least 1.
+        window: `expanding` fits on all earlier windows, `rolling` on as many of them as the first
+            fold has.
 
     Raises:
-        DataError: Too few windows for a fold.
+        DataError: A fold has too few windows.
     """
     begin = int(len(starts) * _FIRST_SHARE)
     edges = np.linspace(begin, len(starts), folds + 1).astype(int)
@@ -188,10 +189,10 @@ def walk_forward(
         if not fold.complete:
             raise DataError(
                 f"{len(starts)} windows of {options.sequence_length} bars are too few for {folds} "
-                f"folds: fold {len(parts) + 1} has {len(fold.train)} to train, "
-                f"{len(fold.validation)} to validate, {len(fold.test)} to test, with an embargo of "
-                f"{embargo} bars; give a longer range, fewer --folds, or a shorter "
-                "--sequence-length"
+                f"folds: fold {len(parts) + 1} has {len(fold.train)} training, "
+                f"{len(fold.validation)} validation and {len(fold.test)} test windows with an "
+                f"embargo of {embargo} bars; use a longer date range, fewer --folds, or a "
+                "shorter --sequence-length"
             )
         parts.append(fold)
     return parts
@@ -203,7 +204,7 @@ def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, Any
     foreseen = direction(data, predicted)
     persistence = rmse(actual, unchanged)
     if not persistence:
-        raise DataError("no price moves in a fold; give candles of a market that trades")
+        raise DataError("the price never moves in a fold; use candles of a market that trades")
     return {
         "rmse": rmse(actual, predicted),
         "persistence_rmse": persistence,
@@ -220,7 +221,7 @@ def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, Any
 
 
 def _linear(data: WindowedData) -> NDArray[np.float64]:
-    """Return what least squares predicts for the test windows, from the last bar of each."""
+    """Return what least squares predicts for each test window from its last bar."""
     weights, *_ = np.linalg.lstsq(
         _last_rows(data, data.train), data.labels[data.train + data.length], rcond=None
     )
@@ -234,7 +235,7 @@ def _linear(data: WindowedData) -> NDArray[np.float64]:
 
 
 def _last_rows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the features of the last bar of each window, and a column of ones."""
+    """Return the features of the last bar of each window, plus a column of ones."""
     if data.scaled_by_window:
         parts = np.array_split(starts, -(-len(starts) // _BATCH))
         rows: Any = np.concatenate([data.windows(part)[:, -1] for part in parts])
