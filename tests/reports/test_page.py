@@ -292,8 +292,8 @@ def test_figures_are_those_of_the_metadata(write: Write, data: WindowedData) -> 
     assert rows["as trained"] == f"{robust['test_rmse']:,.2f}"
     assert rows["neutral sentiment"] == f"{robust['test_rmse_neutral_sentiment']:,.2f}"
     assert rows["scaled sentiment set to 0"] == f"{robust['test_rmse_without_sentiment']:,.2f}"
-    assert rows["model.onnx matches Keras, batch of 1"] == "✓ passed no difference"
-    assert rows["model.onnx matches Keras, batch of 7"] == "✓ passed 1.2e-07 ≤ 1e-05"
+    assert rows["ONNX matches Keras, batch of 1"] == "✓ passed no difference"
+    assert rows["ONNX matches Keras, batch of 7"] == "✓ passed 1.2e-07 ≤ 1e-05"
     assert rows["served predictions match Keras"] == "✓ passed 3.5e-07 ≤ 1e-05"
     assert rows["training"] == "61.25"
     assert rows["imports, checks, this page"] == "6.25"
@@ -355,7 +355,7 @@ def test_a_run_without_onnx_and_charts(write: Write, config: TrainingConfig) -> 
     assert page.text.count("Not drawn; see the checks.") == len(CHARTS)
     assert "Not measured; see the checks." in page.text
     assert page.rows["robustness completed"] == "– skipped"
-    assert page.rows["model.onnx matches Keras, batch of 1"] == "– skipped"
+    assert page.rows["ONNX matches Keras, batch of 1"] == "– skipped"
 
 
 def test_every_chart_has_a_caption_and_a_label(write: Write) -> None:

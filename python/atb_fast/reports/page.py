@@ -316,7 +316,7 @@ def _checks(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Check]:
     tolerance = onnx_export.CANDLES_TOLERANCE if from_candles else onnx_export.TOLERANCE
     for size in onnx_export.GATE_BATCHES:
         difference = document["onnx_difference"].get(str(size))
-        yield compared(f"model.onnx matches Keras, batch of {size}", difference, tolerance)
+        yield compared(f"ONNX matches Keras, batch of {size}", difference, tolerance)
     skew = verified.get("feature_skew")
     yield compared("serving features match training features", skew, SKEW)
     difference, limit = verified.get("prediction_difference"), prediction_limit(config.onnx_input)

@@ -64,6 +64,7 @@ def training_figure(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 8.5), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     figure.suptitle(title, fontsize=14)
     loss, error, rises, last = figure.subplots(2, 2).flat
     charts.loss_by_epoch(loss, data, fitted)
