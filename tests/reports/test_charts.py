@@ -77,7 +77,7 @@ def test_curves_show_the_history(axis: Any, data: WindowedData, fitted: FitResul
     assert list(best.get_xdata()) == [2, 2]
 
 
-@pytest.mark.parametrize("unit", ["quote currency", "log returns of 0.05"])
+@pytest.mark.parametrize("unit", ["quote currency", "log return ÷ 0.05"])
 def test_rmse_is_compared_with_persistence_in_its_unit(
     axis: Any, data: WindowedData, fitted: FitResult, unit: str
 ) -> None:

@@ -144,7 +144,7 @@ def label_unit(data: WindowedData) -> str:
     """Return the unit of the loss (before squaring)."""
     scale = data.price_scale
     if scale.kind == "log_return":
-        return f"log returns of {scale.scale:.2g}"
+        return f"log return ÷ {scale.scale:.2g}"
     return "range of a window's closes" if scale.kind == "rolling_minmax" else "quote currency"
 
 
