@@ -62,9 +62,10 @@ def training_figure(
 ) -> Any:
     """Return the matplotlib figure of `plot_training`."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(13, 8.5), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(13, 8.5), layout=layout, facecolor="white")
     figure.suptitle(title, fontsize=14)
     loss, error, rises, last = figure.subplots(2, 2).flat
     charts.loss_by_epoch(loss, data, fitted)
