@@ -17,7 +17,7 @@ import pytest
 from engine_contract import violations
 
 from atb_fast.errors import BundleError
-from atb_fast.serving import registry
+from atb_fast.serving import references, registry
 from atb_fast.serving.verification import verify
 
 TYPES = ("sentiment", "price", "basic")
@@ -26,7 +26,7 @@ TYPES = ("sentiment", "price", "basic")
 @pytest.mark.parametrize("model_type", TYPES)
 def test_bundles_keep_the_contract(models: Path, model_type: str) -> None:
     assert violations(models, "BTCUSDT", model_type) == set()
-    report = verify(registry.find(models / "BTCUSDT" / model_type / "latest"))
+    report = verify(references.find(models / "BTCUSDT" / model_type / "latest"))
     assert (report.problems, report.unchecked) == ((), ())
     assert report.skew == 0.0
     assert report.prediction_difference is not None
@@ -203,7 +203,7 @@ def test_what_is_wrong_beside_the_bundle_is_caught(models: Path, tmp_path: Path,
     assert rule in violations(root, "BTCUSDT", "basic")
     if "latest" in rule:
         with pytest.raises(BundleError):
-            registry.find("BTCUSDT:1h:basic", root)
+            references.find("BTCUSDT:1h:basic", root)
     else:
         assert [path.name for path in registry.versions(root)] == [(home / "latest").resolve().name]
 

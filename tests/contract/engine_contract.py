@@ -1,7 +1,8 @@
 """What the trading engines expect of a bundle, without a line of atb-fast.
 
 `violations(registry, key)` reads a bundle as an engine would and names every rule it breaks, by a
-short code. It knows JSON, ONNX and the file system only.
+short code. `scan(registry)` loads all bundles as an engine does when it starts. Both know JSON,
+ONNX and the file system only.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,68 @@ KEYS = {
     *("sentiment_assessment", "has_sentiment", "dataset", "diagnostics"),
 }
 BASIC = [f"{name}_normalized" for name in ("close", "volume", "high", "low", "open")]
+
+
+@dataclass
+class Scan:
+    """What an engine found in a registry.
+
+    Attributes:
+        symbols: Directories taken for symbols.
+        loaded: SYMBOL/type/version of each bundle that was loaded.
+        live: SYMBOL/type/version that each `latest` led to.
+        vanished: Versions that were deleted between listing and loading: the engine skips them.
+        errors: Everything else that went wrong.
+    """
+
+    symbols: set[str] = field(default_factory=set)
+    loaded: list[str] = field(default_factory=list)
+    live: list[str] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def scan(registry: Path) -> Scan:
+    """Load every bundle in `registry` as an engine does.
+
+    Every directory is scanned, hidden ones too. As in engines, an error while listing is not
+    caught.
+    """
+    found = Scan()
+    for symbol in _directories(registry):
+        found.symbols.add(symbol.name)
+        for model_type in _directories(symbol):
+            for version in _directories(model_type):
+                name = str(version.relative_to(registry))
+                try:
+                    if version.name == "latest":
+                        found.live.append(_load(version.resolve(strict=True), run=True))
+                    else:
+                        _load(version, run=False)
+                        found.loaded.append(name)
+                except FileNotFoundError as error:
+                    gone = version.name != "latest" and not version.exists()
+                    (found.vanished if gone else found.errors).append(f"{name}: {error}")
+                except Exception as error:
+                    found.errors.append(f"{name}: {type(error).__name__}: {error}")
+    return found
+
+
+def _directories(path: Path) -> list[Path]:
+    return [entry for entry in path.iterdir() if entry.is_dir()]
+
+
+def _load(bundle: Path, *, run: bool) -> str:
+    metadata = json.loads((bundle / "metadata.json").read_text())
+    schema = json.loads((bundle / "feature_schema.json").read_text())
+    content = (bundle / "model.onnx").read_bytes()
+    if run:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        if session.get_inputs()[0].shape[1] != schema["sequence_length"]:
+            raise ValueError("the files are of different bundles")
+    if metadata["version_id"] != bundle.name:
+        raise ValueError("the files are of another version")
+    return "/".join(bundle.parts[-3:])
 
 
 def violations(registry: Path, symbol: str, model_type: str) -> set[str]:

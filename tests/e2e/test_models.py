@@ -18,17 +18,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_contract import bundle_violations, violations
+from engine_contract import VERSION, bundle_violations, scan, violations
 
 from atb_fast import load_bundle
-from atb_fast.serving import registry
+from atb_fast.serving.registry import versions, work_folder
 
 log = logging.getLogger(__name__)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 NEWER = "2099-01-01_00h00m00s_v1"
 NEWEST = "2099-01-01_00h00m00s_v10"
-KILLS = int(os.environ.get("ATB_FAST_KILLS", "14"))
+KILLS = int(os.environ.get("ATB_FAST_KILLS", "15"))
+LOADS = int(os.environ.get("ATB_FAST_LOADS", "1000"))
 
 
 def copied(bundle: Path, version: str) -> Path:
@@ -108,7 +109,7 @@ def test_promote_rollback_prune(atb_fast: Run, root: Path) -> None:
     (root / "ETHUSDT").symlink_to(root.parent / "elsewhere")
     shutil.copytree(root / "BTCUSDT", root.parent / "elsewhere", symlinks=True)
     dry = atb_fast("models", "prune", "--keep", "1", "--dry-run", "--registry", root)
-    assert f"would remove {root / 'BTCUSDT' / 'price' / NEWER}" in dry.stdout
+    assert f"would delete {root / 'BTCUSDT' / 'price' / NEWER}" in dry.stdout
     assert (root / "BTCUSDT" / "price" / NEWER).is_dir()
     pruned = atb_fast("models", "prune", "--keep", "1", "--registry", root, "--json")
     assert json.loads(pruned.stdout)["removed"] == [str(root / "BTCUSDT" / "price" / NEWER)]
@@ -148,7 +149,7 @@ def test_what_does_not_verify_is_not_promoted(atb_fast: Run, root: Path) -> None
     assert "must not be live: " in done.stderr
     assert "Traceback" not in done.stderr
     assert live(root) == before
-    kept = root / ".unpublished" / bundle.name
+    kept = work_folder(root) / "unpublished" / bundle.name
     shutil.copytree(bundle, kept)
     done = atb_fast("models", "promote", kept, "--registry", root)
     assert (done.returncode, "was not published" in done.stderr) == (9, True)
@@ -158,7 +159,7 @@ def test_what_does_not_verify_is_not_promoted(atb_fast: Run, root: Path) -> None
     for registry_option in (root.parent / "other", root / "BTCUSDT" / ".." / ".."):
         elsewhere = atb_fast("models", "promote", bundle, "--registry", registry_option)
         assert elsewhere.returncode == 2
-        assert "is no version in the registry" in elsewhere.stderr
+        assert "is not a version in the registry" in elsewhere.stderr
 
 
 def test_another_timeframe_does_not_take_the_live_one_away(atb_fast: Run, root: Path) -> None:
@@ -174,14 +175,14 @@ def test_another_timeframe_does_not_take_the_live_one_away(atb_fast: Run, root: 
     key = f"BTCUSDT:4h:price:{NEWEST}"
     done = atb_fast("models", "promote", key, "--registry", root)
     assert done.returncode == 9
-    assert "is of timeframe 4h, and engines expect 1d of" in done.stderr
+    assert "has the timeframe 4h, and engines expect 1d of" in done.stderr
     assert live(root) == before
     assert atb_fast("models", "promote", key, "--force", "--registry", root).returncode == 0
     assert live(root) == NEWEST
 
     back = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
     assert back.returncode == 9
-    assert "latest is of timeframe 4h, not 1d" in back.stderr
+    assert "latest has the timeframe 4h, not 1d" in back.stderr
 
 
 def test_a_latest_that_is_not_understood_keeps_all_versions(atb_fast: Run, root: Path) -> None:
@@ -249,13 +250,16 @@ def test_train_price(atb_fast: Run, tmp_path: Path) -> None:
     latest = (root / "BTCUSDT" / "basic" / "latest").readlink()
     other = atb_fast(*quick, "--timeframe", "4h", "--start-date", "2024-11-01")
     assert other.returncode == 0, other.stderr
-    assert "basic/latest is not moved: engines expect 1h there, and this is 4h" in other.stderr
+    assert (
+        "basic/latest was not moved: engines expect the timeframe 1h there, and this model has 4h"
+        in other.stderr
+    )
     version = json.loads(other.stdout)["version_id"]
     assert (root / "BTCUSDT" / "basic" / "latest").readlink() == latest
     key = f"BTCUSDT:4h:basic:{version}"
     refused = atb_fast("models", "promote", key, "--registry", root)
     assert refused.returncode == 9
-    assert "is of timeframe 4h, and engines expect 1h" in refused.stderr
+    assert "has the timeframe 4h, and engines expect 1h" in refused.stderr
     forced = atb_fast("models", "promote", key, "--force", "--registry", root)
     assert forced.returncode == 0, forced.stderr
 
@@ -277,7 +281,7 @@ def test_candles_as_input(atb_fast: Run, tmp_path: Path) -> None:
 
 
 def test_kills_leave_no_half_bundle(models: Path, tmp_path: Path) -> None:
-    """Trainings and promotions, killed at random moments: all that engines see is whole."""
+    """Trainings, promotions and prunes, killed at random: engines see whole bundles only."""
     root = tmp_path / "models"
     shutil.copytree(models, root, symlinks=True, ignore=shutil.ignore_patterns(".*"))
     bundle = load_bundle("BTCUSDT:1d:price", registry=root).path
@@ -305,20 +309,146 @@ def test_kills_leave_no_half_bundle(models: Path, tmp_path: Path) -> None:
             return int(forks.stdout.readline()), time.monotonic() - start
 
         lasts = {}
-        for job in ("train", "promote"):
+        for job in ("train", "promote", "prune"):
             code, lasts[job] = run(job, None)
             assert code == 0
         for i in range(KILLS):
-            job = ("train", "promote")[i % 2]
+            job = ("train", "promote", "prune")[i % 3]
             # Training ends after half of the time: the rest is export, checks and publishing.
             code, _ = run(job, rng.uniform(0.4, 1.05) * lasts[job])
             ends.append(code)
             lives.add(live(root))
             assert violations(root, "BTCUSDT", "price") == set()
-            for path in registry.versions(root):
+            seen = scan(root)
+            assert (seen.symbols, seen.vanished, seen.errors) == ({"BTCUSDT"}, [], [])
+            for path in versions(root):
                 assert bundle_violations(path, "BTCUSDT", path.parent.name) <= {"basic-timeframe"}
         forks.stdin.close()
     log.info("%d of %d struck, %d versions were live", ends.count(-9), KILLS, len(lives))
     assert set(ends) <= {0, -signal.SIGKILL}
     assert KILLS // 3 < ends.count(-signal.SIGKILL) < KILLS
     assert len(lives) > 2
+
+
+def test_engines_that_read_while_others_write(models: Path, tmp_path: Path) -> None:
+    """A reader that loads like an engine sees whole versions only, whatever is going on."""
+    root = tmp_path / "models"
+    price = root / "BTCUSDT" / "price"
+    shutil.copytree(models / "BTCUSDT" / "price", price, symlinks=True)
+    script = Path(__file__).parents[1] / "servers" / "churning.py"
+    writers = {
+        job: subprocess.Popen(
+            [sys.executable, script, job, root],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for job in ("promote", "prune")
+    }
+    symbols: set[str] = set()
+    lives: set[str] = set()
+    names: set[str] = set()
+    errors: list[str] = []
+    loads = vanished = 0
+    try:
+        while loads < LOADS:
+            seen = scan(root)
+            loads += len(seen.live) + len(seen.loaded)
+            vanished += len(seen.vanished)
+            symbols |= seen.symbols
+            lives |= set(seen.live)
+            errors += seen.errors
+            names |= {path.name for path in price.iterdir() if not VERSION.fullmatch(path.name)}
+    finally:
+        done = {job: int(writer.communicate(timeout=60)[0]) for job, writer in writers.items()}
+    log.info("%d loads, %d versions were live, %d vanished, %s", loads, len(lives), vanished, done)
+    assert errors == []
+    assert symbols == {"BTCUSDT"}
+    assert names == {"latest"}
+    assert len(lives) > 2
+    assert min(done.values()) > 2
+
+
+def foreign(bundle: Path, version: str, **changes: Any) -> Path:
+    """Put a bundle beside `bundle` that has what engines need and nothing else of ours."""
+    path = bundle.parent / version
+    path.mkdir()
+    shutil.copy(bundle / "model.onnx", path)
+    schema = json.loads((bundle / "feature_schema.json").read_text())
+    schema["features"] = [{"name": f["name"], "required": True} for f in schema["features"]]
+    (path / "feature_schema.json").write_text(json.dumps(schema))
+    metadata = {
+        "symbol": "BTCUSDT",
+        "timeframe": "1d",
+        "model_type": "price",
+        "version_id": version,
+        "training_date": "2024-05-06T07:08:09.123456",
+        "feature_names": [feature["name"] for feature in schema["features"]],
+        "sequence_length": schema["sequence_length"],
+        "training_params": {"epochs": 300},
+        "evaluation_results": {"test_rmse": 1234.5, "mape": float("nan")},
+    }
+    (path / "metadata.json").write_text(json.dumps(metadata | changes))
+    return path
+
+
+@pytest.fixture
+def shared_registry(root: Path) -> Path:
+    """A registry with two bundles of another trainer, the newer one live before ours."""
+    bundle = root / "BTCUSDT" / "price" / live(root)
+    foreign(bundle, "champion")
+    foreign(bundle, "2024-01-02_03h_v1", training_date="2024-01-02T03:00:00Z")
+    return root
+
+
+def test_bundles_of_other_trainers_are_listed(atb_fast: Run, shared_registry: Path) -> None:
+    done = atb_fast("models", "ls", "--registry", shared_registry, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["bundle"]: row for row in json.loads(done.stdout)}
+    names = [name.split(":")[3] for name in rows if ":price:" in name]
+    assert names[:2] == ["2024-01-02_03h_v1", "champion"]  # the oldest two
+    row = rows["BTCUSDT:1d:price:champion"]
+    assert (row["foreign"], row["problem"], row["test_rmse"]) == (True, None, 1234.5)
+    assert "train/serve skew" in row["unverified"][0]
+    assert "price_normalization" in row["unverified"][1]
+    assert not any(row["foreign"] or row["unverified"] for row in list(rows.values())[3:])
+    table = atb_fast("models", "ls", "--registry", shared_registry)
+    assert "BTCUSDT:1d:price:champion" in table.stdout
+    assert "train/serve skew, because another trainer made it" in table.stdout
+    shown = atb_fast("models", "show", "BTCUSDT:1d:price:champion", "--registry", shared_registry)
+    assert shown.returncode == 0, shown.stderr
+    every = atb_fast("models", "verify", "--all", "--registry", shared_registry)
+    assert every.returncode == 0, every.stderr
+    assert "not checked: train/serve skew, because another trainer made it" in every.stdout
+
+
+def test_the_way_back_to_a_bundle_of_another_trainer(atb_fast: Run, shared_registry: Path) -> None:
+    root = shared_registry
+    ours = live(root)
+    done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
+    assert done.returncode == 0, done.stderr
+    assert "champion could not be checked: train/serve skew" in done.stderr
+    assert live(root) == "champion"
+    # Its own damaged predecessor is not loadable, so there is nothing left to go back to.
+    (root / "BTCUSDT" / "price" / "2024-01-02_03h_v1" / "model.onnx").write_bytes(b"nothing")
+    done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
+    assert done.returncode == 9
+    assert "2024-01-02_03h_v1 must not be live: " in done.stderr
+    assert "there is no sound version of BTCUSDT:1d:price before champion" in done.stderr
+
+    key = "BTCUSDT:1d:price"
+    assert atb_fast("models", "promote", f"{key}:{ours}", "--registry", root).returncode == 0
+    refused = atb_fast("models", "promote", f"{key}:champion", "--registry", root)
+    assert refused.returncode == 9
+    assert "could not be checked: train/serve skew, because another trainer" in refused.stderr
+    forced = atb_fast("models", "promote", f"{key}:champion", "--force", "--registry", root)
+    assert forced.returncode == 0, forced.stderr
+    assert live(root) == "champion"
+    damaged = atb_fast(
+        "models", "promote", f"{key}:2024-01-02_03h_v1", "--force", "--registry", root
+    )
+    assert damaged.returncode == 9
+
+    pruned = atb_fast("models", "prune", "--keep", "1", "--registry", root, "--json")
+    assert {Path(path).name for path in json.loads(pruned.stdout)["removed"]} == {ours, NEWER}
+    assert (root / "BTCUSDT" / "price" / "2024-01-02_03h_v1").is_dir()

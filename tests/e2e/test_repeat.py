@@ -123,7 +123,7 @@ def test_from_metadata(start: Start, home: Path, trained: dict[str, Path]) -> No
     for engine, process in running.items():
         document, log = result(process)
         assert document["same_onnx"] is True
-        assert f"same model.onnx as that beside {trained[engine]}" in log
+        assert f"model.onnx is identical to the one beside {trained[engine]}" in log
         assert "may differ" not in log
         again = home / document["paths"]["bundle"]
         assert again.parents[2] == home / f"again {engine}"
@@ -157,7 +157,7 @@ def test_files_that_have_grown(start: Start, tmp_path: Path) -> None:
     repeated, log = result(start(*again, "--json"))
     assert "recorded {'keras': '1.0'}, now {'keras': " in log
     assert "recorded {'cpu': '6502'}, now {'cpu': " in log
-    assert "model.onnx differs from that beside" in log
+    assert "model.onnx differs from the one beside" in log
     assert repeated["same_onnx"] is False
     new = metadata(Path(repeated["paths"]["bundle"]))
     assert new["dataset"] == document["dataset"]
@@ -165,10 +165,10 @@ def test_files_that_have_grown(start: Start, tmp_path: Path) -> None:
 
     candles.tail(299).write_parquet(tmp_path / "moved.parquet")
     _, error = finished(start(*again), 3)
-    assert error.splitlines()[-1].startswith(f"error: not the candles of {bundle}")
+    assert error.splitlines()[-1].startswith(f"error: the candles differ from those of {bundle}")
     assert "received 249 candles from" in error
     assert "expected 250 from" in error
-    assert "give the files of that run by --candles" in error
+    assert "Pass the files of that run as --candles" in error
 
 
 def test_errors_are_one_line(start: Start, tmp_path: Path) -> None:

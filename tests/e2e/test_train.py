@@ -232,7 +232,7 @@ def test_skipped_steps_are_said_and_recorded(home: Path, bundle: Path) -> None:
     assert "test RMSE" in done.stdout
     assert "not published, kept in" in done.stdout
     assert not (home / "models" / "BTCUSDT" / "price").exists()
-    (kept,) = (home / "models" / ".unpublished").iterdir()
+    (kept,) = (home / ".models-work" / "unpublished").iterdir()
     document = json.loads((kept / "metadata.json").read_text())
     assert document["diagnostics"] == {"plots": False, "robustness": False, "onnx": False}
     assert document["model_type"] == "price"
@@ -285,8 +285,8 @@ def test_interrupted_training_leaves_nothing(
     resume = r"; the same command with --resume continues after epoch \d+" if seconds > 5 else ""
     # A new line ends that of the ^C.
     assert re.fullmatch(rf"\nerror: interrupted{resume}\n", rest)
-    left = [path for path in (tmp_path / "models").rglob("*") if path.name != ".staging"]
-    assert left == []
+    assert list((tmp_path / "models").rglob("*")) == []
+    assert list((tmp_path / ".models-work").glob("*/*")) == []
 
 
 def test_a_disk_that_is_full(tmp_path: Path) -> None:
@@ -302,8 +302,8 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     said = "error: registry models cannot be written: File too large"
     assert done.stderr.splitlines()[-1].startswith(said)
-    left = [path for path in (tmp_path / "models").rglob("*") if path.name != ".staging"]
-    assert left == []
+    assert list((tmp_path / "models").rglob("*")) == []
+    assert list((tmp_path / ".models-work").glob("*/*")) == []
 
 
 def test_eth_trains_the_same_way(shared: Path, tmp_path: Path) -> None:

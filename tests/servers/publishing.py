@@ -1,4 +1,4 @@
-"""Forks a process for each line on stdin that trains or promotes, so that it can be killed.
+"""Forks a process for each line on stdin that trains, promotes or prunes, so that it can be killed.
 
 Answers each line with the process and, when it has ended, with how: its exit code, or minus the
 signal. TensorFlow is imported once, before; no session of it lives when a process is forked.
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from atb_fast import TrainingConfig, run_training_pipeline
-from atb_fast.serving import registry
+from atb_fast.bundles import publishing, releases
+from atb_fast.serving.registry import versions
 from atb_fast.serving.verification import verify
 
 
@@ -26,10 +27,15 @@ def train(root: Path) -> None:
 
 def promote(root: Path) -> None:
     """Verify the oldest and the newest version and make them live, one after the other."""
-    found = [path for path in registry.versions(root) if path.parent.name == "price"]
+    found = [path for path in versions(root) if path.parent.name == "price"]
     for path in (found[0], found[-1]):
         if not verify(path).problems:
-            registry.promote(path)
+            publishing.promote(path)
+
+
+def prune(root: Path) -> None:
+    """Delete all versions but the newest and the live one."""
+    releases.prune(root, 1, dry_run=False)
 
 
 def main() -> None:
@@ -40,7 +46,7 @@ def main() -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            {"train": train, "promote": promote}[line.strip()](root)
+            {"train": train, "promote": promote, "prune": prune}[line.strip()](root)
             os._exit(0)
         print(child, flush=True)
         _, status = os.waitpid(child, 0)

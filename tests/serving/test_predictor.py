@@ -23,10 +23,10 @@ from packaging.requirements import Requirement
 
 import atb_fast
 from atb_fast import Bundle, FeatureMatrix, load_bundle
+from atb_fast.bundles import publishing
 from atb_fast.errors import BundleError, DataError
 from atb_fast.features.sentiment import merge_sentiment, sentiment_features
 from atb_fast.ingestion import sample
-from atb_fast.serving import registry
 
 LENGTH = 120
 Truth = Callable[[str, str], pl.DataFrame]
@@ -263,7 +263,7 @@ def test_a_copy_keeps_its_version(models: Path, tmp_path: Path) -> None:
     bundle = load_bundle("BTCUSDT:1d:price", registry=root)
     newer = bundle.path.parent / "2099-01-01_00h00m00s_v1"
     shutil.copytree(bundle.path, newer)
-    registry.promote(newer)
+    publishing.promote(newer)
     assert load_bundle("BTCUSDT:1d:price", registry=root).path == newer
     assert pickle.loads(pickle.dumps(bundle)).path == bundle.path
     version = load_bundle(f"BTCUSDT:1d:price:{bundle.path.name}", registry=root)
@@ -434,18 +434,18 @@ def attack(bundle: Path, name: str) -> None:
         ("large window", "sma is 10+, expected an integer of at most 1048576"),
         ("negative window", "sma is -1, expected an integer of at least 1"),
         ("wide windows", "a window has 120 rows of 5000 features"),
-        ("no timeframe", "timeframe None, which is none"),
+        ("no timeframe", "has the timeframe None; expected one of"),
         ("deep", "nested too deeply"),
-        ("huge", "has more than 4194304 bytes"),
+        ("huge", "is larger than 4194304 bytes"),
         ("nan", "expected finite numbers"),
         ("not a document", "found list, expected a JSON object"),
         ("not text", "cannot be read: .*decode"),
         ("truncated", "onnxruntime cannot load it"),
-        ("linked model", "found a link, expected a file"),
-        ("linked document", "found a link, expected a file"),
+        ("linked model", "found a link, expected a regular file"),
+        ("linked document", "found a link, expected a regular file"),
         ("odd schema", "feature_schema.json cannot be used .TypeError"),
         ("long windows", "sequence_length is 1e\\+18, expected a whole number"),
-        ("pipe", "found something else, expected a file"),
+        ("pipe", "found something else, expected a regular file"),
     ],
 )
 def test_hostile_bundles_are_refused(hostile: Path, name: str, message: str) -> None:
@@ -473,9 +473,9 @@ def test_hostile_links_are_refused(hostile: Path, target: str) -> None:
     [
         ("BTCUSDT:1d", "is neither a directory nor SYMBOL:TIMEFRAME:TYPE"),
         ("BTCUSDT:1d:..", "is neither a directory"),
-        ("BTCUSDT:7d:price", "there is no timeframe 7d"),
-        ("BTCUSDT:1h:price", "is of timeframe 1d; ask for that"),
-        ("ETHUSDT:1d:price", "there is no .*latest"),
+        ("BTCUSDT:7d:price", "invalid timeframe 7d; expected one of"),
+        ("BTCUSDT:1h:price", "has the timeframe 1d; ask for that"),
+        ("ETHUSDT:1d:price", "latest does not exist"),
         ("BTCUSDT:1d:price:2020-01-01_00h00m00s_v1", "no such directory"),
         ("/nowhere/at/all", "no such directory"),
         ("", "is neither a directory nor SYMBOL"),

@@ -22,7 +22,9 @@ from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
 from atb_fast.recipes.networks import build_model
+from atb_fast.runs import assessment
 from atb_fast.runs import pipeline as runner
+from atb_fast.serving.registry import work_folder
 from atb_fast.training import train as training
 from atb_fast.training.device import decide
 from atb_fast.training.engine import FitResult, fit
@@ -212,7 +214,7 @@ def test_a_failed_export_keeps_the_model_and_fails_the_run(
     monkeypatch.setattr(runner, "export_onnx", fail)
     with pytest.raises(ExportError, match=r"no such operator; the trained model was kept in"):
         runner.run_training_pipeline(config)
-    (kept,) = (config.registry / ".unpublished").iterdir()
+    (kept,) = (work_folder(config.registry) / "unpublished").iterdir()
     assert (kept / "model.keras").is_file()
     assert (kept / "metadata.json").is_file()
     assert not (config.registry / "BTCUSDT").exists()
@@ -225,9 +227,9 @@ def test_a_fit_that_diverges_keeps_the_best_and_fails_the_run(
         return FitResult("keras", {"loss": [1.0, math.nan]}, 2, 1, [0.1, 0.1], diverged=2)
 
     monkeypatch.setattr(training, "fit", diverging)
-    with pytest.raises(TrainingError, match=r"stopped being a number in epoch 2.*best was 1"):
+    with pytest.raises(TrainingError, match=r"became NaN in epoch 2.*best epoch was 1"):
         runner.run_training_pipeline(config)
-    (kept,) = (config.registry / ".unpublished").iterdir()
+    (kept,) = (work_folder(config.registry) / "unpublished").iterdir()
     assert (kept / "model.keras").is_file()
     assert not (config.registry / "BTCUSDT").exists()
 
@@ -238,10 +240,10 @@ def test_a_crash_after_training_keeps_the_model(
     def crash(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(runner, "evaluate", crash)
+    monkeypatch.setattr(assessment, "evaluate", crash)
     with pytest.raises(MemoryError):
         runner.run_training_pipeline(config)
-    (kept,) = (config.registry / ".unpublished").iterdir()
+    (kept,) = (work_folder(config.registry) / "unpublished").iterdir()
     assert (kept / "model.keras").is_file()
     assert f"the trained model was kept in {kept}" in caplog.text
 
@@ -256,7 +258,7 @@ def test_a_disk_that_fills_up_after_training_keeps_the_model(
     monkeypatch.setattr(runner, step, fail)
     with pytest.raises(StorageError, match=r"No space left on device; .* with --resume$"):
         runner.run_training_pipeline(config)
-    (kept,) = (config.registry / ".unpublished").iterdir()
+    (kept,) = (work_folder(config.registry) / "unpublished").iterdir()
     assert (kept / "model.keras").is_file()
     assert not (config.registry / "BTCUSDT").exists()
 
@@ -269,7 +271,7 @@ def test_a_diagnostic_that_fails_does_not_cost_the_bundle(
     def crash(*_: Any) -> None:
         raise ZeroDivisionError("in the diagnostic")
 
-    monkeypatch.setattr(runner, "robustness", crash)
+    monkeypatch.setattr(assessment, "robustness", crash)
     result = runner.run_training_pipeline(config)
     assert result.published
     assert result.diagnostics == {"plots": False, "robustness": False, "onnx": True}

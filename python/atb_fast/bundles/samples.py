@@ -1,4 +1,4 @@
-"""Windows that a bundle keeps, to check train/serve skew."""
+"""samples.npz: training windows that a bundle contains, to detect train/serve skew."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def candle_windows(
 ) -> NDArray[np.float64]:
     """Return the raw candles that end with each window, shape (windows, length, 5).
 
-    They are consecutive, as engines feed them: also where the window itself passes over a candle
-    that lacks a feature.
+    The candles are consecutive, as in engines. A window of features skips candles that lack a
+    feature, so it may start earlier.
     """
     lasts = data.prepared.matrix.rows[starts + data.length - 1]
     return np.asarray(candles[lasts[:, None] + np.arange(1 - data.length, 1)])
 
 
 def write_samples(model: Any, record: RunRecord, path: Path) -> None:
-    """Write some windows as the training saw them, and what they were made of.
+    """Write evenly spaced training windows and the candles they were computed from.
 
-    With them, `verify` finds out whether who scores the bundle sees what was trained on, without
-    the training's data. Windows are spread evenly; `candles` has the rows that each needs, one
-    window after the other, null as NaN; `ends` says where each ends. `index` is the sentiment.
+    `verify` computes the same windows as for scoring and compares them, without the training data.
+    `candles` holds the rows that each window needs, one window after the other, with NaN for null;
+    `ends` holds the end of each. `index` is the sentiment.
     """
     data, prepared = record.data, record.data.prepared
-    # Only those whose candles are all there.
+    # Windows whose lookback starts before the first candle cannot be computed again.
     every = data.parts.every[prepared.matrix.rows[data.parts.every] >= prepared.lookback]
     starts = every[np.linspace(0, len(every) - 1, min(SAMPLES, len(every))).astype(np.int64)]
     rows = prepared.matrix.rows
@@ -46,7 +46,7 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
     firsts = rows[starts] - prepared.lookback
     candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
     if record.config.onnx_input == "ohlcv":
-        assert prepared.pipeline is not None  # TrainingConfig saw to it
+        assert prepared.pipeline is not None  # TrainingConfig requires a recipe that has one
         firsts, raw = lasts + 1 - data.length, candle_windows(data, candles, starts)
         windows = raw.astype(np.float32)
         features = onnx_export.window_features(raw, prepared.pipeline)

@@ -1,8 +1,12 @@
-"""What is known of a training run."""
+"""What is known about a training run."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from atb_fast.config import TrainingConfig
 from atb_fast.evaluation.diagnostics import Evaluation
@@ -11,24 +15,23 @@ from atb_fast.training.device import DevicePolicy
 from atb_fast.training.engine import FitResult
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunRecord:
-    """What is known of a run, filled in stage by stage.
+    """What is known about a run. Each stage that adds to it returns a new record.
 
     Attributes:
-        config: What was asked for.
+        config: The options of the run, with the paths that `portable` returns.
         data: What the model was trained and tested on.
-        policy: Where and in which precision.
+        policy: The device and the precision.
         fitted: How the fit went.
         evaluation: How good the model is.
         robustness: See `diagnostics.robustness`; None if it was not measured.
         importance: See `diagnostics.permutation_importance`; None if it was not measured.
-        importance_deviation: Standard deviation of each figure of `importance`.
+        importance_deviation: Standard deviation of each value in `importance`.
         charts: See `charts.draw_charts`; empty if they were not drawn.
-        onnx_difference: See `export_onnx`; None if there is no checked model.onnx.
-        candles_rmse: Test RMSE of a graph that takes raw candles, quote currency; None if the
-            graph does not.
-        failures: What went wrong in an optional step, by step.
+        onnx_difference: See `Exported`; None if there is no checked model.onnx.
+        candles_rmse: See `Exported`.
+        failures: The error message of each optional step that failed, by step.
     """
 
     config: TrainingConfig
@@ -36,19 +39,39 @@ class RunRecord:
     policy: DevicePolicy
     fitted: FitResult
     evaluation: Evaluation
-    robustness: dict[str, float] | None = None
-    importance: dict[str, float] | None = None
-    importance_deviation: dict[str, float] = field(default_factory=dict)
-    charts: dict[str, str] = field(default_factory=dict)
-    onnx_difference: dict[str, float] | None = None
+    robustness: Mapping[str, float] | None = None
+    importance: Mapping[str, float] | None = None
+    importance_deviation: Mapping[str, float] = field(default_factory=dict)
+    charts: Mapping[str, str] = field(default_factory=dict)
+    onnx_difference: Mapping[str, float] | None = None
     candles_rmse: float | None = None
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def diagnostics(self) -> dict[str, bool]:
-        """Which optional steps ran."""
+        """Whether each optional step ran."""
         return {
             "plots": self.importance is not None,
             "robustness": self.robustness is not None,
             "onnx": self.onnx_difference is not None,
         }
+
+
+def portable(config: TrainingConfig) -> TrainingConfig:
+    """Return `config` with paths that say nothing about the machine.
+
+    A path in the working directory becomes relative to it. Of a path elsewhere, the file name is
+    left.
+    """
+    given = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    paths: dict[str, Any] = {
+        name: _portable(value) for name, value in given.items() if isinstance(value, Path)
+    }
+    return dataclasses.replace(config, **paths)
+
+
+def _portable(path: Path) -> Path:
+    if not path.is_absolute():
+        return path
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else Path(path.name or ".")

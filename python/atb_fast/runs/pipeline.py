@@ -5,97 +5,41 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from atb_fast import recipes
-from atb_fast.bundles import onnx_export
-from atb_fast.bundles.contents import export_onnx, feature_schema, metadata, write_json
+from atb_fast.bundles import onnx_export, publishing
+from atb_fast.bundles.contents import feature_schema, metadata, write_json
+from atb_fast.bundles.export import export_onnx
+from atb_fast.bundles.publishing import Draft
 from atb_fast.bundles.samples import write_samples
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import ExportError, StorageError, TrainingError
-from atb_fast.evaluation.diagnostics import evaluate, permutation_importance, robustness
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import load_market
-from atb_fast.reports.charts import draw_charts
 from atb_fast.reports.page import write_report
-from atb_fast.reports.picture import plot_training
+from atb_fast.runs.assessment import Trained, assess, optional
 from atb_fast.runs.repeat import RecordedRun
+from atb_fast.runs.result import TrainingResult, result_of
 from atb_fast.runs.timing import StageTimer
 from atb_fast.serving import registry
 from atb_fast.serving.verification import verify
 from atb_fast.training import tensorboard
 from atb_fast.training.device import configure, import_tensorflow
+from atb_fast.training.engine import FitResult
 from atb_fast.training.environment import environment, versions
-from atb_fast.training.predict import predict
 from atb_fast.training.train import train
 
+__all__ = ["TrainingResult", "run_training_pipeline"]
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a run made.
-
-    Attributes:
-        symbol: For example BTCUSDT.
-        timeframe: Length of a bar.
-        model_type: `sentiment`, `price`, `basic` or `causal`.
-        recipe: `legacy`, `causal` or `basic`.
-        horizon: Bars from the last close to the predicted one.
-        version_id: The version of the bundle.
-        published: Whether engines see the bundle: not without a checked model.onnx.
-        stages: Seconds per stage.
-        total_seconds: Seconds of the whole run, with what lies between the stages (mostly
-            TensorFlow's import).
-        engine: `compiled` or `keras`.
-        epochs: Epochs that were run.
-        best_epoch: The epoch whose weights were kept, from 1.
-        seconds_per_epoch: Median of the epochs after the first.
-        first_epoch_seconds: What the first took, with what was compiled for all of them.
-        test_rmse: Quote currency.
-        persistence_rmse: Error of "no change" on the same windows, quote currency.
-        mape: Per cent, test windows.
-        shrinkage: What the recipe multiplied predicted returns with; at 0 the model says "no
-            change".
-        verdict: How the model compares with "no change", beyond chance or not.
-        diagnostics: Which optional steps ran.
-        paths: `bundle`, and each file in it by name.
-        same_onnx: Whether model.onnx has the same bytes as that of the run that was repeated; None
-            if there is nothing to compare.
-    """
-
-    symbol: str
-    timeframe: str
-    model_type: str
-    recipe: str
-    horizon: int
-    version_id: str
-    published: bool
-    stages: dict[str, float]
-    total_seconds: float
-    engine: str
-    epochs: int
-    best_epoch: int
-    seconds_per_epoch: float
-    first_epoch_seconds: float
-    test_rmse: float
-    persistence_rmse: float
-    mape: float
-    shrinkage: float
-    verdict: str
-    diagnostics: dict[str, bool]
-    paths: dict[str, str]
-    same_onnx: bool | None = None
 
 
 def run_training_pipeline(
@@ -108,109 +52,53 @@ def run_training_pipeline(
 
     Args:
         config: What to train, on what, and how.
-        recorded: The run that is repeated, `config` being its own.
+        recorded: The run to repeat. `config` must be its configuration.
         listener: Hears about downloads, stages, epochs and windows.
 
     Raises:
-        DataError: Candles or sentiment that cannot be used, or not those of the recorded run.
-        FetchError: Candles or sentiment that are not stored and cannot be fetched.
-        TrainingError: The loss became NaN, or the compiled engine was asked for and cannot train
-            the model. What was best before a NaN was kept: the log says where.
-        ExportError: ONNX failed, or does not agree with Keras. The model was kept: the message
-            says where.
+        DataError: Candles or sentiment cannot be used, or differ from those of the recorded run.
+        FetchError: Candles or sentiment are not in the store and cannot be fetched.
+        TrainingError: The loss became NaN, or the compiled engine was requested and cannot train
+            the model. If the loss became NaN, the best model was kept; the log says where.
+        ExportError: The ONNX export failed, or the bundle did not pass verification. The model was
+            kept; the message says where.
         StorageError: The registry cannot be written.
-        MissingExtraError: TensorFlow or another part is not installed.
-        OSError: The directory for TensorBoard cannot be written.
+        MissingExtraError: TensorFlow or another optional package is not installed.
+        OSError: The TensorBoard directory cannot be written.
     """
     timer = StageTimer(listener)
-    # TensorFlow takes seconds to import: it comes while inputs are read or fetched.
+    # The import of TensorFlow takes seconds. It runs while the input is read or downloaded.
     _ahead(import_tensorflow)
-    with timer.stage("ingestion"):
-        market = load_market(config, listener=listener)
-    with timer.stage("features"):
-        now = None
-        if recorded:
-            # The sentiment is judged as of then: its age may decide about the kind of the model.
-            market, now = recorded.cut(market), recorded.assessed_at
-        prepared = recipes.prepare(market, config, now=now, cache=config.cache_dir / "features")
-        if recorded:
-            recorded.check(prepared)
-    with timer.stage("dataset"):
-        data = recipes.split(prepared, config)
-    _describe(data, config)
-
+    data = _load(config, recorded, timer, listener)
     if not config.skip_onnx:
         onnx_export.check_packages()
-    with registry.staging(config.registry) as staged:
-        policy = configure(config, threads=recorded.threads if recorded else None)
-        log.info("%s", policy.reason)
-        if recorded:
-            recorded.warn_of_differences(versions(), environment())
-        _ahead(lambda: _import_late_packages(config))
-        with timer.stage("training"):
-            model, fitted = train(
-                recipes.get(config.recipe),
-                config,
-                data,
-                policy,
-                listener=listener,
-                callbacks=tensorboard.callbacks(
-                    config.tensorboard, f"{config.symbol}_{config.timeframe}"
-                ),
-                checkpoints=config.cache_dir / "checkpoints",
-            )
-        with timer.stage("artifacts"), _storage_errors(config.registry, fitted.checkpoint):
-            model.save(staged / "model.keras")
-
-        with _kept_on_failure(staged, data, config):
+    model_type = data.prepared.model_type
+    with publishing.reserve(config.registry, config.symbol, model_type, _now()) as draft:
+        trained = _train(config, data, recorded, draft, timer=timer, listener=listener)
+        fitted = trained.fitted
+        with _kept_on_failure(draft):
             if fitted.diverged:
                 raise TrainingError(
-                    f"the loss stopped being a number in epoch {fitted.diverged}; try another "
-                    f"--seed, or fewer --epochs (the best was {fitted.best_epoch})"
+                    f"the loss became NaN in epoch {fitted.diverged}; try another --seed or fewer "
+                    f"--epochs (the best epoch was {fitted.best_epoch})"
                 )
-            with timer.stage("evaluation"):
-                predictions = predict(model, data, data.test)
-                record = RunRecord(config, data, policy, fitted, evaluate(model, data, predictions))
-            with timer.stage("diagnostics"):
-                _diagnose(model, record, predictions, staged / "training.png")
-            with timer.stage("onnx"), _storage_errors(config.registry, fitted.checkpoint):
-                export_error = _export(model, record, staged / "model.onnx")
-            with timer.stage("artifacts"), _storage_errors(config.registry, fitted.checkpoint):
-                write_samples(model, record, staged / "samples.npz")
-                bundle, version = _publish(record, staged, timer)
-    if export_error is not None:
-        raise ExportError(f"{export_error}; the trained model was kept in {bundle}")
+            record = assess(trained, draft.directory, timer)
+            record, error = _export(trained.model, record, draft, timer)
+            with timer.stage("artifacts"), _storage_errors(draft, fitted):
+                write_samples(trained.model, record, draft.directory / "samples.npz")
+                error = _write_documents(record, draft, timer, error)
+                bundle = draft.keep() if error or config.skip_onnx else _publish(draft, config)
+    if error:
+        raise ExportError(f"{error}; the trained model was kept in {bundle}")
     if fitted.checkpoint:
         with suppress(OSError):
             fitted.checkpoint.unlink(missing_ok=True)
-    return TrainingResult(
-        symbol=config.symbol,
-        timeframe=config.timeframe,
-        model_type=prepared.model_type,
-        recipe=config.recipe,
-        horizon=config.horizon,
-        version_id=version,
-        published=record.diagnostics["onnx"],
-        stages=timer.seconds,
-        total_seconds=timer.total,
-        engine=fitted.engine,
-        epochs=fitted.epochs,
-        best_epoch=fitted.best_epoch,
-        seconds_per_epoch=fitted.seconds_per_epoch,
-        first_epoch_seconds=fitted.epoch_seconds[0],
-        test_rmse=record.evaluation.test_rmse,
-        persistence_rmse=record.evaluation.persistence_rmse,
-        mape=record.evaluation.mape,
-        shrinkage=fitted.shrinkage,
-        verdict=record.evaluation.verdict,
-        diagnostics=record.diagnostics,
-        paths={"bundle": str(bundle)} | {p.name: str(p) for p in sorted(bundle.iterdir())},
-        same_onnx=recorded.compare(bundle / "model.onnx") if recorded else None,
-    )
+    same_onnx = recorded.compare(bundle / "model.onnx") if recorded else None
+    return result_of(record, bundle, draft.version, timer, same_onnx)
 
 
 def _ahead(work: Callable[[], object]) -> None:
-    """Do `work` beside what follows; whoever needs its result does it again and sees what fails."""
+    """Start `work` in the background. Whoever needs the result repeats it and sees its errors."""
 
     def run() -> None:
         with suppress(Exception):
@@ -220,7 +108,7 @@ def _ahead(work: Callable[[], object]) -> None:
 
 
 def _import_late_packages(config: TrainingConfig) -> None:
-    """Import what the steps behind the training need, while the training does not need Python."""
+    """Import what later steps need, while the training leaves Python idle."""
     if not config.skip_plots:
         import_module("jinja2")
         import_module("matplotlib.figure")
@@ -231,8 +119,23 @@ def _import_late_packages(config: TrainingConfig) -> None:
         import_module("tf2onnx")
 
 
-def _describe(data: WindowedData, config: TrainingConfig) -> None:
-    prepared = data.prepared
+def _load(
+    config: TrainingConfig, recorded: RecordedRun | None, timer: StageTimer, listener: Listener
+) -> WindowedData:
+    """Return the windows to train and test on."""
+    with timer.stage("ingestion"):
+        market = load_market(config, listener=listener)
+    with timer.stage("features"):
+        now = None
+        if recorded:
+            # The age of the sentiment can decide the type of the model, so it must be judged as of
+            # the time of the recorded run.
+            market, now = recorded.cut(market), recorded.assessed_at
+        prepared = recipes.prepare(market, config, now=now, cache=config.cache_dir / "features")
+        if recorded:
+            recorded.check(prepared)
+    with timer.stage("dataset"):
+        data = recipes.split(prepared, config)
     log.info(
         "%s %s, %s model%s: %d candles, windows of %d bars x %d features, %d to train, %s%d to "
         "test",
@@ -247,154 +150,138 @@ def _describe(data: WindowedData, config: TrainingConfig) -> None:
         "" if data.validation is data.test else f"{len(data.validation)} to validate, ",
         len(data.test),
     )
+    return data
 
 
-def _diagnose(
-    model: Any, record: RunRecord, predictions: NDArray[np.float64], picture: Path
-) -> None:
-    """Run the diagnostics that were not skipped; one that fails is reported and recorded."""
-    config, data = record.config, record.data
-    if config.skip_robustness:
-        log.info("robustness: skipped")
-    else:
-        with _optional("robustness", record):
-            record.robustness = robustness(model, data, predictions)
-    if config.skip_plots:
-        log.info("plots: skipped")
-    else:
-        with _optional("plots", record):
-            importance, deviation = permutation_importance(model, data, config.seed)
-            synthetic = ", synthetic sample market" if config.source == "sample" else ""
-            plot_training(
-                picture,
-                title=f"{config.symbol} {config.timeframe}, {data.prepared.model_type} model"
-                + synthetic,
-                fitted=record.fitted,
-                data=data,
-                test_predictions=predictions,
-                importance=importance,
-                deviation=deviation,
-            )
-            record.importance, record.importance_deviation = importance, deviation
-        with _optional("report", record):
-            record.charts = draw_charts(record, predictions)
+def _train(
+    config: TrainingConfig,
+    data: WindowedData,
+    recorded: RecordedRun | None,
+    draft: Draft,
+    *,
+    timer: StageTimer,
+    listener: Listener,
+) -> Trained:
+    """Train the model and write model.keras."""
+    policy = configure(config, threads=recorded.threads if recorded else None)
+    log.info("%s", policy.reason)
+    if recorded:
+        recorded.warn_of_differences(versions(), environment())
+    _ahead(lambda: _import_late_packages(config))
+    with timer.stage("training"):
+        model, fitted = train(
+            recipes.get(config.recipe),
+            config,
+            data,
+            policy,
+            listener=listener,
+            callbacks=tensorboard.callbacks(
+                config.tensorboard, f"{config.symbol}_{config.timeframe}"
+            ),
+            checkpoints=config.cache_dir / "checkpoints",
+        )
+    with timer.stage("artifacts"), _storage_errors(draft, fitted):
+        model.save(draft.directory / "model.keras")
+    return Trained(model, config, data, policy, fitted)
 
 
-@contextmanager
-def _optional(step: str, record: RunRecord) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        record.failures[step] = f"{type(error).__name__}: {error}"
-        log.warning("%s failed, the model is not affected: %s", step, error)
+def _export(
+    model: Any, record: RunRecord, draft: Draft, timer: StageTimer
+) -> tuple[RunRecord, ExportError | None]:
+    """Write the checked model.onnx; return the record with what the check found, or the error."""
+    path = draft.directory / "model.onnx"
+    with timer.stage("onnx"), _storage_errors(draft, record.fitted):
+        if record.config.skip_onnx:
+            log.info("onnx: skipped; engines will not see this model")
+            return record, None
+        try:
+            found = export_onnx(model, record, path)
+        except ExportError as error:
+            path.unlink(missing_ok=True)
+            return record, error
+    return replace(record, onnx_difference=found.difference, candles_rmse=found.candles_rmse), None
 
 
-def _export(model: Any, record: RunRecord, path: Path) -> ExportError | None:
-    """Write the checked ONNX model; what failed is returned, to be raised when all is stored."""
-    if record.config.skip_onnx:
-        log.info("onnx: skipped, engines will not see this model")
-        return None
-    try:
-        record.onnx_difference = export_onnx(model, record, path)
-    except ExportError as error:
-        path.unlink(missing_ok=True)
-        return error
-    return None
+def _write_documents(
+    record: RunRecord, draft: Draft, timer: StageTimer, error: ExportError | None
+) -> ExportError | None:
+    """Write feature_schema.json, report.html and metadata.json, the last with what was verified.
 
-
-def _publish(record: RunRecord, staged: Path, timer: StageTimer) -> tuple[Path, str]:
-    data, config = record.data, record.config
-    created, live = _now(), record.diagnostics["onnx"]
-    model_type = data.prepared.model_type
-    write_json(staged / "feature_schema.json", feature_schema(record))
-
-    def finish(version: str) -> None:
-        document = metadata(record, version=version, created=created)
-        write_json(staged / "metadata.json", document)
-        if live:
-            report = verify(staged, identity=(config.symbol, model_type, version))
-            if report.problems:
-                raise ExportError(f"the bundle must not be live: {'; '.join(report.problems)}")
+    Returns:
+        Why the bundle must not be published; `error` if that is given.
+    """
+    write_json(draft.directory / "feature_schema.json", feature_schema(record))
+    document = metadata(record, version=draft.version, created=draft.created)
+    if record.diagnostics["onnx"]:
+        identity = (draft.symbol, draft.model_type, draft.version)
+        checked = verify(draft.directory, identity=identity, metadata=document)
+        if checked.problems:
+            error = ExportError(f"the bundle must not be live: {'; '.join(checked.problems)}")
+        else:
             document["verification"] = {
-                "feature_skew": report.skew,
-                "prediction_difference": report.prediction_difference,
+                "feature_skew": checked.skew,
+                "prediction_difference": checked.prediction_difference,
             }
             log.info(
-                "verified: features as scored differ by %.1e from those trained on, predictions "
-                "by %.1e of the price from Keras'",
-                report.skew,
-                report.prediction_difference,
+                "verified: serving features differ from training features by at most %.1e, "
+                "predictions from those of Keras by at most %.1e of the price",
+                checked.skew,
+                checked.prediction_difference,
             )
-        if not config.skip_plots:
-            with _optional("report", record):
-                write_report(
-                    staged / "report.html",
-                    record,
-                    document,
-                    stages=timer.seconds,
-                    total=timer.total,
-                )
-        # Again, with the verification and what failed.
-        write_json(staged / "metadata.json", document)
+    if not record.config.skip_plots:
+        failures = dict(record.failures)
+        with optional("report", failures, draft.directory):
+            path = draft.directory / "report.html"
+            write_report(path, record, document, stages=timer.seconds, total=timer.total)
+        document["diagnostic_failures"] = failures
+    write_json(draft.directory / "metadata.json", document)
+    return error
 
-    home = config.registry / config.symbol / model_type
-    other = registry.other_live_timeframe(home, config.timeframe)
-    if live and other:
+
+def _publish(draft: Draft, config: TrainingConfig) -> Path:
+    """Publish the bundle and return its directory; `latest` moves to it if engines can use it."""
+    latest = draft.home / "latest"
+    other = registry.other_live_timeframe(draft.home, config.timeframe)
+    before = registry.live_version(draft.home)
+    bundle = draft.publish(live=other is None)
+    if other:
         log.warning(
-            "%s is not moved: engines expect %s there, and this is %s; atb-fast models promote "
-            "--force does it",
-            home / "latest",
+            "%s was not moved: engines expect the timeframe %s there, and this model has %s; to "
+            "move it anyway, run atb-fast models promote --force",
+            latest,
             other,
             config.timeframe,
         )
-    before = registry.live_version(home)
-    bundle, version = registry.publish(
-        staged,
-        config.registry,
-        symbol=config.symbol,
-        model_type=model_type,
-        created=created,
-        finish=finish,
-        live=live,
-        latest=other is None,
-    )
-    if live and not other:
-        log.info("%s -> %s (before: %s)", home / "latest", version, before or "none")
-    return bundle, version
+    else:
+        log.info("%s -> %s (before: %s)", latest, draft.version, before or "none")
+    return bundle
 
 
 @contextmanager
-def _kept_on_failure(staged: Path, data: WindowedData, config: TrainingConfig) -> Iterator[None]:
+def _kept_on_failure(draft: Draft) -> Iterator[None]:
     """Keep the trained model when something after the training fails or is interrupted."""
     try:
         yield
     except BaseException:
-        # A rename needs no room, so this works on a full disk too; if not, the first error counts.
+        # A rename needs no space, so this works on a full disk, too. If it fails, the first error
+        # is the one to report.
         with suppress(StorageError):
-            kept, _ = registry.publish(
-                staged,
-                config.registry,
-                symbol=config.symbol,
-                model_type=data.prepared.model_type,
-                created=_now(),
-                finish=lambda _: None,
-                live=False,
-            )
-            log.warning("the trained model was kept in %s", kept)
+            log.warning("the trained model was kept in %s", draft.keep())
         raise
 
 
 @contextmanager
-def _storage_errors(root: Path, checkpoint: Path | None) -> Iterator[None]:
-    """Say what cannot be written, and how the training is not lost."""
+def _storage_errors(draft: Draft, fitted: FitResult) -> Iterator[None]:
+    """Turn an OSError into a StorageError that says what cannot be written and what to do."""
     try:
         yield
     except OSError as error:  # StorageError is one
         text = str(error)
         if not isinstance(error, StorageError):
-            text = f"registry {root} cannot be written: {error.strerror or error}"
-        if checkpoint and checkpoint.exists():
-            text += "; the training is kept: make room or give another --registry, with --resume"
+            text = f"registry {draft.registry} cannot be written: {error.strerror or error}"
+        if fitted.checkpoint and fitted.checkpoint.exists():
+            text += "; the training was saved: free some space or pass another --registry, and "
+            text += "continue with --resume"
         raise StorageError(text) from error
 
 

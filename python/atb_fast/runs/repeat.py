@@ -1,4 +1,4 @@
-"""A run that is to be repeated, as its metadata tell of it."""
+"""Repeating a run from its metadata."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from atb_fast.config import OPTIONS, TrainingConfig
 from atb_fast.errors import AtbFastError, BundleError, DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.ingestion.market import Market
-from atb_fast.serving import registry
+from atb_fast.serving.references import find
+from atb_fast.serving.registry import read_json
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What is known of a run that is to be repeated.
+    """What is known about a run to repeat.
 
     Attributes:
-        path: Its metadata.
-        config: Its options, with the engine and the batch size that it had.
-        data: The `dataset` of the metadata: hashes and range of what it was trained on.
-        versions: Of Python and the packages.
-        environment: See `device.environment`; empty in metadata of old versions.
-        assessed_at: When the sentiment was judged; None if it was not.
-        onnx_sha256: Of the model.onnx beside the metadata, None if there is none.
+        path: Its metadata.json.
+        config: Its options, with the engine and the batch size that were used.
+        data: The `dataset` in the metadata: hashes and range of the training data.
+        versions: Versions of Python and the packages.
+        environment: See `environment.environment`; empty if an early version wrote the metadata.
+        assessed_at: When the quality of the sentiment was judged; None if it was not.
+        onnx_sha256: Hash of the model.onnx beside the metadata; None if there is none.
     """
 
     path: Path
@@ -45,12 +46,12 @@ class RecordedRun:
 
     @property
     def threads(self) -> int | None:
-        """How many threads an operation was split over, None if that is not known."""
+        """Number of threads that an operation was split over; None if it is not known."""
         found = self.environment.get("intra_op_threads")
         return found if type(found) is int and 0 < found <= 4096 else None
 
     def cut(self, market: Market) -> Market:
-        """Return `market` without the candles that came after the last one of the run."""
+        """Return `market` without candles later than the last one of the run."""
         last = self.data.get("candles_last")
         if last is None:
             return market
@@ -58,10 +59,10 @@ class RecordedRun:
         return Market(candles, market.sentiment)
 
     def check(self, prepared: PreparedData) -> None:
-        """Compare what is there with what the run was trained on.
+        """Check that `prepared` is the data of the run.
 
         Raises:
-            DataError: The data is not the same.
+            DataError: It is not.
         """
         expected, received = self.data["sha256"], prepared.sha256
         if expected == received:
@@ -71,15 +72,15 @@ class RecordedRun:
         times = prepared.frame["timestamp"]
         ends = [self.data.get(name) for name in ("candles_first", "candles_last")]
         raise DataError(
-            f"not the {' and '.join(other)} of {self.path}: received {prepared.candles} candles "
-            f"from {times[0]} to {times[-1]}, expected {self.data.get('candles')!r:.80} from "
-            f"{ends[0]!r:.80} to {ends[1]!r:.80}; sha256 received {hashes[0]}, expected "
-            f"{hashes[1]}; give the files of that run by --candles and --sentiment, or see with "
-            "atb-fast data verify whether the store is intact"
+            f"the {' and '.join(other)} differ from those of {self.path}: received "
+            f"{prepared.candles} candles from {times[0]} to {times[-1]}, expected "
+            f"{self.data.get('candles')!r:.80} from {ends[0]!r:.80} to {ends[1]!r:.80}; sha256 "
+            f"received {hashes[0]}, expected {hashes[1]}. Pass the files of that run as --candles "
+            "and --sentiment, or check the store with atb-fast data verify"
         )
 
     def warn_of_differences(self, versions: dict[str, str], environment: dict[str, Any]) -> None:
-        """Log what is not as it was and may change the weights."""
+        """Log differences to the run that can change the weights."""
         machine = {name: environment[name] for name in ("cpu", "intra_op_threads", "gpus")}
         for kind, then, now in (
             ("versions", self.versions, versions),
@@ -92,7 +93,7 @@ class RecordedRun:
             changed = {name: value for name, value in then.items() if now.get(name) != value}
             if changed:
                 log.warning(
-                    "%s not as in %s, the weights may differ: recorded %s, now %s",
+                    "%s differ from %s, so the weights may differ: recorded %s, now %s",
                     kind,
                     self.path,
                     changed,
@@ -100,50 +101,53 @@ class RecordedRun:
                 )
 
     def compare(self, path: Path) -> bool | None:
-        """Return whether a model.onnx has the bytes of the recorded one, None if one is missing."""
+        """Return whether a model.onnx is identical to the recorded one; None if one is missing."""
         if self.onnx_sha256 is None or not path.is_file():
-            log.info("no model.onnx to compare with that of %s", self.path)
+            log.info("there is no model.onnx to compare with the run of %s", self.path)
             return None
         same = _sha256(path) == self.onnx_sha256
         if same:
-            log.info("same model.onnx as that beside %s", self.path)
+            log.info("model.onnx is identical to the one beside %s", self.path)
         else:
-            log.warning("model.onnx differs from that beside %s", self.path)
+            log.warning("model.onnx differs from the one beside %s", self.path)
         return same
 
 
 def read_run(reference: str, **options: Any) -> RecordedRun:
-    """Return the run that is recorded somewhere.
+    """Return a recorded run.
 
     Args:
-        reference: A metadata.json, a bundle's directory, or SYMBOL:TIMEFRAME:TYPE[:VERSION].
-        options: Of TrainingConfig, instead of those recorded or the defaults.
+        reference: A metadata.json, the directory of a bundle, or SYMBOL:TIMEFRAME:TYPE[:VERSION].
+        options: Options of TrainingConfig that replace recorded ones or the defaults.
 
     Raises:
         ArgumentError: The options contradict those recorded.
-        BundleError: There are no metadata, or they cannot be used.
-        DataError: A file that was trained on is not there, and no other is given.
+        BundleError: There is no metadata, or it cannot be used.
+        DataError: A file of training data does not exist, and no other is given.
     """
     path = Path(reference)
     if not path.is_file():
-        path = registry.find(reference, options.get("registry")) / "metadata.json"
-    metadata = registry.read_json(path)
+        path = find(reference, options.get("registry")) / "metadata.json"
+    metadata = read_json(path)
     config = _config(path, metadata)
     onnx = path.parent / "model.onnx"
     data = _part(path, metadata, "dataset")
     hashes = data.get("sha256")
     if not isinstance(hashes, dict) or "candles" not in hashes:
-        raise BundleError(f"{path}: dataset.sha256 is {hashes!r:.80}, expected that of candles")
+        raise BundleError(
+            f"{path}: dataset.sha256 is {hashes!r:.80}, expected the hash of the candles"
+        )
     assessed_at = _part(path, metadata, "sentiment_assessment").get("assessed_at")
     for name in ("candles",) if config.force_price_only else ("candles", "sentiment"):
         moved = getattr(config, name)
         if moved and name not in options and not moved.exists():
             raise DataError(
-                f"{moved}, the {name} of {path}, is not there; if it was moved, give --{name} FILE"
+                f"{moved}, the {name} of {path}, does not exist; if it was moved, pass --{name} "
+                "FILE"
             )
     last = data.get("candles_last")
     if last is not None and config.end_date is None:
-        # No more is fetched than is needed.
+        # Download no more than needed.
         config = dataclasses.replace(config, end_date=_time(path, last).date())
     return RecordedRun(
         path=path,
@@ -159,13 +163,13 @@ def read_run(reference: str, **options: Any) -> RecordedRun:
 def _config(path: Path, metadata: dict[str, Any]) -> TrainingConfig:
     recorded = _part(path, metadata, "config")
     if not recorded:
-        raise BundleError(f"{path}: has no config, from which a run is repeated")
+        raise BundleError(f"{path}: has no config, which is needed to repeat a run")
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
     unknown = sorted(set(recorded) - known)
     if unknown:
         raise BundleError(
-            f"{path}: config has options that this version does not know: "
-            f"{unknown!r:.200}; install the version of atb-fast that wrote it"
+            f"{path}: config has options unknown to this version of atb-fast: {unknown!r:.200}; "
+            "install the version that wrote it"
         )
     trained = _part(path, metadata, "training_params")
     recorded |= {name: trained[name] for name in ("engine", "batch_size") if name in trained}
@@ -193,7 +197,7 @@ def _time(path: Path, text: Any) -> datetime:
     except (TypeError, ValueError):
         found = None
     if found is None or found.tzinfo is None:
-        raise BundleError(f"{path}: {text!r:.80} is no time with a zone")
+        raise BundleError(f"{path}: {text!r:.80} is not a time with a time zone")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Seconds per stage of a run."""
+"""Timing of the stages of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGES = (
 
 
 class StageTimer:
-    """Adds up the wall-clock seconds of the stages of a run; a stage may be entered more than once.
+    """Wall-clock seconds per stage of a run. A stage may be entered more than once.
 
     Example:
         >>> timer = StageTimer()
@@ -32,7 +32,7 @@ class StageTimer:
     """
 
     def __init__(self, listener: Listener = SILENT) -> None:
-        """Take the listener that hears about each stage that begins."""
+        """Start the clock; `listener` hears about each stage when it begins."""
         self._listener = listener
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._started = time.perf_counter()
@@ -49,5 +49,5 @@ class StageTimer:
 
     @property
     def total(self) -> float:
-        """Seconds since the timer was made: the stages and what lies between them."""
+        """Seconds since the timer was created, including the time between stages."""
         return time.perf_counter() - self._started

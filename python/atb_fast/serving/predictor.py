@@ -23,7 +23,8 @@ from atb_fast.serving.inputs import (
     SentimentUse,
 )
 from atb_fast.serving.model import OnnxModel
-from atb_fast.serving.registry import check_timeframe, find
+from atb_fast.serving.references import find
+from atb_fast.serving.registry import check_timeframe
 from atb_fast.serving.schema import read_documents, train_end
 from atb_fast.serving.sentiment import Sentiment
 
@@ -70,12 +71,14 @@ class Bundle:
         threads: Threads that `predict` uses.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, threads: int = 1, *, metadata: dict[str, Any] | None = None
+    ) -> None:
         if type(threads) is not int or threads < 1:
             raise ArgumentError(f"threads is {threads!r}, expected a whole number from 1 on")
         self.threads = threads
         self.path = path.resolve()
-        schema = read_documents(self.path)
+        schema = read_documents(self.path, metadata)
         self.metadata, self.price_scale = schema.metadata, schema.price_scale
         self.sequence_length, self.feature_names = schema.length, list(schema.names)
         self._model = OnnxModel(self.path / "model.onnx", schema.length, len(schema.names))

@@ -40,13 +40,18 @@ class Documents:
     price_scale: PriceScale
 
 
-def read_documents(path: Path) -> Documents:
+def read_documents(path: Path, metadata: dict[str, Any] | None = None) -> Documents:
     """Return what the documents of the bundle in `path` say.
+
+    Args:
+        path: The bundle's directory.
+        metadata: Content of metadata.json, if it has not been written yet.
 
     Raises:
         BundleError: A document is missing, cannot be read, or contradicts the other.
     """
-    metadata = read_json(path / "metadata.json")
+    if metadata is None:
+        metadata = read_json(path / "metadata.json")
     schema = read_json(path / "feature_schema.json")
     try:
         length, names = _shape(schema)

@@ -35,7 +35,7 @@ _PREDICTION_FROM_CANDLES = 1e-4
 _MOST_BYTES = 64 << 20
 
 #: Keys that metadata.json must have, and the type of each value.
-_KEYS: dict[str, type] = {
+METADATA_KEYS: dict[str, type] = {
     "symbol": str,
     "timeframe": str,
     "model_type": str,
@@ -82,13 +82,19 @@ class Report:
     prediction_difference: float | None = None
 
 
-def verify(path: Path, *, identity: tuple[str, str, str] | None = None) -> Report:
+def verify(
+    path: Path,
+    *,
+    identity: tuple[str, str, str] | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Report:
     """Return what is wrong with the bundle in `path`.
 
     Args:
         path: The bundle's directory.
         identity: Symbol, type and version that it must have. Default: those in its path, if the
             directory is named like a version.
+        metadata: Content of metadata.json, if it has not been written yet.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -102,7 +108,8 @@ def verify(path: Path, *, identity: tuple[str, str, str] | None = None) -> Repor
         identity = (symbol, model_type, version)
     try:
         problems += _layout(path)
-        metadata = registry.read_json(path / "metadata.json")
+        if metadata is None:
+            metadata = registry.read_json(path / "metadata.json")
         schema = registry.read_json(path / "feature_schema.json")
         problems += _metadata(metadata)
         problems += _not_finite({"metadata.json": metadata, "feature_schema.json": schema})
@@ -110,7 +117,7 @@ def verify(path: Path, *, identity: tuple[str, str, str] | None = None) -> Repor
             unchecked.append("symbol, type and version, because it is not in a registry")
         else:
             problems += _identity(metadata, identity)
-        bundle = Bundle(path)
+        bundle = Bundle(path, metadata=metadata)
         problems += _agreement(bundle, schema)
         problems += _runs(bundle)
         if find_spec("onnx"):
@@ -141,7 +148,7 @@ def _layout(path: Path) -> Iterator[str]:
 
 
 def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
-    for key, kind in _KEYS.items():
+    for key, kind in METADATA_KEYS.items():
         if key not in metadata:
             yield f"metadata.json lacks {key}"
         elif type(metadata[key]) is not kind:

@@ -1,0 +1,84 @@
+"""The model.onnx of a run, checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast._core import FeaturePipeline
+from atb_fast.bundles import onnx_export
+from atb_fast.bundles.contents import input_names
+from atb_fast.bundles.samples import candle_windows
+from atb_fast.config import CANDLE_COLUMNS
+from atb_fast.evaluation.metrics import rmse
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.windows import WindowedData
+from atb_fast.training.predict import predict_batches
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the check of model.onnx found.
+
+    Attributes:
+        difference: Largest difference to Keras by batch size, relative to the largest label.
+        candles_rmse: Test RMSE of a graph that takes raw candles, quote currency; None if the graph
+            takes features.
+    """
+
+    difference: dict[str, float]
+    candles_rmse: float | None = None
+
+
+def export_onnx(model: Any, record: RunRecord, path: Path) -> Exported:
+    """Write `model` as ONNX, check the file by running it on real windows, return what was found.
+
+    Raises:
+        ExportError: The conversion failed, or the file does not agree with the Keras model.
+    """
+    data, config = record.data, record.config
+    prepared = data.prepared
+    names = input_names(record)
+    properties = {
+        "schema_version": "1",
+        "symbol": config.symbol,
+        "timeframe": config.timeframe,
+        "model_type": prepared.model_type,
+        "sequence_length": str(data.length),
+        "feature_names": json.dumps(names),
+        "data_sha256": json.dumps(prepared.sha256, sort_keys=True),
+    }
+    starts = np.concatenate([data.test, data.train[::-1]])[: max(onnx_export.GATE_BATCHES)]
+    inputs, tolerance = data.windows(starts), onnx_export.TOLERANCE
+    expected = np.asarray(model.predict_on_batch(inputs))
+    pipeline = candles_rmse = None
+    if config.onnx_input == "ohlcv":
+        assert prepared.pipeline is not None  # TrainingConfig requires a recipe that has one
+        pipeline, tolerance = prepared.pipeline, onnx_export.CANDLES_TOLERANCE
+        candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
+        raw = candle_windows(data, candles, starts)
+        inputs = raw.astype(np.float32)
+        expected = np.asarray(model.predict_on_batch(onnx_export.window_features(raw, pipeline)))
+        candles_rmse = _rmse_from_candles(model, data, candles, pipeline)
+    path.write_bytes(onnx_export.convert(model, properties=properties, candles=pipeline))
+    # Scaled outputs are about 1, even if all labels are small.
+    scale = float(np.abs(data.labels).max()) if data.price_scale.kind == "linear" else 1.0
+    difference = onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
+    return Exported(difference, candles_rmse)
+
+
+def _rmse_from_candles(
+    model: Any,
+    data: WindowedData,
+    candles: NDArray[np.float64],
+    pipeline: FeaturePipeline,
+) -> float:
+    parts = np.array_split(data.test, -(-len(data.test) // 256))
+    windows = (candle_windows(data, candles, part) for part in parts)
+    features = (onnx_export.window_features(window, pipeline) for window in windows)
+    return rmse(data.targets(data.test), predict_batches(model, features))

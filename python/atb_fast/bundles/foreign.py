@@ -1,0 +1,73 @@
+"""Bundles of other trainers: whether engines can load them, and what is not known about them.
+
+The check reads what engines read and no more. Whether such a bundle scores what it was trained on
+cannot be verified: only atb-fast records that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atb_fast.errors import AtbFastError, BundleError, MissingExtraError
+from atb_fast.serving import registry
+from atb_fast.serving.verification import METADATA_KEYS, Report
+
+
+def check(path: Path) -> Report:
+    """Return whether engines can load the bundle in `path`, and what could not be checked.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+    """
+    problems: list[str] = []
+    unchecked: tuple[str, ...] = ()
+    try:
+        metadata = registry.read_json(path / "metadata.json")
+        registry.check_timeframe(metadata, path)
+        unchecked = not_verifiable(metadata)
+        schema = registry.read_json(path / "feature_schema.json")
+        problems += _model(path, schema)
+    except MissingExtraError:
+        raise
+    except AtbFastError as error:
+        problems.append(str(error))
+    except Exception as error:  # whatever is wrong with it concerns this bundle only
+        problems.append(f"cannot be loaded ({type(error).__name__}: {error})")
+    return Report(str(path), tuple(problems), unchecked)
+
+
+def not_verifiable(metadata: dict[str, Any]) -> tuple[str, ...]:
+    """Return what cannot be verified of a bundle that another trainer wrote."""
+    found = ["train/serve skew, because another trainer made it"]
+    missing = [key for key in METADATA_KEYS if key not in metadata]
+    if missing:
+        found.append(f"{', '.join(missing)}: missing in metadata.json")
+    return tuple(found)
+
+
+def _model(path: Path, schema: dict[str, Any]) -> Iterator[str]:
+    """Run model.onnx as engines do."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(
+            "checking a bundle needs onnxruntime; pip install 'atb-fast[predict]'"
+        ) from error
+    models = sorted(path.glob("*.onnx"))
+    if len(models) != 1:
+        names = ", ".join(model.name for model in models) or "none"
+        raise BundleError(f"{path}: expected one *.onnx, found {names}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        registry.regular_file(models[0]).read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
+    shape = (3, int(schema["sequence_length"]), len(schema["features"]))
+    window = np.random.default_rng(0).random(shape, dtype=np.float32)
+    output = session.run(None, {session.get_inputs()[0].name: window})[0]
+    if output.shape != (3, 1) or not np.isfinite(output).all():
+        yield f"{models[0].name} does not return one finite number per window"

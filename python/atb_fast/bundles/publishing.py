@@ -1,0 +1,193 @@
+"""Writing to the registry: each change that engines can see is one atomic rename.
+
+A version is reserved first, which makes its name known. Its files are written in the working folder
+beside the registry, on the same file system, and then moved in as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from atb_fast.bundles.workspace import locked, not_writable, open_workspace, temporary
+from atb_fast.errors import StorageError
+from atb_fast.serving.registry import live_version, work_folder
+from atb_fast.storage import sync_directory
+
+#: How long an engine may take between reading `latest` and opening the files of that version.
+_LOADING_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A reserved version whose files are being written.
+
+    Attributes:
+        directory: Where to write its files.
+        registry: The registry it will be published in.
+        symbol: For example BTCUSDT.
+        model_type: For example sentiment.
+        version: The name that no other version has.
+        created: UTC time that the version is named after.
+    """
+
+    directory: Path
+    registry: Path
+    symbol: str
+    model_type: str
+    version: str
+    created: datetime
+
+    @property
+    def destinations(self) -> tuple[Path, Path]:
+        """Where it goes when it is published, and when it is kept."""
+        kept = work_folder(self.registry) / "unpublished"
+        return self.home / self.version, kept / self.directory.name
+
+    @property
+    def home(self) -> Path:
+        """The directory of all versions of this symbol and type."""
+        return self.registry / self.symbol / self.model_type
+
+    def publish(self, *, live: bool) -> Path:
+        """Make the bundle visible to engines and return its directory.
+
+        Args:
+            live: Whether `latest` moves to it.
+
+        Raises:
+            StorageError: It cannot be written. `latest` is unchanged then.
+        """
+        bundle = self._move(self.destinations[0])
+        if live:
+            promote(bundle)
+        return bundle
+
+    def keep(self) -> Path:
+        """Move the files to a folder outside of the engines' view and return it.
+
+        Raises:
+            StorageError: They cannot be moved.
+        """
+        return self._move(self.destinations[1])
+
+    def _move(self, target: Path) -> Path:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _sync(self.directory)
+            self.directory.rename(target)
+            sync_directory(target.parent)
+        except OSError as error:
+            raise StorageError(
+                f"the bundle cannot be moved to {target}: {error.strerror or error}"
+            ) from error
+        return target
+
+
+@contextmanager
+def reserve(registry: Path, symbol: str, model_type: str, created: datetime) -> Iterator[Draft]:
+    """Reserve a version. What is neither published nor kept at the end is deleted.
+
+    Raises:
+        StorageError: The registry cannot be written.
+    """
+    work = open_workspace(registry, registry / symbol / model_type)
+    number = 1
+    while True:
+        version = f"{created:%Y-%m-%d_%Hh%Mm%Ss}_v{number}"
+        directory = work / "staging" / f"{symbol}_{model_type}_{version}"
+        draft = Draft(directory, registry, symbol, model_type, version, created)
+        if _claimed(draft):
+            break
+        number += 1
+    try:
+        yield draft
+    finally:
+        # After a move, a directory of this name is that of a process that tries to claim it.
+        if not any(map(os.path.lexists, draft.destinations)):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _claimed(draft: Draft) -> bool:
+    """Create the directory of `draft`; return False if its version is taken."""
+    try:
+        draft.directory.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise not_writable(draft.registry, error) from error
+    # A version leaves staging by a single rename. Since the directory is new, every earlier version
+    # of this name has arrived where it is looked for here.
+    if any(map(os.path.lexists, draft.destinations)):
+        draft.directory.rmdir()
+        return False
+    return True
+
+
+def promote(version: Path) -> str | None:
+    """Point `latest` to `version`, a directory in a registry; return the version it named before.
+
+    Raises:
+        StorageError: The link cannot be replaced. It is unchanged then.
+    """
+    home = version.parent
+    registry = home.parent.parent
+    work = open_workspace(registry, home)
+    try:
+        with locked(work), temporary(work) as scratch:
+            before = live_version(home)
+            if not version.is_dir():
+                raise FileNotFoundError(2, "the version has been removed", str(version))
+            link = scratch / "latest"
+            link.symlink_to(version.name)
+            link.replace(home / "latest")
+            sync_directory(home)
+    except OSError as error:
+        raise StorageError(
+            f"{home / 'latest'} cannot be replaced: {error.strerror or error}"
+        ) from error
+    return before
+
+
+def remove(version: Path) -> bool:
+    """Delete a version; return whether it is gone. The version that `latest` names stays.
+
+    Engines see the whole version or none of it: it is moved out of the registry first. If `latest`
+    named it a moment ago, engines get time to finish loading it.
+
+    Raises:
+        StorageError: It cannot be deleted.
+    """
+    home = version.parent
+    registry = home.parent.parent
+    work = open_workspace(registry, home)
+    latest = home / "latest"
+    try:
+        with temporary(work) as scratch, locked(work):
+            live = live_version(home)
+            # A link that leads elsewhere may mean any version.
+            if live == version.name or (latest.is_symlink() and live is None):
+                return False
+            if latest.is_symlink():
+                moved = time.time() - latest.lstat().st_mtime
+                time.sleep(min(max(_LOADING_SECONDS - moved, 0.0), _LOADING_SECONDS))
+            with suppress(FileNotFoundError):  # another process removed it first
+                version.rename(scratch / version.name)
+                sync_directory(home)
+    except OSError as error:
+        raise StorageError(f"{version} cannot be deleted: {error.strerror or error}") from error
+    return True
+
+
+def _sync(directory: Path) -> None:
+    """Flush what was written to the disk, so that a power cut cannot leave a partial bundle."""
+    for path in directory.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_directory(directory)

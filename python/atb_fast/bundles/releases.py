@@ -1,0 +1,194 @@
+"""Which bundles of a registry engines load: listing, checking, promoting, rolling back, pruning."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atb_fast.bundles import foreign, publishing
+from atb_fast.errors import ArgumentError, BundleError
+from atb_fast.serving import registry as layout
+from atb_fast.serving.references import Reference
+from atb_fast.serving.verification import Report, verify
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Release:
+    """A version in a registry, as described by its metadata.
+
+    Attributes:
+        path: Its directory.
+        live: Whether `latest` points to it.
+        foreign: Whether another trainer made it.
+        timeframe: None if the metadata does not say.
+        metadata: metadata.json, empty if it cannot be read.
+        problem: Why engines cannot find it, None if they can.
+    """
+
+    path: Path
+    live: bool
+    foreign: bool
+    timeframe: str | None
+    metadata: dict[str, Any]
+    problem: str | None
+
+    @property
+    def reference(self) -> str:
+        """SYMBOL:TIMEFRAME:TYPE:VERSION, with ? for an unknown timeframe."""
+        symbol, model_type, version = self.path.parts[-3:]
+        return f"{symbol}:{self.timeframe or '?'}:{model_type}:{version}"
+
+    @property
+    def unverified(self) -> tuple[str, ...]:
+        """What cannot be verified, because another trainer made it."""
+        return foreign.not_verifiable(self.metadata) if self.foreign else ()
+
+
+def releases(registry: Path) -> list[Release]:
+    """Return all versions in `registry`, by symbol and type, oldest first.
+
+    Raises:
+        StorageError: The registry cannot be read.
+    """
+    return [_release(path) for path in layout.versions(registry)]
+
+
+def _release(path: Path) -> Release:
+    live = layout.live_version(path.parent) == path.name
+    metadata: dict[str, Any] = {}
+    timeframe = problem = None
+    try:
+        metadata = layout.read_json(path / "metadata.json")
+        timeframe = layout.check_timeframe(metadata, path)
+    except BundleError as error:
+        problem = str(error)
+    # Without metadata, it is not known who made it.
+    by_other = bool(metadata) and layout.is_foreign(metadata)
+    return Release(path, live, by_other, timeframe, metadata, problem)
+
+
+def check(path: Path) -> Report:
+    """Return whether a bundle may be live. Of other trainers' bundles, less can be checked."""
+    return foreign.check(path) if _release(path).foreign else verify(path)
+
+
+def promote(path: Path, registry: Path, *, force: bool) -> tuple[Path, str | None]:
+    """Make the version in `path` live; return its directory and the version that was live before.
+
+    Args:
+        path: A version in `registry`.
+        registry: The registry.
+        force: Also if it was not fully checked, or if `latest` has another timeframe now.
+
+    Raises:
+        ArgumentError: `path` is not a version in `registry`.
+        BundleError: The bundle must not be live.
+        StorageError: The registry cannot be written.
+    """
+    path = _inside(path, registry)
+    report = check(path)
+    if report.problems:
+        raise BundleError(f"{path} must not be live: {'; '.join(report.problems)}")
+    if report.unchecked and not force:
+        raise BundleError(
+            f"{path} could not be checked: {'; '.join(report.unchecked)}; pass --force to promote "
+            "it anyway"
+        )
+    timeframe = layout.timeframe(path)
+    other = layout.other_live_timeframe(path.parent, timeframe)
+    if other and not force:
+        raise BundleError(
+            f"{path} has the timeframe {timeframe}, and engines expect {other} of "
+            f"{path.parent / 'latest'}; pass --force to promote it anyway"
+        )
+    return path, publishing.promote(path)
+
+
+def _inside(path: Path, registry: Path) -> Path:
+    """Return `path` with links resolved if it is a version in `registry`."""
+    resolved, registry = path.resolve(), registry.resolve()
+    if resolved in layout.unpublished(registry):
+        raise BundleError(f"{path} was not published: it has no checked model.onnx")
+    if resolved.parent.parent.parent != registry or not layout.is_bundle(resolved):
+        raise ArgumentError(
+            f"{path} is not a version in the registry {registry}; pass its registry as --registry"
+        )
+    return resolved
+
+
+def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | None]:
+    """Make the newest sound version before the live one live; return both.
+
+    Bundles of other trainers count if engines can load them: they are the way back to what was live
+    before atb-fast.
+
+    Args:
+        bundle: SYMBOL:TIMEFRAME:TYPE.
+        registry: The registry.
+        force: Also to a version of atb-fast that cannot be checked completely.
+
+    Raises:
+        ArgumentError: `bundle` names a version.
+        BundleError: Nothing is live, or there is no earlier version.
+        StorageError: The registry cannot be read or written.
+    """
+    wanted = Reference.parse(bundle)
+    if wanted.version:
+        raise ArgumentError(
+            f"{bundle} names a version; use models promote to load that version, or leave it out"
+        )
+    home = registry.resolve() / wanted.symbol / wanted.model_type
+    latest = home / "latest"
+    if not latest.is_symlink():
+        raise BundleError(f"no bundle {bundle} is live: {latest} does not exist")
+    other = layout.other_live_timeframe(home, wanted.timeframe)
+    if other:
+        raise BundleError(
+            f"{latest} has the timeframe {other}, not {wanted.timeframe}; roll that back, or name "
+            "the version to load with models promote --force"
+        )
+    live = home / latest.readlink().name
+    for path in reversed(_before(live, registry.resolve(), wanted.timeframe)):
+        report = check(path)
+        if report.problems:
+            log.warning("%s must not be live: %s", path, "; ".join(report.problems))
+            continue
+        if report.unchecked:
+            log.warning("%s could not be checked: %s", path, "; ".join(report.unchecked))
+        if force or not report.unchecked or _release(path).foreign:
+            return path, publishing.promote(path)
+    raise BundleError(f"there is no sound version of {bundle} before {live.name}")
+
+
+def _before(live: Path, registry: Path, timeframe: str) -> list[Path]:
+    """Return the versions older than `live`, all of them if nothing tells how old that is."""
+    found = [r.path for r in releases(registry) if r.path.parent == live.parent]
+    known = live in found or layout.is_version(live)
+    return [
+        path
+        for path in found
+        if path != live
+        and (not known or layout.age(path) < layout.age(live))
+        and _release(path).timeframe == timeframe
+    ]
+
+
+def prune(registry: Path, keep: int, *, dry_run: bool) -> list[Path]:
+    """Delete old versions of atb-fast; return their directories.
+
+    Of each symbol, type and timeframe the newest `keep` stay, and the live one. Bundles of other
+    trainers, and those that are too damaged to tell, always stay.
+
+    Raises:
+        StorageError: The registry cannot be read or written.
+    """
+    groups: dict[tuple[Path, str | None], list[Release]] = {}
+    for release in releases(registry):
+        if release.metadata and not release.foreign:
+            groups.setdefault((release.path.parent, release.timeframe), []).append(release)
+    old = [release for group in groups.values() for release in group[:-keep] if not release.live]
+    return [r.path for r in old if dry_run or publishing.remove(r.path)]

@@ -1,0 +1,109 @@
+"""The working folder beside a registry: where bundles are written and versions deleted.
+
+It is on the file system of the registry, so that bundles move in and out by an atomic rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from atb_fast.bundles.old_layout import move_out, old_folders
+from atb_fast.errors import StorageError
+from atb_fast.serving.registry import work_folder
+
+#: Longer than any training run takes.
+_ABANDONED_SECONDS = 7 * 86_400
+
+
+def open_workspace(registry: Path, home: Path) -> Path:
+    """Return the working folder of `registry`, ready to be used. Both are created if missing.
+
+    Raises:
+        StorageError: `home` cannot be written, or there is no place for the folder.
+    """
+    work = work_folder(registry)
+    try:
+        registry.mkdir(parents=True, exist_ok=True)
+        place = home
+        while not place.exists():
+            place = place.parent
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"no permission to write to {place}")
+    except OSError as error:
+        raise not_writable(registry, error) from error
+    _check_file_system(registry, work)
+    try:
+        for name in ("staging", "unpublished"):
+            (work / name).mkdir(parents=True, exist_ok=True)
+        _sweep(work / "staging")
+    except OSError as error:
+        raise StorageError(
+            f"the working folder {work} of registry {registry} cannot be used "
+            f"({error.strerror or error}); bundles are written there because engines would see "
+            "them in the registry. Make it writable, or pass a --registry in a folder that is"
+        ) from error
+    if any(map(os.path.lexists, old_folders(registry.resolve()))):
+        with locked(work):
+            move_out(registry.resolve(), work, _ABANDONED_SECONDS)
+    return work
+
+
+def not_writable(registry: Path, error: OSError) -> StorageError:
+    """Return the error that says that `registry` cannot be written."""
+    return StorageError(
+        f"registry {registry} cannot be written ({error.strerror or error}); pass a writable "
+        "--registry"
+    )
+
+
+def _check_file_system(registry: Path, work: Path) -> None:
+    """Raise StorageError if nothing can be renamed from the working folder into the registry."""
+    resolved = registry.resolve()
+    mounted = resolved == resolved.parent
+    mounted |= resolved.stat().st_dev != resolved.parent.stat().st_dev
+    try:
+        # This never renames anything: a name that ends with "." is refused. Linux reports different
+        # mounts first, bind mounts of one file system too, which have the same device number.
+        os.rename(work.with_name(f"{work.name}-none"), f"{resolved}/.")  # noqa: PTH104
+    except OSError as error:
+        mounted |= error.errno == errno.EXDEV
+    if mounted:
+        raise StorageError(
+            f"registry {registry} is a mount point, so bundles cannot be moved into it from "
+            f"{work} in one step; use a directory inside of it, such as {registry / 'models'}, "
+            "and point MODEL_REGISTRY_PATH of the engines there too"
+        )
+
+
+@contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """Let one process at a time move `latest` or delete versions."""
+    from filelock import FileLock
+
+    with FileLock(work / "lock"):
+        yield
+
+
+@contextmanager
+def temporary(work: Path) -> Iterator[Path]:
+    """Yield a new directory in the working folder, deleted at the end."""
+    directory = Path(tempfile.mkdtemp(dir=work / "staging"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sweep(staging: Path) -> None:
+    """Delete what killed processes left days ago."""
+    for path in staging.iterdir():
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path)

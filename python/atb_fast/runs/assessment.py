@@ -1,0 +1,98 @@
+"""How good a trained model is: its evaluation, and the diagnostics that were not skipped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast.config import TrainingConfig
+from atb_fast.evaluation.diagnostics import evaluate, permutation_importance, robustness
+from atb_fast.evaluation.record import RunRecord, portable
+from atb_fast.features.windows import WindowedData
+from atb_fast.reports.charts import draw_charts
+from atb_fast.reports.picture import plot_training
+from atb_fast.runs.timing import StageTimer
+from atb_fast.training.device import DevicePolicy
+from atb_fast.training.engine import FitResult
+from atb_fast.training.predict import predict
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what it was trained with."""
+
+    model: Any
+    config: TrainingConfig
+    data: WindowedData
+    policy: DevicePolicy
+    fitted: FitResult
+
+
+def assess(trained: Trained, directory: Path, timer: StageTimer) -> RunRecord:
+    """Return the record of the run so far; draw training.png into `directory`.
+
+    A diagnostic that fails is logged and recorded.
+    """
+    model, config, data = trained.model, trained.config, trained.data
+    with timer.stage("evaluation"):
+        predictions = predict(model, data, data.test)
+        evaluation = evaluate(model, data, predictions)
+    failures: dict[str, str] = {}
+    found: dict[str, Any] = {}
+    with timer.stage("diagnostics"):
+        if config.skip_robustness:
+            log.info("robustness: skipped")
+        else:
+            with optional("robustness", failures, directory):
+                found["robustness"] = robustness(model, data, predictions)
+        if config.skip_plots:
+            log.info("plots: skipped")
+        else:
+            with optional("plots", failures, directory):
+                found |= _plot(trained, predictions, directory / "training.png")
+        record = RunRecord(
+            portable(config), data, trained.policy, trained.fitted, evaluation, **found
+        )
+        if not config.skip_plots:
+            with optional("report", failures, directory):
+                record = replace(record, charts=draw_charts(record, predictions))
+    return replace(record, failures=failures)
+
+
+def _plot(trained: Trained, predictions: NDArray[np.float64], picture: Path) -> dict[str, Any]:
+    """Draw `picture` and return the importance of the features as fields of a record."""
+    config, data = trained.config, trained.data
+    importance, deviation = permutation_importance(trained.model, data, config.seed)
+    synthetic = ", synthetic sample market" if config.source == "sample" else ""
+    plot_training(
+        picture,
+        title=f"{config.symbol} {config.timeframe}, {data.prepared.model_type} model{synthetic}",
+        fitted=trained.fitted,
+        data=data,
+        test_predictions=predictions,
+        importance=importance,
+        deviation=deviation,
+    )
+    return {"importance": importance, "importance_deviation": deviation}
+
+
+@contextmanager
+def optional(step: str, failures: dict[str, str], directory: Path) -> Iterator[None]:
+    """Log an error of an optional step and add it to `failures`, without the name of `directory`.
+
+    The failures are written into the bundle, which must not name directories of this machine.
+    """
+    try:
+        yield
+    except Exception as error:
+        failures[step] = f"{type(error).__name__}: {str(error).replace(f'{directory}/', '')}"
+        log.warning("%s failed; the model is not affected: %s", step, error)

@@ -1,0 +1,96 @@
+"""What a training run returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.runs.timing import StageTimer
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run produced.
+
+    Attributes:
+        symbol: For example BTCUSDT.
+        timeframe: Length of a bar.
+        model_type: `sentiment`, `price`, `basic` or `causal`.
+        recipe: `legacy`, `causal` or `basic`.
+        horizon: Bars from the last close to the predicted one.
+        version_id: Version of the bundle.
+        published: Whether engines see the bundle. Without a checked model.onnx they do not.
+        stages: Seconds per stage.
+        total_seconds: Seconds of the whole run, including the time between stages (mostly the
+            import of TensorFlow).
+        engine: `compiled` or `keras`.
+        epochs: Epochs that were run.
+        best_epoch: The epoch whose weights were kept, counted from 1.
+        seconds_per_epoch: Median of the epochs after the first.
+        first_epoch_seconds: Seconds of the first epoch, including compilation.
+        test_rmse: Quote currency.
+        persistence_rmse: RMSE of predicting no change, on the same windows, quote currency.
+        mape: Percent, test windows.
+        shrinkage: Factor that the recipe applied to predicted returns. At 0 the model predicts no
+            change.
+        verdict: How the model compares with predicting no change, and whether chance explains it.
+        diagnostics: Whether each optional step ran.
+        paths: `bundle`, and each file in it by name.
+        same_onnx: Whether model.onnx is identical to that of the repeated run; None if there is
+            nothing to compare.
+    """
+
+    symbol: str
+    timeframe: str
+    model_type: str
+    recipe: str
+    horizon: int
+    version_id: str
+    published: bool
+    stages: dict[str, float]
+    total_seconds: float
+    engine: str
+    epochs: int
+    best_epoch: int
+    seconds_per_epoch: float
+    first_epoch_seconds: float
+    test_rmse: float
+    persistence_rmse: float
+    mape: float
+    shrinkage: float
+    verdict: str
+    diagnostics: dict[str, bool]
+    paths: dict[str, str]
+    same_onnx: bool | None = None
+
+
+def result_of(
+    record: RunRecord, bundle: Path, version: str, timer: StageTimer, same_onnx: bool | None
+) -> TrainingResult:
+    """Return the result of a run whose bundle has been written."""
+    config, fitted, evaluation = record.config, record.fitted, record.evaluation
+    return TrainingResult(
+        symbol=config.symbol,
+        timeframe=config.timeframe,
+        model_type=record.data.prepared.model_type,
+        recipe=config.recipe,
+        horizon=config.horizon,
+        version_id=version,
+        published=record.diagnostics["onnx"],
+        stages=timer.seconds,
+        total_seconds=timer.total,
+        engine=fitted.engine,
+        epochs=fitted.epochs,
+        best_epoch=fitted.best_epoch,
+        seconds_per_epoch=fitted.seconds_per_epoch,
+        first_epoch_seconds=fitted.epoch_seconds[0],
+        test_rmse=evaluation.test_rmse,
+        persistence_rmse=evaluation.persistence_rmse,
+        mape=evaluation.mape,
+        shrinkage=fitted.shrinkage,
+        verdict=evaluation.verdict,
+        diagnostics=record.diagnostics,
+        paths={"bundle": str(bundle)} | {p.name: str(p) for p in sorted(bundle.iterdir())},
+        same_onnx=same_onnx,
+    )

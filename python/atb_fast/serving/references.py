@@ -1,0 +1,97 @@
+"""References: how engines and people name a bundle, and the directory that a name leads to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from atb_fast.config import TIMEFRAMES, default_registry
+from atb_fast.errors import BundleError
+from atb_fast.serving.registry import is_part, timeframe
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`SYMBOL:TIMEFRAME:TYPE[:VERSION]`, the way engines name a bundle.
+
+    Without a version, it names the bundle that `latest` points to.
+    """
+
+    symbol: str
+    timeframe: str
+    model_type: str
+    version: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Return `text` as a reference.
+
+        Raises:
+            BundleError: `text` is not a reference.
+        """
+        parts = text.split(":")
+        if len(parts) not in (3, 4) or not all(is_part(part) for part in parts):
+            raise BundleError(
+                f"{text!r} is neither a directory nor SYMBOL:TIMEFRAME:TYPE[:VERSION], for example "
+                "BTCUSDT:1h:basic"
+            )
+        if parts[1] not in TIMEFRAMES:
+            raise BundleError(
+                f"{text!r}: invalid timeframe {parts[1]}; expected one of {', '.join(TIMEFRAMES)}"
+            )
+        return cls(*parts)
+
+
+def find(reference: str | Path, registry: Path | None = None) -> Path:
+    """Return the directory of a bundle. `latest` is followed to the version it points to.
+
+    Args:
+        reference: A directory, or `SYMBOL:TIMEFRAME:TYPE[:VERSION]`.
+        registry: Where to look. Default: `MODEL_REGISTRY_PATH`, else `src/ml/models`.
+
+    Raises:
+        BundleError: There is no such bundle, or a link leads out of its directory.
+    """
+    if not isinstance(reference, str | Path):
+        raise BundleError(f"got {reference!r}, expected a directory or SYMBOL:TIMEFRAME:TYPE")
+    if isinstance(reference, Path) or "/" in reference or (reference and Path(reference).is_dir()):
+        directory = Path(reference)
+        return follow(directory) if directory.is_symlink() else _directory(directory)
+    wanted = Reference.parse(reference)
+    home = (registry or default_registry()) / wanted.symbol / wanted.model_type
+    if home.is_symlink() or home.parent.is_symlink():
+        raise BundleError(f"{home}: found a link, expected a directory")
+    if wanted.version:
+        found = _directory(home / wanted.version)
+    else:
+        if not (home / "latest").is_symlink():
+            raise BundleError(f"no bundle {reference}: {home / 'latest'} does not exist")
+        found = follow(home / "latest")
+    found_timeframe = timeframe(found)
+    if found_timeframe != wanted.timeframe:
+        raise BundleError(
+            f"no bundle {reference}: {found} has the timeframe {found_timeframe}; ask for that "
+            "timeframe, or add the version you want"
+        )
+    return found
+
+
+def follow(link: Path) -> Path:
+    """Return the version directory that `link` points to. It must be beside the link.
+
+    Raises:
+        BundleError: The link points elsewhere.
+    """
+    target = str(link.readlink())
+    if not is_part(target):
+        raise BundleError(f"{link}: points to {target!r}, expected the name of a version beside it")
+    return _directory(link.parent / target)
+
+
+def _directory(path: Path) -> Path:
+    if path.is_symlink():
+        raise BundleError(f"{path}: found a link, expected a directory")
+    if not path.is_dir():
+        found = "this is a file; pass its directory" if path.exists() else "no such directory"
+        raise BundleError(f"no bundle in {path}: {found}")
+    return path

@@ -1,0 +1,253 @@
+"""Writing to the registry: every change is one step, and only versions are ever inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from atb_fast.bundles import publishing
+from atb_fast.bundles.publishing import Draft, reserve
+from atb_fast.errors import StorageError
+from atb_fast.serving.registry import unpublished, work_folder
+from atb_fast.storage import umask
+
+CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FIRST = "2026-01-02_03h04m05s_v1"
+
+
+def write(draft: Draft) -> None:
+    (draft.directory / "model.onnx").write_text("model")
+    (draft.directory / "metadata.json").write_text(json.dumps(draft.version))
+
+
+def publish(registry: Path, *, live: bool = True) -> Path:
+    with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
+        write(draft)
+        return draft.publish(live=live)
+
+
+def staged(registry: Path) -> list[Path]:
+    return list((work_folder(registry) / "staging").iterdir())
+
+
+def everything(registry: Path) -> set[str]:
+    return {str(path.relative_to(registry)) for path in registry.rglob("*")}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def test_layout(registry: Path) -> None:
+    path = publish(registry)
+    assert path == registry / "BTCUSDT" / "price" / FIRST
+    assert json.loads((path / "metadata.json").read_text()) == FIRST
+    assert str((path.parent / "latest").readlink()) == FIRST
+    assert {child.name for child in registry.iterdir()} == {"BTCUSDT"}
+    assert {child.name for child in path.parent.iterdir()} == {FIRST, "latest"}
+    assert staged(registry) == []
+    assert path.stat().st_mode & 0o777 == 0o777 & ~umask()
+
+
+def test_a_version_is_not_in_the_registry_before_it_is_published(registry: Path) -> None:
+    with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
+        assert draft.version == FIRST
+        write(draft)
+        assert everything(registry) == set()
+        path = draft.publish(live=False)
+    assert path.name == FIRST
+    assert not (path.parent / "latest").is_symlink()
+
+
+def test_a_reserved_version_is_taken(registry: Path) -> None:
+    with (
+        reserve(registry, "BTCUSDT", "price", CREATED) as one,
+        reserve(registry, "BTCUSDT", "price", CREATED) as two,
+        reserve(registry, "BTCUSDT", "basic", CREATED) as other_type,
+    ):
+        assert two.version == one.version[:-1] + "2"
+        assert other_type.version == one.version
+        write(two)
+        two.publish(live=True)
+        write(one)
+        one.keep()
+    assert publish(registry).name == one.version[:-1] + "3"
+
+
+def test_versions_of_the_same_second_from_many_threads(registry: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: publish(registry), range(24)))
+    assert {path.name for path in paths} == {f"{FIRST[:-1]}{n}" for n in range(1, 25)}
+    for path in paths:
+        assert json.loads((path / "metadata.json").read_text()) == path.name
+    assert staged(registry) == []
+
+
+def test_a_kept_model_is_outside_of_the_engines_view(registry: Path) -> None:
+    before = publish(registry)
+    seen = everything(registry)
+    with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
+        write(draft)
+        kept = draft.keep()
+    assert everything(registry) == seen
+    assert unpublished(registry) == [kept]
+    assert kept.name == f"BTCUSDT_price_{FIRST[:-1]}2"
+    assert str((before.parent / "latest").readlink()) == before.name
+
+
+def test_a_failure_leaves_nothing(registry: Path) -> None:
+    publish(registry)
+    seen = everything(registry)
+
+    def fail() -> None:
+        with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
+            write(draft)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert everything(registry) == seen
+    assert staged(registry) == unpublished(registry) == []
+
+
+def test_a_bundle_that_cannot_be_moved(registry: Path) -> None:
+    with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
+        write(draft)
+        (registry / "BTCUSDT").write_text("a file where a directory should be")
+        with pytest.raises(StorageError, match=r"the bundle cannot be moved to .*BTCUSDT/price"):
+            draft.publish(live=True)
+        assert draft.keep().is_dir()
+
+
+@pytest.mark.parametrize("place", ["file/registry", "/proc/registry"])
+def test_a_registry_that_cannot_be_written(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("a file where a directory should be")
+    with (
+        pytest.raises(StorageError, match=r"cannot be written .*; pass a writable --registry"),
+        reserve(tmp_path / place, "BTCUSDT", "price", CREATED),
+    ):
+        pass
+
+
+def test_no_place_for_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / ".models-work").write_text("a file where a directory should be")
+    with (
+        pytest.raises(StorageError, match=r"working folder .*models-work .* cannot be used .*"),
+        reserve(tmp_path / "models", "BTCUSDT", "price", CREATED),
+    ):
+        pass
+    assert everything(tmp_path / "models") == set()
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm")
+def test_a_registry_that_is_a_mount_point() -> None:
+    registry = Path("/dev/shm")
+    before = set(registry.iterdir())
+    with (
+        pytest.raises(StorageError, match=r"is a mount point.*use a directory inside of it"),
+        reserve(registry, "BTCUSDT", "price", CREATED),
+    ):
+        pass
+    assert set(registry.iterdir()) == before
+    assert not work_folder(registry).exists()
+
+
+def test_registries_in_one_folder_do_not_share(tmp_path: Path) -> None:
+    with (
+        reserve(tmp_path / "a", "BTCUSDT", "price", CREATED) as one,
+        reserve(tmp_path / "b", "BTCUSDT", "price", CREATED) as two,
+    ):
+        assert one.version == two.version
+        assert one.directory != two.directory
+
+
+def test_a_registry_behind_a_link(tmp_path: Path) -> None:
+    real = tmp_path / "disk" / "models"
+    real.mkdir(parents=True)
+    (tmp_path / "models").symlink_to(real)
+    path = publish(tmp_path / "models")
+    assert (real / "BTCUSDT" / "price" / "latest").resolve() == path.resolve()
+    assert {child.name for child in tmp_path.iterdir()} == {"disk", "models"}
+    assert {child.name for child in real.parent.iterdir()} == {"models", ".models-work"}
+
+
+def test_the_live_version_is_not_removed(registry: Path) -> None:
+    first, second = publish(registry), publish(registry)
+    assert not publishing.remove(second)
+    assert publishing.remove(first)
+    assert publishing.remove(first)  # it is gone
+    assert {child.name for child in second.parent.iterdir()} == {second.name, "latest"}
+    with pytest.raises(StorageError, match="the version has been removed"):
+        publishing.promote(first)
+    assert str((second.parent / "latest").readlink()) == second.name
+    assert staged(registry) == []
+
+
+def test_what_killed_runs_left_is_deleted_after_days(registry: Path) -> None:
+    staging = work_folder(registry) / "staging"
+    for name, age in [("old", 8), ("fresh", 1)]:
+        (staging / name).mkdir(parents=True)
+        stamp = time.time() - age * 86_400
+        os.utime(staging / name, (stamp, stamp))
+    with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
+        assert {path.name for path in staging.iterdir()} == {"fresh", draft.directory.name}
+
+
+def old_registry(registry: Path) -> None:
+    """What version 0.1.0 leaves in a registry."""
+    kept = registry / ".unpublished" / f"BTCUSDT_price_{FIRST}"
+    kept.mkdir(parents=True)
+    (kept / "model.keras").write_text("model")
+    (registry / ".lock").write_text("")
+    (registry / ".staging").mkdir()
+
+
+def test_the_working_files_of_old_versions_are_moved_out(registry: Path) -> None:
+    old_registry(registry)
+    (registry / ".staging" / "tmp1" / FIRST).mkdir(parents=True)  # a killed prune
+    assert [path.name for path in unpublished(registry)] == [f"BTCUSDT_price_{FIRST}"]
+    with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
+        assert list(registry.iterdir()) == []
+        assert draft.version == FIRST[:-1] + "2"
+    (kept,) = unpublished(registry)
+    assert (kept / "model.keras").read_text() == "model"
+    assert kept.parent == work_folder(registry) / "unpublished"
+    assert staged(registry) == []
+
+
+def test_an_old_version_that_still_runs_is_not_disturbed(
+    registry: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old_registry(registry)
+    training = registry / ".staging" / "tmp2"
+    training.mkdir()
+    path = publish(registry)
+    assert training.is_dir()
+    assert "may be in use by an early version" in caplog.text
+    # It publishes as version 0.1.0 does.
+    (training / "model.onnx").write_text("model")
+    training.rename(path.parent / "2026-01-02_03h04m05s_v7")
+    publish(registry)
+    assert {child.name for child in registry.iterdir()} == {"BTCUSDT"}
+
+
+def test_many_processes_move_the_old_files_at_once(registry: Path) -> None:
+    old_registry(registry)
+    start = threading.Barrier(8)
+
+    def work(_: int) -> Path:
+        start.wait(30)
+        return publish(registry)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(work, range(8)))) == 8
+    assert {child.name for child in registry.iterdir()} == {"BTCUSDT"}
+    assert len(unpublished(registry)) == 1
