@@ -1,4 +1,4 @@
-"""Fixtures: the shared data if there is any, a small market, and the command line."""
+"""Fixtures: real candles if there are any, a synthetic market, models, and the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+from commands import CommandLine
 from exchange import Exchange
+from filelock import FileLock
 
 from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.market import Market
@@ -21,6 +23,19 @@ from atb_fast.ingestion.market import Market
 _SHARED = Path(os.environ.get("ATB_FAST_SHARED", Path(__file__).parents[2] / "shared"))
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+#: Folders with the slowest files. They go first, so that no worker is left alone with one.
+_SLOW = ("parity", "e2e", "training")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the slowest files."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return _SLOW.index(folder) if folder in _SLOW else len(_SLOW)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -36,13 +51,15 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """No test touches the user's store, nor a network."""
+    """Keep every test away from the user's store, settings and network."""
     path = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATB_FAST_CACHE", str(path))
         for source in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG"):
             patch.setenv(f"ATB_FAST_{source}_URL", "http://127.0.0.1:9")
         patch.setenv("NO_PROXY", "127.0.0.1")
+        for name in ("FAULTS", "KILLS", "FAULT_SEED"):  # for tests; the program would warn of them
+            patch.delenv(f"ATB_FAST_{name}", raising=False)
         yield path
 
 
@@ -91,9 +108,23 @@ def market(daily: pl.DataFrame) -> Market:
     return Market(daily, sample.sentiment())
 
 
+@pytest.fixture(scope="session")
+def command_line() -> Iterator[CommandLine]:
+    """The command line in a process that is forked, with everything imported already."""
+    command_line = CommandLine()
+    yield command_line
+    command_line.close()
+
+
 @pytest.fixture
-def atb_fast(tmp_path: Path) -> Run:
-    """Run the command line in a process of its own, in an empty directory."""
+def atb_fast(tmp_path: Path, command_line: CommandLine) -> Run:
+    """Run the command line in an empty directory."""
+    return functools.partial(command_line.run, cwd=tmp_path)
+
+
+@pytest.fixture
+def new_process(tmp_path: Path) -> Run:
+    """Run the command line in a new interpreter, where what is imported matters."""
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -101,7 +132,6 @@ def atb_fast(tmp_path: Path) -> Run:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=600,
             check=False,
         )
 
@@ -109,28 +139,51 @@ def atb_fast(tmp_path: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with a live bundle of each type, trained for one epoch on the sample market."""
-    from atb_fast import TrainingConfig, run_training_pipeline
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
 
-    root = tmp_path_factory.mktemp("models")
-    quick: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "epochs": 1}
-    quick |= {"engine": "keras", "registry": root, "skip_plots": True, "skip_robustness": True}
-    daily: dict[str, Any] = {"start_date": "2023-01-01", "end_date": "2024-12-01"}
-    hourly: dict[str, Any] = {"start_date": "2024-11-01", "timeframe": "1h"}
-    run_training_pipeline(TrainingConfig(**quick, **daily))
-    run_training_pipeline(TrainingConfig(**quick, **daily, force_price_only=True))
-    run_training_pipeline(TrainingConfig(**quick, **hourly, recipe="basic"))
+
+def _trained_once(root: Path, train: Callable[[Path], None]) -> Path:
+    """Return `root`, filled by `train` in the first worker that asks for it."""
+    with FileLock(root.with_suffix(".lock")):
+        if not root.exists():
+            unfinished = root.with_suffix(".unfinished")
+            train(unfinished)
+            unfinished.rename(root)
     return root
 
 
 @pytest.fixture(scope="session")
-def models_of_candles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with a sentiment bundle whose model.onnx takes raw candles."""
+def models(shared_folder: Path) -> Path:
+    """A registry with a live bundle of each type, trained for one epoch on the sample market.
+
+    All workers share it: a test that changes something must do so in a copy.
+    """
     from atb_fast import TrainingConfig, run_training_pipeline
 
-    root = tmp_path_factory.mktemp("models_of_candles")
-    config: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "start_date": "2023-01-01"}
-    config |= {"epochs": 1, "engine": "keras", "skip_plots": True, "skip_robustness": True}
-    run_training_pipeline(TrainingConfig(**config, registry=root, onnx_input="ohlcv"))
-    return root
+    def train(root: Path) -> None:
+        quick: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "epochs": 1}
+        quick |= {"engine": "keras", "registry": root, "skip_plots": True, "skip_robustness": True}
+        daily: dict[str, Any] = {"start_date": "2023-01-01", "end_date": "2024-12-01"}
+        hourly: dict[str, Any] = {"start_date": "2024-11-01", "timeframe": "1h"}
+        run_training_pipeline(TrainingConfig(**quick, **daily))
+        run_training_pipeline(TrainingConfig(**quick, **daily, force_price_only=True))
+        run_training_pipeline(TrainingConfig(**quick, **hourly, recipe="basic"))
+
+    return _trained_once(shared_folder / "models", train)
+
+
+@pytest.fixture(scope="session")
+def models_of_candles(shared_folder: Path) -> Path:
+    """A registry with a sentiment bundle whose model.onnx takes raw candles; see `models`."""
+    from atb_fast import TrainingConfig, run_training_pipeline
+
+    def train(root: Path) -> None:
+        config: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "epochs": 1}
+        config |= {"start_date": "2023-01-01", "engine": "keras", "onnx_input": "ohlcv"}
+        config |= {"skip_plots": True, "skip_robustness": True}
+        run_training_pipeline(TrainingConfig(**config, registry=root))
+
+    return _trained_once(shared_folder / "models_of_candles", train)

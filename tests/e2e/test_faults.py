@@ -1,7 +1,7 @@
-"""A store that survives: processes killed at any moment, disks that fill, answers cut anywhere.
+"""The store survives killed processes, full disks and answers that are cut short.
 
 `ATB_FAST_FAULTS=200 pytest tests/e2e/test_faults.py -o log_cli=true -o log_cli_level=INFO` injects
-so many; the default is fewer.
+200 faults instead of the default.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import polars as pl
 import pytest
 from exchange import Exchange
+from seeds import seed_of_today
 
 from atb_fast.ingestion.spans import epoch_ms
 from atb_fast.ingestion.store.candles import CandleStore
@@ -29,7 +30,7 @@ from atb_fast.ingestion.store.sentiment import SentimentStore
 
 log = logging.getLogger(__name__)
 
-FAULTS = int(os.environ.get("ATB_FAST_FAULTS", "60"))
+FAULTS = int(os.environ.get("ATB_FAST_FAULTS", "20"))
 FIRST = date(2022, 1, 1)
 DAYS = 500
 
@@ -38,7 +39,7 @@ class Forks:
     """A process that forks fetches."""
 
     def __init__(self, now: int, cache: Path) -> None:
-        script = Path(__file__).parents[1] / "servers" / "fetching.py"
+        script = Path(__file__).parents[1] / "support" / "fetching.py"
         self.process = subprocess.Popen(
             [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -61,7 +62,7 @@ def forks(exchange: Exchange, tmp_path: Path) -> Iterator[Forks]:
 
 
 def check(cache: Path, truth: pl.DataFrame, index: pl.DataFrame) -> bool:
-    """Return whether the store had to be repaired; whatever it holds must be right."""
+    """Check all that the store holds, and return whether it had to be repaired first."""
     candles = CandleStore(cache, "BTCUSDT", "1h")
     sentiment = SentimentStore(cache)
     damaged = False
@@ -80,6 +81,8 @@ def check(cache: Path, truth: pl.DataFrame, index: pl.DataFrame) -> bool:
     return damaged
 
 
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
 def test_no_fault_leaves_a_wrong_bar(
     forks: Forks,
     exchange: Exchange,
@@ -91,7 +94,7 @@ def test_no_fault_leaves_a_wrong_bar(
     index = true_index.filter(
         pl.col("timestamp") <= datetime.fromtimestamp(exchange.now / 1000, UTC)
     )
-    rng = random.Random(7)
+    rng = random.Random(seed_of_today())
     began = time.perf_counter()
     whole = FIRST, FIRST + timedelta(days=DAYS)
     assert forks.run(*whole) == 0
@@ -110,7 +113,7 @@ def test_no_fault_leaves_a_wrong_bar(
             how["kill_after"] = rng.uniform(0, seconds * (span[1] - span[0]).days / DAYS)
         elif kind == "room":
             how["room"] = rng.randrange(30_000)
-        exchange.cut_at_random(number if kind == "cut" else None)
+        exchange.cut_at_random(rng.randrange(2**32) if kind == "cut" else None)
         outcomes[kind].append(forks.run(*span, **how))
         exchange.cut_at_random(None)
         exchange.forget_weight()  # else the client would wait for the next minute
@@ -119,9 +122,8 @@ def test_no_fault_leaves_a_wrong_bar(
     assert set(outcomes["kill"]) <= {0, -9}
     assert set(outcomes["room"]) <= {0, 6}
     assert set(outcomes["cut"]) <= {0, 8}
-    struck = sum(code != 0 for codes in outcomes.values() for code in codes)
-    assert struck > FAULTS // 4
-    assert repairs == 0  # nothing that a fault leaves has to be repaired
+    assert any(outcomes["room"])  # whether a kill or a cut strikes is a matter of time and chance
+    assert repairs == 0  # the store is sound after every fault
     assert forks.run(*whole) == 0
     store = CandleStore(tmp_path, "BTCUSDT", "1h")
     assert (

@@ -1,4 +1,4 @@
-"""The compiled engine beside plain Keras: gradients, epochs, callbacks."""
+"""The compiled engine compared with plain Keras: gradients, epochs, callbacks."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def assert_follows(data: WindowedData, *, epochs: int, batch_size: int) -> None:
         assert np.abs(np.subtract(fitted.history[name], values)).max() <= 0.05 * learned, name
 
 
-@pytest.mark.parametrize("batch_size", [32, 50])
+@pytest.mark.parametrize("batch_size", [32, pytest.param(50, marks=pytest.mark.long)])
 def test_epochs_follow_keras(data: WindowedData, batch_size: int) -> None:
     assert len(data.train) % batch_size != 0  # the last batch is smaller
     assert_follows(data, epochs=20, batch_size=batch_size)
@@ -150,10 +150,15 @@ CASES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     "price only": ("1d", {"force_price_only": True}, 120, 32, 5),
     "hourly": ("1h", {"end_date": date(2019, 3, 1)}, 120, 32, 5),
     "basic": ("1h", {"recipe": "basic", "end_date": date(2019, 2, 1)}, 120, 32, 5),
+    "short": ("1d", {"start_date": date(2023, 7, 1)}, 30, 32, 3),
+    "short basic": ("1h", {"recipe": "basic", "end_date": date(2019, 1, 22)}, 30, 32, 3),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [name if "short" in name else pytest.param(name, marks=pytest.mark.long) for name in CASES],
+)
 def test_epochs_follow_keras_on_real_candles(shared: Path, case: str) -> None:
     timeframe, options, length, batch_size, epochs = CASES[case]
     given: dict[str, Any] = {"start_date": date(2019, 1, 1), "end_date": date(2024, 12, 1)}

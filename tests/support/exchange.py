@@ -1,6 +1,6 @@
-"""A local server that speaks the exchange's REST interface, its archive, and the index.
+"""A local server for the exchange's REST API and archive, and for the Fear & Greed index.
 
-It answers as the real ones do, from a frame of candles, and as badly as a test asks for.
+It answers like the real servers from candles that a test provides, with faults on request.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import threading
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -34,14 +36,15 @@ MICROSECONDS_FROM = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
 @dataclass
 class Answer:
-    """A prepared answer.
+    """A response, or a fault.
 
     Attributes:
         status: HTTP status.
-        body: Instead of the right one.
-        headers: Besides the usual ones.
-        cut_at: Close the connection after so many bytes of the body; negative: from its end.
-        length: Whether to announce the length of the body.
+        body: Replaces the correct body; None keeps it.
+        headers: In addition to the usual headers.
+        cut_at: Close the connection after this many bytes of the body; negative counts from its
+            end.
+        length: Whether to send Content-Length.
     """
 
     status: int = 200
@@ -52,20 +55,21 @@ class Answer:
 
 
 class Exchange:
-    """The server, and the knobs of its behaviour; use as a context.
+    """The server; use as a context. Its attributes may be changed at any time.
 
     Attributes:
-        candles: By (symbol, timeframe): timestamp (ms, UTC) and five numbers, ascending. The
-            newest are still running when `now` says so.
-        index: timestamp and value, ascending; nothing is added for days that are not there.
+        candles: By (symbol, timeframe): timestamp (ms, UTC) and five numbers, ascending. Candles
+            that have not closed at `now` are sent as running.
+        index: timestamp and value, ascending; days may be missing.
         now: The exchange's clock, milliseconds since 1970.
         latency: Seconds before each answer.
-        weight_limit: Weight a minute after which 429 follows, and 418 after three more requests.
-        five_o_clock: Stamp the index at 05:00.
-        unpublished: Days (ISO) that the archive does not have.
-        no_checksum: Days without a checksum file.
-        archive_lacks: Open times that are missing from the archive, not from the REST interface.
-        requests: The path of each request, in order; with the query for klines.
+        weight_limit: Weight per minute above which the answer is 429, and 418 after three more
+            requests.
+        five_o_clock: Whether index values are stamped 05:00 instead of 00:00.
+        unpublished: Days (ISO) that are missing from the archive.
+        no_checksum: Days whose checksum file is missing.
+        archive_lacks: Open times that are missing from the archive but not from the REST API.
+        requests: The path and query of each request, in order.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Exchange:
         self._refused = 0
         self._faults: list[tuple[re.Pattern[str], Answer]] = []
         self._cuts: random.Random | None = None
+        self._hold: tuple[re.Pattern[str], int, threading.Event, threading.Event] | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Exchange:
@@ -106,7 +111,7 @@ class Exchange:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What points the client here; the second host has /second in front of its paths."""
+        """The variables that point the client to this server; the fallback host is /second."""
         return {
             "ATB_FAST_BINANCE_URL": self.url,
             "ATB_FAST_BINANCE_FALLBACK_URL": f"{self.url}/second",
@@ -116,21 +121,44 @@ class Exchange:
         }
 
     def fault(self, path: str, answer: Answer, times: int = 1) -> None:
-        """Give `answer` to the next `times` requests whose path and query match the pattern."""
+        """Send `answer` to the next `times` requests whose path and query match the pattern."""
         self._faults += [(re.compile(path), answer)] * times
 
+    @contextmanager
+    def holding(self, path: str, requests: int) -> Iterator[threading.Event]:
+        """Hold back the answers to requests that match the pattern while the context lasts.
+
+        Yields:
+            An event that is set when this many of them have arrived.
+        """
+        held, release = threading.Event(), threading.Event()
+        self._hold = (re.compile(path), requests, held, release)
+        try:
+            yield held
+        finally:
+            self._hold = None
+            release.set()
+
     def cut_at_random(self, seed: int | None) -> None:
-        """Cut every second answer at a random byte, announcing its length or not; None: stop."""
+        """Cut half of the answers at a random byte, with or without Content-Length; None: stop."""
         self._cuts = None if seed is None else random.Random(seed)
 
     def counts(self) -> Counter[str]:
-        """Return how often each path was asked for, without the requests of days."""
+        """Return the number of requests by path, with the archive's days counted together."""
         return Counter(re.sub(r"\?.*|/[^/]*\.zip", "", path) for path in self.requests)
 
     def answer(self, target: str) -> Answer:
-        """Return what a request gets."""
+        """Return the answer to a request, which may take a while."""
         with self._lock:
             self.requests.append(target)
+            hold = self._hold
+            if hold and hold[0].search(target):
+                if sum(1 for path in self.requests if hold[0].search(path)) >= hold[1]:
+                    hold[2].set()
+            else:
+                hold = None
+        if hold:
+            hold[3].wait()
         time.sleep(self.latency)
         with self._lock:
             for number, (pattern, prepared) in enumerate(self._faults):
@@ -177,7 +205,7 @@ class Exchange:
         return answer
 
     def forget_weight(self) -> None:
-        """Begin a new minute."""
+        """Start a new minute of the rate limit."""
         self._weight = self._refused = 0
 
     def _klines(self, query: dict[str, str]) -> Answer:
@@ -244,11 +272,11 @@ class Exchange:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that are killed or hang up are what the tests are about."""
+        """Print nothing: tests kill clients and close connections on purpose."""
 
 
 def zipped(name: str, rows: list[list[Any]]) -> bytes:
-    """Return a file of the archive; microseconds from 2025 on, as there."""
+    """Return a file of the archive, with timestamps in microseconds from 2025 on."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:

@@ -1,6 +1,6 @@
-"""Forks a fetch for every job on stdin, and kills it or takes its room away as the job says.
+"""Forks a fetch for every job on stdin, and kills it or limits its file sizes on request.
 
-A process of its own, because a process that has used Polars must not fork: this one only imports.
+A separate process, because a process that has used Polars must not fork: this one only imports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import atb_fast.ingestion.exchange.session  # noqa: F401 - once, before the forks
+import atb_fast.ingestion.exchange.session  # noqa: F401 - once for all forks
 from atb_fast.errors import AtbFastError
 from atb_fast.ingestion import fetch
 from atb_fast.ingestion.exchange import http

@@ -1,7 +1,7 @@
 """Forks a process for each line on stdin that trains, promotes or prunes, so that it can be killed.
 
-Answers each line with the process and, when it has ended, with how: its exit code, or minus the
-signal. TensorFlow is imported once, before; no session of it lives when a process is forked.
+Prints the process ID and, when the process has ended, its exit code or minus the signal. TensorFlow
+is imported once, before the forks, and not used here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from atb_fast.serving.verification import verify
 
 
 def train(root: Path) -> None:
-    """Train a model for an epoch on few candles, in this process."""
+    """Train a model for one epoch on a few candles, in this process."""
     quick: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "epochs": 1}
     quick |= {"engine": "keras", "skip_plots": True, "skip_robustness": True, "patience": 1}
     quick |= {"start_date": "2024-06-01", "sequence_length": 12, "force_price_only": True}
