@@ -311,7 +311,7 @@ def test_no_callback_hides_that_the_first_epoch_diverged(data: WindowedData, eng
         model.stop_training = False
 
     meddling = callbacks.LambdaCallback(on_epoch_begin=go_on, on_epoch_end=go_on)
-    with pytest.raises(TrainingError, match="the loss is not a number in epoch 1"):
+    with pytest.raises(TrainingError, match="the loss is not a finite number in epoch 1"):
         quick_fit(model, data, engine=engine, callbacks=[meddling])
 
 
@@ -349,7 +349,7 @@ def test_what_it_does_not_know_trains_with_keras(
     cases = [
         (Own([layers.Input((LENGTH, 9)), layers.LSTM(3), layers.Dense(1)]), "not a Sequential"),
         (Sequential([layers.LSTM(3), layers.Dense(1)]), "it has no input shape yet"),
-        (model(layers.LSTM(3, return_sequences=True)), "its output is (None, 24, 1)"),
+        (model(layers.LSTM(3, return_sequences=True)), "its output shape is (None, 24, 1)"),
         (norm(), "layer norm is a BatchNormalization"),
         (conv(strides=2), "layer c has strides (2,)"),
         (conv(dilation_rate=2), "layer c has dilation_rate (2,)"),
