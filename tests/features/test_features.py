@@ -77,7 +77,7 @@ def test_force_sentiment_overrides_the_score(market: Market) -> None:
     assert rows is not None
     old = Market(market.candles, rows.head(40))
     assert prepare(old, config(), now=NOW).model_type == "price"
-    with pytest.raises(DataError, match="needs at least 122 complete rows, got 40"):
+    with pytest.raises(DataError, match="requires at least 122 complete rows, got 40"):
         # Only the forty days with sentiment remain.
         split(prepare(old, config(force_sentiment=True), now=NOW), config())
 
@@ -106,7 +106,7 @@ def test_prices_that_stand_still_are_named(
         made = prepare(Market(flat, None), config(force_price_only=True))
     # 14 differences of 0 end at each of the bars 114 to 130.
     assert len(made.matrix) == len(flat) - 29 - 17
-    assert "46 of 2557 candles dropped: 29 while averages fill up, 17 whose RSI" in caplog.text
+    assert "46 of 2557 candles dropped: 29 during the warm-up of the moving averages, 17 whose RSI" in caplog.text
 
 
 def test_price_only_has_no_sentiment(market: Market) -> None:
@@ -159,10 +159,10 @@ def test_windows_of_a_frame(market: Market) -> None:
 
 def test_too_few_candles(market: Market) -> None:
     short = Market(market.candles.head(20), None)
-    with pytest.raises(DataError, match="20 candles are in the range, expected more than the 29"):
+    with pytest.raises(DataError, match="the range has 20 candles, expected more than the 29"):
         prepare(short, config(force_price_only=True))
     few = prepare(Market(market.candles.head(150), None), config(force_price_only=True))
-    with pytest.raises(DataError, match="needs at least 122 complete rows, got 121 from 150"):
+    with pytest.raises(DataError, match="requires at least 122 complete rows, got 121 from 150"):
         split(few, config())
     assert len(split(few, config(sequence_length=119)).test) == 1
 
