@@ -184,7 +184,7 @@ def test_bad_symbols_and_refusals(atb_fast: Run, exchange: Exchange) -> None:
     assert "Binance does not list the symbol 'NOPEUSDT'" in unknown.stderr
     impossible = atb_fast("data", "fetch", "../etc", *CANONICAL)
     assert impossible.returncode == 2
-    assert "expected capitals and digits" in impossible.stderr
+    assert "expected capital letters and digits" in impossible.stderr
     exchange.fault("klines", Answer(403, b"<html>"))
     refused = atb_fast("data", "fetch", "BTCUSDT", *CANONICAL)
     assert refused.returncode == 8
