@@ -70,7 +70,7 @@ def test_several_symbols_for_people(tmp_path: Path, atb_fast: Run) -> None:
     [
         (["BTCUSDT", "btcusdt"], "BTCUSDT is given twice"),
         (["BTCUSDT", "ETH/USDT"], "symbol is 'ETH/USDT'"),
-        (["BTCUSDT", "ETHUSDT", "--candles", "x.csv"], "write {symbol} where the name has"),
+        (["BTCUSDT", "ETHUSDT", "--candles", "x.csv"], "is one file, but 2 symbols are given"),
         (["BTCUSDT", "ETHUSDT", "--jobs", "0"], "0 is not in the range x>=1"),
     ],
 )
