@@ -79,17 +79,23 @@ def variable_set(name: str) -> str | None:
 
 def default_registry() -> Path:
     """Return the registry that the engines read: from the environment, else `src/ml/models`."""
-    return Path(os.environ.get(variable_set("registry") or "", "src/ml/models"))
+    return _from_environment("registry") or Path("src/ml/models")
 
 
 def default_cache_dir() -> Path:
     """Return the cache directory: from the environment, else that of the platform."""
-    given = os.environ.get(variable_set("cache_dir") or "")
+    given = _from_environment("cache_dir")
     if given:
-        return Path(given).expanduser()
+        return given
     from platformdirs import user_cache_path
 
     return user_cache_path("atb-fast", appauthor=False)
+
+
+def _from_environment(name: str) -> Path | None:
+    """Return the path that the environment gives an option, None if it gives none."""
+    given = os.environ.get(variable_set(name) or "")
+    return OPTIONS[name].check(given) if given else None
 
 
 def check_cache_dir(path: Path) -> None:

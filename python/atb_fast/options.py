@@ -83,7 +83,8 @@ class Option:
         return value
 
     def _wrong(self, value: Any, expected: str) -> ArgumentError:
-        message = f"{self.flag} is {value!r}, expected {expected}"
+        received = str(value) if isinstance(value, Path) else value
+        message = f"{self.flag} is {received!r}, expected {expected}"
         return ArgumentError(message, options=(self.name,))
 
 

@@ -159,6 +159,20 @@ def test_known_variables_keep_their_meaning() -> None:
     assert options["cache_dir"] == ("/c", "ATB_FAST_CACHE")
 
 
+@pytest.mark.parametrize(
+    ("variable", "command"), [("MODEL_REGISTRY_PATH", "models"), ("ATB_FAST_CACHE", "data")]
+)
+def test_every_command_expands_a_home_directory(home: Path, variable: str, command: str) -> None:
+    (home / "x" / "candles").mkdir(parents=True)
+    done = run(command, "ls", HOME=str(home), **{variable: "~/x"})
+    assert done.exit_code == 0, done.output
+    assert f"{home / 'x'}" in done.stdout
+    for arguments in ((command, "ls"), ("doctor",)):
+        error = run(*arguments, **{variable: "~nobody0/x"}).exception
+        assert isinstance(error, ArgumentError)
+        assert "is '~nobody0/x', expected a path" in str(error)
+
+
 def test_no_option_is_called_as_another_variable() -> None:
     ours = {name for option in (*OPTIONS, "config", "jobs") for name in variables(option)}
     others = {f"ATB_FAST_{name.upper()}_URL" for name in Endpoints.__dataclass_fields__}

@@ -47,6 +47,16 @@ def test_the_options_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert (run.onnx_sha256, run.threads) == (None, None)
 
 
+def test_a_registry_may_be_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = tmp_path / "models" / "BTCUSDT" / "price" / "2026-01-02_03h04m05s_v1"
+    bundle.mkdir(parents=True)
+    path = write(bundle / "metadata.json", document(timeframe="1d"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = read_run(f"BTCUSDT:1d:price:{bundle.name}", registry="~/models")
+    assert run.path == path
+    assert run.config.registry == tmp_path / "models"
+
+
 def test_files_that_moved(tmp_path: Path) -> None:
     recorded = document()
     recorded["config"] |= {

@@ -12,7 +12,7 @@ import click
 
 from atb_fast.cli.options import as_json, print_json
 from atb_fast.cli.tables import Column, print_table
-from atb_fast.config import TIMEFRAMES, check_cache_dir, check_symbol, default_cache_dir
+from atb_fast.config import OPTIONS, TIMEFRAMES, check_cache_dir, check_symbol, default_cache_dir
 from atb_fast.errors import ArgumentError, AtbFastError, DataError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def _root(_context: click.Context, _parameter: click.Parameter, given: Path | None) -> Path:
     """Return the cache directory; a file is refused."""
-    root = given.expanduser() if given else default_cache_dir()
+    root = OPTIONS["cache_dir"].check(given) if given else default_cache_dir()
     check_cache_dir(root)
     return root
 

@@ -12,7 +12,7 @@ import click
 
 from atb_fast.cli.options import as_json
 from atb_fast.cli.tables import Column, print_table
-from atb_fast.config import default_registry
+from atb_fast.config import OPTIONS, default_registry
 from atb_fast.errors import ArgumentError, BundleError
 from atb_fast.serving.references import find
 from atb_fast.serving.registry import live_version, read_json, unpublished, versions
@@ -25,6 +25,7 @@ _registry = click.option(
     "--registry",
     type=click.Path(path_type=Path),
     default=default_registry,
+    callback=lambda _context, _option, given: OPTIONS["registry"].check(given),
     help="Directory of the model registry. Default: $MODEL_REGISTRY_PATH, else src/ml/models.",
 )
 

@@ -49,11 +49,11 @@ def load_bundle(
         threads: Threads that `Bundle.predict` uses; the predictions do not depend on it.
 
     Raises:
-        ArgumentError: `threads` is not a whole number from 1 on.
+        ArgumentError: `threads` is not a whole number from 1 on, or `registry` is not a path.
         BundleError: There is no such bundle, or it is damaged or cannot be scored.
         MissingExtraError: onnxruntime is not installed.
     """
-    return Bundle(find(reference, Path(registry) if registry else None), threads)
+    return Bundle(find(reference, registry), threads)
 
 
 class Bundle:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from atb_fast.config import TIMEFRAMES, default_registry
+from atb_fast.config import OPTIONS, TIMEFRAMES, default_registry
 from atb_fast.errors import BundleError
 from atb_fast.serving.registry import is_part, timeframe
 
@@ -42,7 +42,7 @@ class Reference:
         return cls(*parts)
 
 
-def find(reference: str | Path, registry: Path | None = None) -> Path:
+def find(reference: str | Path, registry: str | Path | None = None) -> Path:
     """Return the directory of a bundle. `latest` is followed to the version it points to.
 
     Args:
@@ -50,6 +50,7 @@ def find(reference: str | Path, registry: Path | None = None) -> Path:
         registry: Where to look. Default: `MODEL_REGISTRY_PATH`, else `src/ml/models`.
 
     Raises:
+        ArgumentError: `registry` is not a path.
         BundleError: There is no such bundle, or a link leads out of its directory.
     """
     if not isinstance(reference, str | Path):
@@ -58,7 +59,8 @@ def find(reference: str | Path, registry: Path | None = None) -> Path:
         directory = Path(reference)
         return follow(directory) if directory.is_symlink() else _directory(directory)
     wanted = Reference.parse(reference)
-    home = (registry or default_registry()) / wanted.symbol / wanted.model_type
+    root = OPTIONS["registry"].check(registry) if registry else default_registry()
+    home = root / wanted.symbol / wanted.model_type
     if home.is_symlink() or home.parent.is_symlink():
         raise BundleError(f"{home}: found a link, expected a directory")
     if wanted.version:
