@@ -239,6 +239,20 @@ def test_an_old_version_that_still_runs_is_not_disturbed(
     assert {child.name for child in registry.iterdir()} == {"BTCUSDT"}
 
 
+def test_an_old_lock_that_cannot_be_removed_does_no_harm(registry: Path) -> None:
+    registry.mkdir()
+    (registry.parent / "elsewhere").write_text("")
+    (registry / ".lock").symlink_to(registry.parent / "elsewhere")  # filelock refuses links
+    assert publish(registry).is_dir()
+
+
+def test_a_working_folder_that_cannot_be_locked(registry: Path) -> None:
+    old_registry(registry)
+    (work_folder(registry) / "lock").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"working folder .* cannot be used"):
+        publish(registry)
+
+
 def test_many_processes_move_the_old_files_at_once(registry: Path) -> None:
     old_registry(registry)
     start = threading.Barrier(8)

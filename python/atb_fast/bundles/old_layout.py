@@ -71,5 +71,6 @@ def _remove_lock(lock: Path) -> None:
     from filelock import FileLock
 
     if lock.is_file():
-        with FileLock(lock):  # wait for a promotion in progress
+        # Engines skip a file, so one that belongs to another user may stay.
+        with suppress(OSError), FileLock(lock):  # wait for a promotion in progress
             lock.unlink(missing_ok=True)

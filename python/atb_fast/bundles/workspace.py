@@ -43,15 +43,15 @@ def open_workspace(registry: Path, home: Path) -> Path:
         for name in ("staging", "unpublished"):
             (work / name).mkdir(parents=True, exist_ok=True)
         _sweep(work / "staging")
+        if any(map(os.path.lexists, old_folders(registry.resolve()))):
+            with locked(work):
+                move_out(registry.resolve(), work, _ABANDONED_SECONDS)
     except OSError as error:
         raise StorageError(
             f"the working folder {work} of registry {registry} cannot be used "
             f"({error.strerror or error}); bundles are written there because engines would see "
             "them in the registry. Make it writable, or pass a --registry in a folder that is"
         ) from error
-    if any(map(os.path.lexists, old_folders(registry.resolve()))):
-        with locked(work):
-            move_out(registry.resolve(), work, _ABANDONED_SECONDS)
     return work
 
 
