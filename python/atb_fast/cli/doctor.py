@@ -1,154 +1,74 @@
-"""Checks of the installation and settings that training depends on, without network access."""
+"""`atb-fast doctor`: whether training works here, and what to do if it does not."""
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from importlib import import_module
+import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
-import atb_fast
-from atb_fast.errors import MissingExtraError, StorageError
-from atb_fast.ingestion.exchange.http import Endpoints
-from atb_fast.runs.parallel import default_jobs
-from atb_fast.training.device import decide, import_tensorflow
-from atb_fast.training.environment import cores
-from atb_fast.training.startup import quiet_startup
+import click
 
-_TRAIN = "pip install 'atb-fast[train]'"
-#: Required packages other than TensorFlow and Keras, and how to install each.
-_PACKAGES = {
-    "numpy": "pip install --force-reinstall numpy",
-    "polars": "pip install --force-reinstall polars",
-    "onnx": f"{_TRAIN}, or train with --skip-onnx",
-    "onnxruntime": f"{_TRAIN}, or train with --skip-onnx",
-    "tf2onnx": f"{_TRAIN}, or train with --skip-onnx",
-    "matplotlib": f"{_TRAIN}, or train with --skip-plots",
-    "jinja2": f"{_TRAIN}, or train with --skip-plots",
-}
-#: Exists wherever an NVIDIA driver is loaded, including in containers.
-_NVIDIA = Path("/dev/nvidiactl")
+from atb_fast.cli import settings
+from atb_fast.cli.config import settings_file, training_context
+from atb_fast.cli.options import as_json, print_json, training_config
+from atb_fast.cli.tables import Column, print_table
+from atb_fast.config import OPTIONS, TrainingConfig
+from atb_fast.errors import ArgumentError, AtbFastError
+
+if TYPE_CHECKING:
+    from atb_fast.runs.installation import Check
+
+#: Stands for any symbol: no check depends on it.
+_SYMBOL = "BTCUSDT"
 
 
-@dataclass(frozen=True)
-class Check:
-    """The result of one check.
+@click.command()
+@settings_file
+@as_json
+def doctor(path: Path | None, as_json: bool) -> None:
+    """Check the installation and the settings, and say what keeps training from working.
 
-    Attributes:
-        name: What was checked.
-        state: `ok`, `missing` if a required package cannot be imported, `problem` otherwise.
-        found: What was found.
-        fix: How to fix it, empty if there is nothing to do.
-        exit_code: Of `doctor` because of this check; 0 if training works all the same.
+    Opens no connection. Exit code 0 if training works, 7 if a dependency is not installed, 2 or 6
+    if the settings, the cache directory or the registry must be fixed first.
     """
+    from atb_fast.runs.installation import examine
 
-    name: str
-    state: Literal["ok", "problem", "missing"]
-    found: str
-    fix: str = ""
-    exit_code: int = 0
-
-
-def examine(options: Mapping[str, Any]) -> Iterator[Check]:
-    """Yield the checks one by one, for the options that `train` would use here.
-
-    Args:
-        options: These fields of TrainingConfig: cache_dir, registry, engine, mixed_precision,
-            batch_size.
-    """
-    yield Check("python", "ok", f"{platform.python_version()}, {platform.platform()}")
-    yield _extension()
-    # TensorFlow first, because tf2onnx imports it, too, and would let its messages through.
-    yield from _tensorflow(options)
-    with quiet_startup():  # tf2onnx tries again if TensorFlow could not be imported
-        packages = [_package(name, fix) for name, fix in _PACKAGES.items()]
-    yield from packages
-    threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "not set")
-    found = f"{cores()} of {os.cpu_count()}, TF_NUM_INTRAOP_THREADS {threads}"
-    yield Check("cores", "ok", f"{found}, --jobs {default_jobs()} by default")
-    for name, flag in (("cache_dir", "ATB_FAST_CACHE"), ("registry", "MODEL_REGISTRY_PATH")):
-        yield _directory(name, Path(options[name]), flag)
-    yield from _endpoints()
-
-
-def _extension() -> Check:
-    from atb_fast._core import build_info
-
-    info = build_info()
-    found = f"{atb_fast.__version__}, extension {info['version']}, {info['profile']} build"
-    if info["version"] != atb_fast.__version__:
-        fix = "the extension was built from another version; reinstall atb-fast"
-        return Check("atb-fast", "problem", found, fix)
-    if info["profile"] != "release":
-        fix = "debug builds are slow; rebuild with maturin develop --release"
-        return Check("atb-fast", "problem", found, fix)
-    return Check("atb-fast", "ok", found)
-
-
-def _package(name: str, fix: str) -> Check:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            module = import_module(name)
-    except Exception as error:  # a broken package can raise anything
-        return _missing(name, error, fix)
-    return Check(name, "ok", str(module.__version__))
-
-
-def _missing(name: str, error: Exception, fix: str) -> Check:
-    code = MissingExtraError.exit_code
-    return Check(name, "missing", f"cannot be imported: {error}", fix, code)
-
-
-def _tensorflow(options: Mapping[str, Any]) -> Iterator[Check]:
-    """Yield the checks of TensorFlow, Keras, and the device that they would train on."""
-    try:
-        tf = import_tensorflow()
-    except MissingExtraError as error:
-        yield Check("tensorflow", "missing", str(error), exit_code=error.exit_code)
-        return
-    yield Check("tensorflow", "ok", tf.__version__)
-    yield _package("keras", _TRAIN)
-    gpus = [device.name for device in tf.config.list_physical_devices("GPU")]
-    if not gpus and _NVIDIA.exists():
-        fix = "pip install 'atb-fast[train-gpu]' instead of 'atb-fast[train]'"
-        found = f"{_NVIDIA} exists, but TensorFlow sees no GPU; training runs on the CPU"
-        yield Check("gpu", "problem", found, fix)
+    first, config = _settings(path)
+    checks = [first, *examine(config)]
+    if as_json:
+        print_json([dataclasses.asdict(check) for check in checks])
     else:
-        yield Check("gpu", "ok", ", ".join(gpus) or "none")
-    asked = {name: options[name] for name in ("engine", "mixed_precision", "batch_size")}
-    yield Check("device", "ok", decide(gpus, **asked).reason)
+        columns = [Column("state"), Column("check"), Column("found, and how to fix it")]
+        print_table(
+            columns,
+            [(check.state, check.name, f"{check.found}\n{check.fix}".strip()) for check in checks],
+        )
+    stops = [check for check in checks if check.exit_code]
+    if stops:
+        failure = AtbFastError(
+            f"training does not work: {', '.join(check.name for check in stops)}"
+        )
+        failure.exit_code = max(check.exit_code for check in stops)
+        raise failure
+    if not as_json:
+        click.echo("training works")
 
 
-def _directory(name: str, path: Path, variable: str) -> Check:
-    """Return whether files can be created in `path`, or in its closest parent that exists."""
-    there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
-    free = f"{shutil.disk_usage(there).free / 1e9:,.1f} GB free"
-    new = "" if there == path.absolute() else ", not created yet"
+def _settings(path: Path | None) -> tuple[Check, TrainingConfig]:
+    """Return the check of the settings, and what `train` would use: defaults if it fails."""
+    from atb_fast.runs.installation import Check
+
     try:
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(bytes(1))
-    except OSError as error:
-        fix = f"pass a writable --{name.replace('_', '-')}, or set {variable}"
-        found = f"{path} is not writable: {error.strerror}; {free}"
-        return Check(name, "problem", found, fix, StorageError.exit_code)
-    return Check(name, "ok", f"{path}, {free}{new}")
-
-
-def _endpoints() -> Iterator[Check]:
-    now = Endpoints.from_environment()
-    for item in fields(now):
-        name = f"{item.name} url"
-        url, variable = getattr(now, item.name), f"ATB_FAST_{item.name.upper()}_URL"
-        schemes = ("https://", "http://", *(["file:///"] if item.name == "archive" else []))
-        where = f"from {variable}" if os.environ.get(variable) else "default"
-        if url.startswith(schemes):
-            yield Check(name, "ok", f"{url}, {where}")
-        else:
-            fix = f"set {variable} to a URL that starts with {' or '.join(schemes)}"
-            yield Check(name, "problem", f"{url}, {where}", fix)
+        context = training_context("model", path)
+        given = {name: context.params[name] for name in context.params.keys() & OPTIONS.keys()}
+        config = training_config(context, _SYMBOL, given)
+    except click.BadParameter as error:
+        problem = settings.with_origin(error).format_message()
+    except ArgumentError as error:
+        problem = str(error)
+    else:
+        found = ", ".join(settings.sources(context))
+        found = found or f"defaults: no variable is set and there is no {settings.FILE}"
+        return Check("settings", "ok", found), config
+    check = Check("settings", "problem", problem, exit_code=ArgumentError.exit_code)
+    return check, TrainingConfig(symbol=_SYMBOL)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from atb_fast.cli.options import as_json
+from atb_fast.cli.options import as_json, print_json
 from atb_fast.cli.tables import Column, print_table
 from atb_fast.config import OPTIONS, default_registry
 from atb_fast.errors import ArgumentError, BundleError
@@ -51,7 +50,7 @@ def list_models(registry: Path, as_json: bool) -> None:
 
     rows = [_row(release) for release in releases(registry)]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(_finite(rows))
     elif not rows:
         click.echo(f"no bundles in {registry}")
     else:
@@ -72,7 +71,7 @@ def show(bundle: str, registry: Path, as_json: bool) -> None:
     if as_json:
         live = live_version(path.parent) == path.name
         document = {"path": str(path), "live": live, "metadata": _finite(metadata)}
-        click.echo(json.dumps(document, indent=2, allow_nan=False))
+        print_json(document)
         return
     facts = _facts(path, metadata)
     width = max(map(len, facts))
@@ -108,8 +107,7 @@ def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool)
         except BundleError as error:
             reports.append(Report(bundle, (str(error),), ()))
     if as_json:
-        documents = _finite([dataclasses.asdict(report) for report in reports])
-        click.echo(json.dumps(documents, indent=2, allow_nan=False))
+        print_json(_finite([dataclasses.asdict(report) for report in reports]))
     else:
         for report in reports:
             _say(report)
@@ -171,7 +169,7 @@ def prune(keep: int, dry_run: bool, registry: Path, as_json: bool) -> None:
 
     removed = [str(path) for path in delete_old(registry, keep, dry_run=dry_run)]
     if as_json:
-        click.echo(json.dumps({"removed": removed, "dry_run": dry_run}, indent=2))
+        print_json({"removed": removed, "dry_run": dry_run})
         return
     for path_name in removed:
         click.echo(f"{'would delete' if dry_run else 'deleted'} {path_name}")
@@ -180,7 +178,7 @@ def prune(keep: int, dry_run: bool, registry: Path, as_json: bool) -> None:
 
 def _say_live(path: Path, before: str | None, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"bundle": str(path), "before": before}, indent=2))
+        print_json({"bundle": str(path), "before": before})
     else:
         click.echo(f"{path.parent / 'latest'} -> {path.name} (before: {before or 'none'})")
 

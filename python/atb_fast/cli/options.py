@@ -17,6 +17,7 @@ from atb_fast.errors import EXIT_CODES as _MEANINGS
 from atb_fast.errors import ArgumentError
 from atb_fast.options import Option
 
+PROGRAM = "atb-fast"
 EXIT_CODES = f"Exit codes: {', '.join(f'{code} {text}' for code, text in _MEANINGS.items())}."
 
 #: Options of this machine and run, which say nothing about the model.

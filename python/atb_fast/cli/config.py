@@ -1,0 +1,75 @@
+"""`atb-fast config`: the settings of training, and where each comes from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atb_fast.cli import settings
+from atb_fast.cli.options import PROGRAM, as_json, print_json
+from atb_fast.cli.tables import Column, print_table
+from atb_fast.cli.train import train
+from atb_fast.config import OPTIONS
+
+settings_file = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=settings.FILE_HELP,
+)
+
+
+@click.group()
+def config() -> None:
+    """Show the settings of training."""
+
+
+@config.command()
+@click.argument("command", type=click.Choice(sorted(train.commands)), default="model")
+@settings_file
+@as_json
+def show(command: str, path: Path | None, as_json: bool) -> None:
+    """Show the value of every option of `train`, and where it comes from."""
+    context = training_context(command, path)
+    rows = [
+        {
+            "option": option.name,
+            "value": _effective(str(option.name), context.params[str(option.name)]),
+            "from": settings.origin(context, option),
+        }
+        for option in context.command.params
+        if option.name in OPTIONS
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    columns = [Column("option"), Column("value"), Column("from")]
+    print_table(
+        columns,
+        [["-" if cell is None else str(cell) for cell in row.values()] for row in rows],
+    )
+
+
+def training_context(command: str, path: Path | None) -> click.Context:
+    """Return the context of a training command, with options from the file and the environment.
+
+    Raises:
+        ArgumentError: The settings file cannot be used.
+        click.BadParameter: A variable has a value that its option cannot have.
+    """
+    arguments = ["SYMBOL", *(["--config", str(path)] if path else [])]
+    return train.commands[command].make_context(f"{PROGRAM} train {command}", arguments)
+
+
+def _effective(name: str, value: Any) -> bool | int | str | None:
+    """Return the value of an option as JSON has it, with its computed default."""
+    compute_default = OPTIONS[name].factory
+    if value is None and compute_default:
+        value = compute_default()
+    if isinstance(value, datetime):
+        value = value.date()
+    return value if isinstance(value, bool | int | None) else str(value)

@@ -1,0 +1,156 @@
+"""Checks of the installation and settings that training depends on, without network access."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+import atb_fast
+from atb_fast.config import OPTIONS, FitOptions, TrainingConfig
+from atb_fast.errors import MissingExtraError, StorageError
+from atb_fast.ingestion.exchange.http import Endpoints
+from atb_fast.options import Option
+from atb_fast.runs.parallel import default_jobs
+from atb_fast.training.device import decide, import_tensorflow
+from atb_fast.training.environment import cores
+from atb_fast.training.startup import quiet_startup
+
+_TRAIN = "pip install 'atb-fast[train]'"
+#: Required packages other than TensorFlow and Keras, and how to install each.
+_PACKAGES = {
+    "numpy": "pip install --force-reinstall numpy",
+    "polars": "pip install --force-reinstall polars",
+    "onnx": f"{_TRAIN}, or train with --skip-onnx",
+    "onnxruntime": f"{_TRAIN}, or train with --skip-onnx",
+    "tf2onnx": f"{_TRAIN}, or train with --skip-onnx",
+    "matplotlib": f"{_TRAIN}, or train with --skip-plots",
+    "jinja2": f"{_TRAIN}, or train with --skip-plots",
+}
+#: Exists wherever an NVIDIA driver is loaded, including in containers.
+_NVIDIA = Path("/dev/nvidiactl")
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of one check.
+
+    Attributes:
+        name: What was checked.
+        state: `ok`, `missing` if a required package cannot be imported, `problem` otherwise.
+        found: What was found.
+        fix: How to fix it, empty if there is nothing to do.
+        exit_code: Of `doctor` because of this check; 0 if training works all the same.
+    """
+
+    name: str
+    state: Literal["ok", "problem", "missing"]
+    found: str
+    fix: str = ""
+    exit_code: int = 0
+
+
+def examine(config: TrainingConfig) -> Iterator[Check]:
+    """Yield the checks one by one, for a training with these options."""
+    yield Check("python", "ok", f"{platform.python_version()}, {platform.platform()}")
+    yield _extension()
+    # TensorFlow first, because tf2onnx imports it, too, and would let its messages through.
+    yield from _tensorflow(config)
+    with quiet_startup():  # tf2onnx tries again if TensorFlow could not be imported
+        packages = [_package(name, fix) for name, fix in _PACKAGES.items()]
+    yield from packages
+    threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "not set")
+    found = f"{cores()} of {os.cpu_count()}, TF_NUM_INTRAOP_THREADS {threads}"
+    yield Check("cores", "ok", f"{found}, --jobs {default_jobs()} by default")
+    yield _directory(OPTIONS["cache_dir"], config.cache_dir)
+    yield _directory(OPTIONS["registry"], config.registry)
+    yield from _endpoints()
+
+
+def _extension() -> Check:
+    from atb_fast._core import build_info
+
+    info = build_info()
+    found = f"{atb_fast.__version__}, extension {info['version']}, {info['profile']} build"
+    if info["version"] != atb_fast.__version__:
+        fix = "the extension was built from another version; reinstall atb-fast"
+        return Check("atb-fast", "problem", found, fix)
+    if info["profile"] != "release":
+        fix = "debug builds are slow; rebuild with maturin develop --release"
+        return Check("atb-fast", "problem", found, fix)
+    return Check("atb-fast", "ok", found)
+
+
+def _package(name: str, fix: str) -> Check:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            module = import_module(name)
+    except Exception as error:  # a broken package can raise anything
+        return _missing(name, error, fix)
+    return Check(name, "ok", str(module.__version__))
+
+
+def _missing(name: str, error: Exception, fix: str) -> Check:
+    code = MissingExtraError.exit_code
+    return Check(name, "missing", f"cannot be imported: {error}", fix, code)
+
+
+def _tensorflow(options: FitOptions) -> Iterator[Check]:
+    """Yield the checks of TensorFlow, Keras, and the device that they would train on."""
+    try:
+        tf = import_tensorflow()
+    except MissingExtraError as error:
+        yield Check("tensorflow", "missing", str(error), exit_code=error.exit_code)
+        return
+    yield Check("tensorflow", "ok", tf.__version__)
+    yield _package("keras", _TRAIN)
+    gpus = [device.name for device in tf.config.list_physical_devices("GPU")]
+    if not gpus and _NVIDIA.exists():
+        fix = "pip install 'atb-fast[train-gpu]' instead of 'atb-fast[train]'"
+        found = f"{_NVIDIA} exists, but TensorFlow sees no GPU; training runs on the CPU"
+        yield Check("gpu", "problem", found, fix)
+    else:
+        yield Check("gpu", "ok", ", ".join(gpus) or "none")
+    policy = decide(
+        gpus,
+        engine=options.engine,
+        mixed_precision=options.mixed_precision,
+        batch_size=options.batch_size,
+    )
+    yield Check("device", "ok", policy.reason)
+
+
+def _directory(option: Option, path: Path) -> Check:
+    """Return whether files can be created in `path`, or in its closest parent that exists."""
+    there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
+    free = f"{shutil.disk_usage(there).free / 1e9:,.1f} GB free"
+    new = "" if there == path.absolute() else ", not created yet"
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(1))
+    except OSError as error:
+        fix = f"pass a writable {option.flag}, or set {option.variable}"
+        found = f"{path} is not writable: {error.strerror}; {free}"
+        return Check(option.name, "problem", found, fix, StorageError.exit_code)
+    return Check(option.name, "ok", f"{path}, {free}{new}")
+
+
+def _endpoints() -> Iterator[Check]:
+    now = Endpoints.from_environment()
+    for item in fields(now):
+        name = f"{item.name} url"
+        url, variable = getattr(now, item.name), f"ATB_FAST_{item.name.upper()}_URL"
+        schemes = ("https://", "http://", *(["file:///"] if item.name == "archive" else []))
+        where = f"from {variable}" if os.environ.get(variable) else "default"
+        if url.startswith(schemes):
+            yield Check(name, "ok", f"{url}, {where}")
+        else:
+            fix = f"set {variable} to a URL that starts with {' or '.join(schemes)}"
+            yield Check(name, "problem", f"{url}, {where}", fix)
