@@ -19,7 +19,8 @@ from atb_fast import TrainingConfig
 from atb_fast.ingestion.exchange.binance import Binance
 from atb_fast.ingestion.fetch import Fetcher
 from atb_fast.ingestion.market import load_market
-from atb_fast.ingestion.store.candles import CandleStore, Piece
+from atb_fast.ingestion.store.candles import CandleStore
+from atb_fast.ingestion.store.manifest import Piece
 from atb_fast.ingestion.store.sentiment import SentimentStore
 from atb_fast.recipes import prepare
 

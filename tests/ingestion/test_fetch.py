@@ -143,7 +143,7 @@ def test_outages_are_recorded_and_not_asked_for_again(
     hours = sum(behind - first for first, behind in store.manifest().outages) // TIMEFRAMES["1h"]
     assert hours == 129
     finding = store.verify()
-    assert finding.problems == []
+    assert finding.problems == ()
     assert finding.quality
     assert (finding.quality.missing, finding.quality.hole_runs) == (129, 28)
     exchange.requests.clear()
@@ -163,7 +163,7 @@ def test_an_outage_where_two_fetches_meet(
     store = CandleStore(fetcher.cache_dir, "BTCUSDT", "1d")
     (outage,) = store.manifest().outages
     assert (outage[1] - outage[0]) == 4 * DAY
-    assert store.verify().problems == []
+    assert store.verify().problems == ()
 
 
 EMPTY = Answer(body=b"[]")
@@ -249,7 +249,7 @@ def test_a_weekly_bar_that_is_missing_between_two_fetches(
     assert got.equals(expected(left, first, date(2024, 9, 1)))
     store = CandleStore(fetcher.cache_dir, "BTCUSDT", "1w")
     assert [first for first, _ in store.manifest().outages] == [int(gone.timestamp()) * 1000]
-    assert store.verify().problems == []
+    assert store.verify().problems == ()
 
 
 def test_minutes_that_the_first_file_lacks_are_asked_for(

@@ -140,7 +140,7 @@ def test_only_what_is_named_is_cleared(root: Path) -> None:
 def test_a_file_of_candles_is_verified(tmp_path: Path, daily: pl.DataFrame) -> None:
     daily.write_csv(tmp_path / "sound.csv")
     sound = maintenance.verify_file(tmp_path / "sound.csv")
-    assert sound.problems == []
+    assert sound.problems == ()
     assert sound.quality is not None
     assert sound.quality.rows == len(daily)
     daily.with_columns(high=pl.col("low")).write_csv(tmp_path / "bad.csv")

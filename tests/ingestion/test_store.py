@@ -17,8 +17,9 @@ from atb_fast.ingestion.spans import Span
 from atb_fast.ingestion.store import candles as module
 from atb_fast.ingestion.store import disk
 from atb_fast.ingestion.store import sentiment as sentiment_store
-from atb_fast.ingestion.store.candles import CandleStore, Piece
+from atb_fast.ingestion.store.candles import CandleStore
 from atb_fast.ingestion.store.disk import DamagedError
+from atb_fast.ingestion.store.manifest import Piece
 from atb_fast.ingestion.store.sentiment import SentimentStore
 from atb_fast.storage import write_atomic
 
@@ -114,7 +115,7 @@ def test_a_commit_that_fails_changes_nothing(
         stored.commit([piece(daily, 10, 12)], [])
     assert (stored.directory / "manifest.json").read_bytes() == before
     assert stored.read(*days(0, 12)).equals(piece(daily, 0, 10).candles)
-    assert stored.verify().problems == []
+    assert stored.verify().problems == ()
 
 
 def edit(stored: CandleStore, change: Callable[[Any], object], *, sign: bool = False) -> None:
@@ -143,7 +144,7 @@ def test_damage_is_found_and_repaired(
     hollow = daily.filter(daily["timestamp"].dt.epoch("ms") != START + 4 * DAY)
     stored.commit([piece(hollow, 0, 10)], [days(4, 5)])
     stored.commit([piece(daily, 10, 20)], [])
-    assert stored.verify().problems == []
+    assert stored.verify().problems == ()
     first, second = (stored.directory / item.file for item in stored.manifest().ranges)
     manifest = stored.directory / "manifest.json"
     damages: dict[str, Callable[[], object]] = {
@@ -167,7 +168,7 @@ def test_damage_is_found_and_repaired(
     lost = stored.repair()
     whole = how in ("cut", "start", "twice")  # without a manifest only the names are known
     assert lost == ([days(0, 20)] if whole else [days(0, 10)])
-    assert stored.verify().problems == []
+    assert stored.verify().problems == ()
     kept = piece(daily, 0, 0) if whole else piece(daily, 10, 20)
     assert stored.read(*days(0, 20)).equals(kept.candles)
     names = {path.name for path in stored.directory.iterdir()}

@@ -24,8 +24,9 @@ from atb_fast.ingestion.spans import (
     midnight,
     text,
 )
-from atb_fast.ingestion.store.candles import CandleStore, Piece
+from atb_fast.ingestion.store.candles import CandleStore
 from atb_fast.ingestion.store.disk import flag, now_iso
+from atb_fast.ingestion.store.manifest import Piece
 from atb_fast.ingestion.store.sentiment import SentimentStore
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,10 @@ from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import DataError
 from atb_fast.ingestion.files import read_candles
 from atb_fast.ingestion.quality import bar_length, inspect
-from atb_fast.ingestion.spans import DAY_MS, Span, epoch_ms, intersection, midnight, opened_in
-from atb_fast.ingestion.store.candles import CandleStore, Piece
+from atb_fast.ingestion.spans import DAY_MS, Span, intersection, midnight, opened_in, timestamps_ms
+from atb_fast.ingestion.store.candles import CandleStore
 from atb_fast.ingestion.store.disk import now_iso
+from atb_fast.ingestion.store.manifest import Piece
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def _old_candles(path: Path, bar: int) -> pl.DataFrame:
     """Return the candles that had closed when the file was written."""
     candles = read_candles(path)
     written = path.stat().st_mtime_ns // 1_000_000
-    candles = candles.filter(epoch_ms(candles) + bar <= written)
+    candles = candles.filter(timestamps_ms(candles) + bar <= written)
     quality = inspect(candles, bar)
     if len(candles) > 1 and bar_length(candles) != bar:
         raise DataError(f"{path}: the candles are not {bar // 60_000} minutes apart")
@@ -79,7 +80,7 @@ def _old_candles(path: Path, bar: int) -> pl.DataFrame:
 
 def _runs(candles: pl.DataFrame, bar: int) -> Iterator[Span]:
     """Yield the spans without a gap: a gap in a file may be the exchange's or the file's own."""
-    times = epoch_ms(candles)
+    times = timestamps_ms(candles)
     if times.is_empty():
         return
     breaks = (times.diff() > bar).arg_true().to_list()

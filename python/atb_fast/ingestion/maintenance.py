@@ -108,16 +108,13 @@ def verify(root: Path) -> list[Finding]:
 
 def verify_file(path: Path) -> Finding:
     """Check a file of candles."""
-    finding = Finding(path.name)
     try:
         candles = read_candles(path)
     except DataError as error:
-        finding.problems.append(str(error))
-        return finding
-    finding.quality = inspect(candles, bar_length(candles))
-    if finding.quality.bad_bars:
-        finding.problems.append(f"{path}: {finding.quality.bad_bars} bars are impossible")
-    return finding
+        return Finding(path.name, (str(error),))
+    quality = inspect(candles, bar_length(candles))
+    problems = (f"{path}: {quality.bad_bars} bars are impossible",) if quality.bad_bars else ()
+    return Finding(path.name, problems, quality)
 
 
 def repair(root: Path, fetcher: Fetcher | None) -> Outcome:

@@ -7,10 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from atb_fast.config import TIMEFRAMES
-from atb_fast.ingestion.spans import Span, epoch_ms
-
-_DAY_MS = TIMEFRAMES["1d"]
+from atb_fast.ingestion.spans import DAY_MS, Span, timestamps_ms
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Quality:
 
 def inspect(candles: pl.DataFrame, bar_ms: int) -> Quality:
     """Return the quality of `candles` whose bars last `bar_ms` milliseconds."""
-    times = epoch_ms(candles)
+    times = timestamps_ms(candles)
     steps = times.diff().drop_nulls()
     astray = off_grid(candles, bar_ms)
     on_grid = times.filter(~astray).unique()
@@ -82,14 +79,14 @@ def off_grid(candles: pl.DataFrame, bar_ms: int) -> pl.Series:
     Bars of up to a day open at multiples of their length, in UTC. For longer bars, the grid is
     where most of them open.
     """
-    phases = epoch_ms(candles) % bar_ms
-    long = bar_ms > _DAY_MS and len(phases) > 0
+    phases = timestamps_ms(candles) % bar_ms
+    long = bar_ms > DAY_MS and len(phases) > 0
     return phases != (phases.mode().min() if long else 0)
 
 
 def bar_length(candles: pl.DataFrame) -> int:
     """Return the most common step between two candles in ms, or one minute if there is none."""
-    usual = epoch_ms(candles).diff().drop_nulls().mode().min()
+    usual = timestamps_ms(candles).diff().drop_nulls().mode().min()
     return usual if isinstance(usual, int) and usual > 0 else 60_000
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 
 from atb_fast.config import TIMEFRAMES
+from atb_fast.ingestion.spans import DAY_MS
 
 FIRST_DAY = datetime(2018, 1, 1, tzinfo=UTC)
 LAST_DAY = datetime(2024, 12, 31, tzinfo=UTC)
 _FIRST_SENTIMENT = datetime(2018, 2, 1, tzinfo=UTC)
-_DAY_MS = TIMEFRAMES["1d"]
 
 
 def candles(symbol: str, timeframe: str) -> pl.DataFrame:
@@ -28,12 +28,12 @@ def candles(symbol: str, timeframe: str) -> pl.DataFrame:
     """
     step = TIMEFRAMES[timeframe]
     start, end = (int(day.timestamp() * 1000) for day in (FIRST_DAY, LAST_DAY))
-    times = np.arange(start, end + _DAY_MS, step)
+    times = np.arange(start, end + DAY_MS, step)
     rng = np.random.default_rng(zlib.crc32(f"{symbol}:{timeframe}".encode()))
     n = len(times)
 
     shocks = rng.standard_normal(n)
-    returns = _garch(shocks, daily_volatility=0.03, bars_per_day=_DAY_MS / step)
+    returns = _garch(shocks, daily_volatility=0.03, bars_per_day=DAY_MS / step)
     close = 8_000.0 * np.exp(np.cumsum(returns))
     open_ = np.concatenate(([8_000.0], close[:-1]))
     # Wicks extend beyond the body by about half of its length.

@@ -12,6 +12,8 @@ from atb_fast.config import TIMEFRAMES
 Span = tuple[int, int]
 """First millisecond, and the first one after the end."""
 
+DAY_MS = TIMEFRAMES["1d"]
+
 
 def without(span: Span, others: Iterable[Span]) -> list[Span]:
     """Return the parts of `span` that none of `others` covers."""
@@ -45,11 +47,11 @@ def joined(spans: Iterable[Span]) -> list[Span]:
 
 def opened_in(candles: pl.DataFrame, span: Span) -> pl.DataFrame:
     """Return the candles that open within `span`."""
-    times = epoch_ms(candles)
+    times = timestamps_ms(candles)
     return candles.filter((times >= span[0]) & (times < span[1]))
 
 
-def epoch_ms(frame: pl.DataFrame) -> pl.Series:
+def timestamps_ms(frame: pl.DataFrame) -> pl.Series:
     """Return the timestamps in milliseconds since 1970."""
     return frame["timestamp"].dt.epoch("ms")
 
@@ -67,9 +69,6 @@ def from_iso(text: str) -> int:
 def text(span: Span) -> str:
     """Return a span as readable text."""
     return f"{iso(span[0])[:16]} to {iso(span[1])[:16]} UTC"
-
-
-DAY_MS = TIMEFRAMES["1d"]
 
 
 def midnight(day: date) -> int:

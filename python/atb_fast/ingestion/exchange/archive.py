@@ -21,11 +21,10 @@ from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import FetchError
 from atb_fast.ingestion.exchange.binance import Binance, Progress
 from atb_fast.ingestion.exchange.http import Http
-from atb_fast.ingestion.spans import Span, joined
+from atb_fast.ingestion.spans import DAY_MS, Span, joined
 
 log = logging.getLogger(__name__)
 
-DAY_MS = TIMEFRAMES["1d"]
 #: For longer bars a page of the REST API holds more than ten days, which is faster.
 TIMEFRAMES_IN_ARCHIVE = ("1m", "3m", "5m")
 

@@ -22,7 +22,7 @@ from atb_fast.errors import ArgumentError, FetchError
 from atb_fast.ingestion.exchange.http import Endpoints, Http, MalformedError
 from atb_fast.ingestion.quality import bad_bars, holes
 from atb_fast.ingestion.schemas import CANDLE_SCHEMA
-from atb_fast.ingestion.spans import Span, epoch_ms
+from atb_fast.ingestion.spans import DAY_MS, Span, timestamps_ms
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ T = TypeVar("T")
 Progress = Callable[[int], None]  # called with the number of new rows
 
 PAGE_ROWS = 1000
-_DAY_MS = TIMEFRAMES["1d"]
 #: The clock of the responding host may differ from that of the exchange.
 _MARGIN_MS = 5_000
 #: Half of the limit per IP address, because a trading bot may share the address.
@@ -72,7 +71,7 @@ class Binance:
     def first_open(self, symbol: str, timeframe: str, start: int, end: int) -> int | None:
         """Return the open time of the first candle in [start, end), or None if there is none."""
         page = self._page(symbol, timeframe, start, end, limit=1)
-        return None if page.is_empty() else int(epoch_ms(page)[0])
+        return None if page.is_empty() else int(timestamps_ms(page)[0])
 
     def candles(
         self, symbol: str, timeframe: str, start: int, end: int, progress: Progress
@@ -85,7 +84,7 @@ class Binance:
         if first.is_empty():
             return first
         step = PAGE_ROWS * bar
-        rest = int(epoch_ms(first)[-1]) + bar
+        rest = int(timestamps_ms(first)[-1]) + bar
         if len(first) < PAGE_ROWS:
             # A page that is not full is the last one; what follows it, if anything, is a gap.
             return first
@@ -124,7 +123,7 @@ class Binance:
         """Return all of [start, end). Only bars off the grid need a second page."""
         pages = [self._page(symbol, timeframe, start, end)]
         while len(pages[-1]) == PAGE_ROWS:
-            start = int(epoch_ms(pages[-1])[-1]) + TIMEFRAMES[timeframe]
+            start = int(timestamps_ms(pages[-1])[-1]) + TIMEFRAMES[timeframe]
             if start >= end:
                 break
             pages.append(self._page(symbol, timeframe, start, end))
@@ -135,7 +134,7 @@ class Binance:
     ) -> pl.DataFrame:
         """Return the closed candles of one response."""
         bar = TIMEFRAMES.get(timeframe, 0)
-        if end + bar > self.clock - _DAY_MS and not self._asked_for_time:
+        if end + bar > self.clock - DAY_MS and not self._asked_for_time:
             # Read the clock before the page: a candle closed by then is final in the page.
             self.clock = self.server_time()
             self._asked_for_time = True  # set last, so that no other thread skips the request
@@ -154,7 +153,7 @@ class Binance:
             limits = [closed] if date is None else [closed, date - _MARGIN_MS]
             if not self._asked_for_time and date is not None:
                 self.clock = min(self.clock, date)
-            return candles.filter(epoch_ms(candles) + bar <= min(limits))
+            return candles.filter(timestamps_ms(candles) + bar <= min(limits))
 
         candles = self._get("/api/v3/klines", query, read)
         if len(candles):

@@ -14,16 +14,16 @@ from atb_fast.ingestion.exchange.archive import TIMEFRAMES_IN_ARCHIVE, Archive
 from atb_fast.ingestion.exchange.binance import Binance
 from atb_fast.ingestion.exchange.http import Endpoints, Http
 from atb_fast.ingestion.schemas import CANDLE_SCHEMA
-from atb_fast.ingestion.spans import Span, epoch_ms, iso, opened_in
-from atb_fast.ingestion.store.candles import CandleStore, Piece, Range
+from atb_fast.ingestion.spans import DAY_MS, Span, iso, opened_in, timestamps_ms
+from atb_fast.ingestion.store.candles import CandleStore
 from atb_fast.ingestion.store.disk import now_iso
+from atb_fast.ingestion.store.manifest import Piece, Range
 
 if TYPE_CHECKING:
     from atb_fast.callbacks import Listener
 
 log = logging.getLogger(__name__)
 
-_DAY_MS = TIMEFRAMES["1d"]
 _LATE_MS = TIMEFRAMES["1h"]
 
 
@@ -72,7 +72,7 @@ class Exchange:
             while known < end:
                 first = max(known, begin)
                 # Whole days, because a file of the archive holds one day.
-                stop = min((first + rows * bar) // _DAY_MS * _DAY_MS, end)
+                stop = min((first + rows * bar) // DAY_MS * DAY_MS, end)
                 stop = max(stop, min(first + bar, end))
                 self._rest.used.clear()
                 self._archive.used.clear()
@@ -123,7 +123,7 @@ class Exchange:
         candles, holes = self._rest.confirm_holes(
             candles, store.symbol, store.timeframe, start, end
         )
-        covered = int(epoch_ms(candles)[-1]) + bar if len(candles) else start
+        covered = int(timestamps_ms(candles)[-1]) + bar if len(candles) else start
         if covered < end:
             short = end - covered < bar  # less than one bar is left to the next download
             if short or not self._goes_on(store, end, stored):
@@ -146,7 +146,7 @@ class Exchange:
         """Return whether a candle exists at or after `end`."""
         if any(item.last is not None and item.last >= end for item in stored):
             return True
-        later = self._rest.clock + _DAY_MS
+        later = self._rest.clock + DAY_MS
         if end >= later:
             return False
         return self._rest.first_open(store.symbol, store.timeframe, end, later) is not None

@@ -13,13 +13,9 @@ one per series.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -29,12 +25,12 @@ from atb_fast.ingestion.quality import holes, inspect
 from atb_fast.ingestion.schemas import CANDLE_SCHEMA
 from atb_fast.ingestion.spans import (
     Span,
-    epoch_ms,
     from_iso,
     iso,
     joined,
     opened_in,
     text,
+    timestamps_ms,
     without,
 )
 from atb_fast.ingestion.store.disk import (
@@ -50,74 +46,11 @@ from atb_fast.ingestion.store.disk import (
     verified,
     write_manifest,
 )
+from atb_fast.ingestion.store.manifest import Manifest, Piece, Range, file_name, span_of
 from atb_fast.storage import write_atomic
 
 #: Adjacent ranges are merged up to this size: few files to open, little to rewrite.
 FILE_ROWS = 131_072
-
-_FILE = re.compile(r"(\d{8}T\d{6})_(\d{8}T\d{6})_[0-9a-f]{12}\.parquet")
-_TIMES = ("start", "end", "first", "last")
-
-
-@dataclass(frozen=True)
-class Range:
-    """A span of time whose candles are all in one file.
-
-    Attributes:
-        start: First millisecond, since 1970.
-        end: First millisecond after the end.
-        file: Name of the file.
-        rows: Number of candles.
-        first: Open time of the first candle, or None if there is none.
-        last: Open time of the last candle, or None if there is none.
-        sha256: Hash of the file.
-        source: Where the candles came from.
-        fetched_at: When the newest part was fetched, UTC.
-    """
-
-    start: int
-    end: int
-    file: str
-    rows: int
-    first: int | None
-    last: int | None
-    sha256: str
-    source: str
-    fetched_at: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the range as a manifest entry, with times as text."""
-        times = {name: getattr(self, name) for name in _TIMES}
-        texts = {name: None if ms is None else iso(ms) for name, ms in times.items()}
-        return asdict(self) | texts
-
-    @classmethod
-    def from_dict(cls, row: dict[str, Any]) -> Range:
-        """Return the range of a manifest entry; the inverse of `to_dict`."""
-        return cls(**row | {name: row[name] and from_iso(row[name]) for name in _TIMES})
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Candles to be stored, and the span of time that they cover completely."""
-
-    start: int
-    end: int
-    candles: pl.DataFrame
-    source: str
-    fetched_at: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Ranges and confirmed outages of a series, both ascending and disjoint."""
-
-    ranges: tuple[Range, ...] = ()
-    outages: tuple[Span, ...] = ()
-
-    def missing(self, span: Span) -> list[Span]:
-        """Return the parts of `span` that no range covers."""
-        return without(span, [(item.start, item.end) for item in self.ranges])
 
 
 class CandleStore:
@@ -251,11 +184,11 @@ class CandleStore:
         candles = pl.concat([piece.candles for piece in pieces])
         data = to_parquet(candles)
         digest = hashlib.sha256(data).hexdigest()
-        file = f"{_compact(start)}_{_compact(end)}_{digest[:12]}.parquet"
+        file = file_name((start, end), digest)
         write_atomic(self.directory / file, data)
         sources = dict.fromkeys(name for piece in pieces for name in piece.source.split(", "))
         fetched_at = max(piece.fetched_at for piece in pieces)
-        times = epoch_ms(candles)
+        times = timestamps_ms(candles)
         return Range(
             start=start,
             end=end,
@@ -298,36 +231,42 @@ class CandleStore:
             manifest = self.manifest()
             finding = self._verify(manifest)
         except DamagedError as error:
-            return Finding(self.name, problems=[str(error)])
+            return Finding(self.name, (str(error),))
         # If another process replaced files in the meantime, they only look damaged: check again.
         return finding if self.manifest() == manifest else self.verify()
 
     def _verify(self, manifest: Manifest) -> Finding:
-        finding = Finding(self.name, outages=len(manifest.outages))
+        problems: list[str] = []
         frames = [pl.DataFrame(schema=CANDLE_SCHEMA)]
         bad: list[Range] = []
         for item in manifest.ranges:
             try:
                 frames.append(self._sound(item))
             except DamagedError as error:
-                finding.problems.append(str(error))
+                problems.append(str(error))
                 bad.append(item)
         candles = pl.concat(frames)
         for hole in self._unexplained(candles, manifest, bad):
-            finding.problems.append(f"{self.directory}: unconfirmed gap {text(hole)}")
+            problems.append(f"{self.directory}: unconfirmed gap {text(hole)}")
             bad += [
                 item
                 for item in manifest.ranges
                 if item not in bad and item.start < hole[1] and item.end > hole[0]
             ]
-        finding.damaged = tuple((item.start, item.end) for item in bad)
-        finding.quality = inspect(candles, TIMEFRAMES[self.timeframe])
-        return finding
+        return Finding(
+            self.name,
+            tuple(problems),
+            quality=inspect(candles, TIMEFRAMES[self.timeframe]),
+            outages=len(manifest.outages),
+            damaged=tuple((item.start, item.end) for item in bad),
+        )
 
     def _sound(self, item: Range) -> pl.DataFrame:
         frame = self._load(item)
         path = self.directory / item.file
-        if len(frame) and not (item.start <= epoch_ms(frame)[0] and epoch_ms(frame)[-1] < item.end):
+        if len(frame) and not (
+            item.start <= timestamps_ms(frame)[0] and timestamps_ms(frame)[-1] < item.end
+        ):
             raise damaged(path, "it has candles outside its range")
         if not inspect(frame, TIMEFRAMES[self.timeframe]).sound:
             raise damaged(path, "it has impossible, duplicate or unsorted bars")
@@ -358,11 +297,8 @@ class CandleStore:
             try:
                 manifest = self.manifest()
             except DamagedError:
-                lost = joined(
-                    (_from_compact(found[1]), _from_compact(found[2]))
-                    for path in self.directory.glob("*.parquet")
-                    if (found := _FILE.fullmatch(path.name))
-                )
+                names = (path.name for path in self.directory.glob("*.parquet"))
+                lost = joined(span for name in names if (span := span_of(name)))
                 self.remove()
                 return lost
             lost = list(self.verify().damaged)
@@ -380,14 +316,6 @@ class CandleStore:
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Lock the series against other writers; see `locked`."""
         return locked(self.directory, on_wait)
-
-
-def _compact(ms: int) -> str:
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y%m%dT%H%M%S}"
-
-
-def _from_compact(name: str) -> int:
-    return int(datetime.strptime(name, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()) * 1000
 
 
 def _groups(items: Iterable[Range | Piece]) -> list[list[Range | Piece]]:

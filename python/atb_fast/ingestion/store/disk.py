@@ -8,7 +8,7 @@ import json
 import shlex
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class DamagedError(StorageError):
     """A file that changed after it was written. `repair` may drop it."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Finding:
     """The result of `verify` for a series.
 
@@ -41,7 +41,7 @@ class Finding:
     """
 
     name: str
-    problems: list[str] = field(default_factory=list)
+    problems: tuple[str, ...] = ()
     quality: Quality | None = None
     outages: int = 0
     damaged: tuple[Span, ...] = ()

@@ -15,7 +15,7 @@ import polars as pl
 
 from atb_fast.errors import StorageError
 from atb_fast.ingestion.schemas import SENTIMENT_SCHEMA
-from atb_fast.ingestion.spans import epoch_ms
+from atb_fast.ingestion.spans import timestamps_ms
 from atb_fast.ingestion.store.disk import (
     DamagedError,
     Finding,
@@ -108,13 +108,15 @@ class SentimentStore:
         Raises:
             StorageError: The index cannot be read.
         """
-        finding = Finding(self.name)
         try:
-            if self.path.exists() and not (epoch_ms(self.read()).diff().drop_nulls() > 0).all():
-                finding.problems.append(f"{self.path}: duplicate or unsorted days")
+            if (
+                self.path.exists()
+                and not (timestamps_ms(self.read()).diff().drop_nulls() > 0).all()
+            ):
+                return Finding(self.name, (f"{self.path}: duplicate or unsorted days",))
         except DamagedError as error:
-            finding.problems.append(str(error))
-        return finding
+            return Finding(self.name, (str(error),))
+        return Finding(self.name)
 
     def repair(self) -> bool:
         """Drop a damaged index and return whether there was one. The caller holds `lock`."""

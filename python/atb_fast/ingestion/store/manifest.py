@@ -1,0 +1,93 @@
+"""What the manifest of a series of candles says: which spans of time are in which files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from atb_fast.ingestion.spans import Span, from_iso, iso, without
+
+_FILE = re.compile(r"(\d{8}T\d{6})_(\d{8}T\d{6})_[0-9a-f]{12}\.parquet")
+_TIMES = ("start", "end", "first", "last")
+
+
+@dataclass(frozen=True)
+class Range:
+    """A span of time whose candles are all in one file.
+
+    Attributes:
+        start: First millisecond, since 1970.
+        end: First millisecond after the end.
+        file: Name of the file.
+        rows: Number of candles.
+        first: Open time of the first candle, or None if there is none.
+        last: Open time of the last candle, or None if there is none.
+        sha256: Hash of the file.
+        source: Where the candles came from.
+        fetched_at: When the newest part was fetched, UTC.
+    """
+
+    start: int
+    end: int
+    file: str
+    rows: int
+    first: int | None
+    last: int | None
+    sha256: str
+    source: str
+    fetched_at: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the range as a manifest entry, with times as text."""
+        times = {name: getattr(self, name) for name in _TIMES}
+        texts = {name: None if ms is None else iso(ms) for name, ms in times.items()}
+        return asdict(self) | texts
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Range:
+        """Return the range of a manifest entry; the inverse of `to_dict`."""
+        return cls(**row | {name: row[name] and from_iso(row[name]) for name in _TIMES})
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Candles to be stored, and the span of time that they cover completely."""
+
+    start: int
+    end: int
+    candles: pl.DataFrame
+    source: str
+    fetched_at: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Ranges and confirmed outages of a series, both ascending and disjoint."""
+
+    ranges: tuple[Range, ...] = ()
+    outages: tuple[Span, ...] = ()
+
+    def missing(self, span: Span) -> list[Span]:
+        """Return the parts of `span` that no range covers."""
+        return without(span, [(item.start, item.end) for item in self.ranges])
+
+
+def file_name(span: Span, digest: str) -> str:
+    """Return the name of the file that holds `span` and has this hash."""
+    start, end = (f"{datetime.fromtimestamp(ms / 1000, UTC):%Y%m%dT%H%M%S}" for ms in span)
+    return f"{start}_{end}_{digest[:12]}.parquet"
+
+
+def span_of(name: str) -> Span | None:
+    """Return the span of a file by its name, to the second; None if it is another file."""
+    found = _FILE.fullmatch(name)
+    if found is None:
+        return None
+    start, end = (
+        datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC) for text in found.groups()
+    )
+    return int(start.timestamp()) * 1000, int(end.timestamp()) * 1000
