@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atb_fast import _core
 from atb_fast.config import RecipeOptions, TrainingConfig
-from atb_fast.errors import DataError
+from atb_fast.errors import ArgumentError, DataError
 from atb_fast.evaluation.leak import LeakReport, find_leaks
 from atb_fast.features import returns
 from atb_fast.features.prepared import PreparedData
@@ -148,6 +148,11 @@ def test_nothing_compared_is_no_pass(market: Market) -> None:
     assert len(market.candles) == 2557
     with pytest.raises(DataError, match="too few candles at every cut; use a longer date range"):
         find_leaks(market, config(), recipe=Refuses())
+
+
+def test_no_cuts_are_no_check(market: Market) -> None:
+    with pytest.raises(ArgumentError, match="cuts is 0, expected a whole number from 1 on"):
+        find_leaks(market, config(), cuts=0)
 
 
 def test_no_more_cuts_than_bars(market: Market) -> None:

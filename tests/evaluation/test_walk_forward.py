@@ -13,7 +13,7 @@ from sklearn.model_selection import TimeSeriesSplit
 
 from atb_fast.callbacks import Listener
 from atb_fast.config import TrainingConfig
-from atb_fast.errors import DataError
+from atb_fast.errors import ArgumentError, DataError
 from atb_fast.evaluation.walk_forward import Fold, evaluate, walk_forward
 from atb_fast.ingestion.market import load_market
 from atb_fast.recipes import get, prepare
@@ -58,6 +58,20 @@ def test_tested_windows_are_those_of_time_series_split() -> None:
 def test_too_few_windows() -> None:
     with pytest.raises(DataError, match=r"50 windows of 10 bars are too few for 5 folds: fold 1"):
         walk_forward(np.arange(50), config(), 4, 5, "expanding")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"folds": 0}, "folds is 0, expected a whole number from 1 on"),
+        ({"folds": 2.5}, "folds is 2.5"),
+        ({"window": "growing"}, "window is 'growing', expected expanding or rolling"),
+        ({"embargo": -1}, "--embargo is -1, expected at least 0"),
+    ],
+)
+def test_arguments_are_checked_first(arguments: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        evaluate(config(source="files", candles="gone.csv", force_price_only=True), **arguments)
 
 
 @pytest.fixture(scope="module", autouse=True)

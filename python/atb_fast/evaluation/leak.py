@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from atb_fast import recipes
 from atb_fast.config import TrainingConfig
-from atb_fast.errors import DataError
+from atb_fast.errors import ArgumentError, DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
@@ -95,8 +95,11 @@ def find_leaks(
         cuts: Number of evenly spaced cuts, at least 1. Those where a part begins are added.
 
     Raises:
+        ArgumentError: `cuts` is out of range.
         DataError: There are too few candles for the recipe.
     """
+    if type(cuts) is not int or cuts < 1:
+        raise ArgumentError(f"cuts is {cuts!r}, expected a whole number from 1 on", ["cuts"])
     recipe = recipe or recipes.get(config.recipe)
     times = market.candles["timestamp"]
     prepared = recipe.prepare(market, config, Context(config, now=times[-1]))

@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from atb_fast import recipes
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import OPTIONS, RecipeOptions, TrainingConfig
-from atb_fast.errors import DataError, TrainingError
+from atb_fast.errors import ArgumentError, DataError, TrainingError
 from atb_fast.evaluation.metrics import direction, rmse
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import load_market
@@ -25,6 +25,9 @@ from atb_fast.training.predict import predict
 from atb_fast.training.train import forget_models, train
 
 log = logging.getLogger(__name__)
+
+#: Whether the training part grows, or drops its oldest windows.
+Window = Literal["expanding", "rolling"]
 
 #: Share of the windows, oldest first, that no fold tests.
 _FIRST_SHARE = 0.5
@@ -93,7 +96,7 @@ def evaluate(
     config: TrainingConfig,
     *,
     folds: int = 5,
-    window: Literal["expanding", "rolling"] = "expanding",
+    window: Window = "expanding",
     embargo: int | None = None,
     listener: Listener = SILENT,
 ) -> list[Fold]:
@@ -108,12 +111,17 @@ def evaluate(
         listener: Hears about downloads, epochs, windows and folds.
 
     Raises:
-        ArgumentError: The embargo is negative.
+        ArgumentError: `folds`, `window` or the embargo is out of range.
         DataError: Candles or sentiment are unusable, or too few for the folds.
         TrainingError: The loss of a fold became NaN.
     """
-    recipe = recipes.get(config.recipe)
+    if type(folds) is not int or folds < 1:
+        raise ArgumentError(f"folds is {folds!r}, expected a whole number from 1 on", ["folds"])
+    if window not in get_args(Window):
+        expected = " or ".join(get_args(Window))
+        raise ArgumentError(f"window is {window!r}, expected {expected}", ["window"])
     embargo = OPTIONS["embargo"].check(embargo)
+    recipe = recipes.get(config.recipe)
     market = load_market(config, listener=listener)
     prepared = recipes.prepare(market, config, cache=config.cache_dir / "features")
     between = embargo_rows(prepared, config) if embargo is None else embargo
@@ -162,7 +170,7 @@ def walk_forward(
     options: RecipeOptions,
     embargo: int,
     folds: int,
-    window: Literal["expanding", "rolling"],
+    window: Window,
 ) -> list[Parts]:
     """Return training, validation and test windows of each fold.
 
