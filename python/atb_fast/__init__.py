@@ -41,10 +41,10 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from atb_fast.ingestion.market import Market as Market
     from atb_fast.ingestion.market import load_market as load_market
     from atb_fast.recipes import prepare as prepare
-    from atb_fast.runs.pipeline import TrainingResult as TrainingResult
     from atb_fast.runs.pipeline import run_training_pipeline as run_training_pipeline
     from atb_fast.runs.repeat import RecordedRun as RecordedRun
     from atb_fast.runs.repeat import read_run as read_run
+    from atb_fast.runs.result import TrainingResult as TrainingResult
     from atb_fast.serving.predictor import Bundle as Bundle
     from atb_fast.serving.predictor import load_bundle as load_bundle
 
@@ -93,11 +93,9 @@ _MODULES = {
         "load_market",
     ),
     "recipes": ("prepare",),
-    "runs.pipeline": (
-        "TrainingResult",
-        "run_training_pipeline",
-    ),
+    "runs.pipeline": ("run_training_pipeline",),
     "runs.repeat": ("RecordedRun", "read_run"),
+    "runs.result": ("TrainingResult",),
     "serving.predictor": (
         "Bundle",
         "load_bundle",

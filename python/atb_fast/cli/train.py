@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from atb_fast.runs.parallel import Failure
-    from atb_fast.runs.pipeline import TrainingResult
     from atb_fast.runs.repeat import RecordedRun
+    from atb_fast.runs.result import TrainingResult
 
 log = logging.getLogger(__name__)
 

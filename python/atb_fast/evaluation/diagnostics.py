@@ -16,7 +16,7 @@ from atb_fast.evaluation import significance
 from atb_fast.evaluation.metrics import direction, mape, rmse
 from atb_fast.features.sentiment import neutral_value
 from atb_fast.features.windows import WindowedData
-from atb_fast.training.predict import _PREDICT_BATCH, predict, predict_batches
+from atb_fast.training.predict import PREDICT_BATCH, predict, predict_batches
 
 #: Permutation importance is measured on at most this many test windows.
 _IMPORTANCE_WINDOWS = 100
@@ -138,7 +138,7 @@ def permutation_importance(
     for i, name in enumerate(data.prepared.matrix.names):
         column = windows[:, :, i].copy()
         windows[:, :, i] = column[orders]
-        parts = np.split(windows, range(_PREDICT_BATCH, len(windows), _PREDICT_BATCH))
+        parts = np.split(windows, range(PREDICT_BATCH, len(windows), PREDICT_BATCH))
         residuals = data.prices(starts, predict_batches(model, parts)) - actual
         rises = np.sqrt(np.mean(np.square(residuals).reshape(_SHUFFLES, -1), axis=1)) - base
         windows[:, :, i] = column

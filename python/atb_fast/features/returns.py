@@ -57,15 +57,15 @@ def columns(
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(close)
-        share = volume / sma(volume, 30)
+        usual = sma(volume, 30)
         made = {
             "return_1": np.diff(logs, prepend=np.nan),
             "open_to_close": logs - np.log(opened),
             "high_to_close": logs - np.log(high),
             "low_to_close": logs - np.log(low),
             **{f"close_to_sma_{n}": close / sma(close, n) - 1.0 for n in (7, 14, 30)},
-            # The mean is 0, and the ratio undefined, if nothing was traded for 30 bars.
-            "volume_to_sma_30": np.log1p(np.where(np.isinf(1.0 / sma(volume, 30)), 0.0, share)),
+            # The ratio is undefined if nothing was traded for 30 bars.
+            "volume_to_sma_30": np.log1p(np.where(usual == 0.0, 0.0, volume / usual)),
             "rsi_14": rsi(close, 14, method="wilder") / 100.0,
         }
     added = [pl.Series(name, made[name], nan_to_null=True) for name in PRICE_COLUMNS]

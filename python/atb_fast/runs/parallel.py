@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-    from atb_fast.runs.pipeline import TrainingResult
+    from atb_fast.runs.result import TrainingResult
 
 log = logging.getLogger(__name__)
 

@@ -37,8 +37,6 @@ from atb_fast.training.engine import FitResult
 from atb_fast.training.environment import environment, versions
 from atb_fast.training.train import train
 
-__all__ = ["TrainingResult", "run_training_pipeline"]
-
 log = logging.getLogger(__name__)
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from atb_fast.features.windows import WindowedData
 
-_PREDICT_BATCH = 256
+#: Windows that are predicted at once.
+PREDICT_BATCH = 256
 
 
 def predict(model: Any, data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -22,7 +23,7 @@ def predict_outputs(
     model: Any, data: WindowedData, starts: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the output for each window, in the unit of the labels, shape (windows,)."""
-    parts = np.split(starts, range(_PREDICT_BATCH, len(starts), _PREDICT_BATCH))
+    parts = np.split(starts, range(PREDICT_BATCH, len(starts), PREDICT_BATCH))
     return predict_batches(model, (data.windows(part) for part in parts))
 
 
