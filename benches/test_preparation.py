@@ -10,8 +10,8 @@ from incumbents import Case, pandas_features, polars_features, to_pandas
 from sklearn.preprocessing import MinMaxScaler
 
 from atb_fast import _core
+from atb_fast.features.indicators import PRICE_FEATURES, SENTIMENT_FEATURE
 from atb_fast.features.sentiment import sentiment_features
-from atb_fast.recipes.legacy import PRICE_FEATURES, SENTIMENT_FEATURE
 
 LENGTH, BATCH = 120, 32
 BAR_MS = {"1d": 86_400_000, "1h": 3_600_000, "1m": 60_000}

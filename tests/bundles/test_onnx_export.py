@@ -20,7 +20,7 @@ from atb_fast import FeaturePipeline, load_bundle
 from atb_fast.bundles.onnx_export import convert, window_features
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import BundleError, DataError, ExportError
-from atb_fast.recipes.legacy import PRICE_FEATURES, SENTIMENT_FEATURE
+from atb_fast.features.indicators import PRICE_FEATURES, SENTIMENT_FEATURE
 from atb_fast.serving.model import OnnxModel
 
 LENGTH, LOOKBACK = 120, 29

@@ -16,7 +16,7 @@ from sklearn.preprocessing import MinMaxScaler
 from atb_fast import _core
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ArgumentError, DataError
-from atb_fast.recipes.legacy import PRICE_FEATURES
+from atb_fast.features.indicators import PRICE_FEATURES
 
 Pipeline = _core.FeaturePipeline
 Feature = _core.Feature

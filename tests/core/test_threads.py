@@ -13,7 +13,7 @@ import pytest
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError
-from atb_fast.recipes.legacy import PRICE_FEATURES
+from atb_fast.features.indicators import PRICE_FEATURES
 
 DAY = 86_400_000
 ROWS = 300_001  # enough for nine threads

@@ -7,18 +7,19 @@ epoch. It predicts raw prices. It is kept because existing models were made that
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import polars as pl
 
 from atb_fast._core import Feature, FeaturePipeline
-from atb_fast.config import CANDLE_COLUMNS, MarketOptions, RecipeOptions
+from atb_fast.config import MarketOptions, RecipeOptions
 from atb_fast.errors import DataError
 from atb_fast.features import cache as feature_cache
+from atb_fast.features import indicators
 from atb_fast.features import sentiment as sentiment_code
 from atb_fast.features.cache import Features
 from atb_fast.features.frames import ends
 from atb_fast.features.hashing import content_hash
+from atb_fast.features.indicators import PRICE_FEATURES, SENTIMENT_FEATURE, WARMUP, to_source
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.sentiment import (
     SentimentAssessment,
@@ -31,17 +32,6 @@ from atb_fast.recipes.base import Context, Recipe
 
 log = logging.getLogger(__name__)
 
-#: Features of a price model, in channel order; a sentiment model appends `SENTIMENT_FEATURE`.
-PRICE_FEATURES = (
-    *(Feature(f"{name}_scaled", name) for name in CANDLE_COLUMNS),
-    *(Feature(f"sma_{n}_scaled", "close", sma=n) for n in (7, 14, 30)),
-    Feature("rsi_scaled", "close", rsi=14),
-)
-SENTIMENT_FEATURE = Feature("sentiment_momentum_scaled", "sentiment_momentum", null_as=0.0)
-
-#: Rows before the longest moving average has a value.
-_WARMUP = max(feature.sma or feature.rsi or 1 for feature in PRICE_FEATURES) - 1
-
 
 class LegacyRecipe(Recipe):
     """Nine features of prices, one of sentiment; the target is the next close."""
@@ -49,9 +39,9 @@ class LegacyRecipe(Recipe):
     def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
         """Return scaled features, without sentiment if it covers too little and is not forced."""
         asked, frame = context.asked, market.candles
-        if len(frame) <= _WARMUP:
+        if len(frame) <= WARMUP:
             raise DataError(
-                f"the range has {len(frame)} candles, expected more than the {_WARMUP} that the "
+                f"the range has {len(frame)} candles, expected more than the {WARMUP} that the "
                 "longest moving average needs; use a longer range"
             )
         features = PRICE_FEATURES
@@ -71,7 +61,7 @@ class LegacyRecipe(Recipe):
 
         prepared = None
         name = feature_cache.key(
-            (__file__, sentiment_code.__file__),
+            (__file__, indicators.__file__, sentiment_code.__file__),
             recipe="legacy",
             timeframe=asked.timeframe,
             data=sha256,
@@ -96,23 +86,13 @@ class LegacyRecipe(Recipe):
             frame=frame,
             index=None if sentiment is None else market.sentiment,
             pipeline=prepared.pipeline,
-            sources={feature.name: _source(feature) for feature in features},
-            lookback=_WARMUP,
+            sources={feature.name: to_source(feature) for feature in features},
+            lookback=WARMUP,
             assessment=assessment,
             candles=len(frame),
             gaps=len(gaps(frame["timestamp"], asked.bar_ms)),
             sha256=sha256,
         )
-
-
-def _source(feature: Feature) -> dict[str, Any]:
-    """Return how a feature is computed, as written to feature_schema.json."""
-    source: dict[str, Any] = {"column": feature.source}
-    if feature.sma:
-        source |= {"transform": "sma", "window": feature.sma}
-    if feature.rsi:
-        source |= {"transform": "rsi_simple_mean", "window": feature.rsi}
-    return source
 
 
 def _assess(
@@ -154,7 +134,7 @@ def _in_range(sentiment: pl.DataFrame, candles: pl.DataFrame, asked: MarketOptio
 
 def _report_dropped(frame: pl.DataFrame, rows: int) -> None:
     dropped = len(frame) - rows
-    warmup = min(len(frame), _WARMUP)
+    warmup = min(len(frame), WARMUP)
     without = 0
     if "sentiment_momentum" in frame.columns:
         without = frame["sentiment_momentum"][warmup:].null_count()

@@ -10,7 +10,7 @@ from typing import Any
 from atb_fast._core import Feature, FeaturePipeline, MinMaxScaler
 from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES
 from atb_fast.errors import BundleError
-from atb_fast.features.frames import MOMENTUM
+from atb_fast.features.indicators import from_source
 from atb_fast.features.price import PriceScale
 from atb_fast.serving.inputs import CausalFeatures, FeatureWindows, ModelInput, ScaledWindows
 from atb_fast.serving.registry import check_timeframe, read_json
@@ -150,19 +150,7 @@ def _feature(feature: dict[str, Any]) -> tuple[Feature, MinMaxScaler]:
                 "bundle cannot be scored; retrain the model"
             )
         source = {"column": name}
-    transform, window = source.get("transform"), source.get("window")
-    known = {None: {}, "sma": {"sma": window}, "rsi_simple_mean": {"rsi": window}}
-    if transform not in known:
-        raise BundleError(
-            f"feature {name} has the unknown transform {transform!r}; expected sma, "
-            "rsi_simple_mean, or expanding_minmax for every feature"
-        )
-    made = Feature(
-        name,
-        source["column"],
-        null_as=0.0 if source["column"] == MOMENTUM else None,
-        **known[transform],
-    )
+    made = from_source(name, source)
     if "scaler" in feature:
         ends = (feature["scaler"]["data_min"], feature["scaler"]["data_max"])
     else:
