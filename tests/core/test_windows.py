@@ -182,25 +182,33 @@ def test_batches_arguments(matrix: Any) -> None:
 
 def test_gather_releases_the_gil() -> None:
     matrix = _core.FeatureMatrix(np.zeros((20_000, 10), np.float32), [str(i) for i in range(10)])
-    starts = np.zeros(60_000, np.int64)
-    out = np.empty((60_000, 120, 10), np.float32)
-    ticks: list[float] = []
+    starts = np.zeros(20_000, np.int64)
+    out = np.empty((20_000, 120, 10), np.float32)
+    moments: list[float] = []
     done = threading.Event()
 
-    def tick() -> None:
-        while not done.is_set():
-            ticks.append(time.perf_counter())
-            time.sleep(0.001)
+    def gather() -> None:
+        moments.append(time.perf_counter())
+        matrix.gather(starts, 120, out=out)
+        moments.append(time.perf_counter())
+        done.set()
 
-    ticker = threading.Thread(target=tick)
-    ticker.start()
-    begin = time.perf_counter()
-    matrix.gather(starts, 120, out=out)
-    end = time.perf_counter()
-    done.set()
-    ticker.join()
-    # Held, the lock would let nobody in between; a busy machine lets at least a few ticks through.
-    assert sum(begin < t < end for t in ticks) >= 3
+    # While the lock is held, no other thread runs between the two moments. Once it is released,
+    # one does sooner or later, also on a busy machine.
+    for _ in range(200):
+        moments.clear()
+        done.clear()
+        worker = threading.Thread(target=gather)
+        worker.start()
+        seen = 0.0
+        while not done.is_set():
+            seen = time.perf_counter()
+            if len(moments) == 1:
+                break
+        worker.join()
+        if moments[0] < seen < moments[1] - 1e-4:
+            return
+    pytest.fail("no other thread ran during 200 calls of gather")
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -77,7 +77,7 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         ),
         (["BTCUSDT", *GOOD, "--timeframe", "1h"], 3, "1440 minutes apart, expected 60"),
         (["BTCUSDT", *GOOD, "--registry", "a_file"], 6, "registry a_file cannot be written"),
-        (["BTCUSDT", *GOOD, "--registry", "/proc/x"], 6, "give a writable --registry"),
+        (["BTCUSDT", *GOOD, "--registry", "/proc/x"], 6, "writable --registry"),
     ],
 )
 def test_one_clear_line(
