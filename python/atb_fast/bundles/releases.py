@@ -73,7 +73,11 @@ def _release(path: Path) -> Release:
 
 def check(path: Path) -> Report:
     """Return whether a bundle may be live. Of other trainers' bundles, less can be checked."""
-    return foreign.check(path) if _release(path).foreign else verify(path)
+    return _check(_release(path))
+
+
+def _check(release: Release) -> Report:
+    return foreign.check(release.path) if release.foreign else verify(release.path)
 
 
 def promote(path: Path, registry: Path, *, force: bool) -> tuple[Path, str | None]:
@@ -152,28 +156,28 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
             "the version to load with models promote --force"
         )
     live = home / latest.readlink().name
-    for path in reversed(_before(live, registry.resolve(), wanted.timeframe)):
-        report = check(path)
+    for release in reversed(_before(live, registry.resolve(), wanted.timeframe)):
+        path, report = release.path, _check(release)
         if report.problems:
             log.warning("%s must not be live: %s", path, "; ".join(report.problems))
             continue
         if report.unchecked:
             log.warning("%s could not be checked: %s", path, "; ".join(report.unchecked))
-        if force or not report.unchecked or _release(path).foreign:
+        if force or not report.unchecked or release.foreign:
             return path, publishing.promote(path)
     raise BundleError(f"there is no sound version of {bundle} before {live.name}")
 
 
-def _before(live: Path, registry: Path, timeframe: str) -> list[Path]:
+def _before(live: Path, registry: Path, timeframe: str) -> list[Release]:
     """Return the versions older than `live`, all of them if nothing tells how old that is."""
-    found = [r.path for r in releases(registry) if r.path.parent == live.parent]
-    known = live in found or layout.is_version(live)
+    found = [release for release in releases(registry) if release.path.parent == live.parent]
+    known = layout.is_version(live) or any(release.path == live for release in found)
     return [
-        path
-        for path in found
-        if path != live
-        and (not known or layout.age(path) < layout.age(live))
-        and _release(path).timeframe == timeframe
+        release
+        for release in found
+        if release.path != live
+        and (not known or layout.age(release.path) < layout.age(live))
+        and release.timeframe == timeframe
     ]
 
 

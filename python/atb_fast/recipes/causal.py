@@ -31,8 +31,6 @@ from atb_fast.recipes.split import before, embargo_rows
 
 log = logging.getLogger(__name__)
 
-#: Rows before the longest moving average has a value.
-_WARMUP = 29
 #: 0 or 1, and not scaled: a flag set on one day in years would be dozens of deviations.
 _FLAGS = ("sentiment_extreme_positive", "sentiment_extreme_negative", "sentiment_missing")
 
