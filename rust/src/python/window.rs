@@ -1,5 +1,7 @@
 //! `WindowBatches`, and what classes with windows have in common.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use numpy::{IntoPyArray, PyArray1, PyArray3, PyArrayMethods, PyReadwriteArray3};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -12,15 +14,16 @@ use crate::{Result, window};
 /// The batches of one epoch, as `FeatureMatrix.batches` returns them.
 ///
 /// Iterating yields (windows, targets), float32, shapes (batch, length, features) and (batch,).
-/// `len` is the number of batches of the whole epoch.
-#[pyclass(name = "WindowBatches", module = "atb_fast._core")]
+/// `len` is the number of batches of the whole epoch. Threads may share the iterator: each batch goes to
+/// one of them.
+#[pyclass(frozen, name = "WindowBatches", module = "atb_fast._core")]
 pub struct PyWindowBatches {
     matrix: Py<PyFeatureMatrix>,
     targets: Vec<f32>,
     starts: Vec<i64>,
     length: usize,
     batch_size: usize,
-    next: usize,
+    next: AtomicUsize,
 }
 
 impl PyWindowBatches {
@@ -37,7 +40,7 @@ impl PyWindowBatches {
             starts,
             length,
             batch_size,
-            next: 0,
+            next: AtomicUsize::new(0),
         }
     }
 }
@@ -54,13 +57,18 @@ impl PyWindowBatches {
         self.starts.len().div_ceil(self.batch_size)
     }
 
-    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Batch<'py>>> {
-        let end = self.next.saturating_add(self.batch_size);
-        let part = self.next..end.min(self.starts.len());
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Batch<'py>>> {
+        let end = |first: usize| first.saturating_add(self.batch_size).min(self.starts.len());
+        let first = self
+            .next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| {
+                Some(end(first))
+            })
+            .unwrap_or_else(|first| first);
+        let part = first..end(first);
         if part.is_empty() {
             return Ok(None);
         }
-        self.next = part.end;
         let matrix = self.matrix.get().matrix();
         let (starts, targets, length) = (&self.starts[part], &self.targets, self.length);
         let (x, y) = detached(py, || {
