@@ -48,7 +48,7 @@ def test_every_option_has_help() -> None:
             {"start_date": date(2024, 2, 1), "end_date": date(2024, 1, 1)},
             "--start-date 2024-02-01 is after --end-date 2024-01-01; swap them",
         ),
-        ({"source": "files"}, "--source files requires --candles FILE"),
+        ({"source": "files"}, "--source files is given without --candles; pass --candles FILE"),
         ({"candles": Path("x.csv")}, "--source sample does not use --candles or --sentiment"),
         ({"source": None, "candles": Path("x.csv")}, "--candles is given without --sentiment"),
         (

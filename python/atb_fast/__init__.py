@@ -1,7 +1,7 @@
 """Fast training pipeline for crypto price models: candles in, ONNX bundles out.
 
-Each public name is imported when it is first used, so `import atb_fast` is fast and needs neither
-TensorFlow nor Polars.
+Each public name is imported on first use, so `import atb_fast` is fast and needs neither TensorFlow
+nor Polars.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The listener that long-running work reports its progress to."""
+"""The listener that receives the progress of long-running work."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from typing import Any
 
 
 class Listener:
-    """Hears about progress. Override the methods you need; by default they do nothing."""
+    """Receives progress. Override the methods you need; by default they do nothing."""
 
     def fetched(self, name: str, done: int, total: int) -> None:
         """Rows of a series were downloaded: `done` of about `total` so far."""
 
     def stage(self, name: str) -> None:
-        """A stage of the run begins; see `timing.STAGES`."""
+        """A stage of the run begins; see `runs.timing.STAGES`."""
 
     def windows(self, done: int, total: int) -> None:
-        """Within an epoch, the model was fitted to `done` of its `total` windows."""
+        """The model was fitted to `done` of the `total` windows of an epoch."""
 
     def epoch(self, number: int, logs: dict[str, float]) -> None:
-        """Epoch `number`, from 1, has ended with Keras' logs."""
+        """Epoch `number`, counted from 1, has ended; `logs` are those of Keras."""
 
     def fold(self, fold: Any) -> None:
-        """A fold of a walk-forward evaluation has ended; see `walk_forward.Fold`."""
+        """A fold of a walk-forward evaluation has ended; it is a `walk_forward.Fold`."""
 
     def finished(self) -> None:
-        """The training of one of several symbols has ended, with a model or without."""
+        """One of several training runs has ended, whether or not it succeeded."""
 
 
-#: For callers that do not care about progress.
+#: A listener that ignores everything.
 SILENT = Listener()

@@ -1,7 +1,7 @@
-"""The options of a training run, in four groups that the stages take.
+"""The options of a training run, in four groups.
 
-The command line is generated from these fields, so a flag, its default and its help text are found
-here and nowhere else.
+The command line is generated from these fields, so each flag, its default and its help text are
+defined here and nowhere else.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ TIMEFRAMES = {
 #: The columns of a candle besides its timestamp, in the order that models take them.
 CANDLE_COLUMNS = ("open", "high", "low", "close", "volume")
 
-#: The timeframe that strategies expect of a basic bundle.
+#: The timeframe of a basic bundle that strategies expect.
 BASIC_TIMEFRAME = "1h"
-#: Bars that engines feed a basic model.
+#: Number of bars that engines pass to a basic model.
 BASIC_SEQUENCE_LENGTH = 120
 
-#: Two convolutions of width 3 and two poolings by 2 reduce 10 rows to one step.
+#: The network needs this many rows: two convolutions of width 3 and two poolings by 2 leave one.
 MIN_SEQUENCE_LENGTH = 10
 
 #: What each recipe does, for help texts.
 RECIPES = {
     "legacy": "features, scaling and target of the trainer that atb-fast replaces",
-    "causal": "no look-ahead, predicts returns",
-    "basic": "raw candles, each window scaled by its own values, as live strategies do",
+    "causal": "no look-ahead bias, predicts returns",
+    "basic": "raw candles, each window scaled by its own values, as in live strategies",
 }
 
 Engine = Literal["auto", "compiled", "keras"]
@@ -67,7 +67,7 @@ def recipe_help(names: Iterable[str]) -> str:
 
 
 def variables(name: str) -> list[str]:
-    """Return the environment variables of an option; the first that is not empty counts."""
+    """Return the environment variables of an option; the first that is not empty is used."""
     other = OPTIONS[name].variable if name in OPTIONS else None
     return [f"ATB_FAST_{name.upper()}", *([other] if other else [])]
 
@@ -78,7 +78,7 @@ def variable_set(name: str) -> str | None:
 
 
 def default_registry() -> Path:
-    """Return the registry that the engines read: from the environment, else `src/ml/models`."""
+    """Return the registry of the engines: from the environment, else `src/ml/models`."""
     return _from_environment("registry") or Path("src/ml/models")
 
 
@@ -101,7 +101,9 @@ def _from_environment(name: str) -> Path | None:
 def check_cache_dir(path: Path) -> None:
     """Raise ArgumentError if `path` exists and is not a directory."""
     if path.exists() and not path.is_dir():
-        raise ArgumentError(f"--cache-dir is {path}, expected a directory", options=["cache_dir"])
+        raise ArgumentError(
+            f"--cache-dir is {path}, which is a file; expected a directory", options=["cache_dir"]
+        )
 
 
 def check_symbol(symbol: str) -> None:
@@ -113,10 +115,10 @@ def check_symbol(symbol: str) -> None:
 
 
 class _Group:
-    """A group of options that are converted and checked when it is made."""
+    """A group of options, converted and checked on construction."""
 
     def __post_init__(self) -> None:
-        """Check every option by itself; text becomes a date or a path where one is expected."""
+        """Check each option on its own, and convert text to a date or a path where one is due."""
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             if item.name in OPTIONS:
                 self._set(item.name, OPTIONS[item.name].check(getattr(self, item.name)))
@@ -127,7 +129,7 @@ class _Group:
 
 @dataclass(frozen=True, kw_only=True)
 class MarketOptions(_Group):
-    """Which candles and sentiment, and where they come from."""
+    """Which candles and sentiment to use, and where they come from."""
 
     symbol: str
     timeframe: str = option("1d", "Bar length.", choices=tuple(TIMEFRAMES))
@@ -139,7 +141,7 @@ class MarketOptions(_Group):
     )
     source: Literal["binance", "files", "sample"] | None = option(
         None,
-        "Where candles and sentiment come from. binance: Binance and alternative.me, cached; "
+        "Where candles and sentiment come from. binance: Binance and alternative.me, stored; "
         "files: the files given by --candles and --sentiment; sample: a synthetic market. "
         "Default: files if --candles is given, else binance.",
     )
@@ -160,26 +162,28 @@ class MarketOptions(_Group):
     )
     freshness_days: int = option(
         7,
-        "Cached sentiment may be this many days older than the end date before it is fetched "
+        "Days by which stored sentiment may be older than the end date before it is downloaded "
         "again.",
         minimum=0,
         recipes=("legacy", "causal"),
         ignored=True,
     )
-    offline: bool = option(False, "Use cached data only; missing data is an error.", machine=True)
+    offline: bool = option(
+        False, "Open no connection; data that is not stored is an error.", machine=True
+    )
     force_refresh: bool = option(
         False, "Download the range again and recompute the features.", machine=True
     )
     cache_dir: Path = option(
         default_cache_dir,
-        "Directory for candles, sentiment, features and checkpoints. Default: $ATB_FAST_CACHE, "
-        "else the platform's cache directory.",
+        "Cache directory, for candles, sentiment, features and checkpoints. Default: "
+        "$ATB_FAST_CACHE, else that of the platform.",
         machine=True,
         variable="ATB_FAST_CACHE",
     )
 
     def __post_init__(self) -> None:
-        """Check the source, and that the options do not contradict each other."""
+        """Check that the options do not contradict each other."""
         super().__post_init__()
         check_symbol(self.symbol)
         if self.candles:
@@ -198,7 +202,9 @@ class MarketOptions(_Group):
                 options=("source", "candles", "sentiment"),
             )
         if self.source == "files" and self.candles is None:
-            raise ArgumentError("--source files requires --candles FILE", options=["source"])
+            raise ArgumentError(
+                "--source files is given without --candles; pass --candles FILE", options=["source"]
+            )
         if self.source == "files" and self.sentiment is None and not self.force_price_only:
             raise ArgumentError(
                 "--candles is given without --sentiment; pass --sentiment FILE, or "
@@ -247,8 +253,8 @@ class RecipeOptions(_Group):
     )
     embargo: int | None = option(
         None,
-        "Bars skipped between training, validation and test, in addition to purging. Causal recipe "
-        "only. Default: 1 % of the bars.",
+        "Bars dropped between training, validation and test, in addition to purging. Causal recipe "
+        "only. Default: 1% of the bars.",
         minimum=0,
         recipes=("causal",),
     )
@@ -260,7 +266,7 @@ class RecipeOptions(_Group):
     )
     force_sentiment: bool = option(
         False,
-        "Use sentiment even if it covers few of the candles.",
+        "Use sentiment even if it covers too few of the candles.",
         recipes=("legacy", "causal"),
     )
 
@@ -273,7 +279,7 @@ class FitOptions(_Group):
         300, "Maximum number of epochs; early stopping usually ends sooner.", minimum=1
     )
     batch_size: int | None = option(
-        None, "Windows per batch. Default: 32 on a CPU, 128 on a GPU.", minimum=1
+        None, "Windows in a batch. Default: 32 on a CPU, 128 on a GPU.", minimum=1
     )
     patience: int = option(
         15, "Epochs without improvement of the validation loss before training stops.", minimum=1
@@ -296,7 +302,7 @@ class FitOptions(_Group):
     )
 
     def __post_init__(self) -> None:
-        """Check that the seed has 32 bits, as NumPy and TensorFlow require."""
+        """Check that the seed fits into 32 bits, as NumPy and TensorFlow require."""
         super().__post_init__()
         if self.seed >= 2**32:
             raise ArgumentError(f"--seed is {self.seed}, expected less than 2**32", ["seed"])
@@ -315,12 +321,12 @@ class OutputOptions(_Group):
     skip_plots: bool = option(False, "Do not write training.png and report.html.")
     skip_robustness: bool = option(
         False,
-        "Do not evaluate the model without sentiment.",
+        "Do not measure the test error without sentiment.",
         recipes=("legacy", "causal"),
         ignored=True,
     )
     skip_onnx: bool = option(
-        False, "Do not export ONNX. The model is kept, but not published to engines."
+        False, "Do not export ONNX. The model is kept but not published."
     )
     registry: Path = option(
         default_registry,
@@ -332,16 +338,16 @@ class OutputOptions(_Group):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(MarketOptions, RecipeOptions, FitOptions, OutputOptions):
-    """What to train, on what, and how. Immutable; checked when made.
+    """The options of a training run. Immutable; checked on construction.
 
-    Every stage takes only the group of options that it uses.
+    Each stage takes only the group of options that it uses.
 
     Raises:
         ArgumentError: An invalid option, or options that contradict each other.
     """
 
     def __post_init__(self) -> None:
-        """Check what the groups cannot check alone."""
+        """Check options across groups."""
         if self.recipe == "basic":
             self._set("force_price_only", True)
         super().__post_init__()

@@ -52,10 +52,10 @@ class ExportError(AtbFastError, RuntimeError):
 
 
 class StorageError(AtbFastError, OSError):
-    """The registry or the cache cannot be read or written, or is damaged."""
+    """The registry or the cache directory cannot be read or written, or the store is damaged."""
 
     exit_code = 6
-    meaning = "the registry or the cache cannot be read or written, or is damaged"
+    meaning = "the registry or the cache directory cannot be read or written, or is damaged"
 
 
 class MissingExtraError(AtbFastError, ImportError):
@@ -66,7 +66,7 @@ class MissingExtraError(AtbFastError, ImportError):
 
 
 class FetchError(AtbFastError, OSError):
-    """Candles or sentiment are not cached and cannot be downloaded."""
+    """Candles or sentiment are not stored and cannot be downloaded."""
 
     exit_code = 8
     meaning = "candles or sentiment cannot be downloaded"
@@ -76,11 +76,11 @@ class BundleError(AtbFastError, ValueError):
     """A bundle is missing, is damaged, or breaks the contract with the engines."""
 
     exit_code = 9
-    meaning = "a bundle is missing, damaged or must not go live"
+    meaning = "a bundle is missing, is damaged, or must not go live"
 
 
 class LeakError(AtbFastError, ValueError):
-    """A recipe with look-ahead bias."""
+    """A recipe has look-ahead bias."""
 
     exit_code = 10
     meaning = "a recipe has look-ahead bias"
@@ -92,7 +92,7 @@ INTERRUPTED = 130
 _KINDS: list[type[AtbFastError]] = [AtbFastError, *AtbFastError.__subclasses__()]
 #: What each exit code means.
 EXIT_CODES = {
-    0: "done",
+    0: "success",
     **{kind.exit_code: kind.meaning for kind in _KINDS},
     INTERRUPTED: "interrupted",
 }

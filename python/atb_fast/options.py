@@ -1,7 +1,7 @@
-"""What an option is: its type, default, help text and limits, declared once at a dataclass field.
+"""Options: type, default, help text and limits, each declared once at a dataclass field.
 
 The command line, the settings file, the environment variables and the checks of `TrainingConfig`
-are all derived from these declarations. Nothing heavy is imported, because `--help` imports this.
+are all derived from these declarations. `--help` imports this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class Option:
     """One option of a training run.
 
     Attributes:
-        name: As a Python attribute, for example `batch_size`.
+        name: Name of the Python attribute, for example `batch_size`.
         kind: `bool`, `int`, `str`, `date` or `Path`.
-        optional: Whether None is a value.
-        choices: The values allowed, empty for any of `kind`.
-        minimum: The least value allowed.
-        default: None if `factory` computes it, or if there is none.
+        optional: Whether None is allowed.
+        choices: Allowed values; empty if every value of `kind` is.
+        minimum: Smallest allowed value.
+        default: The default; None if `factory` computes it, or if there is none.
         factory: Computes the default.
         help: One or two sentences for `--help`.
-        recipes: The recipes that the option affects, empty for all. With any other recipe, a value
+        recipes: The recipes that the option affects; empty for all. With any other recipe, a value
             other than the default is an error.
         ignored: Whether other recipes ignore a value instead.
-        machine: Whether it belongs to this machine and run, and says nothing about the model.
-        input_file: Whether it is a data file, which may have been moved since.
-        variable: An environment variable that is read besides `ATB_FAST_<NAME>`.
+        machine: Whether it concerns only this machine and this run, not the model.
+        input_file: Whether it is a data file, which may have been moved since a recorded run.
+        variable: An environment variable that is read in addition to `ATB_FAST_<NAME>`.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The option as the command line and all messages write it, for example `--batch-size`."""
+        """The option as written on the command line and in messages, for example `--batch-size`."""
         return f"--{self.name.replace('_', '-')}"
 
     def affects(self, recipe: str) -> bool:
-        """Return whether the option has an effect on a model of `recipe`."""
+        """Return whether the option affects a model of `recipe`."""
         return not self.recipes or recipe in self.recipes
 
     def check(self, value: Any) -> Any:
@@ -103,7 +103,7 @@ def option(default: Any, help_text: str, **declared: Any) -> Any:
 
 
 def declared(group: type) -> Iterator[Option]:
-    """Yield the options that the fields of a dataclass declare, in their order."""
+    """Yield the options that the fields of a dataclass declare, in order."""
     hints = get_type_hints(group)
     for item in dataclasses.fields(group):
         if not item.metadata:
@@ -154,7 +154,7 @@ def _to_bool(value: bool) -> bool:
     return value
 
 
-#: How a value becomes one of a type, and how an error message describes that type.
+#: For each type, the function that converts a value to it, and its name in error messages.
 _CONVERTERS: dict[type, tuple[Callable[[Any], Any], str]] = {
     date: (_to_date, "a date such as 2024-01-31"),
     Path: (_to_path, "a path"),

@@ -1,4 +1,4 @@
-"""Atomic writes, and removal of files that were not used for a long time."""
+"""Atomic writes, and removal of files that have not been used for a long time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace the content of `path` by `data`, completely and durably, or not at all.
+    """Replace the content of `path` with `data`, either completely and durably or not at all.
 
-    A killed process leaves a file named `.*.tmp` in the same directory.
+    A killed process may leave a file named `.*.tmp` in the same directory.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
@@ -21,7 +21,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(descriptor)
-        # mkstemp makes the file private; give it the usual permissions.
+        # mkstemp creates a private file; give it the usual permissions.
         temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except BaseException:
@@ -41,20 +41,20 @@ def sync_directory(directory: Path) -> None:
 
 
 def umask() -> int:
-    """Return the permission bits that new files do not get."""
+    """Return the umask of this process: the permission bits that new files do not get."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
-#: Cached files unused for this many days are removed when others are written.
+#: Cached files that have not been used for this many days are removed when others are written.
 UNUSED_DAYS = 30
 
 
 def remove_unused(directory: Path, days: float, *, dry_run: bool = False) -> list[tuple[Path, int]]:
-    """Remove cached files unused for `days`, and return the path and the size of each.
+    """Remove cached files that have not been used for `days`; return the path and size of each.
 
-    Temporary files of killed runs are kept for a day, because another run may still write them.
+    Temporary files are kept for at least a day, because another run may still be writing them.
     """
     removed = []
     for pattern, least in (("*.npz", 0.0), (".*.tmp", 1.0)):

@@ -189,8 +189,8 @@ def test_variables_that_no_option_reads_are_named(caplog: pytest.LogCaptureFixtu
     assert not caplog.messages
     shown(ATB_FAST_EPOCH="5", ATB_FAST_LEARNING_RATE="1e-3")
     assert caplog.messages == [
-        "ATB_FAST_EPOCH is set, but unknown and ignored; did you mean ATB_FAST_EPOCHS?",
-        "ATB_FAST_LEARNING_RATE is set, but unknown and ignored",
+        "ignoring the unknown variable ATB_FAST_EPOCH; did you mean ATB_FAST_EPOCHS?",
+        "ignoring the unknown variable ATB_FAST_LEARNING_RATE",
     ]
 
 
@@ -224,15 +224,15 @@ def test_price_takes_what_is_different_from_its_own_table(
     assert "sequence_length" not in price
     (notice,) = caplog.messages
     assert notice == (
-        "atb-fast.toml: timeframe, sequence_length, force_sentiment in [train] ignored; "
-        "set in [train.price]"
+        "atb-fast.toml: train price ignores timeframe, sequence_length, force_sentiment in [train]; "
+        "its own table is [train.price]"
     )
     assert shown("model")["epochs"] == (10, "atb-fast.toml")
     Path("atb-fast.toml").write_text("[train.price]\ntimeframe = '4h'\n")
     assert shown("price")["timeframe"] == ("4h", "atb-fast.toml")
     caplog.clear()
     shown("price", ATB_FAST_SEQUENCE_LENGTH="60")
-    assert caplog.messages == ["ATB_FAST_SEQUENCE_LENGTH ignored by train price"]
+    assert caplog.messages == ["train price ignores ATB_FAST_SEQUENCE_LENGTH"]
 
 
 def test_store_and_registry_hold_for_the_other_commands(home: Path) -> None:
@@ -253,7 +253,7 @@ def test_store_and_registry_hold_for_the_other_commands(home: Path) -> None:
         ("[train", "f.toml is not valid TOML: "),
         ("[train]\nepoch = 5", "f.toml: key epoch in [train] is unknown; did you mean epochs?"),
         ("[train]\nsymbol = 'X'", "f.toml: key symbol in [train] is unknown; see atb-fast train"),
-        ("epochs = 5", "f.toml: key epochs is outside of a table; move it below [train]"),
+        ("epochs = 5", "f.toml: key epochs is not in a table; move it below [train]"),
         ("[trian]\nepochs = 5", "f.toml: [trian] is unknown; did you mean train?"),
         ("train = 4", "f.toml: train is 4, expected a table, [train]"),
         ("[train]\nmodel = 4", "key model in [train] is 4, expected a table, [train.model]"),

@@ -179,7 +179,9 @@ def test_doctor_says_what_is_missing_and_how_to_fix_it(
     assert "--force-sentiment is from both.toml" in both
     done = new_process("doctor")
     assert done.returncode == 7
-    assert done.stderr == "error: training does not work: settings, tf2onnx, registry\n"
+    assert done.stderr == (
+        "error: training does not work: settings, tf2onnx, registry; apply the fixes listed above\n"
+    )
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     bad = {line[1]: line[2] for line in lines if line[0] in ("problem", "missing")}
     assert bad.keys() == {"settings", "tf2onnx", "registry", "fng"}

@@ -77,7 +77,7 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
 
     every = atb_fast("models", "verify", "--all", "--registry", root, "--json")
     assert every.returncode == 9
-    assert "1 of 5 bundles must not be live" in every.stderr
+    assert "1 of 5 bundles must not go live" in every.stderr
     assert [bool(report["problems"]) for report in json.loads(every.stdout)] == [
         *(False, False, True, False, False)
     ]
@@ -129,7 +129,7 @@ def test_rollback_from_a_damaged_version_past_another(atb_fast: Run, root: Path)
     (root / "BTCUSDT" / "price" / first / "metadata.json").write_text("{")
     done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
     assert done.returncode == 0, done.stderr
-    assert f"{bad.name} must not be live: " in done.stderr
+    assert f"{bad.name} must not go live: " in done.stderr
     assert live(root) == oldest.name
     named = atb_fast("models", "rollback", f"BTCUSDT:1d:price:{first}", "--registry", root)
     assert named.returncode == 2
@@ -147,14 +147,14 @@ def test_what_does_not_verify_is_not_promoted(atb_fast: Run, root: Path) -> None
     (bundle / "model.onnx").write_bytes(content[:-100])
     done = atb_fast("models", "promote", key, "--force", "--registry", root)
     assert done.returncode == 9
-    assert "must not be live: " in done.stderr
+    assert "must not go live: " in done.stderr
     assert "Traceback" not in done.stderr
     assert live(root) == before
     kept = work_folder(root) / "unpublished" / bundle.name
     shutil.copytree(bundle, kept)
     done = atb_fast("models", "promote", kept, "--registry", root)
     assert (done.returncode, "was not published" in done.stderr) == (9, True)
-    assert f"1 not published, without a checked model.onnx: {kept.parent}" in str(
+    assert f"1 unpublished, without a checked model.onnx: {kept.parent}" in str(
         atb_fast("models", "ls", "--registry", root).stdout
     )
     for registry_option in (root.parent / "other", root / "BTCUSDT" / ".." / ".."):
@@ -434,7 +434,7 @@ def test_the_way_back_to_a_bundle_of_another_trainer(atb_fast: Run, shared_regis
     (root / "BTCUSDT" / "price" / "2024-01-02_03h_v1" / "model.onnx").write_bytes(b"nothing")
     done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
     assert done.returncode == 9
-    assert "2024-01-02_03h_v1 must not be live: " in done.stderr
+    assert "2024-01-02_03h_v1 must not go live: " in done.stderr
     assert "there is no sound version of BTCUSDT:1d:price before champion" in done.stderr
 
     key = "BTCUSDT:1d:price"

@@ -90,13 +90,13 @@ def promote(path: Path, registry: Path, *, force: bool) -> tuple[Path, str | Non
 
     Raises:
         ArgumentError: `path` is not a version in `registry`.
-        BundleError: The bundle must not be live.
+        BundleError: The bundle must not go live.
         StorageError: The registry cannot be written.
     """
     path = _inside(path, registry)
     report = check(path)
     if report.problems:
-        raise BundleError(f"{path} must not be live: {'; '.join(report.problems)}")
+        raise BundleError(f"{path} must not go live: {'; '.join(report.problems)}")
     if report.unchecked and not force:
         raise BundleError(
             f"{path} could not be checked: {'; '.join(report.unchecked)}; pass --force to promote "
@@ -159,7 +159,7 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
     for release in reversed(_before(live, registry.resolve(), wanted.timeframe)):
         path, report = release.path, _check(release)
         if report.problems:
-            log.warning("%s must not be live: %s", path, "; ".join(report.problems))
+            log.warning("%s must not go live: %s", path, "; ".join(report.problems))
             continue
         if report.unchecked:
             log.warning("%s could not be checked: %s", path, "; ".join(report.unchecked))

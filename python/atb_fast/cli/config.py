@@ -1,4 +1,4 @@
-"""`atb-fast config`: the settings of training, and where each comes from."""
+"""`atb-fast config`: the options of training, and where each comes from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ settings_file = click.option(
 
 @click.group()
 def config() -> None:
-    """Show the settings of training."""
+    """Show the options of training, and where they come from."""
 
 
 @config.command()
@@ -59,14 +59,14 @@ def training_context(command: str, path: Path | None) -> click.Context:
 
     Raises:
         ArgumentError: The settings file cannot be used.
-        click.BadParameter: A variable has a value that its option cannot have.
+        click.BadParameter: A variable has an invalid value.
     """
     arguments = ["SYMBOL", *(["--config", str(path)] if path else [])]
     return train.commands[command].make_context(f"{PROGRAM} train {command}", arguments)
 
 
 def _effective(name: str, value: Any) -> bool | int | str | None:
-    """Return the value of an option as JSON has it, with its computed default."""
+    """Return the value of an option as a JSON value; its computed default if it has none."""
     compute_default = OPTIONS[name].factory
     if value is None and compute_default:
         value = compute_default()

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def _root(_context: click.Context, _parameter: click.Parameter, given: Path | None) -> Path:
-    """Return the cache directory; a file is refused."""
+    """Return the cache directory; raise ArgumentError if it is a file."""
     root = OPTIONS["cache_dir"].check(given) if given else default_cache_dir()
     check_cache_dir(root)
     return root
@@ -33,7 +33,7 @@ _cache_dir = click.option(
     "root",
     type=click.Path(path_type=Path),
     callback=_root,
-    help="Directory of the store. Default: $ATB_FAST_CACHE, else the platform's cache directory.",
+    help="Cache directory. Default: $ATB_FAST_CACHE, else that of the platform.",
 )
 _dry_run = click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 _timeframes = click.option(
@@ -44,7 +44,7 @@ _timeframes = click.option(
     help="Length of a bar; can be repeated.",
 )
 
-#: Details of a finding that only JSON has; the table shows whether the series is sound.
+#: Details that only JSON has; the table shows whether the series is sound.
 _DETAILS = ("problems", "duplicates", "out_of_order", "bad_bars")
 #: Short headers, so that a table fits 80 columns.
 _HEADERS = {
@@ -53,7 +53,7 @@ _HEADERS = {
     "zero_volume": "no trade",
     "longest_step": "longest",
 }
-#: Columns of numbers.
+#: Columns of numbers, which are aligned right.
 _NUMBERS = (
     *("rows", "files", "outages", "bytes", "missing", "hole_runs", "off_grid", "zero_volume"),
 )
@@ -75,17 +75,18 @@ def data() -> None:
 @data.command()
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
 @_timeframes
-@_day("--start-date", "First day, UTC. Default: the listing.")
-@_day("--end-date", "Last day, UTC, inclusive. Default: the last closed candle.")
-@click.option("--skip-sentiment", is_flag=True, help="Do not fetch the Fear & Greed index.")
-@click.option("--force-refresh", is_flag=True, help="Fetch everything again, stored or not.")
-@_offline("Open no connection; fail if something is not stored.")
+@_day("--start-date", "First day, UTC, inclusive. Default: the first day available.")
+@_day("--end-date", "Last day, UTC, inclusive. Default: the last day available.")
+@click.option("--skip-sentiment", is_flag=True, help="Do not download the Fear & Greed index.")
+@click.option("--force-refresh", is_flag=True, help="Download the range again.")
+@_offline("Open no connection; data that is not stored is an error.")
 @click.option(
     "--freshness-days",
     type=click.IntRange(min=0),
     default=7,
     show_default=True,
-    help="Days by which the newest stored sentiment may be older than the end date.",
+    help="Days by which stored sentiment may be older than the end date before it is downloaded "
+    "again.",
 )
 @_cache_dir
 @as_json
@@ -102,9 +103,9 @@ def fetch(
     root: Path,
     as_json: bool,
 ) -> None:
-    """Download the candles of SYMBOL... and the sentiment that are not stored yet.
+    """Download candles of SYMBOL... and sentiment that are not stored yet.
 
-    The timeframe is 1d unless others are given. A failed series does not stop the others.
+    The default timeframe is 1d. A failed series does not stop the others.
     """
     from rich.console import Console
 
@@ -117,9 +118,11 @@ def fetch(
         check_symbol(symbol)
     first, last = (day.date() if day else None for day in (start_date, end_date))
     if first and last and first > last:
-        raise ArgumentError(f"start_date {first} is after end_date {last}; swap them")
+        raise ArgumentError(f"--start-date {first} is after --end-date {last}; swap them")
     if offline and force_refresh:
-        raise ArgumentError("--offline contradicts --force-refresh; pass only one of them")
+        raise ArgumentError(
+            "--offline and --force-refresh contradict each other; pass only one of them"
+        )
     with bars(Console(stderr=True, highlight=False)) as shown:
         fetcher = Fetcher(
             cache_dir=root,
@@ -139,7 +142,7 @@ def fetch(
 @_cache_dir
 @as_json
 def list_stored(root: Path, as_json: bool) -> None:
-    """List what is stored."""
+    """List stored candles and sentiment, and cached files."""
     from atb_fast.ingestion import maintenance
 
     _show(maintenance.stored(root), as_json, str(root), hide=("fetched", "source"))
@@ -152,9 +155,9 @@ def list_stored(root: Path, as_json: bool) -> None:
 def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
     """Check the whole store, or FILES of candles.
 
-    Checks hashes, the time grid, gaps, duplicates and impossible bars. Exit code 3 if anything is
-    damaged. Gaps and bars off the grid are reported, but they are no damage, as the exchange itself
-    may have them.
+    Checks hashes, the time grid, gaps, duplicates and impossible bars. The exit code is 3 if
+    anything is damaged. Gaps and bars off the grid are reported but are not damage: the exchange
+    itself may have them.
     """
     from atb_fast.ingestion import maintenance
 
@@ -168,16 +171,16 @@ def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
     if problems and not as_json:
         click.echo("\n".join(problems))
     if problems:
-        where, fix = ("files", "fix them") if files else ("store", "run: atb-fast data repair")
+        where, fix = ("files", "fix them") if files else ("store", "run atb-fast data repair")
         raise DataError(f"problems found in the {where}: {len(problems)}; {fix}")
 
 
 @data.command()
-@_offline("Only drop what is damaged; download nothing.")
+@_offline("Only drop damaged data; download nothing.")
 @_cache_dir
 @as_json
 def repair(offline: bool, root: Path, as_json: bool) -> None:
-    """Drop what is damaged, and download it again."""
+    """Drop damaged data and download it again."""
     from atb_fast.ingestion import maintenance
     from atb_fast.ingestion.fetch import Fetcher
 
@@ -192,13 +195,13 @@ def repair(offline: bool, root: Path, as_json: bool) -> None:
     type=click.FloatRange(min=0),
     required=True,
     metavar="DAYS",
-    help="Remove what was last used this many days ago, or earlier.",
+    help="Remove data that was last used this many days ago or earlier.",
 )
 @_dry_run
 @_cache_dir
 @as_json
 def prune(older_than: float, dry_run: bool, root: Path, as_json: bool) -> None:
-    """Remove what has not been used for some time."""
+    """Remove data that has not been used for some time."""
     from atb_fast.ingestion import maintenance
 
     rows = maintenance.prune(root, older_than, dry_run=dry_run)
@@ -227,7 +230,7 @@ def clear(
 ) -> None:
     """Remove stored data by name.
 
-    Candles are selected by SYMBOL, by --timeframe, or by both; everything else by its own flag.
+    SYMBOL and --timeframe select candles; sentiment and features have flags of their own.
     """
     from atb_fast.ingestion import maintenance
 
@@ -248,7 +251,7 @@ def clear(
 
 
 def _raise(errors: list[AtbFastError]) -> None:
-    """Report all errors but the last, and raise that one."""
+    """Log all errors but the last, and raise the last one."""
     for error in errors[:-1]:
         log.error("error: %s", error)
     if errors:

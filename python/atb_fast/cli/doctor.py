@@ -1,4 +1,4 @@
-"""`atb-fast doctor`: whether training works here, and what to do if it does not."""
+"""`atb-fast doctor`: checks whether training works here, and says how to fix what does not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atb_fast.errors import ArgumentError, AtbFastError
 if TYPE_CHECKING:
     from atb_fast.runs.installation import Check
 
-#: Stands for any symbol: no check depends on it.
+#: A placeholder: no check depends on the symbol.
 _SYMBOL = "BTCUSDT"
 
 
@@ -26,10 +26,10 @@ _SYMBOL = "BTCUSDT"
 @settings_file
 @as_json
 def doctor(path: Path | None, as_json: bool) -> None:
-    """Check the installation and the settings, and say what keeps training from working.
+    """Check the installation and the settings, and print fixes.
 
-    Opens no connection. Exit code 0 if training works, 7 if a dependency is not installed, 2 or 6
-    if the settings, the cache directory or the registry must be fixed first.
+    Opens no connection. The exit code is 0 if training works, 7 if a dependency is not installed,
+    and 2 or 6 if the settings, the cache directory or the registry must be fixed first.
     """
     from atb_fast.runs.installation import examine
 
@@ -46,7 +46,8 @@ def doctor(path: Path | None, as_json: bool) -> None:
     stops = [check for check in checks if check.exit_code]
     if stops:
         failure = AtbFastError(
-            f"training does not work: {', '.join(check.name for check in stops)}"
+            f"training does not work: {', '.join(check.name for check in stops)}; apply the fixes "
+            "listed above"
         )
         failure.exit_code = max(check.exit_code for check in stops)
         raise failure
@@ -55,7 +56,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
 
 
 def _settings(path: Path | None) -> tuple[Check, TrainingConfig]:
-    """Return the check of the settings, and what `train` would use: defaults if it fails."""
+    """Return the check of the settings, and the options of `train`: the defaults if it fails."""
     from atb_fast.runs.installation import Check
 
     try:

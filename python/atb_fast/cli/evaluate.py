@@ -1,4 +1,4 @@
-"""`atb-fast evaluate` and `atb-fast check`: how good a recipe is, and whether it looks ahead."""
+"""`atb-fast evaluate` and `atb-fast check`: walk-forward evaluation and the leak check."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from atb_fast.evaluation.walk_forward import Fold
 
 _DATA = names(MarketOptions, RecipeOptions)
-#: Neither command keeps anything, so what a run writes does not apply.
+#: Neither command writes anything, so the options of output do not apply.
 _FITTING = tuple(name for name in names(FitOptions) if name not in OF_THE_MACHINE)
 
 
@@ -67,8 +67,8 @@ def _count(name: str, default: int, help_text: str) -> click.Option:
         *training_options(
             (*_DATA, *_FITTING),
             embargo={
-                "help": "Bars skipped between training, validation and test, in addition to "
-                "purging. Default: 1 % of the bars."
+                "help": "Bars dropped between training, validation and test, in addition to "
+                "purging. Default: 1% of the bars."
             },
         ),
     ],
@@ -90,9 +90,9 @@ def evaluate(
     """Evaluate a recipe walk-forward on SYMBOL.
 
     The newer half of the windows is split into --folds test periods. For each, a model is trained
-    on the windows before it, of which the newest 15 % are for validation; windows that share a bar
-    with the next part are purged. Each fold is compared with predicting no change, and with least
-    squares on the last bar. Nothing is stored.
+    on the windows before it, of which the newest 15% are the validation part; windows that share a
+    bar with the next part are purged. Each fold is compared with persistence, the forecast "no
+    change", and with least squares on the last bar. No bundle is written.
     """
     from rich.console import Console
 
@@ -130,7 +130,7 @@ def check() -> None:
     params=[
         click.Argument(["symbol"]),
         _count(
-            "cuts", 20, "Number of cuts, evenly spaced, in addition to those where parts begin."
+            "cuts", 20, "Number of evenly spaced cuts, in addition to those where a part begins."
         ),
         *training_options(_DATA),
     ],
@@ -139,10 +139,10 @@ def check() -> None:
 @as_json
 @click.pass_context
 def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **options: Any) -> None:
-    """Remove the future of SYMBOL at many cuts, and check that nothing before them changes.
+    """Check the recipe on SYMBOL for look-ahead bias.
 
-    Compares the features, the targets, and which windows are in which part, and names those with
-    look-ahead bias. Exit code 10 if there are any.
+    Removes the future at many cuts in time, and checks that nothing before a cut changes: neither
+    features, nor targets, nor the split. Names everything that does. The exit code is then 10.
     """
     from atb_fast.evaluation.leak import find_leaks
     from atb_fast.ingestion.market import load_market
@@ -165,7 +165,7 @@ def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
         f"{config.symbol} {config.timeframe}, {config.recipe} recipe: RMSE is {min(ratios):.3f} to "
         f"{max(ratios):.3f} times that of persistence, worse than persistence in "
         f"{sum(ratio > 1.0 for ratio in ratios)} of {len(folds)} folds"
-        + (f", shrunk to persistence in {shrunk}" if shrunk else "")
+        + (f", a shrinkage factor of 0 in {shrunk}" if shrunk else "")
     )
     columns = [
         Column("tested from"),
@@ -181,7 +181,7 @@ def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
         "share of upward moves."
     )
     if config.recipe == "legacy":
-        print_text("The scalers of this recipe were fitted on the test bars too (look-ahead bias).")
+        print_text("This recipe has look-ahead bias: its scalers were fitted on the test bars too.")
 
 
 def _fold_cells(fold: Fold) -> tuple[str | int, ...]:
@@ -194,7 +194,7 @@ def _fold_cells(fold: Fold) -> tuple[str | int, ...]:
         f"{fold.persistence_rmse:,.2f}",
         f"{fold.ratio:.3f}",
         f"{fold.linear_ratio:.3f}",
-        right if fold.directional_bars else "-",  # a model shrunk to persistence has no direction
+        right if fold.directional_bars else "-",  # persistence has no direction
         f"{fold.up_share:.0%}",
     )
 

@@ -22,7 +22,7 @@ from atb_fast.cli.train import train
 from atb_fast.errors import INTERRUPTED, AtbFastError, message_and_code
 from atb_fast.training.startup import separate_stderr
 
-#: The completion script sets this variable to request completions.
+#: The completion scripts set this variable to request completions.
 _COMPLETE = "_ATB_FAST_COMPLETE"
 
 
@@ -59,11 +59,11 @@ def completion(shell: str) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; an expected error is one line on stderr and an exit code."""
+    """Run the command line. An expected error becomes one line on stderr and an exit code."""
     separate_stderr()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("atb_fast").setLevel(logging.INFO)
-    # A terminated run cleans up like an interrupted one.
+    # SIGTERM cleans up like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cli.main(prog_name=PROGRAM, complete_var=_COMPLETE, standalone_mode=False)
@@ -85,7 +85,7 @@ def _fail(message: str, code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    # Everything is cleaned up. A thread that waits for a server must not keep the program alive.
+    # Cleanup is done by now. A thread that waits for a server must not keep the program alive.
     os._exit(code)
 
 

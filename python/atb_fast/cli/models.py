@@ -1,4 +1,4 @@
-"""`atb-fast models`: what is in the registry, and which of it engines load."""
+"""`atb-fast models`: the bundles in the registry, and which of them are live."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _registry = click.option(
 def models() -> None:
     """List, verify, promote and delete bundles.
 
-    BUNDLE is a directory, or SYMBOL:TIMEFRAME:TYPE[:VERSION] as engines name it, for example
-    BTCUSDT:1h:basic. Without a version, it is the bundle that `latest` points to.
+    BUNDLE is a directory, or SYMBOL:TIMEFRAME:TYPE[:VERSION], for example BTCUSDT:1h:basic. Without
+    a version, it is the live bundle, which `latest` points to.
     """
 
 
@@ -42,9 +42,9 @@ def models() -> None:
 @_registry
 @as_json
 def list_models(registry: Path, as_json: bool) -> None:
-    """List the bundles in the registry, and mark the ones that engines load.
+    """List the bundles in the registry, and mark the live ones.
 
-    Bundles of other trainers are listed with what cannot be verified about them.
+    For bundles of other trainers, the list says what cannot be verified.
     """
     from atb_fast.bundles.releases import releases
 
@@ -57,7 +57,7 @@ def list_models(registry: Path, as_json: bool) -> None:
         _print_bundles(str(registry), rows)
     kept = unpublished(registry)
     if kept and not as_json:
-        click.echo(f"{len(kept)} not published, without a checked model.onnx: {kept[0].parent}")
+        click.echo(f"{len(kept)} unpublished, without a checked model.onnx: {kept[0].parent}")
 
 
 @models.command()
@@ -86,9 +86,9 @@ def show(bundle: str, registry: Path, as_json: bool) -> None:
 def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool) -> None:
     """Verify BUNDLE...: the contract with the engines, a run of the model, train/serve skew.
 
-    Skew is the largest difference between a feature in training and the same feature computed for
-    scoring, bar by bar. The exit code is 9 if a bundle must not be live. Of bundles of other
-    trainers, only whether engines can load them is verified.
+    Skew is the largest difference between a feature in training and the same feature in scoring.
+    The exit code is 9 if a bundle must not go live. For bundles of other trainers, verify only
+    checks whether engines can load them.
     """
     from atb_fast.bundles.releases import check
     from atb_fast.serving.verification import Report
@@ -99,7 +99,7 @@ def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool)
     if every:
         for path in versions(registry):
             report = check(path)
-            if path.is_dir():  # another process may have deleted it in the meantime
+            if path.is_dir():  # otherwise another process has deleted it in the meantime
                 reports.append(report)
     for bundle in bundles:
         try:
@@ -115,7 +115,9 @@ def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool)
             click.echo(f"no bundles in {registry}")
     bad = sum(bool(report.problems) for report in reports)
     if bad:
-        raise BundleError(f"{bad} of {len(reports)} bundles must not be live")
+        raise BundleError(
+            f"{bad} of {len(reports)} bundles must not go live; see the problems above"
+        )
 
 
 @models.command()
@@ -123,13 +125,13 @@ def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool)
 @click.option(
     "--force",
     is_flag=True,
-    help="Promote it even if `latest` has another timeframe now, or something could not be "
-    "checked, as in bundles of other trainers.",
+    help="Promote it even if the live bundle has another timeframe, or if something could not be "
+    "checked, as for bundles of other trainers.",
 )
 @_registry
 @as_json
 def promote(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
-    """Make engines load BUNDLE: verify it, then point `latest` to it."""
+    """Verify BUNDLE and make it live: `latest` then points to it."""
     from atb_fast.bundles.releases import promote as make_live
 
     _say_live(*make_live(find(bundle, registry), registry, force=force), as_json)
@@ -138,15 +140,15 @@ def promote(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
 @models.command()
 @click.argument("bundle")
 @click.option(
-    "--force", is_flag=True, help="Accept a version of which something could not be checked."
+    "--force", is_flag=True, help="Accept a version that could not be checked completely."
 )
 @_registry
 @as_json
 def rollback(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
-    """Make engines load the newest sound version before the live one.
+    """Make the newest older version that passes verification live.
 
     BUNDLE is SYMBOL:TIMEFRAME:TYPE. The live version may be damaged or missing. Bundles of other
-    trainers count if engines can load them.
+    trainers are accepted if engines can load them.
     """
     from atb_fast.bundles.releases import rollback as roll_back
 
@@ -158,13 +160,13 @@ def rollback(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
     "--keep",
     type=click.IntRange(min=1),
     required=True,
-    help="Number of the newest versions to keep of each symbol, type and timeframe.",
+    help="Number of newest versions to keep for each symbol, type and timeframe.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be deleted, and delete nothing.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
 @_registry
 @as_json
 def prune(keep: int, dry_run: bool, registry: Path, as_json: bool) -> None:
-    """Delete old versions, but never one that `latest` points to or that another trainer made."""
+    """Delete old versions, but never a live one, nor one of another trainer."""
     from atb_fast.bundles.releases import prune as delete_old
 
     removed = [str(path) for path in delete_old(registry, keep, dry_run=dry_run)]
@@ -232,13 +234,13 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _horizon(metadata: dict[str, Any]) -> Any:
-    """Return the bars from the last close to the predicted one; only causal models have several."""
+    """Return the horizon of a bundle; only causal models have more than one bar."""
     normalization = metadata.get("price_normalization")
     return normalization.get("horizon", 1) if isinstance(normalization, dict) else 1
 
 
 def _finite(value: Any) -> Any:
-    """Return `value` with null for NaN and infinities, which old bundles have and JSON has not."""
+    """Return `value` with null for NaN and infinities: old bundles have some, JSON cannot."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -251,14 +253,14 @@ def _number(value: Any) -> str:
 
 
 def _say(report: Report) -> None:
-    click.echo(f"{report.path}: {'must not be live' if report.problems else 'ok'}")
+    click.echo(f"{report.path}: {'must not go live' if report.problems else 'ok'}")
     for problem in report.problems:
         click.echo(f"  {problem}")
     if report.skew is not None:
-        click.echo(f"  largest train/serve difference of a feature: {report.skew:.1e}")
+        click.echo(f"  train/serve skew, largest difference of a feature: {report.skew:.1e}")
     if report.prediction_difference is not None:
         difference = report.prediction_difference
-        click.echo(f"  largest difference of a prediction to Keras: {difference:.1e} of the price")
+        click.echo(f"  largest difference from Keras: {difference:.1e} of the price")
     for what in report.unchecked:
         click.echo(f"  not checked: {what}")
 

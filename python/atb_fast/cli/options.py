@@ -1,4 +1,4 @@
-"""What several commands share: the options of a training run, --json, and the exit codes."""
+"""Shared by several commands: the options of a training run, --json, and the exit codes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from atb_fast.options import Option
 PROGRAM = "atb-fast"
 EXIT_CODES = f"Exit codes: {', '.join(f'{code} {text}' for code, text in _MEANINGS.items())}."
 
-#: Options of this machine and run, which say nothing about the model.
+#: Options that concern only this machine and this run, not the model.
 OF_THE_MACHINE = tuple(name for name, item in OPTIONS.items() if item.machine)
 #: Options that affect a basic model; the engines fix everything else about it.
 FOR_BASIC = tuple(name for name, item in OPTIONS.items() if item.affects("basic"))
-#: The tables of a settings file, and the options each may hold.
+#: The tables of a settings file, and the options that each may contain.
 TABLES = {"train": tuple(OPTIONS), "train.model": tuple(OPTIONS), "train.price": FOR_BASIC}
 
 as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document to stdout, the log to stderr."
+    "--json", "as_json", is_flag=True, help="Print one JSON document to stdout; log to stderr."
 )
 
 
@@ -41,7 +41,7 @@ class GroupedCommand(click.Command):
     """A command whose help lists the options of a training run by group."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section per group, and the options of the command itself at the end."""
+        """Write one section for each group, and the options of the command itself at the end."""
         headings = {name: title for title, group in GROUPS.items() for name in names(group)}
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in [*GROUPS, "Options"]}
         for parameter in self.get_params(context):
@@ -61,7 +61,7 @@ def training_options(
 
     Args:
         wanted: Names of options.
-        changed: For this command only, attributes of an `Option` that differ, by name.
+        changed: Attributes of an `Option` that differ for this command, by name of the option.
     """
     return [
         _click_option(replace(item, **changed.get(name, {})))
@@ -78,7 +78,7 @@ def _click_option(item: Option) -> click.Option:
         int: click.IntRange(min=item.minimum),
     }
     return click.Option(
-        # A flag must be able to switch off what the settings file switches on.
+        # The command line must be able to turn off a switch that the settings file turns on.
         [f"{item.flag}/--no-{item.flag[2:]}" if switch else item.flag, item.name],
         type=click.Choice(item.choices) if item.choices else types.get(item.kind),
         default=item.default,

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from atb_fast.config import TrainingConfig
     from atb_fast.evaluation.walk_forward import Fold
 
-#: An epoch of more windows takes more than a few seconds and gets a bar of its own.
+#: Epochs with more windows take more than a few seconds, so they get a bar of their own.
 _LONG_EPOCH = 20_000
-#: The stages after the training, which take minutes if there are millions of windows.
+#: The stages after training, which take minutes if there are millions of windows.
 _LAST_STAGES = ("evaluation", "diagnostics", "onnx", "artifacts")
 
 
@@ -37,7 +37,7 @@ class Bars(Listener):
         )
 
         self.progress = Progress(
-            SpinnerColumn(),  # Nothing else moves during compilation.
+            SpinnerColumn(),  # the only thing that moves during compilation
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -46,14 +46,14 @@ class Bars(Listener):
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
-            # An epoch may take longer than the 30 seconds on which rich bases its estimate.
+            # By default, rich estimates from the last 30 seconds; an epoch may take longer.
             speed_estimate_period=86_400,
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
 
     def update(self, name: str, done: int, total: int, unit: str, note: str = "") -> None:
-        """Move the bar called `name`, which disappears when it is full."""
+        """Update the bar called `name`. A full bar disappears."""
         if name not in self._tasks:
             self._tasks[name] = self.progress.add_task(
                 name, total=total, visible=False, unit=unit, note=note
@@ -63,11 +63,11 @@ class Bars(Listener):
         )
 
     def fetched(self, name: str, done: int, total: int) -> None:
-        """Move the bar of a series that is being downloaded."""
+        """Update the bar of a series that is being downloaded."""
         self.update(name, done, total, "candles")
 
     def for_training(self, config: TrainingConfig, *, several: bool = False) -> Listener:
-        """Return a listener for a training run, one of several at a time or the only one."""
+        """Return a listener for a training run: one of `several` in parallel, or the only one."""
         return _TrainingBars(self, config.epochs, config.symbol if several else "")
 
     def for_folds(self, config: TrainingConfig, folds: int) -> Listener:
@@ -107,7 +107,7 @@ class _TrainingBars(_EpochBars):
     def stage(self, name: str) -> None:
         if name == "evaluation":
             self._trained = True
-            self._move(self._epochs)  # Training may have stopped early.
+            self._move(self._epochs)  # training may have stopped early
         if self._trained and name in _LAST_STAGES:
             step, steps = _LAST_STAGES.index(name), len(_LAST_STAGES)
             self._bars.update(self._name("finishing"), step, steps, "steps", name)
@@ -136,12 +136,12 @@ class _FoldBars(_EpochBars):
         self._done = fold.number
         note = f"{fold.ratio:.3f} of no change"
         self._bars.update("walk-forward", self._done, self._folds, "folds", note)
-        # Training may have stopped early.
+        # training may have stopped early
         self._bars.update(f"fold {self._done}", self._epochs, self._epochs, "epochs")
 
 
 def _short(error: float) -> str:
-    """Format an error of prices, in the thousands, or of scaled targets, about 1."""
+    """Format an RMSE, which is in the thousands for prices and about 1 for scaled targets."""
     return f"{error:,.0f}" if error >= 1000 else f"{error:.4g}"
 
 
@@ -153,7 +153,7 @@ def bars(console: Console) -> Iterator[Bars]:
         yield shown
         return
     with shown.progress:
-        # rich has replaced sys.stderr by a stream that writes above the bars.
+        # rich has replaced sys.stderr with a stream that writes above the bars.
         streams = {
             handler: handler.setStream(sys.stderr)
             for handler in logging.getLogger().handlers

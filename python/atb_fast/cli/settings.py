@@ -1,7 +1,7 @@
 """Options from `atb-fast.toml` and the environment, which the command line overrides.
 
-click combines the layers. This module defines what the file may contain, and tells where a value
-came from.
+click combines the layers. This module defines what the file may contain, and finds out where a
+value came from.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 FILE = Path("atb-fast.toml")
 FILE_HELP = f"Settings file. Default: $ATB_FAST_CONFIG, else {FILE} if it exists."
 _META = "atb_fast.cli.settings"
-#: Variables that are not options: addresses of the sources, and those of tests and benchmarks.
+#: Variables that are not options: threads, addresses of the sources, and those of tests.
 _OTHER_VARIABLES = (
     *(f"ATB_FAST_{name}_URL" for name in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG")),
     *("ATB_FAST_THREADS", "ATB_FAST_SHARED", "ATB_FAST_KILLS", "ATB_FAST_FAULTS"),
 )
 
-#: Options with which every command finds what training has written.
+#: The directories that training writes to and that other commands read.
 _DIRECTORIES = tuple(name for name, item in OPTIONS.items() if item.factory)
 
 #: The tables of the file by name, with the options each may contain.
@@ -40,9 +40,10 @@ Tables = Mapping[str, Sequence[str]]
 
 
 def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
-    """Return the options in each table of the file at `path`, in the types that click expects.
+    """Return the options of each table of the file at `path`, as types that click expects.
 
-    Paths are relative to the directory of the file. `[train.price]` is the table `train.price`.
+    Paths are relative to the directory of the file. The table `[train.price]` has the key
+    `train.price`.
 
     Raises:
         ArgumentError: The file cannot be read, is not TOML, or has an invalid key or value.
@@ -50,7 +51,9 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ArgumentError(f"{path} cannot be read: {error.strerror}") from error
+        raise ArgumentError(
+            f"{path} cannot be read: {error.strerror}; pass a settings file as --config"
+        ) from error
     except ValueError as error:
         raise ArgumentError(f"{path} is not valid TOML: {error}") from error
     found: dict[str, dict[str, bool | int | str]] = {}
@@ -76,7 +79,7 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
     for key, value in document.items():
         option = key.replace("-", "_")
         if any(option in names for names in tables.values()):
-            raise ArgumentError(f"{path}: key {key} is outside of a table; move it below [train]")
+            raise ArgumentError(f"{path}: key {key} is not in a table; move it below [train]")
         _check_name(f"{path}: [{key}]", key, tables)
         if not isinstance(value, dict):
             raise ArgumentError(f"{path}: {key} is {value!r}, expected a table, [{key}]")
@@ -109,15 +112,14 @@ def attach(
     apart: Collection[str] = (),
     shared: Collection[str] = _DIRECTORIES,
 ) -> None:
-    """Add --config to `command`, and let its options come from the file and the environment.
+    """Add --config to `command`, and read its options from the file and the environment.
 
     Args:
         command: Any command.
         tables: The tables of the file.
         table: The command's own table, which overrides `[train]`.
         apart: Options that the command takes from its own table only.
-        shared: Options that a command without a table takes from `[train]`; by default the
-            directories that training writes to.
+        shared: Options that a command without a table of its own takes from `[train]`.
     """
     options = {
         name: option
@@ -133,7 +135,7 @@ def attach(
             return
         left_out = (variable_set(name) for name in apart if name not in options)
         if idle := [variable for variable in left_out if variable]:
-            log.info("%s ignored by %s", ", ".join(idle), table.replace(".", " "))
+            log.info("%s ignores %s", table.replace(".", " "), ", ".join(idle))
         path = given or (FILE if FILE.exists() else None)
         if path is None:
             return
@@ -141,7 +143,13 @@ def attach(
         shared, own = found.get("train", {}), found.get(table, {})
         unused = [name for name in shared if name in apart and name not in own]
         if unused:
-            log.info("%s: %s in [train] ignored; set in [%s]", path, ", ".join(unused), table)
+            log.info(
+                "%s: %s ignores %s in [train]; its own table is [%s]",
+                path,
+                table.replace(".", " "),
+                ", ".join(unused),
+                table,
+            )
         values = {name: value for name, value in shared.items() if name not in apart} | own
         context.meta[_META] = path
         context.default_map = {
@@ -157,19 +165,19 @@ def attach(
             expose_value=False,
             callback=use,
             metavar="FILE",
-            help=FILE_HELP if table else f"{FILE_HELP} Only its {', '.join(shared)} apply.",
+            help=FILE_HELP if table else f"{FILE_HELP} Only {', '.join(shared)} are read from it.",
         )
     )
 
 
 def warn_of_unknown_variables(program: click.Command) -> None:
-    """Log each `ATB_FAST_` variable that nothing reads, which may be misspelled."""
+    """Warn of each `ATB_FAST_` variable that nothing reads: it may be misspelled."""
     given = [name for name in os.environ if name.startswith("ATB_FAST_") and os.environ[name]]
     known = {*_variables_of(program), *_OTHER_VARIABLES} if given else set()
     for name in sorted(set(given) - known):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         hint = f"; did you mean {near[0]}?" if near else ""
-        log.warning("%s is set, but unknown and ignored%s", name, hint)
+        log.warning("ignoring the unknown variable %s%s", name, hint)
 
 
 def _variables_of(command: click.Command) -> Iterator[str]:
@@ -182,7 +190,7 @@ def _variables_of(command: click.Command) -> Iterator[str]:
 
 
 def origin(context: click.Context, parameter: click.Parameter) -> str:
-    """Return where a value came from: a variable, a file, `command line` or `default`."""
+    """Return where a value came from: a variable, a file, `command line`, or `default`."""
     source = context.get_parameter_source(str(parameter.name))
     if source is ParameterSource.ENVIRONMENT:
         names = [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ()
@@ -193,19 +201,19 @@ def origin(context: click.Context, parameter: click.Parameter) -> str:
 
 
 def sources(context: click.Context) -> list[str]:
-    """Return the file and the variables that options were taken from."""
+    """Return the file and the variables that options came from."""
     found = {origin(context, parameter) for parameter in context.command.params}
     return sorted(found - {"default", "command line"})
 
 
 def with_origins(context: click.Context, error: ArgumentError) -> ArgumentError:
-    """Return `error` with the origin of each of its options that was not given as a flag."""
+    """Return `error`, naming the source of each of its options that was not given as a flag."""
     named = [item for item in context.command.params if item.name in error.options]
     return ArgumentError(_with_origins(context, str(error), named), error.options)
 
 
 def with_origin(error: click.ClickException) -> click.ClickException:
-    """Return `error` with the origin of the value that click could not convert."""
+    """Return `error`, naming the source of the value that click could not convert."""
     if type(error) is not click.BadParameter or not (error.ctx and error.param):
         return error
     message = _with_origins(error.ctx, error.message.rstrip("."), [error.param])

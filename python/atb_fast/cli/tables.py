@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import click
 
-#: Width where no terminal limits it: programs and files get whole values.
+#: Width without a terminal, so that programs and files get whole values.
 _UNLIMITED = 10_000
 
 
 class Column(NamedTuple):
-    """A column of a table; an `optional` one is left out if all its cells are empty."""
+    """A column of a table. An `optional` column is left out if all of its cells are empty."""
 
     name: str
     right: bool = False
@@ -25,9 +25,9 @@ def print_table(
     """Print a table that fits the terminal; a cell that is too wide continues on the next line.
 
     Args:
-        columns: Header and alignment of each column.
-        rows: Cells of each row. Integers get thousands separators, None is an empty cell.
-        title: Printed on a line of its own.
+        columns: The name and alignment of each column.
+        rows: The cells of each row. Integers get thousands separators; None is an empty cell.
+        title: Printed on a separate line above the table.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -40,7 +40,7 @@ def print_table(
     ]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for i in shown:
-        # rich crops what may not wrap, and so drops digits; folding keeps them.
+        # Without folding, rich crops cells that do not fit, which would drop digits.
         table.add_column(
             columns[i].name, justify="right" if columns[i].right else "left", overflow="fold"
         )

@@ -1,4 +1,4 @@
-"""`atb-fast train`: options of a training run, progress, and results for people or programs."""
+"""`atb-fast train`: runs one or several trainings and prints the results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Settings: options can be set in a file, by default ./atb-fast.toml:
 or in the environment, for example ATB_FAST_EPOCHS=60. The environment overrides
 the file, and the command line overrides both. See atb-fast config show."""
 
-#: Options of a repeated run that may differ from those recorded in its metadata.
+#: Options that may differ from those in the metadata when a run is repeated.
 _REPEATED = (*OF_THE_MACHINE, *(name for name, item in OPTIONS.items() if item.input_file))
 #: The recipes of train model; train price has the other one.
 _MODEL_RECIPES = tuple(name for name in RECIPES if name != "basic")
@@ -69,19 +69,19 @@ _MODEL_RECIPES = tuple(name for name in RECIPES if name != "basic")
 @as_json
 @click.pass_context
 def train(context: click.Context, /, as_json: bool, recorded: str | None, **options: Any) -> None:
-    """Train a model and write its bundle to the registry.
+    """Train a model and publish its bundle to the registry.
 
-    With --from, a recorded run is repeated: symbol, range, engine, seed, number of threads and all
-    other options that determine the model are taken from its metadata. The data must be the same;
-    pass --candles and --sentiment if the files were moved. The other options below belong to this
-    machine and are not taken from the metadata. At the end, the log says whether model.onnx is
-    identical.
+    --from repeats a recorded run: symbol, range, engine, seed, number of threads and all other
+    options that determine the model are taken from its metadata. The data must be the same; if the
+    files were moved, pass --candles and --sentiment. The options below concern this machine and are
+    not taken from the metadata. At the end, the log says whether model.onnx is identical.
     """
     if context.invoked_subcommand:
         given = (context.get_parameter_source(str(p.name)) for p in context.command.params)
         if ParameterSource.COMMANDLINE in given:
             raise click.UsageError(
-                f"options must come after {context.invoked_subcommand}; --from takes no command"
+                f"found options before {context.invoked_subcommand}; move them after it, or pass "
+                "--from without a command"
             )
         return
     if not recorded:
@@ -100,7 +100,7 @@ def _command(
     """Return the decorator that makes a command of `train`.
 
     Args:
-        name: Of the command, and of its table in the settings file.
+        name: Name of the command, and of its table in the settings file.
         wanted: Names of its options.
         apart: Options that it takes from its own table only.
         changed: As in `training_options`.
@@ -134,7 +134,7 @@ def _command(
     recipe={"choices": _MODEL_RECIPES, "help": recipe_help(_MODEL_RECIPES)},
 )
 def _model(**options: Any) -> None:
-    """Train a sentiment or price model for each SYMBOL.
+    """Train a sentiment, price or causal model for each SYMBOL.
 
     The model uses the Fear & Greed index unless --force-price-only is given. With several symbols,
     --json prints a list.
@@ -149,14 +149,14 @@ def _model(**options: Any) -> None:
     timeframe={"default": BASIC_TIMEFRAME},
 )
 def _price(**options: Any) -> None:
-    """Train a basic model, as loaded by live strategies, for each SYMBOL.
+    """Train the basic model that live strategies load, for each SYMBOL.
 
     The model uses prices and volume only; each window is scaled by its own values. If the timeframe
-    is 1h, as strategies expect, `basic/latest` points to the new bundle. With several symbols,
-    --json prints a list.
+    is 1h, as strategies expect, the new bundle goes live. With several symbols, --json prints a
+    list.
 
-    Of a settings file, [train] applies to the options below, except for timeframe, which is taken
-    from [train.price] only.
+    The timeframe is read from [train.price] of the settings file only, the other options also from
+    [train].
     """
     _train(recipe="basic", **options)
 
@@ -180,8 +180,8 @@ def _train(
         raise ArgumentError(f"{twice} is given twice; pass each symbol once")
     if len(names) > 1 and candles and "{symbol}" not in str(candles):
         error = ArgumentError(
-            f"--candles {candles} is one file, but {len(names)} symbols are given; use {{symbol}} "
-            "in place of the symbol, for example data/{symbol}_1d.csv",
+            f"--candles {candles} is one file, but {len(names)} symbols are given; write {{symbol}} in "
+            "place of the symbol, for example data/{symbol}_1d.csv",
             options=["candles"],
         )
         raise settings.with_origins(context, error)
@@ -214,7 +214,7 @@ def _train_one(
         sys.stdout.flush()
     except OSError as error:
         raise StorageError(
-            f"the result cannot be printed ({error.strerror}); the bundle is complete: "
+            f"the result cannot be printed ({error.strerror}), but the bundle is complete: "
             f"{result.paths['bundle']}"
         ) from error
 
@@ -222,7 +222,7 @@ def _train_one(
 def _train_several(
     configs: list[TrainingConfig], jobs: int | None, as_json: bool, console: Console
 ) -> None:
-    """Train each of `configs` and print all results; fail at the end if one failed."""
+    """Train each of `configs` and print all results. Fail at the end if any failed."""
     from atb_fast.cli.progress import bars
     from atb_fast.runs.parallel import Failure, default_jobs, train_all
 
@@ -297,6 +297,6 @@ def _print_result(result: TrainingResult) -> None:
 
 
 def _where(result: TrainingResult) -> str:
-    """Return where the model is, and whether engines load it."""
+    """Return the directory of the model, and whether engines load it."""
     where = "bundle" if result.published else "not published, kept in"
     return f"{where}: {result.paths['bundle']}"

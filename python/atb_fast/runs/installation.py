@@ -1,4 +1,4 @@
-"""Checks of the installation and settings that training depends on, without network access."""
+"""Checks of the installation and the directories that training depends on, without a network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PACKAGES = {
     "matplotlib": f"{_TRAIN}, or train with --skip-plots",
     "jinja2": f"{_TRAIN}, or train with --skip-plots",
 }
-#: Exists wherever an NVIDIA driver is loaded, including in containers.
+#: Exists where an NVIDIA driver is loaded, also in containers.
 _NVIDIA = Path("/dev/nvidiactl")
 
 
@@ -46,8 +46,8 @@ class Check:
         name: What was checked.
         state: `ok`, `missing` if a required package cannot be imported, `problem` otherwise.
         found: What was found.
-        fix: How to fix it, empty if there is nothing to do.
-        exit_code: Of `doctor` because of this check; 0 if training works all the same.
+        fix: How to fix it; empty if there is nothing to do.
+        exit_code: The exit code that this check asks of `doctor`; 0 if training works anyway.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Check:
 
 
 def examine(config: TrainingConfig) -> Iterator[Check]:
-    """Yield the checks one by one, for a training with these options."""
+    """Yield the results of all checks, for a training run with these options."""
     yield Check("python", "ok", f"{platform.python_version()}, {platform.platform()}")
     yield _extension()
-    # TensorFlow first, because tf2onnx imports it, too, and would let its messages through.
+    # TensorFlow comes first: tf2onnx imports it too, without suppressing its messages.
     yield from _tensorflow(config)
-    with quiet_startup():  # tf2onnx tries again if TensorFlow could not be imported
+    with quiet_startup():  # tf2onnx imports TensorFlow again if that failed
         packages = [_package(name, fix) for name, fix in _PACKAGES.items()]
     yield from packages
     threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "not set")
@@ -80,7 +80,7 @@ def _extension() -> Check:
     info = build_info()
     found = f"{atb_fast.__version__}, extension {info['version']}, {info['profile']} build"
     if info["version"] != atb_fast.__version__:
-        fix = "the extension was built from another version; reinstall atb-fast"
+        fix = "the extension is of another version; reinstall atb-fast"
         return Check("atb-fast", "problem", found, fix)
     if info["profile"] != "release":
         fix = "debug builds are slow; rebuild with maturin develop --release"
@@ -128,7 +128,7 @@ def _tensorflow(options: FitOptions) -> Iterator[Check]:
 
 
 def _directory(option: Option, path: Path) -> Check:
-    """Return whether files can be created in `path`, or in its closest parent that exists."""
+    """Check that files can be created in `path`, or in its closest parent that exists."""
     there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
     free = f"{shutil.disk_usage(there).free / 1e9:,.1f} GB free"
     new = "" if there == path.absolute() else ", not created yet"

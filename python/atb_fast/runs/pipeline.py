@@ -214,7 +214,7 @@ def _write_documents(
         identity = (draft.symbol, draft.model_type, draft.version)
         checked = verify(draft.directory, identity=identity, metadata=document)
         if checked.problems:
-            error = ExportError(f"the bundle must not be live: {'; '.join(checked.problems)}")
+            error = ExportError(f"the bundle must not go live: {'; '.join(checked.problems)}")
         else:
             document["verification"] = {
                 "feature_skew": checked.skew,
