@@ -325,9 +325,7 @@ class OutputOptions(_Group):
         recipes=("legacy", "causal"),
         ignored=True,
     )
-    skip_onnx: bool = option(
-        False, "Do not export ONNX. The model is kept but not published."
-    )
+    skip_onnx: bool = option(False, "Do not export ONNX. The model is kept but not published.")
     registry: Path = option(
         default_registry,
         "Directory of the model registry. Default: $MODEL_REGISTRY_PATH, else src/ml/models.",

@@ -224,8 +224,8 @@ def test_price_takes_what_is_different_from_its_own_table(
     assert "sequence_length" not in price
     (notice,) = caplog.messages
     assert notice == (
-        "atb-fast.toml: train price ignores timeframe, sequence_length, force_sentiment in [train]; "
-        "its own table is [train.price]"
+        "atb-fast.toml: train price ignores timeframe, sequence_length, force_sentiment in "
+        "[train]; its own table is [train.price]"
     )
     assert shown("model")["epochs"] == (10, "atb-fast.toml")
     Path("atb-fast.toml").write_text("[train.price]\ntimeframe = '4h'\n")

@@ -108,7 +108,7 @@ def test_from_metadata(train: Train, home: Path, trained: dict[str, Path]) -> No
     for engine, path in given.items():
         document, log = train("--from", path, "--registry", f"again {engine}")
         assert document["same_onnx"] is True
-        assert f"model.onnx is identical to the one beside {trained[engine]}" in log
+        assert f"model.onnx is identical to the one next to {trained[engine]}" in log
         assert "may differ" not in log
         again = home / document["paths"]["bundle"]
         assert again.parents[2] == home / f"again {engine}"
@@ -142,7 +142,7 @@ def test_files_that_have_grown(train: Train, atb_fast: Run, tmp_path: Path) -> N
     repeated, log = train(*again)
     assert "recorded {'keras': '1.0'}, now {'keras': " in log
     assert "recorded {'cpu': '6502'}, now {'cpu': " in log
-    assert "model.onnx differs from the one beside" in log
+    assert "model.onnx differs from the one next to" in log
     assert repeated["same_onnx"] is False
     new = metadata(Path(repeated["paths"]["bundle"]))
     assert new["dataset"] == document["dataset"]

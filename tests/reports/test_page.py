@@ -281,7 +281,7 @@ def test_figures_are_those_of_the_metadata(write: Write, data: WindowedData) -> 
     error, unchanged = results["test_rmse"], results["persistence_rmse"]
     tiles, rows = page.tiles, page.rows
     assert tiles["Test RMSE"] == f"{error:,.2f} quote currency"
-    assert tiles["Persistence RMSE"] == f"{unchanged:,.2f} predicts the last close"
+    assert tiles["Persistence RMSE"] == f"{unchanged:,.2f} the forecast “no change”"
     assert tiles["RMSE ratio"] == f"{error / unchanged:.3f} below 1 beats persistence"
     assert tiles["MAPE"] == f"{results['mape']:.2f}% persistence {results['persistence_mape']:.2f}%"
     assert rows["train"].startswith(f"{dataset['train_windows']:,} windows, ")

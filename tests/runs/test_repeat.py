@@ -65,7 +65,7 @@ def test_files_that_moved(tmp_path: Path) -> None:
         "force_price_only": True,
     }
     path = str(write(tmp_path / "metadata.json", recorded))
-    with pytest.raises(DataError, match=r"old\.csv, the candles of .*pass --candles FILE"):
+    with pytest.raises(DataError, match=r"old\.csv as --candles, .*pass --candles FILE"):
         read_run(path)
     assert read_run(path, candles=tmp_path / "new.csv").config.candles == tmp_path / "new.csv"
     recorded["config"] |= {"sentiment": str(tmp_path / "old index.csv")}
@@ -73,7 +73,7 @@ def test_files_that_moved(tmp_path: Path) -> None:
     read_run(path, candles=tmp_path / "new.csv")  # no sentiment was read
     recorded["config"]["force_price_only"] = False
     path = str(write(tmp_path / "metadata.json", recorded))
-    with pytest.raises(DataError, match=r"index\.csv, the sentiment of .*pass --sentiment FILE"):
+    with pytest.raises(DataError, match=r"index\.csv as --sentiment, .*pass --sentiment FILE"):
         read_run(path, candles=tmp_path / "new.csv")
 
 
@@ -103,8 +103,11 @@ def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
         ({"training_params": None}, "training_params is NoneType"),
         ({"dataset": {}}, "dataset.sha256 is None"),
         ({"dataset": {"sha256": "0"}}, "dataset.sha256 is '0'"),
-        ({"dataset": {"sha256": {"candles": "0"}, "candles_last": 7}}, "7 is not a time"),
-        ({"sentiment_assessment": {"assessed_at": "2026-01-02"}}, "'2026-01-02' is not a time"),
+        (
+            {"dataset": {"sha256": {"candles": "0"}, "candles_last": 7}},
+            "found 7, expected an ISO time",
+        ),
+        ({"sentiment_assessment": {"assessed_at": "2026-01-02"}}, "found '2026-01-02', expected"),
     ],
 )
 def test_metadata_that_cannot_be_used(tmp_path: Path, changes: Any, message: str) -> None:

@@ -180,8 +180,8 @@ def _train(
         raise ArgumentError(f"{twice} is given twice; pass each symbol once")
     if len(names) > 1 and candles and "{symbol}" not in str(candles):
         error = ArgumentError(
-            f"--candles {candles} is one file, but {len(names)} symbols are given; write {{symbol}} in "
-            "place of the symbol, for example data/{symbol}_1d.csv",
+            f"--candles {candles} is one file, but {len(names)} symbols are given; write "
+            "{symbol} in place of the symbol, for example data/{symbol}_1d.csv",
             options=["candles"],
         )
         raise settings.with_origins(context, error)

@@ -1,1 +1,1 @@
-"""What a person looks at."""
+"""What people look at: report.html and training.png."""

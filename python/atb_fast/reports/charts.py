@@ -1,7 +1,7 @@
 """The charts of a training run.
 
-Each chart is a function that draws into a matplotlib axes object. The page renders them as SVG
-(`draw_charts`), training.png puts four of them into one figure (`picture.plot_training`).
+Each chart is a function that draws into a matplotlib axes object. `draw_charts` renders them as SVG
+for the page; `picture.plot_training` draws four of them into training.png.
 """
 
 from __future__ import annotations
@@ -81,21 +81,21 @@ def _svg(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    # matplotlib derives the ids of clip paths and markers from the salt. Charts that share a page
-    # must not share ids, and the same run must give the same ids.
+    # matplotlib derives the ids of clip paths and markers from the salt. Charts of one page must
+    # not share ids, and the same run must give the same ids.
     with rc_context({**STYLE, "svg.hashsalt": label}):
         figure = Figure(figsize=(_SIZE[0], height))
         FigureCanvasSVG(figure)
         axis = figure.subplots()
         chart(axis, *arguments)
-        # Fixed margins: an automatic layout measures every text, which takes longer than drawing.
+        # An automatic layout would measure every text, which takes longer than drawing.
         handles, _ = axis.get_legend_handles_labels()
         if handles:
             figure.legend(loc="upper left", ncols=5, borderaxespad=0, borderpad=0.1)
         top = 1 - (0.47 if handles else 0.25) / height
         bottom = 0.5 / height
         figure.subplots_adjust(left=left, right=0.97, bottom=bottom, top=top)
-        # The y label goes above the axis, where it costs no width.
+        # The y label goes above the axis, where it takes no width.
         axis.set_title(axis.get_ylabel(), loc="left", color=LIGHT["muted"], y=1.0, pad=5)
         axis.set_ylabel("")
         axis.xaxis.set_label_coords(0.5, -0.34 / (height * (top - bottom)))
@@ -109,7 +109,7 @@ def _inline(document: str, label: str) -> str:
     """Return an SVG document as an element for an HTML page."""
     root = ElementTree.fromstring(document)
     for element in root.iter():
-        # HTML knows the namespaces of SVG; declared ones would only repeat their addresses.
+        # HTML knows the namespaces of SVG, so they need not be declared.
         element.tag = _local(element.tag)
         element.attrib = {_local(name): value for name, value in element.attrib.items()}
         if element.tag == "g":
@@ -136,7 +136,7 @@ def target_times(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.da
 def tested_closes(
     data: WindowedData,
 ) -> tuple[NDArray[np.datetime64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return open time and close of each predicted test bar, and the last close before it."""
+    """Return open time and close of each predicted test bar, and the last close of its window."""
     return target_times(data, data.test), data.targets(data.test), data.persistence(data.test)
 
 
@@ -149,7 +149,7 @@ def label_unit(data: WindowedData) -> str:
 
 
 def market(axis: Any, data: WindowedData, bar_ms: int) -> None:
-    """Draw closes, ranges, gaps, and the part that each bar belongs to."""
+    """Draw closes, low-high ranges, gaps, and the part that each bar belongs to."""
     frame = data.prepared.frame
     times = frame["timestamp"].to_numpy()
     low, high = frame["low"].to_numpy(), frame["high"].to_numpy()

@@ -1,6 +1,6 @@
 """report.html: one self-contained page for each training run.
 
-This module collects the values; template.html turns them into HTML and escapes every one of them.
+This module collects the values; template.html turns them into HTML and escapes each of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from atb_fast.reports.style import LIGHT
 from atb_fast.serving.verification import SKEW, prediction_limit
 from atb_fast.storage import write_atomic
 
-#: The license of the index asks for this text.
+#: The publisher of the index requires this attribution.
 _ATTRIBUTION = "Fear & Greed index: Source: alternative.me"
 #: Color and headline of each verdict.
 _HEADLINES = {
@@ -41,7 +41,7 @@ class Pair(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A row of a bar chart; `share` of the longest bar, 0..1."""
+    """A row of a bar chart. `share` is its length relative to the longest bar, 0..1."""
 
     name: str
     text: str
@@ -49,7 +49,7 @@ class Bar(NamedTuple):
 
 
 class Banner(NamedTuple):
-    """A statement to read before any figure. `tone` is `good`, `bad` or `note`."""
+    """A statement at the top of the page. `tone` is `good`, `bad` or `note`."""
 
     tone: str
     title: str
@@ -65,7 +65,7 @@ class Check(NamedTuple):
 
     @property
     def tone(self) -> str:
-        """Class that colors the state."""
+        """CSS class that colors the state."""
         return _STATES[self.state][0]
 
     @property
@@ -87,7 +87,7 @@ def write_report(
     Args:
         path: The file.
         record: The run, with its charts drawn.
-        document: The complete metadata.json; figures are taken from it.
+        document: The complete metadata.json, which most figures come from.
         stages: Seconds of each stage so far.
         total: Seconds of the whole run so far.
 
@@ -97,7 +97,7 @@ def write_report(
     from jinja2 import Environment, StrictUndefined
 
     template = files("atb_fast.reports").joinpath("template.html").read_text(encoding="utf-8")
-    # Only charts, which are Markup, are not escaped. A misspelled name is an error, not a blank.
+    # Everything but the charts, which are Markup, is escaped. An unknown name is an error.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -108,7 +108,7 @@ def write_report(
 def _values(
     record: RunRecord, document: Mapping[str, Any], stages: Mapping[str, float], total: float
 ) -> dict[str, Any]:
-    """Return what template.html shows."""
+    """Return the values that template.html shows."""
     results, data = document["evaluation_results"], record.data
     return {
         **{name: document[name] for name in ("symbol", "timeframe", "model_type")},
@@ -144,7 +144,7 @@ def _values(
 
 
 def _number(value: float) -> str:
-    """Return a price: cents if it is large, five significant digits if it is small."""
+    """Format a price with cents if it is large, and with five significant digits if it is small."""
     return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.5g}"
 
 
@@ -197,7 +197,7 @@ def _ratio(record: RunRecord) -> str:
 
 
 def _direction(record: RunRecord) -> dict[str, Any]:
-    """Return directional accuracy and its interval, in percent, beside the trivial forecast."""
+    """Return the directional accuracy, its interval, and a comparison with a constant forecast."""
     found, data = record.evaluation, record.data
     if not found.directional_bars:
         moved = np.any(data.targets(data.test) != data.persistence(data.test))

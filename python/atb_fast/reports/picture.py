@@ -29,11 +29,11 @@ def plot_training(
     Args:
         path: The file.
         title: Title of the image.
-        fitted: Its history is drawn.
+        fitted: The fit, whose history is drawn.
         data: What the model was trained and tested on.
         test_predictions: Prediction for each test window, quote currency, shape (windows,).
         importance: RMSE increase by column, quote currency.
-        deviation: Its standard deviation, drawn as error bars.
+        deviation: Standard deviation of each increase, drawn as error bars.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,7 +47,7 @@ def plot_training(
             importance=importance,
             deviation=deviation,
         )
-        FigureCanvasAgg(figure)  # a canvas of its own: no window system, no global state
+        FigureCanvasAgg(figure)  # needs no window system and no global state
         figure.savefig(path, dpi=110)
 
 

@@ -1,4 +1,4 @@
-"""How every chart looks: colors, line widths, and the ticks of prices and times."""
+"""The style of all charts: colors, line widths, and the ticks of prices and times."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ PARTS = 400
 
 
 def thinned(times: Any, values: NDArray[np.float64]) -> tuple[Any, NDArray[np.float64]]:
-    """Return at most 2 `PARTS` points of a series that look the same at the width of a chart."""
+    """Return at most `2 * PARTS` points that look like the series at the width of a chart."""
     if len(values) <= 2 * PARTS:
         return times, values
     parts = np.array_split(np.arange(len(values)), PARTS)
-    # argmin and argmax return the position of a NaN if there is one, so a gap stays visible.
+    # argmin and argmax return the position of a NaN if there is one, so missing values show.
     ends = [(part[0] + values[part].argmin(), part[0] + values[part].argmax()) for part in parts]
     kept = np.unique(ends)
     return times[kept], values[kept]
@@ -85,7 +85,7 @@ def number_axis(axis: Any, *, log: bool = False) -> None:
 
 
 def number_text(value: float) -> str:
-    """Return a tick label: 1,234.5 or 2e9, with a typographic minus sign."""
+    """Format a tick label as 1,234.5 or 2e9, with a typographic minus sign."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:,.10g}".replace("-", "−")
     mantissa, exponent = f"{value:.2e}".split("e")

@@ -1,1 +1,1 @@
-"""One training, start to finish."""
+"""Training runs from start to finish."""

@@ -1,4 +1,4 @@
-"""How good a trained model is: its evaluation, and the diagnostics that were not skipped."""
+"""Evaluation of a trained model, and the diagnostics that were not skipped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and what it was trained with."""
+    """A trained model and everything it was trained with."""
 
     model: Any
     config: TrainingConfig
@@ -38,9 +38,9 @@ class Trained:
 
 
 def assess(trained: Trained, directory: Path, timer: StageTimer) -> RunRecord:
-    """Return the record of the run so far; draw training.png into `directory`.
+    """Return the record of the run so far, and draw training.png into `directory`.
 
-    A diagnostic that fails is logged and recorded.
+    If a diagnostic fails, the error is logged and recorded.
     """
     model, config, data = trained.model, trained.config, trained.data
     with timer.stage("evaluation"):
@@ -69,7 +69,7 @@ def assess(trained: Trained, directory: Path, timer: StageTimer) -> RunRecord:
 
 
 def _plot(trained: Trained, predictions: NDArray[np.float64], picture: Path) -> dict[str, Any]:
-    """Draw `picture` and return the importance of the features as fields of a record."""
+    """Draw `picture`, and return the permutation importance as fields of a record."""
     config, data = trained.config, trained.data
     importance, deviation = permutation_importance(trained.model, data, config.seed)
     synthetic = ", synthetic sample market" if config.source == "sample" else ""
@@ -87,9 +87,10 @@ def _plot(trained: Trained, predictions: NDArray[np.float64], picture: Path) -> 
 
 @contextmanager
 def optional(step: str, failures: dict[str, str], directory: Path) -> Iterator[None]:
-    """Log an error of an optional step and add it to `failures`, without the name of `directory`.
+    """If an optional step fails, log the error and add it to `failures`.
 
-    The failures are written into the bundle, which must not name directories of this machine.
+    The name of `directory` is removed from the message: the failures are written into the bundle,
+    which must not name directories of this machine.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Several trainings at a time, each in its own process, which ends with this one."""
+"""Several training runs in parallel, each in its own process, which ends with this one."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds that children have to clean up. Compilation cannot be interrupted and takes up to 20.
+#: Seconds that children have to clean up. Compilation cannot be interrupted and takes up to 20 s.
 _GRACE = 60.0
-#: Seconds between two reports of the windows of an epoch.
+#: Minimum seconds between two reports about the windows of an epoch.
 _PAUSE = 0.5
-#: TensorFlow reads its numbers of threads from these, before its first operation.
+#: TensorFlow reads its numbers of threads from these variables before its first operation.
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 _Send = Callable[[str, Any], None]
@@ -42,7 +42,7 @@ _Send = Callable[[str, Any], None]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a symbol has no model, and the exit code for that kind of error."""
+    """Why the training of a symbol failed, and the exit code for that kind of error."""
 
     symbol: str
     error: str
@@ -50,7 +50,7 @@ class Failure:
 
 
 def default_jobs() -> int:
-    """Return how many trainings to run at a time by default: one per two cores."""
+    """Return the default number of training runs in parallel: one per two cores."""
     return max(1, cores() // 2)
 
 
@@ -60,18 +60,18 @@ def train_all(
     jobs: int,
     listen: Callable[[TrainingConfig], Listener] = lambda _: SILENT,
 ) -> list[TrainingResult | Failure]:
-    """Train each of `configs`, `jobs` at a time, and return the results in their order.
+    """Train each of `configs`, and return the results in the same order.
 
-    Log records of the processes go to the log of this one, prefixed by the symbol. The processes
-    divide the cores, unless `TF_NUM_INTRAOP_THREADS` and `TF_NUM_INTEROP_THREADS` are set.
+    Log records of the processes go to the log of this one, with the symbol as a prefix. The
+    processes share the cores, unless `TF_NUM_INTRAOP_THREADS` and `TF_NUM_INTEROP_THREADS` are set.
 
     Args:
         configs: One per symbol.
-        jobs: Processes at a time.
-        listen: Returns the listener of a training. It is called in this process.
+        jobs: Number of processes in parallel.
+        listen: Returns the listener of a training run; called in this process.
 
     Raises:
-        KeyboardInterrupt: This process was interrupted. The others have ended, too.
+        KeyboardInterrupt: This process was interrupted. All others have ended as well.
     """
     listeners = {config.symbol: listen(config) for config in configs}
     outcomes: dict[str, TrainingResult | Failure] = {}
@@ -90,7 +90,7 @@ def train_all(
                 symbol, process = running[receiver]
                 try:
                     kind, content = receiver.recv()
-                except (EOFError, OSError):  # OSError in the middle of a message.
+                except (EOFError, OSError):  # OSError: the process ended in the middle of a message
                     process.join()
                     del running[receiver]
                     if symbol not in outcomes:
@@ -114,25 +114,26 @@ def train_all(
 
 
 def _start(config: TrainingConfig, threads: int) -> tuple[Connection, SpawnProcess]:
-    """Return the receiving end of a pipe, and a new process that trains and writes to the pipe."""
+    """Start a process that trains; return the pipe it writes to, and the process."""
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_child, args=(config, threads, sender), daemon=True)
     process.start()
-    sender.close()  # Otherwise the end of the pipe would never be seen here.
+    sender.close()  # as long as it is open here, the receiver sees no end of the pipe
     return receiver, process
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C; processes started in this context never receive it.
+    """Block Ctrl-C, so that processes started in this context never receive it.
 
-    A terminal sends it to all of them, and a second one would keep them from cleaning up.
+    A terminal sends Ctrl-C to all processes, and a second one would interrupt their cleanup. This
+    process terminates them instead.
     """
     if sys.platform == "win32":
         yield
         return
-    resource_tracker.ensure_running()  # Its start would unblock signals.
+    resource_tracker.ensure_running()  # starting it later would unblock signals
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -148,7 +149,7 @@ def _vanished(symbol: str, process: SpawnProcess) -> Failure:
 
 
 def _end(processes: Sequence[SpawnProcess]) -> None:
-    """Interrupt the processes and wait until they have cleaned up."""
+    """Terminate the processes and wait until they have cleaned up."""
     for process in processes:
         process.terminate()
     deadline = time.monotonic() + _GRACE
@@ -163,7 +164,7 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
 
 
 def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
-    """Train, and send log records, events and the outcome."""
+    """Train, and send log records, events and the outcome to the parent."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     separate_stderr()
     for name in _THREADS:
@@ -172,7 +173,7 @@ def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
     lock = threading.Lock()
 
     def send(kind: str, content: Any) -> None:
-        with lock, suppress(BrokenPipeError):  # The parent is gone, and this process ends soon.
+        with lock, suppress(BrokenPipeError):  # the parent has ended; this process will soon
             sender.send((kind, content))
 
     logging.basicConfig(handlers=[_Sending(send)], format="%(message)s", level=logging.WARNING)
@@ -191,7 +192,7 @@ def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Clean up and end when the parent has ended, even if it was killed."""
+    """Wait for the end of the parent, even if it is killed; then clean up and end."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -212,7 +213,7 @@ class _Forwarding(Listener):
         self._send("event", ("stage", (name,)))
 
     def windows(self, done: int, total: int) -> None:
-        # There may be thousands of batches in a second.
+        # There may be thousands of batches per second.
         if done == total or time.monotonic() >= self._next_windows:
             self._next_windows = time.monotonic() + _PAUSE
             self._send("event", ("windows", (done, total)))
@@ -229,5 +230,5 @@ class _Sending(logging.Handler):
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record."""
+        """Send the text of `record`."""
         self._send("log", (record.levelno, self.format(record)))

@@ -1,4 +1,4 @@
-"""The training run: every stage in order, each timed, and the bundle at the end."""
+"""The training run: all stages in order, from the market to the published bundle."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def run_training_pipeline(
     recorded: RecordedRun | None = None,
     listener: Listener = SILENT,
 ) -> TrainingResult:
-    """Train a model and put its bundle into the registry.
+    """Train a model, publish its bundle, and return the result.
 
     Args:
-        config: What to train, on what, and how.
+        config: What to train, and how.
         recorded: The run to repeat. `config` must be its configuration.
-        listener: Hears about downloads, stages, epochs and windows.
+        listener: Receives the progress of downloads, stages, epochs and windows.
 
     Raises:
         DataError: Candles or sentiment cannot be used, or differ from those of the recorded run.
-        FetchError: Candles or sentiment are not in the store and cannot be fetched.
+        FetchError: Candles or sentiment are not stored and cannot be downloaded.
         TrainingError: The loss became NaN, or the compiled engine was requested and cannot train
             the model. If the loss became NaN, the best model was kept; the log says where.
         ExportError: The ONNX export failed, or the bundle did not pass verification. The model was
@@ -65,7 +65,7 @@ def run_training_pipeline(
         OSError: The TensorBoard directory cannot be written.
     """
     timer = StageTimer(listener)
-    # The import of TensorFlow takes seconds. It runs while the input is read or downloaded.
+    # Importing TensorFlow takes seconds. It happens while the input is read or downloaded.
     _ahead(import_tensorflow)
     data = _load(config, recorded, timer, listener)
     if not config.skip_onnx:
@@ -77,8 +77,8 @@ def run_training_pipeline(
         with _kept_on_failure(draft):
             if fitted.diverged:
                 raise TrainingError(
-                    f"the loss became NaN in epoch {fitted.diverged}; try another --seed or fewer "
-                    f"--epochs (the best epoch was {fitted.best_epoch})"
+                    f"the loss became NaN in epoch {fitted.diverged} (best epoch: "
+                    f"{fitted.best_epoch}); try another --seed or fewer --epochs"
                 )
             record = assess(trained, draft.directory, timer)
             record, error = _export(trained.model, record, draft, timer)
@@ -96,7 +96,7 @@ def run_training_pipeline(
 
 
 def _ahead(work: Callable[[], object]) -> None:
-    """Start `work` in the background. Whoever needs the result repeats it and sees its errors."""
+    """Start `work` in the background, ignoring errors: whoever needs the result calls it again."""
 
     def run() -> None:
         with suppress(Exception):
@@ -106,7 +106,7 @@ def _ahead(work: Callable[[], object]) -> None:
 
 
 def _import_late_packages(config: TrainingConfig) -> None:
-    """Import what later steps need, while the training leaves Python idle."""
+    """Import what later steps need; while the model is trained, Python is idle."""
     if not config.skip_plots:
         import_module("jinja2")
         import_module("matplotlib.figure")
@@ -126,8 +126,8 @@ def _load(
     with timer.stage("features"):
         now = None
         if recorded:
-            # The age of the sentiment can decide the type of the model, so it must be judged as of
-            # the time of the recorded run.
+            # The age of the sentiment can decide the type of the model, so it is measured at the
+            # time of the recorded run.
             market, now = recorded.cut(market), recorded.assessed_at
         prepared = recipes.prepare(market, config, now=now, cache=config.cache_dir / "features")
         if recorded:
@@ -186,11 +186,11 @@ def _train(
 def _export(
     model: Any, record: RunRecord, draft: Draft, timer: StageTimer
 ) -> tuple[RunRecord, ExportError | None]:
-    """Write the checked model.onnx; return the record with what the check found, or the error."""
+    """Write and check model.onnx; return the record with the differences found, and any error."""
     path = draft.directory / "model.onnx"
     with timer.stage("onnx"), _storage_errors(draft, record.fitted):
         if record.config.skip_onnx:
-            log.info("onnx: skipped; engines will not see this model")
+            log.info("onnx: skipped; the model will not be published")
             return record, None
         try:
             found = export_onnx(model, record, path)
@@ -203,10 +203,10 @@ def _export(
 def _write_documents(
     record: RunRecord, draft: Draft, timer: StageTimer, error: ExportError | None
 ) -> ExportError | None:
-    """Write feature_schema.json, report.html and metadata.json, the last with what was verified.
+    """Write feature_schema.json, verify the bundle, and write report.html and metadata.json.
 
     Returns:
-        Why the bundle must not be published; `error` if that is given.
+        Why the bundle must not be published: what verification found, else `error`.
     """
     write_json(draft.directory / "feature_schema.json", feature_schema(record))
     document = metadata(record, version=draft.version, created=draft.created)
@@ -237,15 +237,15 @@ def _write_documents(
 
 
 def _publish(draft: Draft, config: TrainingConfig) -> Path:
-    """Publish the bundle and return its directory; `latest` moves to it if engines can use it."""
+    """Publish the bundle and return its directory. It goes live if its timeframe allows it."""
     latest = draft.home / "latest"
     other = registry.other_live_timeframe(draft.home, config.timeframe)
     before = registry.live_version(draft.home)
     bundle = draft.publish(live=other is None)
     if other:
         log.warning(
-            "%s was not moved: engines expect the timeframe %s there, and this model has %s; to "
-            "move it anyway, run atb-fast models promote --force",
+            "%s was not moved: engines expect the timeframe %s there, but this model has %s; to "
+            "make it live anyway, run atb-fast models promote --force",
             latest,
             other,
             config.timeframe,
@@ -257,12 +257,12 @@ def _publish(draft: Draft, config: TrainingConfig) -> Path:
 
 @contextmanager
 def _kept_on_failure(draft: Draft) -> Iterator[None]:
-    """Keep the trained model when something after the training fails or is interrupted."""
+    """Keep the trained model if a step after training fails or is interrupted."""
     try:
         yield
     except BaseException:
-        # A rename needs no space, so this works on a full disk, too. If it fails, the first error
-        # is the one to report.
+        # A rename needs no space, so this works even on a full disk. If it fails, report only the
+        # original error.
         with suppress(StorageError):
             log.warning("the trained model was kept in %s", draft.keep())
         raise
@@ -270,15 +270,15 @@ def _kept_on_failure(draft: Draft) -> Iterator[None]:
 
 @contextmanager
 def _storage_errors(draft: Draft, fitted: FitResult) -> Iterator[None]:
-    """Turn an OSError into a StorageError that says what cannot be written and what to do."""
+    """Convert an OSError to a StorageError that says what cannot be written and what to do."""
     try:
         yield
-    except OSError as error:  # StorageError is one
+    except OSError as error:  # StorageError is a subclass
         text = str(error)
         if not isinstance(error, StorageError):
             text = f"registry {draft.registry} cannot be written: {error.strerror or error}"
         if fitted.checkpoint and fitted.checkpoint.exists():
-            text += "; the training was saved: free some space or pass another --registry, and "
+            text += "; a checkpoint was saved: free some space or pass another --registry, and "
             text += "continue with --resume"
         raise StorageError(text) from error
 

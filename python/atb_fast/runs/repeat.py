@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What is known about a run to repeat.
+    """A run to repeat, as recorded in its metadata.
 
     Attributes:
-        path: Its metadata.json.
-        config: Its options, with the engine and the batch size that were used.
-        data: The `dataset` in the metadata: hashes and range of the training data.
+        path: The metadata.json.
+        config: The options, with the engine and the batch size that were used.
+        data: The `dataset` of the metadata: hashes and range of the training data.
         versions: Versions of Python and the packages.
-        environment: See `environment.environment`; empty if an early version wrote the metadata.
-        assessed_at: When the quality of the sentiment was judged; None if it was not.
-        onnx_sha256: Hash of the model.onnx beside the metadata; None if there is none.
+        environment: See `training.environment`; empty in metadata of early versions.
+        assessed_at: When the quality of the sentiment was assessed; None if it was not.
+        onnx_sha256: Hash of the model.onnx next to the metadata; None if there is none.
     """
 
     path: Path
@@ -46,12 +46,12 @@ class RecordedRun:
 
     @property
     def threads(self) -> int | None:
-        """Number of threads that an operation was split over; None if it is not known."""
+        """Number of threads per TensorFlow operation; None if it was not recorded."""
         found = self.environment.get("intra_op_threads")
         return found if type(found) is int and 0 < found <= 4096 else None
 
     def cut(self, market: Market) -> Market:
-        """Return `market` without candles later than the last one of the run."""
+        """Return `market` without candles after the last one of the run."""
         last = self.data.get("candles_last")
         if last is None:
             return market
@@ -59,10 +59,10 @@ class RecordedRun:
         return Market(candles, market.sentiment)
 
     def check(self, prepared: PreparedData) -> None:
-        """Check that `prepared` is the data of the run.
+        """Check that `prepared` has the same data as the run.
 
         Raises:
-            DataError: It is not.
+            DataError: A hash differs.
         """
         expected, received = self.data["sha256"], prepared.sha256
         if expected == received:
@@ -76,11 +76,11 @@ class RecordedRun:
             f"{prepared.candles} candles from {times[0]} to {times[-1]}, expected "
             f"{self.data.get('candles')!r:.80} from {ends[0]!r:.80} to {ends[1]!r:.80}; sha256 "
             f"received {hashes[0]}, expected {hashes[1]}. Pass the files of that run as --candles "
-            "and --sentiment, or check the store with atb-fast data verify"
+            "and --sentiment, or run atb-fast data verify to check the store"
         )
 
     def warn_of_differences(self, versions: dict[str, str], environment: dict[str, Any]) -> None:
-        """Log differences to the run that can change the weights."""
+        """Log differences from the run that can change the weights."""
         machine = {name: environment[name] for name in ("cpu", "intra_op_threads", "gpus")}
         for kind, then, now in (
             ("versions", self.versions, versions),
@@ -103,27 +103,27 @@ class RecordedRun:
     def compare(self, path: Path) -> bool | None:
         """Return whether a model.onnx is identical to the recorded one; None if one is missing."""
         if self.onnx_sha256 is None or not path.is_file():
-            log.info("there is no model.onnx to compare with the run of %s", self.path)
+            log.info("model.onnx cannot be compared with that of %s: one is missing", self.path)
             return None
         same = _sha256(path) == self.onnx_sha256
         if same:
-            log.info("model.onnx is identical to the one beside %s", self.path)
+            log.info("model.onnx is identical to the one next to %s", self.path)
         else:
-            log.warning("model.onnx differs from the one beside %s", self.path)
+            log.warning("model.onnx differs from the one next to %s", self.path)
         return same
 
 
 def read_run(reference: str, **options: Any) -> RecordedRun:
-    """Return a recorded run.
+    """Return the run that a metadata.json records, to repeat it.
 
     Args:
         reference: A metadata.json, the directory of a bundle, or SYMBOL:TIMEFRAME:TYPE[:VERSION].
-        options: Options of TrainingConfig that replace recorded ones or the defaults.
+        options: Options of TrainingConfig that replace those recorded, or the defaults.
 
     Raises:
         ArgumentError: The options contradict those recorded.
         BundleError: There is no metadata, or it cannot be used.
-        DataError: A file of training data does not exist, and no other is given.
+        DataError: A recorded file of candles or sentiment does not exist, and no other is given.
     """
     path = Path(reference)
     if not path.is_file():
@@ -142,8 +142,8 @@ def read_run(reference: str, **options: Any) -> RecordedRun:
         moved = getattr(config, name)
         if moved and name not in options and not moved.exists():
             raise DataError(
-                f"{moved}, the {name} of {path}, does not exist; if it was moved, pass --{name} "
-                "FILE"
+                f"{path} names {moved} as --{name}, which does not exist; if it was moved, pass "
+                f"--{name} FILE"
             )
     last = data.get("candles_last")
     if last is not None and config.end_date is None:
@@ -163,7 +163,10 @@ def read_run(reference: str, **options: Any) -> RecordedRun:
 def _config(path: Path, metadata: dict[str, Any]) -> TrainingConfig:
     recorded = _part(path, metadata, "config")
     if not recorded:
-        raise BundleError(f"{path}: has no config, which is needed to repeat a run")
+        raise BundleError(
+            f"{path}: has no config, so the run cannot be repeated; pass the metadata.json of a run "
+            "of atb-fast"
+        )
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
     unknown = sorted(set(recorded) - known)
     if unknown:
@@ -197,7 +200,7 @@ def _time(path: Path, text: Any) -> datetime:
     except (TypeError, ValueError):
         found = None
     if found is None or found.tzinfo is None:
-        raise BundleError(f"{path}: {text!r:.80} is not a time with a time zone")
+        raise BundleError(f"{path}: found {text!r:.80}, expected an ISO time with a time zone")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a training run returns."""
+"""The result of a training run."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from atb_fast.runs.timing import StageTimer
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run produced.
+    """The result of a training run.
 
     Attributes:
         symbol: For example BTCUSDT.
-        timeframe: Length of a bar.
+        timeframe: Length of a bar, for example 1d.
         model_type: `sentiment`, `price`, `basic` or `causal`.
         recipe: `legacy`, `causal` or `basic`.
-        horizon: Bars from the last close to the predicted one.
+        horizon: Bars from the last close of a window to the predicted close.
         version_id: Version of the bundle.
-        published: Whether engines see the bundle. Without a checked model.onnx they do not.
-        stages: Seconds per stage.
+        published: Whether the bundle was published. Without a checked model.onnx it is not.
+        stages: Seconds by stage.
         total_seconds: Seconds of the whole run, including the time between stages (mostly the
             import of TensorFlow).
         engine: `compiled` or `keras`.
-        epochs: Epochs that were run.
+        epochs: Number of epochs.
         best_epoch: The epoch whose weights were kept, counted from 1.
         seconds_per_epoch: Median of the epochs after the first.
         first_epoch_seconds: Seconds of the first epoch, including compilation.
-        test_rmse: Quote currency.
-        persistence_rmse: RMSE of predicting no change, on the same windows, quote currency.
-        mape: Percent, test windows.
-        shrinkage: Factor that the recipe applied to predicted returns. At 0 the model predicts no
-            change.
-        verdict: How the model compares with predicting no change, and whether chance explains it.
+        test_rmse: RMSE on the test windows, quote currency.
+        persistence_rmse: RMSE of persistence (the forecast "no change") on the same windows.
+        mape: Mean absolute percentage error on the test windows, percent.
+        shrinkage: Shrinkage factor of predicted returns. At 0 the model predicts no change.
+        verdict: How the model compares with persistence; see `significance.verdict`.
         diagnostics: Whether each optional step ran.
-        paths: `bundle`, and each file in it by name.
+        paths: Paths of the `bundle` and of each file in it, by name.
         same_onnx: Whether model.onnx is identical to that of the repeated run; None if there is
             nothing to compare.
     """

@@ -1,4 +1,4 @@
-"""Timing of the stages of a run."""
+"""Times the stages of a run."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class StageTimer:
     """
 
     def __init__(self, listener: Listener = SILENT) -> None:
-        """Start the clock; `listener` hears about each stage when it begins."""
+        """Start the clock. `listener` is told when a stage begins."""
         self._listener = listener
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._started = time.perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to stage `name`."""
+        """Add the time spent in this context to the stage `name`."""
         self._listener.stage(name)
         start = time.perf_counter()
         try:
