@@ -140,7 +140,7 @@ def test_a_registry_that_cannot_be_written(tmp_path: Path, place: str) -> None:
 def test_no_place_for_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / ".models-work").write_text("a file where a directory should be")
     with (
-        pytest.raises(StorageError, match=r"working folder .*models-work .* cannot be used .*"),
+        pytest.raises(StorageError, match=r"work folder .*models-work .* cannot be used .*"),
         reserve(tmp_path / "models", "BTCUSDT", "price", CREATED),
     ):
         pass
@@ -152,7 +152,7 @@ def test_a_registry_that_is_a_mount_point() -> None:
     registry = Path("/dev/shm")
     before = set(registry.iterdir())
     with (
-        pytest.raises(StorageError, match=r"is a mount point.*use a directory inside of it"),
+        pytest.raises(StorageError, match=r"is a mount point.*use a directory inside it"),
         reserve(registry, "BTCUSDT", "price", CREATED),
     ):
         pass

@@ -102,7 +102,7 @@ def test_promote_rollback_prune(atb_fast: Run, root: Path) -> None:
     assert live(root) == first
     none = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
     assert none.returncode == 9
-    assert f"no sound version of BTCUSDT:1d:price before {first}" in none.stderr
+    assert f"no version of BTCUSDT:1d:price before {first} may go live" in none.stderr
 
     # Of directories that are no versions, and of what is behind links, nothing is removed.
     for name in ("one", "two"):
@@ -142,7 +142,7 @@ def test_what_does_not_verify_is_not_promoted(atb_fast: Run, root: Path) -> None
     (bundle / "samples.npz").rename(root.parent / "samples.npz")
     done = atb_fast("models", "promote", key, "--registry", root)
     assert done.returncode == 9
-    assert "could not be checked: train/serve skew" in done.stderr
+    assert "could not be fully checked: train/serve skew" in done.stderr
     content = (bundle / "model.onnx").read_bytes()
     (bundle / "model.onnx").write_bytes(content[:-100])
     done = atb_fast("models", "promote", key, "--force", "--registry", root)
@@ -428,20 +428,20 @@ def test_the_way_back_to_a_bundle_of_another_trainer(atb_fast: Run, shared_regis
     ours = live(root)
     done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
     assert done.returncode == 0, done.stderr
-    assert "champion could not be checked: train/serve skew" in done.stderr
+    assert "champion could not be fully checked: train/serve skew" in done.stderr
     assert live(root) == "champion"
     # Its own damaged predecessor is not loadable, so there is nothing left to go back to.
     (root / "BTCUSDT" / "price" / "2024-01-02_03h_v1" / "model.onnx").write_bytes(b"nothing")
     done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
     assert done.returncode == 9
     assert "2024-01-02_03h_v1 must not go live: " in done.stderr
-    assert "there is no sound version of BTCUSDT:1d:price before champion" in done.stderr
+    assert "no version of BTCUSDT:1d:price before champion may go live" in done.stderr
 
     key = "BTCUSDT:1d:price"
     assert atb_fast("models", "promote", f"{key}:{ours}", "--registry", root).returncode == 0
     refused = atb_fast("models", "promote", f"{key}:champion", "--registry", root)
     assert refused.returncode == 9
-    assert "could not be checked: train/serve skew, because another trainer" in refused.stderr
+    assert "could not be fully checked: train/serve skew, because another trainer" in refused.stderr
     forced = atb_fast("models", "promote", f"{key}:champion", "--force", "--registry", root)
     assert forced.returncode == 0, forced.stderr
     assert live(root) == "champion"

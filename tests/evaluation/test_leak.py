@@ -146,7 +146,7 @@ def test_windows_that_are_validated_and_tested(market: Market) -> None:
 
 def test_nothing_compared_is_no_pass(market: Market) -> None:
     assert len(market.candles) == 2557
-    with pytest.raises(DataError, match="too few candles at every cut; use a longer date range"):
+    with pytest.raises(DataError, match="too few candles at every cut; use a longer range"):
         find_leaks(market, config(), recipe=Refuses())
 
 

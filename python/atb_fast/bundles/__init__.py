@@ -1,1 +1,1 @@
-"""What is written for engines."""
+"""Writing bundles: ONNX export, documents, publishing, promotion."""

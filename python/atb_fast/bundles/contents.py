@@ -23,9 +23,9 @@ def input_names(record: RunRecord) -> list[str]:
 def feature_schema(record: RunRecord) -> dict[str, Any]:
     """Return feature_schema.json: the columns of the ONNX input, in channel order.
 
-    Each has its source column and, as `scaler`, how it is scaled. The key must not be
-    `normalization`: the columns are named after their scaled values, and an engine that finds
-    `normalization` would scale them again.
+    Each column has its source and, as `scaler`, how it is scaled. The key must not be
+    `normalization`: the columns are named after their scaled values, and an engine that finds that
+    key would scale them again.
     """
     features = computed_features(record.data.prepared)
     if record.config.onnx_input == "ohlcv":
@@ -37,7 +37,7 @@ def feature_schema(record: RunRecord) -> dict[str, Any]:
 
 
 def computed_features(prepared: PreparedData) -> list[dict[str, Any]]:
-    """Return the source of each feature and, unless windows are scaled one by one, its scaler."""
+    """Return the source of each feature, and its scaler unless each window is scaled by itself."""
     made: list[dict[str, Any]] = [
         {"name": name, "source": source} for name, source in prepared.sources.items()
     ]
@@ -59,7 +59,7 @@ def computed_features(prepared: PreparedData) -> list[dict[str, Any]]:
 
 
 def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str, Any]:
-    """Return metadata.json before verification. All numbers are finite."""
+    """Return metadata.json without the results of verification. All numbers are finite."""
     config, data = record.config, record.data
     prepared = data.prepared
     times = prepared.timestamps
@@ -68,7 +68,7 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "timeframe": config.timeframe,
         "model_type": prepared.model_type,
         "version_id": version,
-        # Some engines read the first, some the second.
+        # Some engines read the first key, some the second.
         "created_at": created.isoformat(),
         "training_date": created.isoformat(),
         "sequence_length": data.length,
@@ -118,7 +118,7 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "diagnostics": record.diagnostics,
         "diagnostic_failures": dict(record.failures),
         "onnx_difference": dict(record.onnx_difference or {}),
-        # The input of the network, also if the ONNX graph computes it from candles.
+        # The input of the network, even if the ONNX graph computes it from candles.
         "computed_features": computed_features(prepared) if prepared.pipeline else [],
         "config": config.to_dict(),
         "versions": versions(),
@@ -137,6 +137,6 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write `document` as JSON.
 
     Raises:
-        ValueError: It contains NaN or infinity. Nothing is written then.
+        ValueError: It contains NaN or infinity. In that case, nothing is written.
     """
     path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The model.onnx of a run, checked."""
+"""Writes and checks the model.onnx of a run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from atb_fast.training.predict import predict_batches
 
 @dataclass(frozen=True)
 class Exported:
-    """What the check of model.onnx found.
+    """The results of checking model.onnx.
 
     Attributes:
-        difference: Largest difference to Keras by batch size, relative to the largest label.
+        difference: Largest difference from Keras by batch size, relative to the largest label.
         candles_rmse: Test RMSE of a graph that takes raw candles, quote currency; None if the graph
             takes features.
     """
@@ -36,10 +36,10 @@ class Exported:
 
 
 def export_onnx(model: Any, record: RunRecord, path: Path) -> Exported:
-    """Write `model` as ONNX, check the file by running it on real windows, return what was found.
+    """Write `model` as ONNX, run the file on real windows, and return the differences from Keras.
 
     Raises:
-        ExportError: The conversion failed, or the file does not agree with the Keras model.
+        ExportError: The conversion failed, or the outputs differ from those of Keras.
     """
     data, config = record.data, record.config
     prepared = data.prepared
@@ -66,7 +66,7 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> Exported:
         expected = np.asarray(model.predict_on_batch(onnx_export.window_features(raw, pipeline)))
         candles_rmse = _rmse_from_candles(model, data, candles, pipeline)
     path.write_bytes(onnx_export.convert(model, properties=properties, candles=pipeline))
-    # Scaled outputs are about 1, even if all labels are small.
+    # Outputs of scaled targets are about 1, even if all labels are small.
     scale = float(np.abs(data.labels).max()) if data.price_scale.kind == "linear" else 1.0
     difference = onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
     return Exported(difference, candles_rmse)

@@ -1,7 +1,7 @@
-"""Bundles of other trainers: whether engines can load them, and what is not known about them.
+"""Bundles of other trainers: whether engines can load them, and what cannot be verified.
 
-The check reads what engines read and no more. Whether such a bundle scores what it was trained on
-cannot be verified: only atb-fast records that.
+The check reads only what engines read. Train/serve skew cannot be verified, because only atb-fast
+records the samples for it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def check(path: Path) -> Report:
         raise
     except AtbFastError as error:
         problems.append(str(error))
-    except Exception as error:  # whatever is wrong with it concerns this bundle only
+    except Exception as error:  # a broken bundle must not stop the check of others
         problems.append(f"cannot be loaded ({type(error).__name__}: {error})")
     return Report(str(path), tuple(problems), unchecked)
 
 
 def not_verifiable(metadata: dict[str, Any]) -> tuple[str, ...]:
-    """Return what cannot be verified of a bundle that another trainer wrote."""
+    """Return what cannot be verified about a bundle of another trainer."""
     found = ["train/serve skew, because another trainer made it"]
     missing = [key for key in METADATA_KEYS if key not in metadata]
     if missing:
@@ -55,12 +55,12 @@ def _model(path: Path, schema: dict[str, Any]) -> Iterator[str]:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError(
-            "checking a bundle needs onnxruntime; pip install 'atb-fast[predict]'"
+            "checking a bundle needs onnxruntime; install it with pip install 'atb-fast[predict]'"
         ) from error
     models = sorted(path.glob("*.onnx"))
     if len(models) != 1:
         names = ", ".join(model.name for model in models) or "none"
-        raise BundleError(f"{path}: expected one *.onnx, found {names}")
+        raise BundleError(f"{path}: found {names}, expected one *.onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(

@@ -1,7 +1,7 @@
-"""Moving working folders out of a registry.
+"""Moves the working files of early versions of atb-fast out of a registry.
 
-Early versions of atb-fast kept `.staging`, `.unpublished` and `.lock` inside the registry, where
-engines took them for symbols.
+They kept `.staging`, `.unpublished` and `.lock` inside the registry, where engines take them for
+symbols.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ log = logging.getLogger(__name__)
 
 
 def old_folders(registry: Path) -> tuple[Path, Path, Path]:
-    """Return where early versions of atb-fast put their working files."""
+    """Return the paths of the working files of early versions of atb-fast."""
     return registry / ".staging", registry / ".unpublished", registry / ".lock"
 
 
 def move_out(registry: Path, work: Path, abandoned: float) -> None:
-    """Move what early versions left in `registry` to the working folder beside it.
+    """Move the working files of early versions in `registry` to the work folder `work`.
 
-    A process of an early version may still be running, so what it may be using stays until it is
-    `abandoned` seconds old: the folder of a training in progress cannot be told from that of a
-    killed one. To engines, such a folder is a type without versions. One with a version inside is
-    what a killed `models prune` left. That goes at once, because engines load it.
+    A process of an early version may still be running. The folder of a training in progress looks
+    like that of a killed one, so it stays until it is `abandoned` seconds old; to engines, it is a
+    type without versions. A folder with a version inside was left by a killed `models prune`; it is
+    deleted immediately, because engines would load that version.
 
-    The caller holds the lock of the working folder.
+    The caller holds the lock of the work folder.
     """
     staging, unpublished, lock = old_folders(registry)
     left = _move_kept(unpublished, work / "unpublished")
     left += _clear(staging, work / "staging", abandoned)
     if left:
         log.warning(
-            "engines take %s for a symbol, and it may be in use by an early version of atb-fast; "
-            "if no training is running, delete it",
+            "%s may be in use by an early version of atb-fast, so it stays, but engines take it "
+            "for a symbol; if no training is running, delete it",
             left[0].parent,
         )
         return
     for folder in (unpublished, staging):
-        with suppress(OSError):  # missing, or not empty again
+        with suppress(OSError):  # missing, or no longer empty
             folder.rmdir()
     _remove_lock(lock)
 
 
 def _move_kept(source: Path, target: Path) -> list[Path]:
-    """Move what is in `source`; return what has to stay."""
+    """Move the contents of `source` to `target`; return what could not be moved."""
     for path in source.iterdir() if source.is_dir() else ():
         with suppress(OSError):  # moved by another process, or owned by another user
             path.rename(target / path.name)
@@ -56,9 +56,9 @@ def _move_kept(source: Path, target: Path) -> list[Path]:
 
 
 def _clear(source: Path, target: Path, abandoned: float) -> list[Path]:
-    """Delete what is in `source`; return what has to stay."""
+    """Delete the abandoned contents of `source`; return what stays."""
     for path in source.iterdir() if source.is_dir() else ():
-        with suppress(OSError):  # as above
+        with suppress(OSError):  # as in _move_kept
             versions = [inside for inside in path.iterdir() if inside.is_dir()]
             if versions or time.time() - path.stat().st_mtime > abandoned:
                 trash = Path(tempfile.mkdtemp(dir=target))

@@ -1,7 +1,7 @@
-"""Exports model.onnx: converts the Keras model, normalizes the file, and checks it by running it.
+"""Exports model.onnx: converts the Keras model, makes the file reproducible, and checks it.
 
-The same weights give the same bytes in every process. tf2onnx does not promise that, so all names
-are replaced and all nodes reordered in a way that depends on the graph alone.
+The same weights give the same bytes in every process. tf2onnx does not guarantee that, so all names
+are replaced and all nodes are reordered in a way that depends on the graph alone.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from atb_fast.errors import ExportError, MissingExtraError
 from atb_fast.features.frames import MOMENTUM
 
 OPSET = 17
-#: The version that belongs to opset 17. onnxruntime 1.17 reads up to 9.
+#: The IR version of opset 17. onnxruntime 1.17 reads up to 9.
 IR_VERSION = 8
-#: Largest accepted difference from Keras, relative to the largest price. float32 resolves 6e-8.
+#: Largest accepted difference from Keras, relative to the largest price. float32 rounds to 6e-8.
 TOLERANCE = 1e-5
 #: The same for a graph that computes features from float32 candles: its RSI is less exact.
 CANDLES_TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ def check_packages() -> None:
     if missing:
         raise MissingExtraError(
             f"the ONNX export needs {', '.join(missing)}; install with pip install "
-            "'atb-fast[train]', or skip the export with --skip-onnx"
+            "'atb-fast[train]', or pass --skip-onnx"
         )
 
 
@@ -58,23 +58,22 @@ def convert(
         model: A float32 Keras model: (batch, length, features) to (batch, 1).
         properties: Written to `metadata_props` of the file.
         candles: If given, the graph takes the raw candles of a window and computes these features
-            itself; see `window_features`. If one of them is sentiment, the graph has it as the
-            constant `sentiment_momentum`, float32 (1, length, 1), which is neutral, and the
-            property `optional_input` names it: `load_bundle` turns it into an input. It is not an
-            optional input in the file, because onnxruntime logs a warning for each of these
-            whenever it loads one.
+            itself; see `window_features`. If one of them is sentiment, it is a neutral constant of
+            the graph: `sentiment_momentum`, float32 (1, length, 1). The property `optional_input`
+            names it, and `load_bundle` turns it into an input. It is not an optional input in the
+            file, because onnxruntime would log a warning each time it loads the file.
 
     Returns:
         Opset 17, IR version 8. The input is `features` or `candles`, float32
         (batch, length, columns); the output is `prediction`, float32 (batch, 1).
 
     Raises:
-        ExportError: The conversion failed, or gave a graph that engines would run too slowly.
+        ExportError: The conversion failed, or engines would run the graph too slowly.
     """
     import onnx
 
     length, columns = model.input_shape[1:]
-    model(np.zeros((1, length, columns), np.float32))  # Keras exports only models that were called
+    model(np.zeros((1, length, columns), np.float32))  # Keras only exports models that were called
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         try:
@@ -117,7 +116,7 @@ def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: i
         return apply("Slice", name, *ends)
 
     def mean(name: str, window: int) -> str:
-        # Padding is not counted: the first means are over the rows that exist.
+        # Padding does not count, so the first means are over the rows that exist.
         window = min(window, length)
         return apply(
             "AveragePool", name, kernel_shape=[window], pads=[window - 1, 0], count_include_pad=0
@@ -167,8 +166,8 @@ def _canonical(
     """Return `graph` as a file whose names and order depend only on what the graph computes.
 
     Args:
-        graph: From tf2onnx.
-        fed: The name of its input, and the new name.
+        graph: The graph from tf2onnx.
+        fed: Old and new name of its input.
         shape: Shape of the input, without the batch.
         properties: See `convert`.
     """
@@ -182,7 +181,7 @@ def _canonical(
     used: list[Any] = []
 
     def visit(name: str) -> None:
-        """Write the nodes that compute `name`, each after the nodes it needs."""
+        """Write the nodes that compute `name`, each after the nodes it depends on."""
         if name in written or name not in {**weights, **makers}:
             return
         written.add(name)
@@ -241,7 +240,7 @@ def window_features(windows: NDArray[np.float64], pipeline: FeaturePipeline) -> 
 
     Args:
         windows: open, high, low, close, volume, shape (windows, length, 5).
-        pipeline: Has fitted scalers.
+        pipeline: The features, with fitted scalers.
 
     Returns:
         Shape (windows, length, features).
@@ -287,8 +286,8 @@ def check(
         path: The ONNX file.
         inputs: Windows of real data, shape (windows, length, columns).
         expected: The outputs of Keras, shape (windows, 1).
-        scale: The value that differences are divided by.
-        tolerance: The largest accepted difference.
+        scale: Divisor of the differences.
+        tolerance: The largest accepted difference, relative to `scale`.
 
     Returns:
         The largest difference by batch size, relative to `scale`.
@@ -310,8 +309,8 @@ def check(
     shape = inputs.shape[1:]
     if feed.type != "tensor(float)" or tuple(feed.shape[1:]) != shape:
         raise ExportError(
-            f"{path.name} takes {feed.type} {feed.shape}, expected float32 [batch, {shape[0]}, "
-            f"{shape[1]}]"
+            f"{path.name} takes {feed.type} {feed.shape}, expected tensor(float) [batch, "
+            f"{shape[0]}, {shape[1]}]"
         )
     differences = {}
     for size in GATE_BATCHES:
@@ -332,11 +331,11 @@ def _difference(
     name: str,
 ) -> float:
     if got.shape != expected.shape:
-        raise ExportError(f"{name} returns shape {got.shape}, Keras returns {expected.shape}")
+        raise ExportError(f"{name} returns shape {got.shape}, expected {expected.shape} as Keras")
     if not np.isfinite(got).all():
-        raise ExportError(f"{name} returns NaN or infinite values")
+        raise ExportError(f"{name} returns NaN or infinite values, expected finite numbers")
     difference = float(np.abs(got - expected).max()) / scale
-    if not difference <= tolerance:  # also when Keras itself returned NaN
+    if not difference <= tolerance:  # also if Keras itself returned NaN
         raise ExportError(
             f"{name} differs from Keras by {difference:.1e} of the largest target, expected at "
             f"most {tolerance:.0e}"

@@ -1,7 +1,7 @@
 """Writing to the registry: each change that engines can see is one atomic rename.
 
-A version is reserved first, which makes its name known. Its files are written in the working folder
-beside the registry, on the same file system, and then moved in as a whole.
+A version is reserved first, so its name is known from the start. Its files are written in the work
+folder next to the registry, on the same file system, and then moved into the registry as a whole.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Draft:
 
     Attributes:
         directory: Where to write its files.
-        registry: The registry it will be published in.
+        registry: The registry to publish it in.
         symbol: For example BTCUSDT.
         model_type: For example sentiment.
-        version: The name that no other version has.
-        created: UTC time that the version is named after.
+        version: Its unique name.
+        created: The time, UTC, that the version is named after.
     """
 
     directory: Path
@@ -46,7 +46,7 @@ class Draft:
 
     @property
     def destinations(self) -> tuple[Path, Path]:
-        """Where it goes when it is published, and when it is kept."""
+        """Where `publish` and `keep` move it."""
         kept = work_folder(self.registry) / "unpublished"
         return self.home / self.version, kept / self.directory.name
 
@@ -56,13 +56,13 @@ class Draft:
         return self.registry / self.symbol / self.model_type
 
     def publish(self, *, live: bool) -> Path:
-        """Make the bundle visible to engines and return its directory.
+        """Make the bundle visible to engines, and return its directory.
 
         Args:
-            live: Whether `latest` moves to it.
+            live: Whether to promote it.
 
         Raises:
-            StorageError: It cannot be written. `latest` is unchanged then.
+            StorageError: It cannot be written. In that case, `latest` is unchanged.
         """
         bundle = self._move(self.destinations[0])
         if live:
@@ -70,7 +70,7 @@ class Draft:
         return bundle
 
     def keep(self) -> Path:
-        """Move the files to a folder outside of the engines' view and return it.
+        """Move the files to a folder that engines do not see, and return it.
 
         Raises:
             StorageError: They cannot be moved.
@@ -92,7 +92,7 @@ class Draft:
 
 @contextmanager
 def reserve(registry: Path, symbol: str, model_type: str, created: datetime) -> Iterator[Draft]:
-    """Reserve a version. What is neither published nor kept at the end is deleted.
+    """Reserve a version. At the end, it is deleted unless it was published or kept.
 
     Raises:
         StorageError: The registry cannot be written.
@@ -109,7 +109,7 @@ def reserve(registry: Path, symbol: str, model_type: str, created: datetime) -> 
     try:
         yield draft
     finally:
-        # After a move, a directory of this name is that of a process that tries to claim it.
+        # If it was moved, a directory of this name belongs to a process that tries to claim it.
         if not any(map(os.path.lexists, draft.destinations)):
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -122,8 +122,8 @@ def _claimed(draft: Draft) -> bool:
         return False
     except OSError as error:
         raise not_writable(draft.registry, error) from error
-    # A version leaves staging by a single rename. Since the directory is new, every earlier version
-    # of this name has arrived where it is looked for here.
+    # A version leaves staging by a single rename. As this directory could be created, any earlier
+    # version of this name has already arrived at one of the destinations.
     if any(map(os.path.lexists, draft.destinations)):
         draft.directory.rmdir()
         return False
@@ -131,10 +131,10 @@ def _claimed(draft: Draft) -> bool:
 
 
 def promote(version: Path) -> str | None:
-    """Point `latest` to `version`, a directory in a registry; return the version it named before.
+    """Point `latest` to `version`, a directory in a registry; return what was live before.
 
     Raises:
-        StorageError: The link cannot be replaced. It is unchanged then.
+        StorageError: The link cannot be replaced. In that case, it is unchanged.
     """
     home = version.parent
     registry = home.parent.parent
@@ -156,10 +156,10 @@ def promote(version: Path) -> str | None:
 
 
 def remove(version: Path) -> bool:
-    """Delete a version; return whether it is gone. The version that `latest` names stays.
+    """Delete a version unless it is live; return whether it is gone.
 
-    Engines see the whole version or none of it: it is moved out of the registry first. If `latest`
-    named it a moment ago, engines get time to finish loading it.
+    Engines see either the whole version or nothing, because it is moved out of the registry first.
+    If it was live a moment ago, engines get time to finish loading it.
 
     Raises:
         StorageError: It cannot be deleted.
@@ -171,7 +171,7 @@ def remove(version: Path) -> bool:
     try:
         with temporary(work) as scratch, locked(work):
             live = live_version(home)
-            # A link that leads elsewhere may mean any version.
+            # A broken link may have pointed to any version.
             if live == version.name or (latest.is_symlink() and live is None):
                 return False
             if latest.is_symlink():
@@ -186,7 +186,7 @@ def remove(version: Path) -> bool:
 
 
 def _sync(directory: Path) -> None:
-    """Flush what was written to the disk, so that a power cut cannot leave a partial bundle."""
+    """Flush the files to the disk, so that a power failure cannot leave a partial bundle."""
     for path in directory.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

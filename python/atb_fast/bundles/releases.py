@@ -1,4 +1,4 @@
-"""Which bundles of a registry engines load: listing, checking, promoting, rolling back, pruning."""
+"""Managing the bundles of a registry: listing, checking, promotion, rollback, pruning."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Release:
     Attributes:
         path: Its directory.
         live: Whether `latest` points to it.
-        foreign: Whether another trainer made it.
-        timeframe: None if the metadata does not say.
-        metadata: metadata.json, empty if it cannot be read.
-        problem: Why engines cannot find it, None if they can.
+        foreign: Whether it is a bundle of another trainer.
+        timeframe: None if the metadata has no valid one.
+        metadata: Contents of metadata.json; empty if it cannot be read.
+        problem: Why engines cannot find it; None if they can.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Release:
 
     @property
     def unverified(self) -> tuple[str, ...]:
-        """What cannot be verified, because another trainer made it."""
+        """What cannot be verified because it is a bundle of another trainer."""
         return foreign.not_verifiable(self.metadata) if self.foreign else ()
 
 
@@ -66,13 +66,13 @@ def _release(path: Path) -> Release:
         timeframe = layout.check_timeframe(metadata, path)
     except BundleError as error:
         problem = str(error)
-    # Without metadata, it is not known who made it.
+    # Without metadata, its trainer is unknown.
     by_other = bool(metadata) and layout.is_foreign(metadata)
     return Release(path, live, by_other, timeframe, metadata, problem)
 
 
 def check(path: Path) -> Report:
-    """Return whether a bundle may be live. Of other trainers' bundles, less can be checked."""
+    """Return whether a bundle may go live. Less can be checked for bundles of other trainers."""
     return _check(_release(path))
 
 
@@ -86,7 +86,7 @@ def promote(path: Path, registry: Path, *, force: bool) -> tuple[Path, str | Non
     Args:
         path: A version in `registry`.
         registry: The registry.
-        force: Also if it was not fully checked, or if `latest` has another timeframe now.
+        force: Do so even if it was not fully checked, or if `latest` has another timeframe.
 
     Raises:
         ArgumentError: `path` is not a version in `registry`.
@@ -99,14 +99,14 @@ def promote(path: Path, registry: Path, *, force: bool) -> tuple[Path, str | Non
         raise BundleError(f"{path} must not go live: {'; '.join(report.problems)}")
     if report.unchecked and not force:
         raise BundleError(
-            f"{path} could not be checked: {'; '.join(report.unchecked)}; pass --force to promote "
-            "it anyway"
+            f"{path} could not be fully checked: {'; '.join(report.unchecked)}; pass --force to "
+            "promote it anyway"
         )
     timeframe = layout.timeframe(path)
     other = layout.other_live_timeframe(path.parent, timeframe)
     if other and not force:
         raise BundleError(
-            f"{path} has the timeframe {timeframe}, and engines expect {other} of "
+            f"{path} has the timeframe {timeframe}, but engines expect {other} in "
             f"{path.parent / 'latest'}; pass --force to promote it anyway"
         )
     return path, publishing.promote(path)
@@ -116,7 +116,9 @@ def _inside(path: Path, registry: Path) -> Path:
     """Return `path` with links resolved if it is a version in `registry`."""
     resolved, registry = path.resolve(), registry.resolve()
     if resolved in layout.unpublished(registry):
-        raise BundleError(f"{path} was not published: it has no checked model.onnx")
+        raise BundleError(
+            f"{path} was not published, because it has no checked model.onnx; train the model again"
+        )
     if resolved.parent.parent.parent != registry or not layout.is_bundle(resolved):
         raise ArgumentError(
             f"{path} is not a version in the registry {registry}; pass its registry as --registry"
@@ -125,15 +127,15 @@ def _inside(path: Path, registry: Path) -> Path:
 
 
 def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | None]:
-    """Make the newest sound version before the live one live; return both.
+    """Make the newest older version that passes its checks live; return it and the one before.
 
-    Bundles of other trainers count if engines can load them: they are the way back to what was live
-    before atb-fast.
+    Bundles of other trainers are accepted if engines can load them, so that it is possible to
+    return to a model from before atb-fast.
 
     Args:
         bundle: SYMBOL:TIMEFRAME:TYPE.
         registry: The registry.
-        force: Also to a version of atb-fast that cannot be checked completely.
+        force: Also accept a version of atb-fast that could not be fully checked.
 
     Raises:
         ArgumentError: `bundle` names a version.
@@ -143,17 +145,19 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
     wanted = Reference.parse(bundle)
     if wanted.version:
         raise ArgumentError(
-            f"{bundle} names a version; use models promote to load that version, or leave it out"
+            f"{bundle} names a version; leave it out, or use models promote for that version"
         )
     home = registry.resolve() / wanted.symbol / wanted.model_type
     latest = home / "latest"
     if not latest.is_symlink():
-        raise BundleError(f"no bundle {bundle} is live: {latest} does not exist")
+        raise BundleError(
+            f"no bundle {bundle} is live: {latest} does not exist; use models promote"
+        )
     other = layout.other_live_timeframe(home, wanted.timeframe)
     if other:
         raise BundleError(
-            f"{latest} has the timeframe {other}, not {wanted.timeframe}; roll that back, or name "
-            "the version to load with models promote --force"
+            f"{latest} has the timeframe {other}, not {wanted.timeframe}; roll back that one, or "
+            "promote a version with models promote --force"
         )
     live = home / latest.readlink().name
     for release in reversed(_before(live, registry.resolve(), wanted.timeframe)):
@@ -162,14 +166,17 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
             log.warning("%s must not go live: %s", path, "; ".join(report.problems))
             continue
         if report.unchecked:
-            log.warning("%s could not be checked: %s", path, "; ".join(report.unchecked))
+            log.warning("%s could not be fully checked: %s", path, "; ".join(report.unchecked))
         if force or not report.unchecked or release.foreign:
             return path, publishing.promote(path)
-    raise BundleError(f"there is no sound version of {bundle} before {live.name}")
+    raise BundleError(
+        f"no version of {bundle} before {live.name} may go live; see atb-fast models ls, or train "
+        "the model again"
+    )
 
 
 def _before(live: Path, registry: Path, timeframe: str) -> list[Release]:
-    """Return the versions older than `live`, all of them if nothing tells how old that is."""
+    """Return the versions older than `live`; all of them if its age is unknown."""
     found = [release for release in releases(registry) if release.path.parent == live.parent]
     known = layout.is_version(live) or any(release.path == live for release in found)
     return [
@@ -182,10 +189,10 @@ def _before(live: Path, registry: Path, timeframe: str) -> list[Release]:
 
 
 def prune(registry: Path, keep: int, *, dry_run: bool) -> list[Path]:
-    """Delete old versions of atb-fast; return their directories.
+    """Delete old bundles of atb-fast; return their directories.
 
-    Of each symbol, type and timeframe the newest `keep` stay, and the live one. Bundles of other
-    trainers, and those that are too damaged to tell, always stay.
+    For each symbol, type and timeframe, the newest `keep` versions and the live one stay. Bundles
+    of other trainers, and bundles without readable metadata, always stay.
 
     Raises:
         StorageError: The registry cannot be read or written.

@@ -1,4 +1,4 @@
-"""samples.npz: training windows that a bundle contains, to detect train/serve skew."""
+"""samples.npz: training windows in a bundle, to detect train/serve skew."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData
 from atb_fast.training.tf_data import trained_windows
 
-#: Windows in samples.npz.
+#: Number of windows in samples.npz.
 SAMPLES = 16
 
 
@@ -33,12 +33,12 @@ def candle_windows(
 def write_samples(model: Any, record: RunRecord, path: Path) -> None:
     """Write evenly spaced training windows and the candles they were computed from.
 
-    `verify` computes the same windows as for scoring and compares them, without the training data.
-    `candles` holds the rows that each window needs, one window after the other, with NaN for null;
-    `ends` holds the end of each. `index` is the sentiment.
+    `serving.verification` computes the same windows with the scoring code and compares them.
+    `candles` has the rows that each window needs, window after window, with NaN for null. `ends`
+    has the end of each window in it. `index` is the Fear & Greed index.
     """
     data, prepared = record.data, record.data.prepared
-    # Windows whose lookback starts before the first candle cannot be computed again.
+    # Windows whose lookback begins before the first candle cannot be computed again.
     every = data.parts.every[prepared.matrix.rows[data.parts.every] >= prepared.lookback]
     starts = every[np.linspace(0, len(every) - 1, min(SAMPLES, len(every))).astype(np.int64)]
     rows = prepared.matrix.rows

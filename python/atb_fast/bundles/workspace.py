@@ -1,6 +1,6 @@
-"""The working folder beside a registry: where bundles are written and versions deleted.
+"""The work folder next to a registry, where bundles are written and versions are deleted.
 
-It is on the file system of the registry, so that bundles move in and out by an atomic rename.
+It is on the file system of the registry, so a bundle moves in or out by one atomic rename.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _ABANDONED_SECONDS = 7 * 86_400
 
 
 def open_workspace(registry: Path, home: Path) -> Path:
-    """Return the working folder of `registry`, ready to be used. Both are created if missing.
+    """Return the work folder of `registry`, ready for use. Both are created if missing.
 
     Raises:
-        StorageError: `home` cannot be written, or there is no place for the folder.
+        StorageError: `home` or the work folder cannot be written.
     """
     work = work_folder(registry)
     try:
@@ -48,9 +48,9 @@ def open_workspace(registry: Path, home: Path) -> Path:
                 move_out(registry.resolve(), work, _ABANDONED_SECONDS)
     except OSError as error:
         raise StorageError(
-            f"the working folder {work} of registry {registry} cannot be used "
+            f"the work folder {work} of registry {registry} cannot be used "
             f"({error.strerror or error}); bundles are written there because engines would see "
-            "them in the registry. Make it writable, or pass a --registry in a folder that is"
+            "them in the registry. Make it writable, or pass a --registry in a writable folder"
         ) from error
     return work
 
@@ -64,27 +64,27 @@ def not_writable(registry: Path, error: OSError) -> StorageError:
 
 
 def _check_file_system(registry: Path, work: Path) -> None:
-    """Raise StorageError if nothing can be renamed from the working folder into the registry."""
+    """Raise StorageError if files cannot be renamed from the work folder into the registry."""
     resolved = registry.resolve()
     mounted = resolved == resolved.parent
     mounted |= resolved.stat().st_dev != resolved.parent.stat().st_dev
     try:
-        # This never renames anything: a name that ends with "." is refused. Linux reports different
-        # mounts first, bind mounts of one file system too, which have the same device number.
+        # This never renames anything, because a name that ends with "." is invalid. Linux reports
+        # different mounts first, even bind mounts of one file system, whose device is the same.
         os.rename(work.with_name(f"{work.name}-none"), f"{resolved}/.")  # noqa: PTH104
     except OSError as error:
         mounted |= error.errno == errno.EXDEV
     if mounted:
         raise StorageError(
             f"registry {registry} is a mount point, so bundles cannot be moved into it from "
-            f"{work} in one step; use a directory inside of it, such as {registry / 'models'}, "
-            "and point MODEL_REGISTRY_PATH of the engines there too"
+            f"{work} in one step; use a directory inside it, such as {registry / 'models'}, and "
+            "set MODEL_REGISTRY_PATH of the engines to it"
         )
 
 
 @contextmanager
 def locked(work: Path) -> Iterator[None]:
-    """Let one process at a time move `latest` or delete versions."""
+    """Hold the lock under which one process at a time moves `latest` or deletes versions."""
     from filelock import FileLock
 
     with FileLock(work / "lock"):
@@ -93,7 +93,7 @@ def locked(work: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary(work: Path) -> Iterator[Path]:
-    """Yield a new directory in the working folder, deleted at the end."""
+    """Yield a new directory in the work folder, and delete it at the end."""
     directory = Path(tempfile.mkdtemp(dir=work / "staging"))
     try:
         yield directory
@@ -102,7 +102,7 @@ def temporary(work: Path) -> Iterator[Path]:
 
 
 def _sweep(staging: Path) -> None:
-    """Delete what killed processes left days ago."""
+    """Delete what killed processes left more than a week ago."""
     for path in staging.iterdir():
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:

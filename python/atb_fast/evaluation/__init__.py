@@ -1,1 +1,1 @@
-"""How good a model is, and whether that can be believed."""
+"""How good a model is, and whether the figures can be trusted."""

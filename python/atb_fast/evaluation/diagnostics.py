@@ -1,6 +1,6 @@
-"""How good a model is: errors next to persistence, robustness, permutation importance.
+"""Errors compared with persistence, robustness, and permutation importance of a trained model.
 
-Keras computes every prediction, whichever engine trained the model.
+Keras computes all predictions, regardless of the engine that trained the model.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from atb_fast.features.sentiment import neutral_value
 from atb_fast.features.windows import WindowedData
 from atb_fast.training.predict import PREDICT_BATCH, predict, predict_batches
 
-#: Permutation importance is measured on at most this many test windows.
+#: Largest number of test windows on which permutation importance is measured.
 _IMPORTANCE_WINDOWS = 100
 _SHUFFLES = 5
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors on the training and the test windows.
+    """Errors on the training and test windows.
 
     RMSE is in quote currency, MAPE in percent; a loss is a squared RMSE. Persistence predicts the
-    last close of each test window. See `metrics.Direction` for the directional figures, and
-    `significance.diebold_mariano`.
+    last close of each test window. For the directional figures see `metrics.Direction`, for the
+    statistic `significance.diebold_mariano`.
     """
 
     train_loss: float
@@ -57,12 +57,12 @@ class Evaluation:
 
 
 def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float64]) -> Evaluation:
-    """Return the errors of `model` on the training and the test windows.
+    """Return the errors of `model` on the training and test windows.
 
     Args:
         model: A Keras model.
         data: The windows.
-        test_predictions: Its prediction for each test window, quote currency, shape (windows,).
+        test_predictions: Its predictions for the test windows, quote currency, shape (windows,).
     """
     train_rmse = rmse(data.targets(data.train), predict(model, data, data.train))
     actual, unchanged = data.targets(data.test), data.persistence(data.test)
@@ -88,12 +88,12 @@ def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float6
 def robustness(
     model: Any, data: WindowedData, test_predictions: NDArray[np.float64]
 ) -> dict[str, float]:
-    """Return the test RMSE with and without sentiment, by name; only `test_rmse` if it has none.
+    """Return the test RMSE with and without sentiment, by name; only `test_rmse` for price models.
 
     `test_rmse_neutral_sentiment` is measured with a constant index of 50.
     `test_rmse_without_sentiment` is measured with the scaled sentiment columns set to 0. In the
-    legacy recipe 0 is the steepest fall of the index rather than a neutral value. The original
-    trainer measured it this way, so the figures stay comparable.
+    legacy recipe, 0 is the steepest fall of the index rather than a neutral value; the figure is
+    kept to be comparable with that of the trainer that atb-fast replaces.
     """
     actual, prepared = data.targets(data.test), data.prepared
     results = {"test_rmse": rmse(actual, test_predictions)}
@@ -118,9 +118,9 @@ def permutation_importance(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return how much the test RMSE increases when a feature is permuted between windows.
 
-    A window keeps the other features and gets the whole series of this one from another window
-    (L. Breiman, Random Forests, 2001). Measured on at most 100 evenly spaced test windows, with
-    five permutations.
+    A window keeps the other features, and takes the whole series of this one from another window
+    (L. Breiman, Random Forests, 2001). It is measured on at most 100 evenly spaced test windows,
+    with five permutations.
 
     Returns:
         Mean and standard deviation of the RMSE increase over the permutations, by feature, quote
@@ -130,7 +130,7 @@ def permutation_importance(
     chosen = data.test[::step]
     rng = np.random.default_rng(seed)
     orders = np.concatenate([rng.permutation(len(chosen)) for _ in range(_SHUFFLES)])
-    # All permutations are predicted together, as many small batches would take longer.
+    # All permutations are predicted together, because many small batches would take longer.
     starts = np.tile(chosen, _SHUFFLES)
     actual, windows = data.targets(starts), data.windows(starts)
     base = rmse(data.targets(chosen), predict(model, data, chosen))

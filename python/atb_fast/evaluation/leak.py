@@ -1,8 +1,7 @@
-"""A test for look-ahead bias: does anything change when the future is removed?
+"""A test for look-ahead bias: does anything in the past change when the future is removed?
 
-The recipe runs on the whole market, and again on what was known at each of many cuts in time. For
-the time before a cut, features, targets and the split must be identical. Whatever differs depends
-on the future.
+The recipe runs on the whole market, and again on what was known at many cuts in time. Before a cut,
+features, targets and the split must be identical. Whatever differs depends on the future.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes.base import Context, Recipe
 
-#: The index of a day is published during that day and may be revised; a day later it is final.
+#: The index of a day is published during that day and may be revised. A day later, it is final.
 _INDEX_KNOWN_AFTER = timedelta(days=1)
 #: Largest difference that rounding can cause in a feature or a target, which are about 1.
 _TOLERANCE = 1e-5
 
 
-#: Reasons of a leak; the placeholder takes its size.
+#: Reasons for a leak; the placeholder is for its size.
 _DIFFERS = "differs by up to {:.2g}"
 _GONE = "{:.0f} rows lose their features"
 _REACHES = "{:.0f} windows overlap a later part"
@@ -49,7 +48,7 @@ class Leak:
         what: Name of a feature, `target`, `candles` or `split`.
         reason: What differs, with its largest size over all cuts.
         cuts: Number of cuts at which it differs.
-        first_cut: The earliest of them, ISO 8601, UTC; candles from then on were removed.
+        first_cut: The earliest of these cuts, ISO 8601, UTC: candles from then on were removed.
     """
 
     what: str
@@ -64,7 +63,7 @@ class LeakReport:
 
     Attributes:
         cuts: Number of cuts that were compared.
-        leaks: What depends on the future, in the order of discovery; empty if nothing does.
+        leaks: Everything that depends on the future; empty if nothing does.
     """
 
     cuts: int
@@ -75,24 +74,24 @@ class LeakReport:
         return asdict(self)
 
 
-#: What differs, why (one of the reasons above), and by how much.
+#: What differs, the reason (one of those above), and by how much.
 _Change = tuple[str, str, float]
 
 
 def find_leaks(
     market: Market, config: TrainingConfig, *, recipe: Recipe | None = None, cuts: int = 20
 ) -> LeakReport:
-    """Remove the future of `market` at many cuts, and return what changes in the past.
+    """Return what changes in the past when the future of `market` is removed, at many cuts.
 
     Features are compared at every cut. Scalers and targets are compared at cuts after the training
     part, because a scaler may be fitted on all of that part. The split is compared where the
-    validation and the test part begin.
+    validation and test parts begin.
 
     Args:
         market: Candles and the whole sentiment history.
-        config: As for training.
-        recipe: Default: the recipe of `config`.
-        cuts: Number of evenly spaced cuts, at least 1. Those where a part begins are added.
+        config: The options of a training run.
+        recipe: The recipe to test. Default: that of `config`.
+        cuts: Number of evenly spaced cuts, at least 1. The cuts where a part begins are added.
 
     Raises:
         ArgumentError: `cuts` is out of range.
@@ -110,7 +109,7 @@ def find_leaks(
     run = _Run(market, config, recipe, prepared, data, recipe.starts(prepared, config), begins)
     # There is nothing to compare before the target of the first window.
     least = int(rows[0]) + config.sequence_length + config.horizon
-    # The recipe would log the same lines at each cut.
+    # Without this, the recipe would log the same lines at each cut.
     with _quiet():
         first = bisect_left(range(least, len(times)), 1, key=lambda cut: _usable(run, cut)) + least
         cuts = min(cuts, len(times))
@@ -122,7 +121,7 @@ def find_leaks(
                 seen.setdefault((what, how), []).append((size, cut))
     if not every:
         raise DataError(
-            f"the {config.recipe} recipe has too few candles at every cut; use a longer date range"
+            f"the {config.recipe} recipe has too few candles at every cut; use a longer range"
         )
     twice = np.intersect1d(parts.validation, parts.test)
     if len(twice):
@@ -147,16 +146,16 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Run:
-    """What the recipe makes of the whole market.
+    """The results of the recipe for the whole market.
 
     Attributes:
         market: Candles and the whole sentiment history.
-        config: As for training.
+        config: The options of a training run.
         recipe: The recipe under test.
         prepared: Its features.
         data: Its windows.
-        starts: Starts of all windows.
-        begins: Candles at which the validation and the test part begin.
+        starts: Starts of all its windows.
+        begins: Candles at which the validation and test parts begin.
     """
 
     market: Market
@@ -169,12 +168,12 @@ class _Run:
 
 
 def _known(run: _Run, cut: int) -> PreparedData:
-    """Return the features without the candles from `cut` on and their sentiment."""
+    """Return the features computed from only what was known at `cut`."""
     times, index = run.market.candles["timestamp"], run.market.sentiment
     if index is not None:
         index = index.filter(pl.col("timestamp") <= times[cut - 1] - _INDEX_KNOWN_AFTER)
     known = Market(run.market.candles.head(cut), index)
-    # With the same clock, so that only the market differs.
+    # The clock stays the same, so that only the market differs.
     return run.recipe.prepare(known, run.config, Context(run.config, now=times[-1]))
 
 
@@ -188,7 +187,7 @@ def _usable(run: _Run, cut: int) -> bool:
 
 
 def _changes(run: _Run, cut: int) -> Iterator[_Change]:
-    """Yield what differs before `cut` if everything from there on is removed."""
+    """Yield what differs before `cut` if everything from `cut` on is removed."""
     config, data, rows = run.config, run.data, run.prepared.matrix.rows
     prepared = _known(run, cut)
     gone = np.setdiff1d(rows[rows < cut], prepared.matrix.rows)
@@ -211,12 +210,12 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
         if missing:
             yield "split", _REACHES, missing
     if not whole or len(gone):
-        # Without the whole training part scalers may differ, and with rows gone so do windows.
+        # Scalers may differ without the whole training part, and windows if rows are missing.
         yield from _differences(run.prepared, prepared, cut)
         return
     again = run.recipe.windows(prepared, config, parts)
     yield from _differences(data.prepared, again.prepared, cut)
-    # The price that a label stands for may depend on the future too.
+    # The conversion of labels to prices may depend on the future too.
     for values in (
         [each.labels[parts.every + data.length] for each in (data, again)],
         [each.prices(parts.every, np.ones(len(parts.every))) for each in (data, again)],

@@ -23,10 +23,10 @@ def mape(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class Direction:
-    """How often a model predicts the direction of the move from the last close.
+    """Directional accuracy: how often the predicted direction from the last close is right.
 
-    Bars without a move and predictions of no move do not count. If no bar counts, the accuracy is
-    unknown: a share of 0.5 with an interval of 0..1.
+    Bars that do not move and predictions of no change do not count. If no bar counts, the accuracy
+    is unknown: a share of 0.5 with an interval of 0..1.
 
     Attributes:
         share: Share of correct directions, 0..1.
@@ -50,8 +50,8 @@ def directional_accuracy(
 
     Args:
         last: Last close of each window, shape (windows,).
-        actual: Close that is predicted, shape (windows,).
-        predicted: Its prediction, shape (windows,).
+        actual: Actual close of each predicted bar, shape (windows,).
+        predicted: Predicted close, shape (windows,).
     """
     moved = (actual != last) & (predicted != last)
     count = int(moved.sum())
@@ -79,7 +79,7 @@ class Deciles:
         actual: Mean actual return of the same windows.
         half_width: Half the width of the 95% interval of `actual` (1.96 standard errors), assuming
             that windows whose horizons do not overlap are independent.
-        left_out: Number of windows without a predicted return, as the prediction is not positive.
+        left_out: Number of windows without a predicted return, because a price is not positive.
     """
 
     predicted: NDArray[np.float64]
@@ -101,9 +101,9 @@ def return_deciles(
 
     Args:
         last: Last close of each window, shape (windows,).
-        actual: Close that is predicted, shape (windows,).
-        predicted: Its prediction, shape (windows,).
-        horizon: Bars that a return spans. Standard errors grow with it, as neighbors overlap.
+        actual: Actual close of each predicted bar, shape (windows,).
+        predicted: Predicted close, shape (windows,).
+        horizon: Bars that a return spans. Returns overlap, so standard errors grow with it.
     """
     usable = (predicted > 0) & (actual > 0) & (last > 0)
     expected, got = (np.log(values[usable] / last[usable]) for values in (predicted, actual))

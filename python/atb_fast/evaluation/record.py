@@ -1,4 +1,4 @@
-"""What is known about a training run."""
+"""The record of a training run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from atb_fast.training.engine import FitResult
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What is known about a run. Each stage that adds to it returns a new record.
+    """Everything known about a run. A stage that adds to it returns a new record.
 
     Attributes:
         config: The options of the run, with the paths that `portable` returns.
         data: What the model was trained and tested on.
         policy: The device and the precision.
-        fitted: How the fit went.
-        evaluation: How good the model is.
+        fitted: The result of the fit.
+        evaluation: The errors of the model.
         robustness: See `diagnostics.robustness`; None if it was not measured.
         importance: See `diagnostics.permutation_importance`; None if it was not measured.
         importance_deviation: Standard deviation of each value in `importance`.
@@ -58,10 +58,10 @@ class RunRecord:
 
 
 def portable(config: TrainingConfig) -> TrainingConfig:
-    """Return `config` with paths that say nothing about the machine.
+    """Return `config` with paths that reveal nothing about the machine.
 
-    A path in the working directory becomes relative to it. Of a path elsewhere, the file name is
-    left.
+    A path in the working directory becomes relative to it. Any other absolute path is reduced to
+    its file name.
     """
     given = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
     paths: dict[str, Any] = {

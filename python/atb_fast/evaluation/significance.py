@@ -1,4 +1,4 @@
-"""What chance alone can do: confidence intervals, and a test against persistence."""
+"""Significance: confidence intervals, and a test against persistence."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from atb_fast.features.windows import WindowedData
 
-#: A normal distribution has 95% of its mass within this many standard deviations of its mean.
+#: 95% of a normal distribution lie within this many standard deviations of its mean.
 Z95 = NormalDist().inv_cdf(0.975)
-#: Standard errors from which a difference counts as significant.
+#: A difference of this many standard errors or more is significant.
 _SIGNIFICANT = 2.0
 
 
@@ -34,12 +34,13 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 def diebold_mariano(data: WindowedData, predicted: NDArray[np.float64]) -> float:
     """Return by how many standard errors the model beats persistence on the test windows.
 
-    The statistic is the mean difference of the squared errors over its standard error, which
+    The statistic is the mean difference of the squared errors divided by its standard error, which
     includes the autocovariances of overlapping horizons (F. Diebold and R. Mariano, Comparing
-    Predictive Accuracy, 1995). Values within -2..2 are likely by chance. 0 if the errors are equal.
+    Predictive Accuracy, 1995). Values from -2 to 2 can be due to chance. It is 0 if the errors are
+    equal.
 
     Args:
-        data: Its test windows are compared.
+        data: The windows.
         predicted: Prediction for each test window, quote currency, shape (windows,).
     """
     actual = data.targets(data.test)
@@ -52,11 +53,11 @@ def diebold_mariano(data: WindowedData, predicted: NDArray[np.float64]) -> float
 
 
 def verdict(error: float, persistence: float, statistic: float) -> str:
-    """Return how a model compares with "no change", that is, with persistence.
+    """Return how a model compares with persistence, the forecast "no change".
 
-    `better than no change` and `worse than no change` are significant. `hardly better than no
-    change` (a smaller error) and `no better than no change` (a larger one) are statistically
-    indistinguishable from it. `as good as no change` has the same error.
+    `better than no change` and `worse than no change` are significant differences. `hardly better
+    than no change` (a smaller error) and `no better than no change` (a larger error) are
+    statistically indistinguishable from it. `as good as no change` means the same error.
 
     Args:
         error: Test RMSE of the model.

@@ -1,4 +1,4 @@
-"""Walk-forward evaluation: train on the past, test on the bars that follow, move on."""
+"""Walk-forward evaluation: train on the past, test on the bars that follow, and repeat."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from atb_fast.training.train import forget_models, train
 
 log = logging.getLogger(__name__)
 
-#: Whether the training part grows, or drops its oldest windows.
+#: Whether the training part grows, or drops its oldest windows to keep its size.
 Window = Literal["expanding", "rolling"]
 
-#: Share of the windows, oldest first, that no fold tests.
+#: Share of the windows, oldest first, that is not tested in any fold.
 _FIRST_SHARE = 0.5
-#: Number of windows that are materialized at a time to read their last rows.
+#: Number of windows copied at a time to read their last rows.
 _BATCH = 4096
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Out-of-sample results of one fold: its test bars come after all bars it was fitted on.
+    """The results of one fold, out of sample: its test bars follow all bars it was fitted on.
 
-    The legacy recipe is an exception, as it fits its scalers on all bars before it splits them.
+    The legacy recipe is an exception, because it fits its scalers on all bars.
 
     RMSE is in quote currency; shares are 0..1.
 
     Attributes:
-        number: Number of the fold, from 1.
+        number: Number of the fold, counted from 1.
         first: Open time of the first test bar, ISO 8601, UTC.
         last: Open time of the last test bar.
         train: Number of training windows.
-        validation: Number of validation windows, which select the epoch.
+        validation: Number of validation windows, which select the best epoch.
         test: Number of test windows.
         shrinkage: Shrinkage factor of the outputs; at 0 the model predicts no change.
         rmse: RMSE of the model.
         persistence_rmse: RMSE of persistence, which predicts the last close.
-        linear_rmse: RMSE of least squares on the last bar of each window. Its returns are shrunk
-            like those of the model.
+        linear_rmse: RMSE of least squares on the last bar of each window, with a shrinkage factor
+            estimated as for the model.
         ratio: `rmse / persistence_rmse`; above 1 the model is worse than persistence.
         linear_ratio: `linear_rmse / persistence_rmse`.
         directional_accuracy: Share of correct directions, on windows whose horizons do not
@@ -65,7 +65,7 @@ class Fold:
         linear_directional_accuracy: Directional accuracy of least squares.
         up_share: Share of bars whose price rose: the accuracy of always predicting up.
         epochs: Number of epochs.
-        best_epoch: Epoch whose weights were kept, from 1.
+        best_epoch: Epoch whose weights were kept, counted from 1.
         seconds: Duration of the fold.
     """
 
@@ -100,15 +100,15 @@ def evaluate(
     embargo: int | None = None,
     listener: Listener = SILENT,
 ) -> list[Fold]:
-    """Train the recipe of `config` once for each fold, and return the results; writes nothing.
+    """Return the results of training the recipe of `config` once for each fold.
 
     Args:
-        config: What to train, on what, and how.
+        config: What to train, and how.
         folds: Number of consecutive test periods, at least 1; see `walk_forward`.
-        window: Whether the training part grows, or drops its oldest windows.
-        embargo: Bars skipped between the parts, for any recipe; default: `config.embargo`, else 1%
+        window: `expanding` or `rolling`; see `walk_forward`.
+        embargo: Bars dropped between the parts, for any recipe. Default: `config.embargo`, else 1%
             of the bars.
-        listener: Hears about downloads, epochs, windows and folds.
+        listener: Receives the progress of downloads, epochs, windows and folds.
 
     Raises:
         ArgumentError: `folds`, `window` or the embargo is out of range.
@@ -172,7 +172,7 @@ def walk_forward(
     folds: int,
     window: Window,
 ) -> list[Parts]:
-    """Return training, validation and test windows of each fold.
+    """Return the training, validation and test windows of each fold.
 
     The newer half of the windows is divided into `folds` test periods. The model of a fold is
     fitted on windows before its test period; see `recipes.split.before`.
@@ -180,10 +180,10 @@ def walk_forward(
     Args:
         starts: Starts of all usable windows, ascending.
         options: Sequence length and horizon.
-        embargo: Number of rows between two parts that belong to neither.
+        embargo: Number of rows dropped between two parts.
         folds: Number of test periods, at least 1.
-        window: `expanding` fits on all earlier windows, `rolling` on as many of them as the first
-            fold has.
+        window: `expanding` trains on all earlier windows; `rolling` on the newest of them, as many
+            as in the first fold.
 
     Raises:
         DataError: A fold has too few windows.
@@ -199,8 +199,8 @@ def walk_forward(
                 f"{len(starts)} windows of {options.sequence_length} bars are too few for {folds} "
                 f"folds: fold {len(parts) + 1} has {len(fold.train)} training, "
                 f"{len(fold.validation)} validation and {len(fold.test)} test windows with an "
-                f"embargo of {embargo} bars; use a longer date range, fewer --folds, or a "
-                "shorter --sequence-length"
+                f"embargo of {embargo} bars; use a longer range, fewer --folds, or a shorter "
+                "--sequence-length"
             )
         parts.append(fold)
     return parts
@@ -229,7 +229,7 @@ def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, Any
 
 
 def _linear(data: WindowedData) -> NDArray[np.float64]:
-    """Return what least squares predicts for each test window from its last bar."""
+    """Return the predictions of least squares on the last bar of each test window."""
     weights, *_ = np.linalg.lstsq(
         _last_rows(data, data.train), data.labels[data.train + data.length], rcond=None
     )

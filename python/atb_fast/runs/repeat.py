@@ -164,7 +164,7 @@ def _config(path: Path, metadata: dict[str, Any]) -> TrainingConfig:
     recorded = _part(path, metadata, "config")
     if not recorded:
         raise BundleError(
-            f"{path}: has no config, so the run cannot be repeated; pass the metadata.json of a run "
+            f"{path}: has no config, so the run cannot be repeated; pass metadata of a run "
             "of atb-fast"
         )
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
