@@ -92,7 +92,7 @@ def test_a_killed_run_that_is_resumed(train: Train, home: Path, trained: dict[st
     # Every epoch before the third may have written the checkpoint; the first one has.
     found = re.search("resuming after epoch ([12])$", log, re.MULTILINE)
     assert found
-    assert f"with --resume it would continue after epoch {found[1]}" in other_log
+    assert f"--resume would continue after epoch {found[1]}" in other_log
     for done in (resumed, ignored):
         assert done["epochs"] == 4
         bundle = home / done["paths"]["bundle"]

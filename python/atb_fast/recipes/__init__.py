@@ -22,7 +22,7 @@ _RECIPES = {"legacy": LegacyRecipe(), "basic": BasicRecipe(), "causal": CausalRe
 
 
 def get(name: str) -> Recipe:
-    """Return the recipe called `name`, which `RecipeOptions` has checked."""
+    """Return the recipe called `name`, one of `config.RECIPES`."""
     return _RECIPES[name]
 
 
@@ -33,16 +33,16 @@ def prepare(
     now: datetime | None = None,
     cache: Path | None = None,
 ) -> PreparedData:
-    """Return the features and closes of `market` by the recipe of `config`.
+    """Return the features and closes of `market`, as the recipe of `config` prepares them.
 
     Args:
         market: Candles of the range, and the whole sentiment history.
-        config: Its market and recipe options are used.
-        now: See `Context`.
-        cache: See `Context`.
+        config: The options of the market and of the recipe.
+        now: The time at which the age of the sentiment is measured. Default: the current time.
+        cache: Directory to cache the features in. Default: no cache.
 
     Raises:
-        DataError: The market does not have what the recipe needs.
+        DataError: The market lacks something that the recipe needs.
     """
     return get(config.recipe).prepare(market, config, Context(config, now=now, cache=cache))
 
@@ -51,7 +51,7 @@ def split(prepared: PreparedData, options: RecipeOptions) -> WindowedData:
     """Return the windows of `prepared`, split into parts by the recipe.
 
     Raises:
-        DataError: Too few rows for a window in each part.
+        DataError: There are too few rows for a window in each part.
     """
     recipe = get(options.recipe)
     return recipe.windows(prepared, options, recipe.parts(prepared, options))

@@ -19,22 +19,22 @@ from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 
-#: The oldest windows, as a share of all, are the training part.
+#: Share of the windows, oldest first, that are the training part.
 TRAIN_SHARE = 0.8
 
-#: Returns the outputs of a fitted model for the windows that start at these rows.
+#: Returns the outputs of a fitted model for the windows at these starts.
 Predict = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a recipe may use besides the market and its own options.
+    """What a recipe may use in addition to the market and its own options.
 
     Attributes:
         asked: Timeframe and range of the market, and whether sentiment was requested.
-        now: The time from which the age of the sentiment is measured; None for the clock.
-        cache: Directory to keep the features in, and to take them from unless `force_refresh` is
-            set; None to cache nothing.
+        now: The time at which the age of the sentiment is measured; None for the current time.
+        cache: Directory to cache the features in; None for no cache. With `force_refresh`, cached
+            features are not read.
     """
 
     asked: MarketOptions
@@ -45,8 +45,8 @@ class Context:
 class Recipe(ABC):
     """How candles become features, targets and parts, and which network learns them.
 
-    A subclass must define `prepare`. The other methods suit features that are already scaled, with
-    the close as target. Bundles of a recipe can be scored if `serving.predictor` supports the
+    A subclass must define `prepare`. The other methods are for features that are already scaled,
+    with the close as target. Bundles of a recipe can be scored if `serving.schema` supports the
     transforms in their feature_schema.json.
     """
 
@@ -56,11 +56,11 @@ class Recipe(ABC):
 
         Args:
             market: Candles of the range, and the whole sentiment history.
-            options: Of the recipe.
-            context: What was asked of the market, the clock and the cache.
+            options: The options of the recipe.
+            context: The options of the market, the time and the cache.
 
         Raises:
-            DataError: The market does not have what the recipe needs.
+            DataError: The market lacks something that the recipe needs.
         """
 
     def starts(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.int64]:
@@ -69,10 +69,10 @@ class Recipe(ABC):
         return np.arange(max(0, len(prepared.matrix) - beyond), dtype=np.int64)
 
     def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
-        """Return the windows to train on, to validate the epochs with, and to test.
+        """Return the training, validation and test windows.
 
         Raises:
-            DataError: Too few rows for a window in each part.
+            DataError: There are too few rows for a window in each part.
         """
         starts = self.starts(prepared, options)
         train = int(len(starts) * TRAIN_SHARE)
@@ -88,7 +88,7 @@ class Recipe(ABC):
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
         """Return the windows of `parts` with their targets.
 
-        Scalers, if any, are fitted on the training part.
+        Scalers that are not fitted yet are fitted on the training part.
         """
         labels = np.full(len(prepared.close), np.nan)
         labels[: len(labels) - options.horizon + 1] = prepared.close[options.horizon - 1 :]
@@ -105,11 +105,11 @@ class Recipe(ABC):
         """Return the factor, 0 to 1, by which the outputs of a fitted model are multiplied.
 
         Args:
-            data: What the model was fitted on.
-            predict: Returns the model's output for the windows that start there, in the unit of
-                the labels; shape (windows,). Call it only if the recipe needs predictions.
+            data: The windows that the model was fitted to.
+            predict: Returns the model's outputs for the windows at the given starts, in the unit of
+                the labels, shape (windows,). It takes time, so call it only if needed.
 
         Returns:
-            Always 1 here: the model is left as fitted.
+            By default 1, which leaves the model as fitted.
         """
         return 1.0

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 #: Input columns, in channel order.
 _COLUMNS = ("close", "volume", "high", "low", "open")
 
-#: Minimum range of the closes of a window, as a share of the price. Prices that do not move for 120
-#: bars are an outage, and any move after it would be a label in the thousands.
+#: Minimum range of the closes in a window, relative to the price. Prices that do not move for 120
+#: bars are an outage, and any move after it would have a label in the thousands.
 _LEAST_RANGE = 1e-4
 
 
@@ -58,7 +58,7 @@ class BasicRecipe(Recipe):
         )
 
     def starts(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.int64]:
-        """Return the windows that engines accept and whose close moves."""
+        """Return the windows that engines accept and in which the close moves."""
         every = super().starts(prepared, options)
         if not len(every):
             return every
@@ -69,8 +69,8 @@ class BasicRecipe(Recipe):
         moving = starts[high - low > _LEAST_RANGE * high]
         if len(moving) < len(every):
             log.info(
-                "%d of %d windows excluded: %d have a value that is not positive, which engines "
-                "refuse; in %d the close does not move",
+                "%d of %d windows left out: %d have a value that is missing, 0 or negative, which "
+                "engines reject; in %d the close does not move",
                 len(every) - len(moving),
                 len(every),
                 len(every) - len(starts),
@@ -78,9 +78,9 @@ class BasicRecipe(Recipe):
             )
         if len(every) >= 2 and len(moving) < 2:
             raise DataError(
-                f"only {len(moving)} of {len(every)} windows of {options.sequence_length} bars "
-                "are usable: in the others a value is not positive, or the close does not move; "
-                "use candles of a market that trades"
+                f"only {len(moving)} of {len(every)} windows of {options.sequence_length} bars are "
+                "usable: in the others, a value is missing, 0 or negative, or the close does not "
+                "move; use candles of a market that trades"
             )
         return moving
 

@@ -1,4 +1,4 @@
-"""A recipe without look-ahead bias that predicts returns rather than prices.
+"""The causal recipe, which has no look-ahead bias and predicts returns rather than prices.
 
 Features are returns, ratios and ranges, so their scale does not change as prices grow. They are
 standardized on the rows of the training windows. The target is the log return over the horizon,
@@ -31,12 +31,12 @@ from atb_fast.recipes.split import before, embargo_rows
 
 log = logging.getLogger(__name__)
 
-#: 0 or 1, and not scaled: a flag set on one day in years would be dozens of deviations.
+#: Columns of 0 and 1, left unscaled: a flag set on one day in years would be dozens of deviations.
 _FLAGS = ("sentiment_extreme_positive", "sentiment_extreme_negative", "sentiment_missing")
 
-#: The newest windows, as a share of all, are the test part.
+#: Share of the windows, newest first, that are the test part.
 _TEST_SHARE = 0.2
-#: Leaves a column as it is.
+#: A scaler that leaves a column as it is.
 _UNSCALED = MinMaxScaler(0.0, 1.0)
 
 
@@ -59,7 +59,7 @@ class CausalRecipe(Recipe):
         if index is not None:
             last = candles["timestamp"][-1]
             end = context.asked.end or last.replace(hour=23, minute=59, second=59)
-            # Later days are not used by any feature, and must not change the assessment.
+            # No feature uses later days, so they must not change the assessment.
             known = index.filter(pl.col("timestamp") <= min(last, end))
             assessment = assess(candles, known, force=options.force_sentiment, now=end)
             if assessment.recommendation == "price_only":
@@ -95,7 +95,7 @@ class CausalRecipe(Recipe):
         )
 
     def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
-        """Split by time, with purging and an embargo between the parts."""
+        """Split by time, with purging and an embargo."""
         starts = self.starts(prepared, options)
         first, rows = len(starts) - int(len(starts) * _TEST_SHARE), embargo_rows(prepared, options)
         parts = before(starts[:first], starts[first:], options, rows)
@@ -103,19 +103,19 @@ class CausalRecipe(Recipe):
             raise DataError(
                 f"{len(prepared.matrix)} complete rows give {len(parts.train)} windows of "
                 f"{options.sequence_length} bars to train, {len(parts.validation)} to validate and "
-                f"{len(parts.test)} to test; a window, the horizon and an embargo of {rows} bars "
-                "are skipped between the parts; use a longer range, or a shorter --sequence-length"
+                f"{len(parts.test)} to test: a window, the horizon and an embargo of {rows} bars "
+                "are dropped between the parts; use a longer range, or a shorter --sequence-length"
             )
         return parts
 
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
-        """Standardize on the training windows, and label each window with the return after it."""
+        """Standardize on the training windows, and label each window with its target."""
         assert prepared.pipeline is not None  # made by prepare
         length, horizon = options.sequence_length, options.horizon
         first, last = self.fitted_rows(parts, options)
         values = prepared.pipeline.transform_float64(prepared.frame)[first : last + 1]
         mean, deviation = values.mean(axis=0), values.std(axis=0)
-        # A min-max scaler from the mean to one deviation above it computes (x - mean) / deviation.
+        # A min-max scaler from mean to mean + deviation computes (x - mean) / deviation.
         scalers = [
             _UNSCALED if name in _FLAGS else MinMaxScaler(m, m + (d or 1.0))
             for name, m, d in zip(prepared.pipeline.names, mean, deviation, strict=True)
@@ -124,7 +124,7 @@ class CausalRecipe(Recipe):
         scaled = replace(prepared, matrix=pipeline.transform(prepared.frame), pipeline=pipeline)
         returns = np.full(len(prepared.close), np.nan)
         logs = np.log(prepared.close)
-        # The label of a window is at the row after it: the return from the window's last close.
+        # The label of a window is at the row after the window: the return from its last close.
         reach = len(logs) - horizon
         returns[1 : reach + 1] = logs[horizon:] - logs[:reach]
         scale = float(np.sqrt(np.mean(np.square(returns[parts.train + length])))) or 1.0
@@ -152,11 +152,11 @@ def _report_missing(frame: pl.DataFrame) -> None:
     if missing.all():
         raise DataError(
             "the sentiment has no day in the range of the candles; use sentiment of that range, or "
-            "--force-price-only to train without it"
+            "pass --force-price-only to train without it"
         )
     if missing.any():
         log.info(
-            "%d of %d candles have no sentiment for their day: it is filled forward and flagged",
+            "%d of %d candles have no sentiment of their day; it is filled forward and flagged",
             int(missing.sum()),
             len(missing),
         )

@@ -1,7 +1,7 @@
-"""The recipe of the trainer that atb-fast replaces.
+"""The legacy recipe, which is that of the trainer that atb-fast replaces.
 
-It has look-ahead bias: the scalers are fitted on the test rows too, and the test windows choose the
-epoch. It predicts raw prices. It is kept because existing models were made that way.
+It has look-ahead bias: the scalers are fitted on the test rows too, and the best epoch is selected
+on the test windows. It predicts raw prices. It is kept so that models stay comparable.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ log = logging.getLogger(__name__)
 
 
 class LegacyRecipe(Recipe):
-    """Nine features of prices, one of sentiment; the target is the next close."""
+    """Nine features of candles and one of sentiment; the target is the next close."""
 
     def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
-        """Return scaled features, without sentiment if it covers too little and is not forced."""
+        """Return scaled features; sentiment is left out if it covers too little, unless forced."""
         asked, frame = context.asked, market.candles
         if len(frame) <= WARMUP:
             raise DataError(
@@ -47,7 +47,7 @@ class LegacyRecipe(Recipe):
         features = PRICE_FEATURES
         assessment = sentiment = None
         if not asked.force_price_only:
-            assert market.sentiment is not None  # load_market provides it
+            assert market.sentiment is not None  # loaded by load_market
             sentiment = _in_range(sentiment_features(market.sentiment), frame, asked)
             assessment = _assess(sentiment, market, options, context)
             if assessment.recommendation == "price_only":
@@ -124,7 +124,7 @@ def _features(frame: pl.DataFrame, features: tuple[Feature, ...]) -> Features:
 
 
 def _in_range(sentiment: pl.DataFrame, candles: pl.DataFrame, asked: MarketOptions) -> pl.DataFrame:
-    """Return the days of the range; the last one only if the range includes its midnight."""
+    """Return the days of the range. The last one is included only if its midnight is."""
     first, last = ends(candles)
     start = asked.start or first.replace(hour=0, minute=0, second=0, microsecond=0)
     end = asked.end or last
@@ -148,7 +148,8 @@ def _report_dropped(frame: pl.DataFrame, rows: int) -> None:
     if rows == 0:
         first, _ = ends(frame)
         raise DataError(
-            f"no candle has every feature; {text} (sentiment is stamped 00:00 UTC, the first "
-            f"candle {first:%H:%M})"
+            f"no candle has every feature; {text}; use a longer range, or pass --force-price-only "
+            f"to train without sentiment (it is joined at 00:00 UTC; the first candle opens at "
+            f"{first:%H:%M})"
         )
     log.info("%s", text)

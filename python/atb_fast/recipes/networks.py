@@ -17,9 +17,9 @@ def build_model(
     Args:
         sequence_length: Rows per window, at least 10.
         features: Columns per window.
-        dtype_policy: `float32` or `mixed_float16`. The last layer is always float32, so that a
-            price is not rounded to 11 bits.
-        start_at_zero: Initialize the last layer to zero, so that every output is 0 before training.
+        dtype_policy: `float32` or `mixed_float16`. The last layer is always float32, because
+            float16 would round a price to 11 bits.
+        start_at_zero: Initialize the last layer with zeros, so every output is 0 before training.
 
     Returns:
         A keras.Model: (batch, sequence_length, features) float32 to (batch, 1) float32.
@@ -47,9 +47,9 @@ def build_model(
 
 
 def build_basic_model(sequence_length: int, features: int, *, dtype_policy: str = "float32") -> Any:
-    """Return the uncompiled LSTM of the basic model; arguments as `build_model`.
+    """Return the uncompiled LSTM of the basic model; see `build_model` for the arguments.
 
-    The last layer is linear, because a price may leave the range of its window.
+    The last layer is linear, because the next close may lie outside the range of the window.
     """
     from keras import Sequential, layers
 

@@ -1,4 +1,4 @@
-"""How much of a predicted return to keep."""
+"""The shrinkage factor of predicted returns."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def shrinkage_factor(
     """Return the shrinkage factor for predicted returns, estimated on the validation windows.
 
     It is the least-squares slope of returns on predictions minus two standard errors, clipped to
-    0..1. Returns are mostly noise, and a network that has learned noise is worse than predicting no
-    change, which is the factor 0. One standard error (L. Breiman et al., Classification and
-    Regression Trees, 1984, section 3.4.3) is not enough, because the same windows chose the epoch.
+    0..1. Returns are mostly noise, and a network that has learned noise is worse than persistence,
+    which is the factor 0. One standard error (L. Breiman et al., Classification and Regression
+    Trees, 1984, section 3.4.3) is not enough, because the same windows select the epoch.
 
     Args:
         outputs: Predicted returns, shape (windows,).
         returns: Actual returns, in the same unit.
-        horizon: Bars that a return covers. The returns of that many neighboring windows overlap, so
+        horizon: Bars that a return spans. The returns of that many consecutive windows overlap, so
             the variance is multiplied by it.
     """
     power = float(np.sum(np.square(outputs)))

@@ -9,7 +9,7 @@ from atb_fast.config import RecipeOptions
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts
 
-#: The newest windows before a test, as a share, are the validation part.
+#: Share of the windows before the test part, newest first, that are the validation part.
 _VALIDATION_SHARE = 0.15
 #: Default embargo, as a share of the rows (M. Lopez de Prado, Advances in Financial Machine
 #: Learning, 2018, chapter 7).
@@ -19,10 +19,10 @@ _EMBARGO_SHARE = 0.01
 def before(
     starts: NDArray[np.int64], test: NDArray[np.int64], options: RecipeOptions, embargo: int
 ) -> Parts:
-    """Return `test` with the training and validation windows before it.
+    """Return the training and validation windows before `test`, together with `test`.
 
     Windows that share a row or a target with the next part are purged, and `embargo` more are
-    skipped. The newest 15 % of the rest of `starts` are the validation part. Parts may be empty.
+    dropped. The newest 15% of the remaining `starts` are the validation part. Parts may be empty.
     """
     beyond = options.sequence_length - 1 + options.horizon + embargo
 
@@ -36,6 +36,6 @@ def before(
 
 
 def embargo_rows(prepared: PreparedData, options: RecipeOptions) -> int:
-    """Return the number of rows to skip between two parts."""
+    """Return the embargo: the number of rows to drop between two parts."""
     share = int(len(prepared.matrix) * _EMBARGO_SHARE)
     return share if options.embargo is None else options.embargo

@@ -1,1 +1,1 @@
-"""Fitting a model; the only package that imports TensorFlow, with `recipes.networks`."""
+"""Fitting models. Only this package and `recipes.networks` import TensorFlow."""

@@ -1,8 +1,9 @@
-"""Checkpoints: the state of a training after an epoch, from which it can be resumed.
+"""Checkpoints: the state of a run after an epoch, from which it can be resumed.
 
-There is one file per key, and the key is a hash of everything the weights depend on, so a run never
+There is one file per key. The key is a hash of everything the weights depend on, so a run never
 finds the checkpoint of a different one. A resumed run ends with the same bits as an uninterrupted
-one: the order of an epoch depends only on its number, and dropout on variables in the checkpoint.
+one: the order of the windows depends only on the number of the epoch, and dropout on variables in
+the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from atb_fast.training.environment import environment
 
 log = logging.getLogger(__name__)
 
-#: Pause after a write, as a multiple of its duration: writing takes at most 1/31 of the time.
+#: Pause after a write, as a multiple of its duration, so writing takes at most 1/31 of the time.
 _PAUSE = 30
 
 
@@ -38,11 +39,11 @@ def key(model: Any, data: WindowedData, **options: Any) -> str:
     """Return a hash of everything the final weights depend on.
 
     Args:
-        model: Not trained yet. Its variables include the seeds of dropout.
-        data: The windows it will be fitted to.
-        options: Of the fit.
+        model: The untrained model. Its variables include the seeds of dropout.
+        data: The windows that it will be fitted to.
+        options: Options of the fit.
     """
-    # Keras numbers layer names within a process, so they are not reproducible.
+    # Keras numbers layer names within a process, so the names are not reproducible.
     layers = [{**layer.get_config(), "name": type(layer).__name__} for layer in model.layers]
     versions = {"atb-fast": build_info()["version"], "python": platform.python_version()}
     versions |= {module.__name__: module.__version__ for module in (keras, np, tf)}
@@ -57,7 +58,7 @@ def key(model: Any, data: WindowedData, **options: Any) -> str:
 
 @dataclass(frozen=True)
 class _State:
-    """The contents of a checkpoint: of EarlyStopping and History, and every variable."""
+    """The contents of a checkpoint: the state of EarlyStopping and History, and all variables."""
 
     best: float
     best_epoch: int
@@ -72,20 +73,20 @@ class _State:
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes the state after an epoch, and restores it when the fit begins.
 
-    As a context around the fit, it adds a note to an interrupt on how to resume.
+    Used as a context manager around the fit, it adds a note on how to resume to an interrupt.
 
     It must come after the callbacks whose state it keeps: their `on_train_begin` clears that state,
-    and then its own restores it.
+    then `on_train_begin` of this one restores it.
     """
 
     def __init__(self, path: Path, early: Any, history: Any, seconds: list[float]) -> None:
         """Keep references to everything that belongs to the state.
 
         Args:
-            path: Of the file. Neither it nor its directory need exist.
+            path: Path of the file. Neither the file nor its directory need exist.
             early: The EarlyStopping callback, which has the best weights.
             history: The History callback.
-            seconds: Duration of each epoch; grows as the fit goes on.
+            seconds: Duration of each epoch so far; the list grows during the fit.
         """
         super().__init__()
         self.path = path
@@ -100,7 +101,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         """Load the checkpoint if there is one, and return how many epochs it covers.
 
         Args:
-            model: As passed to `key`, and compiled with a built optimizer.
+            model: The model passed to `key`, compiled with a built optimizer.
             resume: Whether to use the checkpoint.
         """
         try:
@@ -109,7 +110,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             if resume:
                 log.info("nothing to resume: there is no checkpoint of this run; starting over")
             return 0
-        except Exception as error:  # NumPy and zipfile raise anything for damaged bytes.
+        except Exception as error:  # NumPy and zipfile can raise anything for damaged bytes
             if resume:
                 log.warning(
                     "checkpoint %s is damaged (%s: %s); starting over",
@@ -121,8 +122,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         epochs = len(state.seconds)
         if not resume:
             log.info(
-                "starting over, although there is a checkpoint of this run: with --resume it would "
-                "continue after epoch %d",
+                "starting over; there is a checkpoint of this run, and --resume would continue "
+                "after epoch %d",
                 epochs,
             )
             return 0
@@ -145,7 +146,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             error.add_note(f"the same command with --resume continues after epoch {self._kept}")
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        """Restore the state, if it is to be resumed."""
+        """Restore the state that `find` loaded, if any."""
         state, early = self._state, self._early
         if state is None:
             return
@@ -159,7 +160,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Write the state, unless the last write was too recent."""
-        # A fit that has stopped would not stop again if it were resumed from there.
+        # Resumed from here, a fit that has stopped would not stop again.
         if self.model.stop_training or time.perf_counter() < self._next_write:
             return
         started = time.perf_counter()
@@ -171,7 +172,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self._kept = epoch + 1
         except OSError as error:
             log.warning(
-                "writing no checkpoints from epoch %d on: %s: %s",
+                "no checkpoints from epoch %d on, because %s cannot be written: %s; training "
+                "continues",
                 epoch + 1,
                 self.path,
                 error.strerror,
@@ -218,7 +220,8 @@ def _load(path: Path, model: Any) -> _State:
             raise ValueError(f"{name} is {array.dtype} {array.shape}")
         return array
 
-    # NumPy verifies the checksums. It does not close a file that it opened but cannot read.
+    # NumPy verifies the checksums. The file is opened here, because NumPy does not close a file
+    # that it cannot read.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return _State(
             **json.loads(str(stored["document"])),

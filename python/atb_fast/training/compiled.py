@@ -1,18 +1,17 @@
-"""Training and evaluation as compiled programs of many steps, over the resident feature matrix.
+"""Training and evaluation as compiled programs of many steps, over a feature matrix in memory.
 
-Keras' `fit` starts every step from Python and every operation from TensorFlow's executor. With a
-network this small, that takes longer than the arithmetic. Here XLA compiles one program of many
-steps: it cuts the windows out of the matrix, runs the network forward and backward, and lets the
-model's own optimizer change the model's own variables. The arithmetic is that of Keras, up to
-rounding; the random numbers for shuffling and dropout differ.
+Keras' `fit` starts every step from Python and every operation from TensorFlow's executor. For a
+network this small, that takes longer than the arithmetic. Here XLA compiles many steps into one
+program: it cuts the windows out of the matrix, runs the network forward and backward, and applies
+the model's own optimizer to its own variables. The arithmetic is that of Keras, up to rounding; the
+random numbers for shuffling and dropout differ.
 
 The layout suits XLA on a CPU:
 
-- A batch is split into two independent parts, so that two cores have work: a step is a tenth faster
-  than with one part.
-- Tensors are time-major, (steps, batch, channels): shifts and pools are contiguous blocks.
+- A batch is split into two independent parts to use two cores: a step is 10% faster than with one.
+- Tensors are time-major, (steps, batch, channels), so shifts and pools are contiguous blocks.
 - Layers are computed as in `layers` and `lstm`.
-- Dropout draws from a counter-based generator; Keras' takes longer than the network.
+- Dropout uses a counter-based generator; that of Keras takes longer than the network.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from atb_fast.features.windows import WindowedData
 from atb_fast.training.layers import DrawMask, apply
 from atb_fast.training.tf_data import scaled_by_window
 
-#: Windows per call of a program: a few seconds, after which progress is shown.
+#: Windows per call of a program. A call takes a few seconds; progress is reported between calls.
 _CHUNK_WINDOWS = 6400
-#: Windows evaluated at once; their activations are in memory together.
+#: Windows evaluated at once; all of their activations are in memory.
 _EVALUATED = 512
-#: Parts of a batch. On two cores, four were no faster; more cores were not measured.
+#: Parts of a batch. On two cores, four parts were no faster; more cores were not measured.
 _PARTS = 2
-#: Seconds between checks of the waiting main thread for an interrupt.
+#: Seconds between checks for an interrupt while the main thread waits.
 _HEARTBEAT = 0.2
 
 #: Called during an epoch with the number of windows done and their total.
@@ -46,19 +45,19 @@ _OnWindows = Callable[[int, int], None]
 class CompiledModel:
     """The epochs of a Keras model as compiled programs.
 
-    The variables of the model and of its optimizer are the only state, so between two calls the
-    model can be saved, evaluated or changed like any other. TensorFlow keeps the machine code of
-    each instance, about 20 MB, until the process ends.
+    The variables of the model and of its optimizer are the only state. Between two calls, the model
+    can be saved, evaluated or changed like any other. TensorFlow keeps the machine code of each
+    instance, about 20 MB, until the process ends.
     """
 
     def __init__(self, model: Any, data: WindowedData, batch_size: int, *, seed: int) -> None:
-        """Put the feature matrix on the device; each program is compiled at its first call.
+        """Copy the feature matrix to the device. Each program is compiled at its first call.
 
         Args:
-            model: Compiled with the loss mse; `layers.unsupported` returned None for it.
+            model: A Keras model compiled with the loss mse, and supported by `layers`.
             data: The matrix that windows are cut from, and their labels.
             batch_size: Windows per batch; the last batch of an epoch may be smaller.
-            seed: Of dropout.
+            seed: Seed of dropout.
         """
         self._model = model
         self._length = data.length
@@ -74,7 +73,7 @@ class CompiledModel:
         )
 
     def train(self, starts: NDArray[np.int64], on_windows: _OnWindows | None = None) -> float:
-        """Fit the model to the windows at `starts` once, and return their mean squared error.
+        """Train one epoch on the windows at `starts`, and return their mean squared error.
 
         As in Keras' logs, the error of a batch is measured before its step and with dropout.
         """
@@ -96,8 +95,8 @@ class CompiledModel:
         batches = -(-len(starts) // size)
         chunks = -(-batches // max(1, _CHUNK_WINDOWS // size))
         steps = -(-batches // chunks)
-        # All chunks have the same shape, so that one program fits all. The padding of the last
-        # batch has weight 0, so its gradient is that of a smaller batch; empty steps are not run.
+        # All chunks have the same shape, so one program is enough. Padding in the last batch has
+        # weight 0, so its gradient is that of a smaller batch; empty steps are not run.
         padded = np.full((chunks, steps, size), starts[-1], np.int32)
         weights = np.zeros((chunks, steps, size), np.float32)
         padded.reshape(-1)[: len(starts)] = starts
@@ -150,7 +149,7 @@ class CompiledModel:
         return tf.reduce_sum(weights * tf.square(predicted - actual))
 
     def _draw_mask(self, layer: Any, part: int, shape: Any) -> Any:
-        """Return a mask with 0 at a share `rate` of the places and 1 / (1 - rate) elsewhere."""
+        """Return a mask: 0 with probability `rate`, and 1 / (1 - rate) elsewhere."""
         step = tf.bitcast(tf.cast(self._model.optimizer.iterations, tf.int32), tf.uint32)
         stream = np.uint32(self._model.layers.index(layer) * _PARTS + part)
         key = _mix(_mix(step + _mix(self._seed)) + stream)
@@ -160,11 +159,11 @@ class CompiledModel:
 
 
 def _interruptible(program: Any, *arguments: Any) -> float:
-    """Return the result of `program`, and react to interrupts while it compiles and runs.
+    """Return the result of `program`, but react to interrupts while it compiles and runs.
 
-    Python handles signals between two instructions of its main thread, and a call of a program is
-    one instruction, so the program runs in another thread. After an interrupt, it runs to its end
-    in the background.
+    Python handles signals between two instructions of its main thread, and calling a program is one
+    instruction. Therefore the program runs in another thread. After an interrupt, it finishes in
+    the background.
     """
     results: list[Any] = []
 
@@ -176,7 +175,7 @@ def _interruptible(program: Any, *arguments: Any) -> float:
 
     thread = Thread(target=run, daemon=True)
     thread.start()
-    # A signal that reaches another thread does not wake a thread that waits without a timeout.
+    # A signal that reaches another thread does not wake this one if it waits without a timeout.
     while thread.is_alive():
         thread.join(_HEARTBEAT)
     (result,) = results

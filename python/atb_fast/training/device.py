@@ -1,4 +1,4 @@
-"""The device and the precision that a model is trained with, decided in one place."""
+"""The one place that decides the device and the precision that a model is trained with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atb_fast.training.startup import quiet_startup
 log = logging.getLogger(__name__)
 
 CPU_BATCH_SIZE = 32
-#: With batches of 32, a GPU is idle most of the time. Not measured.
+#: A GPU is mostly idle with batches of 32. Not measured.
 GPU_BATCH_SIZE = 128
 
 _importing = threading.Lock()
@@ -32,7 +32,7 @@ class DevicePolicy:
         dtype_policy: Keras dtype policy of the hidden layers.
         jit: Whether TensorFlow may compile parts of its graphs with XLA.
         batch_size: Windows per batch.
-        reason: One line for the log.
+        reason: The decision and its reason, one line for the log.
     """
 
     gpus: tuple[str, ...]
@@ -49,10 +49,10 @@ def decide(
     """Return the policy for the given GPUs.
 
     Args:
-        gpus: Their names, empty for a CPU.
-        engine: As requested.
+        gpus: Names of the GPUs; empty for a CPU.
+        engine: The requested engine.
         mixed_precision: Whether to use mixed float16 on a GPU.
-        batch_size: As requested, None for the default of the device.
+        batch_size: The requested batch size; None for the default of the device.
     """
     if not gpus:
         size = batch_size or CPU_BATCH_SIZE
@@ -77,11 +77,11 @@ def import_tensorflow() -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
-    # C++ code logs errors only, unless the user asks for more.
+    # Unless the user asks for more, C++ code logs only errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else the user's Keras is set up for
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the user may have configured another one
     try:
-        # Only one thread may redirect the start-up messages; the others wait for its import.
+        # Only one thread may redirect stderr; the others wait until it has imported TensorFlow.
         with _importing, quiet_startup():
             import keras
             import tensorflow as tf
@@ -100,20 +100,22 @@ def import_tensorflow() -> Any:
 
 
 def configure(options: FitOptions, *, threads: int | None = None) -> DevicePolicy:
-    """Set up TensorFlow for this machine and return the policy.
+    """Set up TensorFlow for this machine, and return the policy.
 
     Args:
-        options: The engine, precision and batch size that were requested.
-        threads: Threads per operation, None for one per core. The exact weights depend on it.
+        options: The requested engine, precision and batch size.
+        threads: Threads per operation; None for one per core. The exact weights depend on it.
     """
     log.info("loading TensorFlow")
     tf = import_tensorflow()
     if threads:
         try:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
-        except RuntimeError:  # The caller has used TensorFlow before.
+        except RuntimeError:  # this process has used TensorFlow before
             log.warning(
-                "TensorFlow is already initialized; its number of threads cannot be changed"
+                "TensorFlow is already initialized, so its number of threads cannot be changed to "
+                "%d; the weights may differ from those of the recorded run",
+                threads,
             )
     devices = tf.config.list_physical_devices("GPU")
     policy = decide(

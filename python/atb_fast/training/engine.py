@@ -1,4 +1,4 @@
-"""Fitting a model: whole epochs compiled by XLA, or Keras' own loop, behind one function."""
+"""Fits a model with one of two engines: whole epochs compiled by XLA, or Keras' own loop."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a fit went.
+    """The result of a fit.
 
     Attributes:
         engine: `compiled` or `keras`.
         history: loss, rmse, val_loss and val_rmse of each epoch.
-        epochs: Number of epochs that were run.
-        best_epoch: The epoch, from 1, whose weights the model has.
+        epochs: Number of epochs.
+        best_epoch: The epoch whose weights the model has, counted from 1.
         epoch_seconds: Duration of each epoch with its evaluation; the first includes compilation.
-        shrinkage: The factor by which the recipe multiplied the outputs of the fitted model.
-        diverged: The epoch in which the loss became NaN or infinite, None if it never did. The
-            model has the weights of `best_epoch` in that case, too.
-        checkpoint: Where the last checkpoint is, if one was written; to be removed once the model
-            is stored.
+        shrinkage: Factor by which the outputs of the fitted model were multiplied.
+        diverged: The epoch in which the loss became NaN or infinite; None if it never did. Even
+            then, the model has the weights of `best_epoch`.
+        checkpoint: Path of the checkpoint; None if checkpoints were off. Remove the file once the
+            model is stored.
     """
 
     engine: str
@@ -54,7 +54,7 @@ class FitResult:
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Median over the epochs after the first, which compiles; that one if it is the only."""
+        """Median duration of the epochs after the first, which compiles; else that of the first."""
         return float(np.median(self.epoch_seconds[1:] or self.epoch_seconds))
 
 
@@ -67,21 +67,21 @@ def fit(
     callbacks: Sequence[Any] = (),
     checkpoints: Path | None = None,
 ) -> FitResult:
-    """Fit `model` on the training windows; it ends with the weights of its best epoch.
+    """Fit `model` to the training windows, restore its best epoch, and return the result.
 
-    Mean squared error, Adam with Keras' defaults. The fit ends early when the loss on the
-    validation windows has not improved for `patience` epochs. In the legacy recipe these are the
-    test windows, so its test error is slightly optimistic.
+    The loss is the mean squared error, the optimizer is Adam with Keras' defaults. The fit stops
+    early when the loss on the validation windows has not improved for `patience` epochs. In the
+    legacy recipe these are the test windows, so its test error is optimistic.
 
     Args:
-        model: Uncompiled, (batch, length, features) to (batch, 1).
+        model: An uncompiled model, (batch, length, features) to (batch, 1).
         data: Training and validation windows.
-        options: The engine `auto` is compiled if that can train the model with these callbacks,
-            else keras, and the log says why.
-        listener: Hears about every epoch, and about the windows within it.
+        options: The engine `auto` is `compiled` if that supports the model and the callbacks, else
+            `keras`, and the log says why.
+        listener: Receives the progress of epochs and of the windows within them.
         callbacks: Keras callbacks. The compiled engine does not support callbacks on batches.
-            Checkpoints do not include the state of callbacks.
-        checkpoints: Directory for the state of the training, None to write none.
+            Checkpoints do not include their state.
+        checkpoints: Directory for checkpoints; None to write none.
 
     Raises:
         TrainingError: The loss is not finite in the first epoch, or the compiled engine was
@@ -102,7 +102,7 @@ def fit(
     )
     history = keras_callbacks.History()
     watch = _Watch(model, listener)
-    # The watch comes last, so that no other callback can undo its stop.
+    # The watch comes last, so no other callback can undo its decision to stop.
     asked = [early, history, *callbacks, keras_callbacks.LambdaCallback(on_epoch_end=watch)]
     checkpoint, done = None, 0
     if checkpoints:
@@ -126,7 +126,7 @@ def fit(
             listener=listener,
         )
     if watch.diverged and checkpoint:
-        checkpoint.remove()  # A resumed run would diverge again.
+        checkpoint.remove()  # a resumed run would diverge again
     if watch.diverged == 1:
         raise TrainingError(
             "the loss is not a finite number in epoch 1; check the candles for outliers, or try "
@@ -145,11 +145,11 @@ def fit(
 
 @dataclass
 class _Watch:
-    """Called after each epoch: times it, reports it, and stops the fit if the loss is not finite.
+    """Times and reports each epoch, and stops the fit if the loss is not finite.
 
     Attributes:
         seconds: Duration of each epoch.
-        diverged: The epoch, from 1, in which the loss was not finite.
+        diverged: The epoch, counted from 1, in which the loss was not finite.
     """
 
     model: Any
@@ -204,14 +204,14 @@ def _fit_keras(
     seed: int,
     listener: Listener,
 ) -> None:
-    if listener is not SILENT:  # Keras would convert its logs for every batch.
+    if listener is not SILENT:  # for a callback, Keras converts its logs after every batch
         callbacks = [*callbacks, _after_batches(listener, batch_size, len(data.train))]
     model.fit(
         gathered_dataset(data, data.train, batch_size, seed=seed, first_epoch=epochs.start),
         validation_data=gathered_dataset(data, data.validation, batch_size),
         initial_epoch=epochs.start,
         epochs=epochs.stop,
-        shuffle=False,  # The dataset shuffles.
+        shuffle=False,  # the dataset shuffles
         verbose=0,
         callbacks=callbacks,
     )
@@ -238,7 +238,7 @@ def _goes_by_batch(callback: Any) -> bool:
     """Return whether a Keras callback must be called for each batch."""
     from keras.callbacks import Callback, ModelCheckpoint, TensorBoard
 
-    # These two have hooks for batches, but use them only if asked to.
+    # These two have hooks for batches, but use them only on request.
     if isinstance(callback, ModelCheckpoint):
         return bool(callback.save_freq != "epoch")
     if isinstance(callback, TensorBoard):
@@ -259,7 +259,7 @@ def _run_epochs(
     seed: int,
     listener: Listener,
 ) -> None:
-    """Do what `Model.fit` does, with each epoch as one program and Keras' names in the logs."""
+    """Do the same as `Model.fit`, with compiled epochs and Keras' names in the logs."""
     model = callbacks.model
     model.stop_training = False
     callbacks.on_train_begin()
@@ -292,7 +292,7 @@ def _after_batches(listener: Listener, batch_size: int, windows: int) -> Any:
 def _optimizer(model: Any) -> Any:
     """Return Adam, with dynamic loss scaling if a layer computes in float16.
 
-    Keras adds the scaling itself only under a global policy; ours is set layer by layer.
+    Keras adds loss scaling only under a global dtype policy; here, it is set for each layer.
     """
     from keras import optimizers
 

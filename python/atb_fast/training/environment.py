@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any]:
-    """Return the commit of the working directory, empty outside of a Git checkout."""
+    """Return the commit of the working directory; empty outside a Git checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
@@ -56,7 +56,7 @@ def environment() -> dict[str, Any]:
     import tensorflow as tf
 
     def threads(asked: int, variable: str) -> int:
-        # TensorFlow's order: an explicit setting, the environment, the usable cores.
+        # In the order of TensorFlow: an explicit setting, the environment, the usable cores.
         given = os.environ.get(variable, "")
         return asked or (int(given) if given.isdecimal() else 0) or cores()
 
@@ -78,7 +78,7 @@ def environment() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """Return the model name of the CPU, as far as the platform provides it."""
+    """Return the model name of the CPU, or the architecture if the platform has no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

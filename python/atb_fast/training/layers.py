@@ -1,7 +1,7 @@
-"""How compiled epochs compute each kind of layer, and which layers they support.
+"""The layers that compiled epochs support, and how each is computed.
 
-Tensors are time-major, (steps, batch, channels). A layer gets the batch in independent parts and
-returns as many. To support another kind of layer, add it to `_LAYERS`.
+Tensors are time-major, (steps, batch, channels). A layer takes the batch in independent parts and
+returns one output for each. To support another kind of layer, add it to `_LAYERS`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from keras import Sequential, activations, layers
 
 from atb_fast.training.lstm import lstm_sequence, matmul
 
-#: Returns a dropout mask for a layer, the number of a part, and a shape.
+#: Returns a dropout mask; takes a layer, the number of a part, and a shape.
 DrawMask = Callable[[Any, int, Any], Any]
 
 
 def unsupported(model: Any) -> str | None:
-    """Return why `model` cannot be trained in compiled epochs, None if it can."""
-    # A subclass may compute anything.
+    """Return why `model` cannot be trained in compiled epochs; None if it can."""
+    # A subclass may compute anything, so it is not supported.
     if type(model) is not Sequential:
         return "it is not a Sequential model"
     if not model.built:
@@ -37,7 +37,7 @@ def apply(layer: Any, parts: list[Any], draw: DrawMask | None) -> list[Any]:
     """Return the outputs of a layer for each part of a batch.
 
     Args:
-        layer: `unsupported` returned None for its model.
+        layer: A layer of a supported model.
         parts: (steps, batch, channels) or (batch, channels) each.
         draw: Returns the dropout masks; None for no dropout.
     """
@@ -45,7 +45,7 @@ def apply(layer: Any, parts: list[Any], draw: DrawMask | None) -> list[Any]:
 
 
 def _odd(layer: Any) -> Iterator[str]:
-    """Yield what is not supported about `layer`, the type first."""
+    """Yield the reasons why `layer` is not supported, its type first."""
     if type(layer) not in _LAYERS:
         yield f"is a {type(layer).__name__}"
         return
@@ -103,19 +103,19 @@ _Compute = Callable[[Any, list[Any], DrawMask | None], list[Any]]
 
 
 def _each(function: Callable[[Any, Any], Any]) -> _Compute:
-    """Return what computes a layer by applying `function` to each part."""
+    """Return a function that computes a layer by applying `function` to each part."""
     return lambda layer, parts, _: [function(layer, x) for x in parts]
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """How a kind of layer is computed, and the values that its settings may have for that."""
+    """How a kind of layer is computed, and the values supported for its settings."""
 
     compute: _Compute
     settings: dict[str, tuple[Any, ...]]
 
 
-#: These act on each value alone, so the order of the axes does not matter.
+#: Activations that act on each value alone, so the order of the axes does not matter.
 _ELEMENTWISE = (
     activations.linear,
     activations.relu,

@@ -1,7 +1,7 @@
 """The hidden states of an LSTM, with a gradient written for XLA.
 
-The forward loop stores the activations that the gradient needs. Every loop advances all parts of
-the batch in each step, so that XLA can compute them on several cores.
+The forward loop stores the activations that the gradient needs. Each step of a loop advances all
+parts of the batch, so XLA can compute them on several cores.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# Writes in place; a scatter would copy the array at every step of a loop.
+# It writes in place; a scatter would copy the array at every step of a loop.
 from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
-#: Of each part: hidden states, cell states and gate activations of all steps.
+#: Hidden states, cell states and gate activations of all steps of one part.
 _Saved = tuple[Any, Any, Any]
 
 
@@ -35,7 +35,7 @@ def lstm_sequence(kernel: Any, recurrent: Any, bias: Any, *parts: Any) -> Any:
     Returns:
         (steps, batch, units) for each part, and the gradient, as custom_gradient requires.
     """
-    # sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, so one fast tanh over all gates is enough. Halving a
+    # Since sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, one fast tanh over all gates is enough. Halving a
     # weight is exact.
     halved = tf.constant(np.repeat([0.5, 0.5, 1.0, 0.5], recurrent.shape[0]), tf.float32)
     gates = recurrent * halved
@@ -62,11 +62,11 @@ def matmul(x: Any, kernel: Any) -> Any:
 
 
 def _forward(gates: Any, projected: Sequence[Any]) -> list[_Saved]:
-    """Return what each part saves for the gradient.
+    """Return the states and activations of each part, which the gradient needs.
 
     Args:
         gates: The recurrent kernel, halved for the sigmoids.
-        projected: (steps, batch, 4 * units) each, the inputs to the gates without recurrence.
+        projected: The inputs of the gates without recurrence, (steps, batch, 4 * units) each.
     """
     steps, units = projected[0].shape[0], gates.shape[0]
 
@@ -100,7 +100,7 @@ def _backward(recurrent: Any, saved: Sequence[_Saved], upstream: Sequence[Any]) 
         (by_gate, dh_dc, dc_dc), (dh, dc, dz) = slope, state
         dh = dh + up[t]
         dc = dc + dh * dh_dc[t]
-        # Multiplied before they are joined, because XLA joins finished arrays much faster.
+        # Multiply before joining, because XLA joins finished arrays much faster.
         new = [d * s[t] for d, s in zip((dc, dc, dc, dh), by_gate, strict=True)]
         new_dz = tf.concat(new, 1)
         return tf.matmul(new_dz, back), dc * dc_dc[t], _put(dz, new_dz, t)
@@ -129,12 +129,12 @@ def _slopes(cs: Any, zs: Any, units: int) -> tuple[Any, ...]:
     Args:
         cs: Cell states.
         zs: Gate activations.
-        units: Of the LSTM.
+        units: Number of units of the LSTM.
 
     Returns:
-        Derivatives of the cell state by the inputs of its three gates and of the hidden state by
-        that of the output gate; of the hidden state by the cell state; and of the cell state by the
-        one before.
+        The derivatives of the cell state with respect to the inputs of its three gates, and of the
+        hidden state with respect to the input of the output gate; of the hidden state with respect
+        to the cell state; and of the cell state with respect to the previous one.
     """
     i, f, g, o = _split(zs, units)
     before = tf.concat([tf.zeros_like(cs[:1]), cs[:-1]], 0)
@@ -155,7 +155,7 @@ def _put(array: Any, value: Any, t: Any) -> Any:
 
 
 def _zeros(like: Any, *shape: int) -> Any:
-    """Return zeros of `shape`, with the batch of `like`, (steps, batch, ...), before the last."""
+    """Return zeros of `shape`, with the batch size of `like` inserted before the last axis."""
     return tf.zeros((*shape[:-1], like.shape[1], shape[-1]))
 
 

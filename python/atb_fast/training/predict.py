@@ -29,6 +29,6 @@ def predict_outputs(
 
 def predict_batches(model: Any, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
     """Return the outputs for all batches, shape (windows,)."""
-    # `Model.predict` sets up a dataset for each call, which takes longer than predicting.
+    # `Model.predict` creates a dataset for each call, which takes longer than the predictions.
     predictions = [np.asarray(model.predict_on_batch(batch)).reshape(-1) for batch in batches]
     return np.concatenate(predictions).astype(np.float64)

@@ -1,7 +1,7 @@
 """Keeps the messages that TensorFlow prints while it loads off the terminal.
 
-They are written to file descriptor 2 by C++ code that does not know TF_CPP_MIN_LOG_LEVEL yet: a
-banner of absl, the state of oneDNN, the GPU libraries found.
+C++ code writes them to file descriptor 2 before TF_CPP_MIN_LOG_LEVEL takes effect: a banner of
+absl, the state of oneDNN, the GPU libraries found.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-#: Copies stdin to stderr without the information and warnings of C++ sources.
+#: A program that copies stdin to stderr, without messages of C++ code below errors.
 _FILTER = r"""
 import re, sys
 noise = re.compile(
@@ -26,15 +26,15 @@ for line in sys.stdin.buffer:
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
 """
-#: Seconds that the filter has to write its last lines.
+#: Seconds to wait for the last lines of the filter.
 _GRACE = 5.0
 
 
 def separate_stderr() -> None:
-    """Give `sys.stderr` a file descriptor of its own, which leaves 2 to C++ code.
+    """Give `sys.stderr` a file descriptor of its own, so that only C++ code writes to 2.
 
-    For a program that owns its process: log lines and progress bars then reach the terminal
-    unchanged during `quiet_startup`. Call it before anything stores `sys.stderr`.
+    Log lines and progress bars then reach the terminal unchanged during `quiet_startup`. Call this
+    only in a program that owns its process, and before anything stores `sys.stderr`.
     """
     stderr = sys.__stderr__
     if stderr is None or sys.stderr is not stderr:
@@ -46,15 +46,15 @@ def separate_stderr() -> None:
         encoding=stderr.encoding,
         errors=stderr.errors,
     )
-    sys.__stderr__ = sys.stderr  # type: ignore[misc]  # for whoever restores it
+    sys.__stderr__ = sys.stderr  # type: ignore[misc]  # for code that restores sys.stderr
 
 
 @contextmanager
 def quiet_startup() -> Iterator[None]:
-    """Drop information and warnings of C++ code that arrive on file descriptor 2.
+    """Drop messages of C++ code below errors that are written to file descriptor 2.
 
-    Everything else still reaches the terminal, including what a crash prints. Does nothing if
-    TensorFlow is imported already, if Python itself writes to descriptor 2 (see
+    Everything else still reaches the terminal, including the messages of a crash. This does nothing
+    if TensorFlow is already imported, if Python itself writes to descriptor 2 (see
     `separate_stderr`), or if TF_CPP_MIN_LOG_LEVEL asks for the messages.
     """
     wanted = os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1")
@@ -64,14 +64,14 @@ def quiet_startup() -> Iterator[None]:
         return
     try:
         terminal = os.dup(2)
-        # A process and not a thread: after a crash it still writes what it was sent.
+        # A process rather than a thread, so that the last messages are written after a crash.
         reader = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _FILTER],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C must not end it
+            start_new_session=True,  # so that Ctrl-C does not end it
         )
-    except OSError:  # out of processes or descriptors; the messages do no harm
+    except OSError:  # out of processes or descriptors; then the messages are shown
         yield
         return
     assert reader.stdin is not None
@@ -82,6 +82,6 @@ def quiet_startup() -> Iterator[None]:
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
-        # It does not end while a process that was started meanwhile has its pipe as stderr.
+        # The filter does not end while a child process still has its pipe as stderr.
         with suppress(subprocess.TimeoutExpired):
             reader.wait(_GRACE)

@@ -14,22 +14,22 @@ log = logging.getLogger(__name__)
 
 
 def callbacks(root: Path | None, name: str) -> list[Any]:
-    """Return the Keras callback that writes `{root}/{name}/{UTC time}`, none if `root` is None.
+    """Return the Keras callback that writes to `{root}/{name}/{UTC time}`; none if `root` is None.
 
     Raises:
-        MissingExtraError: The tensorboard package, which TensorFlow writes with, is not installed.
+        MissingExtraError: The tensorboard package is not installed.
         OSError: The directory cannot be created.
     """
     if root is None:
         return []
     if find_spec("tensorboard") is None:
         raise MissingExtraError(
-            "--tensorboard requires a package that is not installed; pip install tensorboard"
+            "--tensorboard needs the package tensorboard; install it with pip install tensorboard"
         )
     from keras.callbacks import TensorBoard
 
     now = f"{datetime.now(UTC):%Y-%m-%d_%Hh%Mm%Ss}"
     directory = root / name / now
     directory.mkdir(parents=True, exist_ok=True)
-    log.info("writing %s; view it with tensorboard --logdir %s", directory, root)
+    log.info("writing TensorBoard logs to %s; view them: tensorboard --logdir %s", directory, root)
     return [TensorBoard(directory, write_graph=False)]

@@ -1,15 +1,15 @@
-"""Sequence windows as TensorFlow datasets.
+"""Windows as TensorFlow datasets.
 
-There are two ways to make the same batches:
+There are two ways to get the same batches:
 
 - `gathered_dataset` keeps the matrix in TensorFlow and cuts the windows in the graph. Training uses
-  it: only window starts are shuffled, no window exists before its batch, and no Python runs per
+  it: only window starts are shuffled, windows exist one batch at a time, and no Python runs for a
   batch.
 - `generated_dataset` lets Rust fill each batch. It is for matrices that should not be copied into
   TensorFlow.
 
-Neither is cached. The windows of a matrix are `sequence_length` times its size, and cutting them
-again is cheaper than reading them back.
+Neither is cached. All windows together are `sequence_length` times as large as the matrix, and
+cutting them again is cheaper than reading them back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from atb_fast.features.windows import WindowedData
 
 
 def trained_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the windows as a compiled program cuts them, to compare them with other ways."""
+    """Return the windows as a compiled program cuts them, so that they can be compared."""
     import tensorflow as tf
 
     def cut() -> Any:
@@ -42,10 +42,10 @@ def scaled_by_window(windows: Any, axis: int) -> Any:
     """Return windows of raw candles, each scaled by its own values, in the graph.
 
     Each value becomes `(x - min) / (max - min)`, with the minimum and maximum of its column up to
-    that row, or 0.5 while these are equal. The bits are those of `CandleMatrix.gather`.
+    that row, or 0.5 while these are equal. The result is bit-identical to `CandleMatrix.gather`.
 
     Args:
-        windows: float64, without missing values.
+        windows: Raw windows, float64, without missing values.
         axis: The axis of the rows.
 
     Returns:
@@ -54,8 +54,8 @@ def scaled_by_window(windows: Any, axis: int) -> Any:
     import tensorflow as tf
 
     def cumulative(better: Callable[[Any, Any], Any]) -> Any:
-        # A scan in doubling steps (W. Hillis and G. Steele, Data Parallel Algorithms, 1986): XLA
-        # has no cumulative minimum that is fast on a CPU.
+        # A scan with doubling steps (W. Hillis and G. Steele, Data Parallel Algorithms, 1986),
+        # because XLA has no cumulative minimum that is fast on a CPU.
         best, step = windows, 1
         while step < windows.shape[axis]:
             first, _ = tf.split(best, [step, best.shape[axis] - step], axis)
@@ -71,7 +71,7 @@ def scaled_by_window(windows: Any, axis: int) -> Any:
 
 
 def epoch_order(starts: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return `starts` in the order of an epoch, from 0, whatever epochs were run before it."""
+    """Return `starts` in the order of an epoch, counted from 0, regardless of earlier epochs."""
     return np.random.default_rng([seed, epoch]).permutation(starts)
 
 
@@ -83,14 +83,14 @@ def gathered_dataset(
     seed: int | None = None,
     first_epoch: int = 0,
 ) -> Any:
-    """Return a dataset that gathers its windows in the graph from the resident matrix.
+    """Return a dataset that gathers its windows from the matrix in the graph.
 
     Args:
         data: The windows.
         starts: The windows to use, in this order unless shuffled.
         batch_size: Windows per batch; the last batch may be smaller.
         seed: Shuffles each epoch differently, see `epoch_order`; None keeps the order.
-        first_epoch: The epoch, from 0, of the first iteration.
+        first_epoch: The epoch of the first iteration, counted from 0.
 
     Returns:
         A tf.data.Dataset of (windows, targets), float32, shapes (batch, length, features) and
@@ -110,7 +110,7 @@ def gathered_dataset(
 
     dataset = tf.data.Dataset.from_tensor_slices(starts)
     if seed is not None:
-        # `Dataset.shuffle` would keep each 8-byte start as a tensor of 150 bytes.
+        # `Dataset.shuffle` would store each 8-byte start as a tensor of 150 bytes.
         epochs = itertools.count(first_epoch)
 
         def order() -> Any:
@@ -131,9 +131,9 @@ def generated_dataset(
     *,
     seed: int | None = None,
 ) -> Any:
-    """Return a dataset whose batches are filled by Rust; arguments as in `gathered_dataset`.
+    """Return a dataset whose batches are filled by Rust; see `gathered_dataset` for the arguments.
 
-    With a seed, epoch `n` has the order of `FeatureMatrix.batches(seed=seed, epoch=n)`.
+    With a seed, the order of epoch `n` is that of `FeatureMatrix.batches(seed=seed, epoch=n)`.
     """
     import tensorflow as tf
 

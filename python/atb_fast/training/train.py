@@ -1,4 +1,4 @@
-"""Training the network of a recipe: build, fit, shrink."""
+"""Trains the network of a recipe: build, fit, shrinkage."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def train(
     callbacks: Sequence[Any] = (),
     checkpoints: Path | None = None,
 ) -> tuple[Any, FitResult]:
-    """Return the trained model, in float32, and how the fit went.
+    """Return the trained model, in float32, and the result of the fit.
 
     Args:
-        recipe: Builds the network and decides how much its outputs are shrunk.
+        recipe: Builds the network and estimates the shrinkage factor.
         options: Hyperparameters and seed.
         data: Training and validation windows.
-        policy: Replaces the engine and the batch size of `options`, and sets the precision.
-        listener: As in `engine.fit`.
-        callbacks: As in `engine.fit`.
-        checkpoints: As in `engine.fit`.
+        policy: The precision, and the engine and batch size that replace those of `options`.
+        listener: See `engine.fit`.
+        callbacks: See `engine.fit`.
+        checkpoints: See `engine.fit`.
 
     Raises:
-        TrainingError: As in `engine.fit`.
+        TrainingError: See `engine.fit`.
     """
     import keras
 
@@ -68,19 +68,19 @@ def train(
         last.set_weights([weights * np.float32(shrinkage) for weights in last.get_weights()])
     if shrinkage == 0.0:
         log.warning(
-            "on the validation windows the model is not significantly better than predicting no "
-            "change; its outputs were shrunk to no change"
+            "on the validation windows, the model is not significantly better than persistence, so "
+            "its shrinkage factor is 0: it always predicts no change"
         )
     elif shrinkage < 1.0:
         log.info(
-            "predicted returns are shrunk to %.0f %%, estimated on the validation windows",
-            100 * shrinkage,
+            "shrinkage factor of predicted returns, estimated on the validation windows: %.2f",
+            shrinkage,
         )
     return model, replace(fitted, shrinkage=shrinkage)
 
 
 def forget_models() -> None:
-    """Free the memory that Keras holds for models of this process that are no longer used."""
+    """Free the memory that Keras holds for models that are no longer used."""
     import keras
 
     keras.backend.clear_session()
