@@ -595,8 +595,7 @@ class WindowBatches:
     """The batches of one epoch, as `FeatureMatrix.batches` returns them.
 
     Iterating yields (windows, targets), float32, shapes (batch, length, features) and (batch,).
-    `len` is the number of batches of the whole epoch. Threads may share the iterator: each batch goes to
-    one of them.
+    `len` is the number of batches of the whole epoch. Threads may share it: each batch goes to one.
     """
 
     def __iter__(self) -> WindowBatches: ...

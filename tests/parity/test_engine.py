@@ -178,7 +178,7 @@ def test_long_epochs_are_cut_into_programs(
     order = np.random.default_rng(0).permutation(data.train)
     done: list[tuple[int, int]] = []
     losses = [CompiledModel(whole, data, 32, seed=1).train(order)]
-    monkeypatch.setattr(compiled, "_CHUNK_WINDOWS", 96)
+    monkeypatch.setattr(compiled, "CHUNK_WINDOWS", 96)
     program = CompiledModel(cut, data, 32, seed=1)
     losses.append(program.train(order, lambda *at: done.append(at)))
     total = len(order)
@@ -193,7 +193,7 @@ def test_evaluation_is_that_of_keras(data: WindowedData, monkeypatch: pytest.Mon
     expected, _ = model.evaluate(data.windows(data.train), data.targets(data.train), verbose=0)
     program = CompiledModel(model, data, 32, seed=1)
     assert program.evaluate(data.train) == pytest.approx(expected, rel=1e-5)
-    monkeypatch.setattr(compiled, "_EVALUATED", 50)  # more than one batch, the last one smaller
+    monkeypatch.setattr(compiled, "EVALUATED", 50)  # more than one batch, the last one smaller
     assert CompiledModel(model, data, 32, seed=1).evaluate(data.train) == pytest.approx(
         expected, rel=1e-5
     )
@@ -206,7 +206,7 @@ def test_dropout_masks(data: WindowedData) -> None:
     shape = (60, 16, 100)
 
     def draw(layer: Any = first, part: int = 0, program: Any = program) -> Any:
-        return program._draw_mask(layer, part, shape).numpy()
+        return program.draw_mask(layer, part, shape).numpy()
 
     mask = draw()
     assert set(np.unique(mask)) == {0.0, np.float32(1.25)}

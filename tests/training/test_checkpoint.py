@@ -41,7 +41,7 @@ def data(market: Market) -> WindowedData:
 
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_PAUSE", 0)
+    monkeypatch.setattr(checkpoint, "PAUSE", 0)
 
 
 @pytest.fixture
@@ -209,9 +209,9 @@ def test_a_damaged_one_is_refused(
             refused += 1
             continue
         # A bit that nobody reads, such as the date of a file.
-        state = found._state
+        state = found.state
         path.write_bytes(sound)
-        expected = checkpoint._load(path, model)
+        expected = checkpoint.load_state(path, model)
         assert state is not None
         assert state.history == expected.history
         for a, b in zip(state.variables, expected.variables, strict=True):

@@ -32,7 +32,7 @@ from atb_fast.training.environment import environment
 log = logging.getLogger(__name__)
 
 #: Pause after a write, as a multiple of its duration, so writing takes at most 1/31 of the time.
-_PAUSE = 30
+PAUSE = 30
 
 
 def key(model: Any, data: WindowedData, **options: Any) -> str:
@@ -57,7 +57,7 @@ def key(model: Any, data: WindowedData, **options: Any) -> str:
 
 
 @dataclass(frozen=True)
-class _State:
+class State:
     """The contents of a checkpoint: the state of EarlyStopping and History, and all variables."""
 
     best: float
@@ -91,7 +91,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self.path = path
         self._early, self._history, self._seconds = early, history, seconds
-        self._state: _State | None = None
+        self.state: State | None = None
         self._next_write = -math.inf
         self._kept = 0  # Epochs in the checkpoint.
         found = environment()
@@ -105,7 +105,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             resume: Whether to use the checkpoint.
         """
         try:
-            state = _load(self.path, model)
+            state = load_state(self.path, model)
         except FileNotFoundError:
             if resume:
                 log.info("nothing to resume: there is no checkpoint of this run; starting over")
@@ -135,7 +135,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 state.machine,
                 self._machine,
             )
-        self._state, self._kept = state, epochs
+        self.state, self._kept = state, epochs
         return epochs
 
     def __enter__(self) -> Checkpoint:
@@ -147,7 +147,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
         """Restore the state that `find` loaded, if any."""
-        state, early = self._state, self._early
+        state, early = self.state, self._early
         if state is None:
             return
         for variable, value in zip(_variables(self.model), state.variables, strict=True):
@@ -181,7 +181,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self._next_write = math.inf
             return
         ended = time.perf_counter()
-        self._next_write = ended + _PAUSE * (ended - started)
+        self._next_write = ended + PAUSE * (ended - started)
 
     def remove(self) -> None:
         """Remove the file, if there is one."""
@@ -213,7 +213,9 @@ def _variables(model: Any) -> list[Any]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def _load(path: Path, model: Any) -> _State:
+def load_state(path: Path, model: Any) -> State:
+    """Return the state in a checkpoint of `model`; a damaged file raises one of many errors."""
+
     def like(name: str, expected: Any) -> NDArray[Any]:
         array, wanted = np.asarray(stored[name]), np.asarray(expected)
         if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
@@ -223,7 +225,7 @@ def _load(path: Path, model: Any) -> _State:
     # NumPy verifies the checksums. The file is opened here, because NumPy does not close a file
     # that it cannot read.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        return _State(
+        return State(
             **json.loads(str(stored["document"])),
             variables=[like(f"variable_{n}", v) for n, v in enumerate(_variables(model))],
             best_weights=[like(f"best_{n}", w) for n, w in enumerate(model.get_weights())],

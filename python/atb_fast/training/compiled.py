@@ -30,9 +30,9 @@ from atb_fast.training.layers import DrawMask, apply
 from atb_fast.training.tf_data import scaled_by_window
 
 #: Windows per call of a program. A call takes a few seconds; progress is reported between calls.
-_CHUNK_WINDOWS = 6400
+CHUNK_WINDOWS = 6400
 #: Windows evaluated at once; all of their activations are in memory.
-_EVALUATED = 512
+EVALUATED = 512
 #: Parts of a batch. On two cores, four parts were no faster; more cores were not measured.
 _PARTS = 2
 #: Seconds between checks for an interrupt while the main thread waits.
@@ -82,7 +82,7 @@ class CompiledModel:
 
     def evaluate(self, starts: NDArray[np.int64]) -> float:
         """Return the mean squared error of the windows at `starts`, without dropout."""
-        batches = -(-len(starts) // _EVALUATED)
+        batches = -(-len(starts) // EVALUATED)
         return self._run(self._evaluate_program, starts, -(-len(starts) // batches))
 
     def _run(
@@ -93,7 +93,7 @@ class CompiledModel:
         on_windows: _OnWindows | None = None,
     ) -> float:
         batches = -(-len(starts) // size)
-        chunks = -(-batches // max(1, _CHUNK_WINDOWS // size))
+        chunks = -(-batches // max(1, CHUNK_WINDOWS // size))
         steps = -(-batches // chunks)
         # All chunks have the same shape, so one program is enough. Padding in the last batch has
         # weight 0, so its gradient is that of a smaller batch; empty steps are not run.
@@ -114,7 +114,7 @@ class CompiledModel:
 
         def step(t: Any, total: Any) -> Any:
             with tf.GradientTape() as tape:
-                error = self.squared_error(starts[t], weights[t], self._draw_mask)
+                error = self.squared_error(starts[t], weights[t], self.draw_mask)
                 loss = error / tf.reduce_sum(weights[t])
             optimizer.apply(tape.gradient(loss, variables), variables)
             return t + 1, total + error
@@ -148,7 +148,7 @@ class CompiledModel:
         actual = tf.gather(self._labels, starts + self._length)
         return tf.reduce_sum(weights * tf.square(predicted - actual))
 
-    def _draw_mask(self, layer: Any, part: int, shape: Any) -> Any:
+    def draw_mask(self, layer: Any, part: int, shape: Any) -> Any:
         """Return a mask: 0 with probability `rate`, and 1 / (1 - rate) elsewhere."""
         step = tf.bitcast(tf.cast(self._model.optimizer.iterations, tf.int32), tf.uint32)
         stream = np.uint32(self._model.layers.index(layer) * _PARTS + part)
