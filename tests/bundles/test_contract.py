@@ -236,8 +236,8 @@ def moved(cells: Any) -> Any:
     [
         ({"windows": moved}, "train/serve skew: a feature differs by 2"),
         ({"windows": lambda a: a * np.nan}, "train/serve skew: a feature differs by nan"),
-        ({"predictions": lambda a: a * (1 + 2e-5)}, "a prediction differs from Keras' by 2"),
-        ({"predictions": lambda a: a * np.nan}, "a prediction differs from Keras' by nan"),
+        ({"predictions": lambda a: a * (1 + 2e-5)}, "a prediction differs from that of Keras by 2"),
+        ({"predictions": lambda a: a * np.nan}, "a prediction differs from that of Keras by nan"),
         ({"candles": lambda a: a * 1.0001}, "train/serve skew|a prediction differs"),
         ({"index": lambda a: np.stack([a[0], 100 - a[1]])}, "train/serve skew"),
         ({"predictions": lambda a: a[:3]}, "has 16 windows and 3 predictions"),

@@ -249,7 +249,7 @@ def test_an_old_lock_that_cannot_be_removed_does_no_harm(registry: Path) -> None
 def test_a_working_folder_that_cannot_be_locked(registry: Path) -> None:
     old_registry(registry)
     (work_folder(registry) / "lock").mkdir(parents=True)
-    with pytest.raises(StorageError, match=r"working folder .* cannot be used"):
+    with pytest.raises(StorageError, match=r"work folder .* cannot be used"):
         publish(registry)
 
 

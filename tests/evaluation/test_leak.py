@@ -151,7 +151,7 @@ def test_nothing_compared_is_no_pass(market: Market) -> None:
 
 
 def test_no_cuts_are_no_check(market: Market) -> None:
-    with pytest.raises(ArgumentError, match="cuts is 0, expected a whole number from 1 on"):
+    with pytest.raises(ArgumentError, match="cuts is 0, expected an integer of at least 1"):
         find_leaks(market, config(), cuts=0)
 
 

@@ -63,7 +63,7 @@ def test_too_few_windows() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"folds": 0}, "folds is 0, expected a whole number from 1 on"),
+        ({"folds": 0}, "folds is 0, expected an integer of at least 1"),
         ({"folds": 2.5}, "folds is 2.5"),
         ({"window": "growing"}, "window is 'growing', expected expanding or rolling"),
         ({"embargo": -1}, "--embargo is -1, expected at least 0"),

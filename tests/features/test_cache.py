@@ -99,7 +99,7 @@ def test_a_failed_write_is_no_error(
 ) -> None:
     (tmp_path / "file").touch()
     assert len(prepare(market, config(), cache=tmp_path / "file" / "features").matrix) > 2000
-    assert "the features are not cached" in caplog.text
+    assert "features not cached" in caplog.text
 
 
 def test_what_is_not_used_goes(tmp_path: Path) -> None:

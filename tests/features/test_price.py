@@ -84,11 +84,11 @@ def test_documents(scale: PriceScale, document: dict[str, Any]) -> None:
         ({"mean": 10**400, "std": 1.0}, "OverflowError"),
         ({"mean": float("nan"), "std": 1.0}, "mean is nan and std is 1.0, expected finite numbers"),
         ({"mean": 0.0, "std": float("inf")}, "expected finite numbers"),
-        ({"mean": 0.0, "std": 1.0, "horizon": 0}, "horizon is 0, expected a whole number from 1"),
+        ({"mean": 0.0, "std": 1.0, "horizon": 0}, "horizon is 0, expected an integer from 1"),
         ({"method": "rolling_minmax", "target_feature": "close"}, "KeyError: 'window'"),
         (
             {"method": "rolling_minmax", "window": 1.5, "target_feature": "close"},
-            "window is 1.5, expected a whole number",
+            "window is 1.5, expected an integer",
         ),
         (
             {"method": "rolling_minmax", "window": 120, "target_feature": "open"},

@@ -121,5 +121,5 @@ def test_an_error_in_a_thread_is_raised(models: Path, tmp_path: Path, truth: Tru
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, True, "2"])
 def test_wrong_threads(models: Path, threads: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"threads is .*, expected a whole number from 1 on"):
+    with pytest.raises(ArgumentError, match=r"threads is .*, expected an integer of at least 1"):
         load_bundle("BTCUSDT:1h:basic", registry=models, threads=threads)

@@ -92,7 +92,7 @@ def test_predict_last_is_the_bar_of_the_horizon(bundle: Bundle) -> None:
 
 def test_neutral_and_missing_sentiment(bundle: Bundle) -> None:
     market = load_market(config())
-    with pytest.raises(DataError, match="was trained with sentiment"):
+    with pytest.raises(DataError, match="this model uses sentiment"):
         bundle.predict_last(market.candles)
     neutral = bundle.predict_last(market.candles, "neutral")
     assert neutral != bundle.predict_last(market.candles, market.sentiment)

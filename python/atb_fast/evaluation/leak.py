@@ -98,7 +98,7 @@ def find_leaks(
         DataError: There are too few candles for the recipe.
     """
     if type(cuts) is not int or cuts < 1:
-        raise ArgumentError(f"cuts is {cuts!r}, expected a whole number from 1 on", ["cuts"])
+        raise ArgumentError(f"cuts is {cuts!r}, expected an integer of at least 1", ["cuts"])
     recipe = recipe or recipes.get(config.recipe)
     times = market.candles["timestamp"]
     prepared = recipe.prepare(market, config, Context(config, now=times[-1]))

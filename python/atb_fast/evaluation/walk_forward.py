@@ -116,7 +116,7 @@ def evaluate(
         TrainingError: The loss of a fold became NaN.
     """
     if type(folds) is not int or folds < 1:
-        raise ArgumentError(f"folds is {folds!r}, expected a whole number from 1 on", ["folds"])
+        raise ArgumentError(f"folds is {folds!r}, expected an integer of at least 1", ["folds"])
     if window not in get_args(Window):
         expected = " or ".join(get_args(Window))
         raise ArgumentError(f"window is {window!r}, expected {expected}", ["window"])

@@ -1,7 +1,7 @@
-"""A cache of prepared features, so that runs with other hyperparameters skip the preparation.
+"""A cache of prepared features, so that further runs on the same data skip the preparation.
 
-There is one file per key. The key is a hash of everything the features depend on, so a file never
-becomes outdated. A file that cannot be read is replaced.
+There is one file per key. The key is a hash of everything the features depend on, so a file is
+never outdated. A file that cannot be read is replaced.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Features:
-    """The cached part of `PreparedData`; see there."""
+    """The attributes of `PreparedData` that are cached."""
 
     matrix: FeatureMatrix
     close: NDArray[np.float64]
@@ -43,8 +43,8 @@ def key(code: Iterable[str | None], **depends_on: Any) -> str:
     """Return the name under which features are cached.
 
     Args:
-        code: `__file__` of every module that computes them, except the extension.
-        depends_on: Everything else they depend on, as JSON values.
+        code: `__file__` of each module that computes them, except the extension.
+        depends_on: Everything else that they depend on, as JSON values.
     """
     files = [Path(file or "").stat() for file in (sys.modules["atb_fast._core"].__file__, *code)]
     build = [(stat.st_size, stat.st_mtime_ns) for stat in files]
@@ -54,10 +54,10 @@ def key(code: Iterable[str | None], **depends_on: Any) -> str:
 
 
 def load(directory: Path, name: str, features: tuple[Feature, ...]) -> Features | None:
-    """Return the features stored under `name`; None if there are none, or they cannot be read."""
+    """Return the features cached under `name`; None if there are none or they cannot be read."""
     path = directory / f"{name}.npz"
     try:
-        # The checksums of the zip are verified. Opened here, because NumPy does not close a file
+        # NumPy verifies the checksums. The file is opened here, because NumPy does not close a file
         # that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             matrix, rows, close, times, scalers = (
@@ -75,13 +75,13 @@ def load(directory: Path, name: str, features: tuple[Feature, ...]) -> Features 
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         log.warning("%s cannot be read (%s); preparing the features again", path, error)
         return None
-    with suppress(OSError):  # remember when it was last used
+    with suppress(OSError):  # records the last use
         os.utime(path)
     return found
 
 
 def save(directory: Path, name: str, features: Features) -> None:
-    """Store `features` under `name`. If that fails, log a warning."""
+    """Cache `features` under `name`. If that fails, log a warning."""
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -96,4 +96,4 @@ def save(directory: Path, name: str, features: Features) -> None:
         remove_unused(directory, UNUSED_DAYS)
         write_atomic(directory / f"{name}.npz", buffer.getvalue())
     except OSError as error:
-        log.warning("the features are not cached: %s: %s", directory, error.strerror)
+        log.warning("features not cached: %s cannot be written: %s", directory, error.strerror)

@@ -1,4 +1,4 @@
-"""Frames of candles and of sentiment, from any library that shares Arrow data."""
+"""Frames of candles and sentiment, from any library that supports Arrow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOMENTUM = "sentiment_momentum"
 
 
 class ArrowFrame(Protocol):
-    """A frame that shares its columns through the Arrow PyCapsule interface.
+    """A frame that supports the Arrow PyCapsule interface.
 
     For example a Polars or pyarrow frame, or a pandas frame (2.2 or newer, with pyarrow installed).
     """
@@ -26,7 +26,7 @@ class ArrowFrame(Protocol):
 
 
 def epoch_ms(times: pl.Series) -> NDArray[np.int64]:
-    """Return times as milliseconds since 1970. Whole numbers are taken for milliseconds."""
+    """Return times as milliseconds since 1970. Integers are read as milliseconds."""
     import polars as pl
 
     if times.dtype.is_integer():

@@ -1,4 +1,4 @@
-"""Hashes of the content of frames."""
+"""Content hashes of frames."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import polars as pl
 
 
 def content_hash(frame: pl.DataFrame) -> str:
-    """Return the sha256 of the column names and values of `frame`, column by column, little-endian.
+    """Return the sha256 of the column names and values of `frame`, column by column.
 
-    Timestamps are int64 milliseconds, numbers float64. How the frame is chunked does not matter.
+    Timestamps are hashed as int64 milliseconds and numbers as float64, little-endian. Chunks do not
+    matter.
     """
     digest = hashlib.sha256(",".join(frame.columns).encode())
     for column in frame:

@@ -1,6 +1,6 @@
-"""Features of the legacy recipe: prices, moving averages, the RSI, the momentum of sentiment.
+"""Features of the legacy recipe: prices, moving averages, RSI, sentiment momentum.
 
-The extension computes them; see `Feature` there. feature_schema.json describes each by its source.
+The extension computes them; see `Feature`. feature_schema.json describes each by its source.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WARMUP = max(feature.sma or feature.rsi or 1 for feature in PRICE_FEATURES) - 1
 
 
 def to_source(feature: Feature) -> dict[str, Any]:
-    """Return how a feature is computed, as written to feature_schema.json."""
+    """Return the source of a feature, as written to feature_schema.json."""
     source: dict[str, Any] = {"column": feature.source}
     if feature.sma:
         source |= {"transform": "sma", "window": feature.sma}

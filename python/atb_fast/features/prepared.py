@@ -1,4 +1,4 @@
-"""What a recipe makes of a market: features by row, and how to compute the same ones again."""
+"""The features that a recipe prepares from a market, and how to compute them again."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from atb_fast.features.sentiment import SentimentAssessment
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What a recipe makes of a market.
+    """The features that a recipe prepares from a market.
 
     Attributes:
-        model_type: `sentiment`, `price`, `basic` or `causal`: where the registry keeps the model.
-        matrix: One of three, shape (rows, features): scaled features, float32; features that are
-            not scaled yet, if the recipe fits scalers on the training part; or raw candles,
-            float64, if each window is scaled by its own values.
+        model_type: `sentiment`, `price`, `basic` or `causal`; a directory in the registry.
+        matrix: Shape (rows, features): scaled features, float32; unscaled features, if the recipe
+            fits scalers on the training part; or raw candles, float64, if each window is scaled by
+            its own values.
         close: Raw close of each row, quote currency, float64, shape (rows,).
         timestamps: Open time of each row, UTC.
-        frame: The candles, and the columns the recipe added to compute features from.
+        frame: The candles, and the columns that the recipe added to compute features from.
         index: The complete Fear & Greed index, timestamp and value; None if it is not used.
         pipeline: The features and their scalers; None if each window is scaled by its own values.
         sources: How each feature is computed, by its name in feature_schema.json, in channel order.
         lookback: Number of candles before a row that its features depend on.
-        assessment: How well sentiment covers the candles; None if only prices were asked for.
+        assessment: How well sentiment covers the candles; None if sentiment was not requested.
         candles: Number of candles before those without every feature were dropped.
         gaps: Number of gaps between the candles.
-        sha256: Hash of the `candles`, and of the `sentiment` if it is used, from
+        sha256: Content hash of `candles`, and of `sentiment` if it is used; see
             `hashing.content_hash`.
     """
 

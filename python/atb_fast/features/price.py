@@ -1,4 +1,4 @@
-"""How the output of a model becomes a price."""
+"""Converts the outputs of a model to prices."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 from atb_fast._core import CandleMatrix, FeatureMatrix
 from atb_fast.errors import BundleError
 
-#: Upper bound of a horizon and of a window, in bars.
+#: Largest horizon and window, in bars.
 _MOST_BARS = 1 << 20
-#: Upper bound of the scale of log returns: a single return of 100 is already a factor of 1e43.
+#: Upper bound for the scale of log returns: a log return of 100 is a factor of 1e43.
 _LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True)
 class PriceScale:
-    """How the output of a model becomes a price; `price_normalization` in metadata.json.
+    """How outputs of a model are converted to prices; `price_normalization` in metadata.json.
 
-    Use `linear`, `rolling_minmax` or `log_return` to make one.
+    Use `linear`, `rolling_minmax` or `log_return` to create one.
 
     Attributes:
-        kind: `linear`: `output * std + mean`. `rolling_minmax`: `low + output * (high - low)`,
-            where low and high are the lowest and highest close of the window. `log_return`:
-            `last * exp(output * scale)`, where last is the last close of the window.
-        mean: Of `linear`, quote currency.
-        std: Of `linear`, quote currency.
-        window: Of `rolling_minmax`, rows.
-        scale: Of `log_return`, the log return that an output of 1 stands for.
+        kind: `linear`: the price is `output * std + mean`. `rolling_minmax`: it is `low + output *
+            (high - low)`, with the lowest and highest close of the window. `log_return`: it is
+            `last * exp(output * scale)`, with the last close of the window.
+        mean: Offset of `linear`, quote currency.
+        std: Factor of `linear`, quote currency.
+        window: Rows in a window, for `rolling_minmax`.
+        scale: Log return of an output of 1, for `log_return`.
         horizon: Bars from the last bar of the window to the bar whose close is predicted.
     """
 
@@ -50,7 +50,7 @@ class PriceScale:
 
     @classmethod
     def rolling_minmax(cls, window: int, *, horizon: int = 1) -> PriceScale:
-        """Return the scale of a model that predicts where in the window's closes a price is."""
+        """Return the scale of a model that predicts positions in the range of a window."""
         return cls("rolling_minmax", window=window, horizon=horizon)
 
     @classmethod
@@ -68,12 +68,12 @@ class PriceScale:
         """Return the predicted prices in quote currency, float64, shape (windows,).
 
         Args:
-            outputs: What the model returned, shape (windows,).
-            matrix: What the windows were cut from. `rolling_minmax` needs a `CandleMatrix`.
+            outputs: Outputs of the model, shape (windows,).
+            matrix: The matrix that the windows are cut from; a `CandleMatrix` for `rolling_minmax`.
             starts: First row of each window in `matrix`.
             last: Last close of each window, quote currency.
         """
-        with np.errstate(over="ignore"):  # the price is infinite then, which callers check
+        with np.errstate(over="ignore"):  # callers check for infinite prices
             if self.kind == "rolling_minmax":
                 assert isinstance(matrix, CandleMatrix)
                 low, high = matrix.ranges("close", starts, self.window)
@@ -93,10 +93,10 @@ class PriceScale:
 
     @classmethod
     def from_dict(cls, given: Any) -> PriceScale:
-        """Return the scale that `price_normalization` of a metadata.json describes.
+        """Return the scale that `price_normalization` of metadata.json describes.
 
         Raises:
-            BundleError: A key is missing or has a value that cannot be used.
+            BundleError: A key is missing or has an invalid value.
         """
         if not given:
             raise BundleError(
@@ -133,7 +133,7 @@ class PriceScale:
             scale = float(given["scale"])
             if not 0.0 < scale < _LARGEST_SCALE:  # also if it is NaN
                 raise BundleError(
-                    f"scale is {scale}, expected a log return above 0 and below {_LARGEST_SCALE:g}"
+                    f"scale is {scale}, expected a number above 0 and below {_LARGEST_SCALE:g}"
                 )
             return cls.log_return(scale, horizon=horizon)
         mean, std = float(given["mean"]), float(given["std"])
@@ -144,6 +144,4 @@ class PriceScale:
 
 def _check_bars(name: str, value: Any) -> None:
     if type(value) is not int or not 1 <= value <= _MOST_BARS:
-        raise BundleError(
-            f"{name} is {value!r:.80}, expected a whole number from 1 to {_MOST_BARS}"
-        )
+        raise BundleError(f"{name} is {value!r:.80}, expected an integer from 1 to {_MOST_BARS}")

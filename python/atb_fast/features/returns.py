@@ -25,8 +25,8 @@ SENTIMENT_COLUMNS = (
 )
 
 
-#: Rows until the RSI no longer depends on where the candles start: the weight of the first value
-#: in Wilder's average of 14 is (13/14)^400 = 1e-13 by then. Earlier rows are not scored.
+#: Rows until the RSI no longer depends on where the candles begin: by then, the weight of the first
+#: value in Wilder's average of 14 is (13/14)^400 = 1e-13. Earlier rows are not scored.
 SETTLED = 400
 
 
@@ -40,17 +40,17 @@ def columns(
     - `close_to_sma_n`: close divided by its mean over n rows, minus 1.
     - `volume_to_sma_30`: log(1 + volume divided by its mean over 30 rows); 0 without volume.
     - `rsi_14`: Wilder's RSI divided by 100.
-    - `sentiment_*`: see `sentiment.index_features`, of the newest row of the index that was
-      `lag_days` old when the candle opened, or of a neutral index if there is none.
-    - `sentiment_missing`: 1 if there is no such row, or it is a day or more older than that.
+    - `sentiment_*`: the columns of `sentiment.index_features` in the newest row of the index that
+      was at least `lag_days` old when the candle opened; neutral values if there is none.
+    - `sentiment_missing`: 1 if there is no such row, or if it is at least a day older than that.
 
-    Nothing here starts Polars' threads: scoring must work in a forked process, which lacks them.
+    This must not use Polars' thread pool, because scoring must work in a forked process.
 
     Args:
-        candles: Ascending; open, high, low, close, volume, prices above 0.
-        index: The complete Fear & Greed index, timestamp and value; or `neutral`. None leaves the
-            sentiment columns out.
-        lag_days: Age in days that a row of the index must have to be used.
+        candles: Ascending; open, high, low, close, volume; prices above 0.
+        index: The complete Fear & Greed index, timestamp and value; or `neutral`. If None, there
+            are no sentiment columns.
+        lag_days: Minimum age in days of a row of the index.
     """
     opened, high, low, close, volume = (
         candles[name].to_numpy() for name in ("open", "high", "low", "close", "volume")
@@ -87,7 +87,7 @@ def _sentiment(
     rows = rows.hstack([pl.Series("stamp", stamps.astype(np.float64))])
     names = [name for name in rows.columns if name != "timestamp"]
     merged = pl.DataFrame(merge(candles, rows, names, how="asof", lag_ms=lag_days * day))
-    # Days between the midnight that the lag reaches back to and the row that was found.
+    # Milliseconds from the row that was found to the newest midnight that the lag allows.
     due = epoch_ms(candles["timestamp"]) - lag_days * day
     age = due - due % day - merged["stamp"].to_numpy()
     filled = {"sentiment_missing": np.where(age <= 0, 0.0, 1.0)}  # 1 also if the age is NaN

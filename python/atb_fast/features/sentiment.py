@@ -1,4 +1,4 @@
-"""The Fear & Greed index: its features, the join onto candles, and how well it covers them."""
+"""The Fear & Greed index: its features, its join onto candles, and how well it covers them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SentimentAssessment:
         coverage: Share of the candles' time span that sentiment covers, 0..1.
         freshness_days: Whole days from the last sentiment row to `assessed_at`.
         gaps: First and last day of each gap in the sentiment.
-        assessed_at: When this was assessed, ISO, UTC. The score depends on it.
+        assessed_at: Time of the assessment, ISO 8601, UTC. The score depends on it.
     """
 
     recommendation: Recommendation
@@ -46,7 +46,7 @@ class SentimentAssessment:
 def sentiment_features(sentiment: pl.DataFrame) -> pl.DataFrame:
     """Return timestamp and sentiment_momentum, the relative change of the index from row to row.
 
-    It is 0 in the first row, and after a row where the index was 0.
+    It is 0 in the first row, and in rows that follow an index of 0.
     """
     primary = np.clip(sentiment["value"].to_numpy(), 0.0, 100.0) / 100.0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -65,7 +65,7 @@ def index_features(index: pl.DataFrame) -> pl.DataFrame:
     - `sentiment_momentum`: its relative change, see `sentiment_features`.
     - `sentiment_volatility`: sample standard deviation of the last 7 rows; 0 in the first row.
     - `sentiment_ma_3`, `_7`, `_14`: mean of the last 3, 7 and 14 rows, or of those that exist.
-    - `sentiment_extreme_positive`, `_negative`: 1 where it is above 0.8, or below 0.2.
+    - `sentiment_extreme_positive`, `_negative`: 1 where the index is above 80, or below 20.
 
     A row does not depend on later rows.
     """
@@ -88,7 +88,7 @@ def index_features(index: pl.DataFrame) -> pl.DataFrame:
 
 
 def neutral_value(column: str) -> float:
-    """Return the value of a column of `index_features` for an index that is always 50."""
+    """Return the value of a column of `index_features` for a constant index of 50."""
     return 0.5 if column.startswith(("sentiment_primary", "sentiment_ma_")) else 0.0
 
 
@@ -105,7 +105,7 @@ def assess(
         candles: Ascending, at least one row.
         sentiment: Ascending, may be empty.
         force: Recommend `full_sentiment` if there is any sentiment at all.
-        now: When freshness is judged. Default: the current time.
+        now: The time at which freshness is measured. Default: the current time.
     """
     now = now or datetime.now(UTC)
     assessed_at = now.isoformat(timespec="seconds")
@@ -141,16 +141,17 @@ def merge_sentiment(
 ) -> pl.DataFrame:
     """Return `candles` with a column sentiment_momentum, null where a candle has none.
 
-    A daily candle takes the sentiment of its day, a shorter one the newest sentiment at its time.
+    A daily candle takes the sentiment of its day; a shorter one takes the newest sentiment at its
+    open time.
 
-    Nothing here starts Polars' threads: scoring must work in a forked process, which lacks them.
+    This must not use Polars' thread pool, because scoring must work in a forked process.
 
     Args:
         candles: Ascending.
         sentiment: From `sentiment_features`.
         timeframe: Length of the candles, for example 1h.
-        whole_last_day: The last row of the sentiment is used for all of its day. By default it is
-            used only for the candle at midnight, as the legacy recipe does.
+        whole_last_day: Use the last row of the sentiment for all of its day. By default, it is used
+            only for the candle at midnight, as in the legacy recipe.
     """
     columns = [MOMENTUM]
     if whole_last_day and len(sentiment):

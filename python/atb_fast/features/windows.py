@@ -1,4 +1,4 @@
-"""Windows of consecutive rows, split in time, with the prices they are to predict."""
+"""Windows of consecutive rows, split in time, with their targets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from atb_fast.features.price import PriceScale
 
 @dataclass(frozen=True)
 class Parts:
-    """The windows of each part, as the row each one starts at: int64, ascending.
+    """The windows of each part: the row that each window starts at, int64, ascending.
 
     Attributes:
-        train: Windows the model is fitted on.
-        validation: Windows that choose the epoch.
-        test: Windows that are only predicted. May be the same as `validation`.
+        train: Windows that the model is fitted to.
+        validation: Windows on which the best epoch is selected.
+        test: Windows that are only predicted. They may be the same as `validation`.
     """
 
     train: NDArray[np.int64]
@@ -37,13 +37,13 @@ class Parts:
 
     @property
     def every(self) -> NDArray[np.int64]:
-        """The windows of all parts, each once."""
+        """The windows of all parts, without duplicates."""
         return np.unique(np.concatenate([self.train, self.validation, self.test]))
 
 
 @dataclass(frozen=True)
 class WindowedData:
-    """The windows of a matrix, split in time, and the labels a model is fitted to.
+    """The windows of a matrix, split in time, and the labels that a model is fitted to.
 
     The window that starts at row `s` has the rows `s` to `s + length - 1`. The model predicts the
     close `horizon` rows after the last of them, in the unit of `price_scale`.
@@ -51,10 +51,10 @@ class WindowedData:
     Attributes:
         prepared: Features and closes by row.
         length: Rows in a window.
-        parts: Which windows are fitted, choose the epoch, and are tested.
-        labels: What the model is fitted to, float64, shape (rows,). The label of window `s` is at
-            `s + length`, whatever the horizon; NaN in rows that no window has its label in.
-        price_scale: How an output, and so a label, becomes a price.
+        parts: The training, validation and test windows.
+        labels: The targets in the unit of the outputs, float64, shape (rows,). The label of window
+            `s` is at `s + length`, for any horizon; NaN in rows that are not the label of a window.
+        price_scale: How outputs and labels are converted to prices.
     """
 
     prepared: PreparedData
@@ -65,17 +65,17 @@ class WindowedData:
 
     @property
     def train(self) -> NDArray[np.int64]:
-        """Starts of the windows the model is fitted on."""
+        """Starts of the training windows."""
         return self.parts.train
 
     @property
     def validation(self) -> NDArray[np.int64]:
-        """Starts of the windows that choose the epoch."""
+        """Starts of the validation windows."""
         return self.parts.validation
 
     @property
     def test(self) -> NDArray[np.int64]:
-        """Starts of the windows that are tested."""
+        """Starts of the test windows."""
         return self.parts.test
 
     @property
@@ -85,25 +85,25 @@ class WindowedData:
 
     @property
     def scaled_by_window(self) -> bool:
-        """Whether each window is scaled by its own values when it is cut from the matrix."""
+        """Whether each window is scaled by its own values."""
         return isinstance(self.prepared.matrix, CandleMatrix)
 
     def targets(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the close each window is to predict, quote currency, shape (windows,)."""
+        """Return the actual close that each window predicts, quote currency, shape (windows,)."""
         return self.prepared.close[starts + self.length - 1 + self.horizon]
 
     def times(self, starts: NDArray[np.int64]) -> pl.Series:
-        """Return when the predicted bars open, UTC."""
+        """Return the open times of the predicted bars, UTC."""
         return self.prepared.timestamps.gather(starts + self.length - 1 + self.horizon)
 
     def persistence(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the last close of each window: the forecast "no change"."""
+        """Return the last close of each window, which is the forecast "no change"."""
         return self.prepared.close[starts + self.length - 1]
 
     def prices(
         self, starts: NDArray[np.int64], outputs: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the model's outputs for the windows as prices, quote currency."""
+        """Return the outputs of a model for the windows as prices, quote currency."""
         matrix, last = self.prepared.matrix, self.persistence(starts)
         return self.price_scale.to_prices(outputs, matrix, starts, last)
 
@@ -118,13 +118,13 @@ def windows(
     """Return every window of `length` rows of `frame`, unscaled.
 
     Args:
-        frame: Has the float64 `columns`. Rows with a null are skipped.
+        frame: A frame with float64 `columns`. Rows with a null are skipped.
         length: Rows in a window.
-        columns: Which columns to take, in this order.
+        columns: The columns of a window, in order.
 
     Returns:
-        Shape (rows - length + 1, length, columns), float32. A read-only view: the windows share
-        the memory of one copy of the columns.
+        Shape (rows - length + 1, length, columns), float32. It is a read-only view: the windows
+        share the memory of one copy of the columns.
 
     Raises:
         DataError: A column is missing, is not float64, or has NaN or infinities; or the frame has

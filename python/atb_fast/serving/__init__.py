@@ -1,1 +1,1 @@
-"""Scoring bundles. Imports only `features` and the modules next to this package."""
+"""Scoring and verifying bundles. Imports only `features` and the base modules."""

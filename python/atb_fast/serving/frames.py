@@ -1,4 +1,4 @@
-"""Converts frames of candles and of sentiment to Polars, and checks their values."""
+"""Converts frames of candles and sentiment to Polars, and checks their values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def check_candles(table: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
-    """Return the columns of candles only, checked. Null is a missing value.
+    """Return only the columns of candles, checked. Null is a missing value.
 
     Args:
         table: Candles.
-        timed: Whether `timestamp` is needed, too.
+        timed: Whether to include `timestamp`.
 
     Raises:
-        DataError: A column is missing, is not float64, or has a value that no candle has.
+        DataError: A column is missing, is not float64, or has an invalid value.
     """
     import polars as pl
 
@@ -37,7 +37,9 @@ def check_candles(table: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
     for name in CANDLE_COLUMNS:
         column = table[name]
         if column.dtype != pl.Float64:
-            raise DataError(f"column {name!r} has dtype {column.dtype}, expected Float64")
+            raise DataError(
+                f"column {name!r} has dtype {column.dtype}, expected Float64; cast it first"
+            )
         values = column.to_numpy()
         least = values >= 0.0 if name == "volume" else values > 0.0
         known = column.is_not_null().to_numpy()
@@ -51,7 +53,7 @@ def check_candles(table: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
 
 
 def check_index(index: pl.DataFrame) -> pl.DataFrame:
-    """Return timestamp (midnight, milliseconds) and value of the Fear & Greed index, checked.
+    """Return timestamp (milliseconds, midnight) and value of the Fear & Greed index, checked.
 
     Raises:
         DataError: A column is missing or of the wrong type, a value is not in 0..100, or days are
@@ -62,24 +64,25 @@ def check_index(index: pl.DataFrame) -> pl.DataFrame:
     missing = [name for name in ("timestamp", "value") if name not in index.columns]
     if missing:
         raise DataError(
-            f"the sentiment has no column {', '.join(missing)}; it has: {', '.join(index.columns)}"
+            f"the sentiment has no column {', '.join(missing)} (found: {', '.join(index.columns)}); "
+            "pass timestamp and value"
         )
     times, value = index["timestamp"], index["value"]
     if not (times.dtype.is_temporal() or times.dtype.is_integer()):
         raise DataError(
-            f"the timestamps of the sentiment are {times.dtype}, expected times or dates"
+            f"column timestamp of the sentiment has dtype {times.dtype}, expected times or dates"
         )
     if not value.dtype.is_numeric():
         raise DataError(
-            f"the values of the sentiment are {value.dtype}, expected numbers from 0 to 100"
+            f"column value of the sentiment has dtype {value.dtype}, expected numbers, 0 to 100"
         )
     numbers = value.cast(pl.Float64).to_numpy()
-    bad = np.flatnonzero(~((numbers >= 0.0) & (numbers <= 100.0)))  # NaN and null, too
+    bad = np.flatnonzero(~((numbers >= 0.0) & (numbers <= 100.0)))  # also NaN and null
     if len(bad):
         raise DataError(
             f"sentiment, row {bad[0]}: found {value[int(bad[0])]}, expected a value from 0 to 100"
         )
-    # A time during a day counts for that day, as in `read_sentiment`.
+    # A time within a day counts for that day, as in `read_sentiment`.
     days = epoch_ms(times)
     days -= days % TIMEFRAMES["1d"]
     late = np.flatnonzero(np.diff(days) <= 0)
@@ -92,7 +95,7 @@ def check_index(index: pl.DataFrame) -> pl.DataFrame:
 
 
 def check_type(frame: ArrowFrame) -> None:
-    """Raise DataError unless `frame` shares its columns through Arrow."""
+    """Raise DataError unless `frame` supports the Arrow PyCapsule interface."""
     if not hasattr(frame, "__arrow_c_stream__"):
         raise DataError(
             f"got {type(frame).__name__}, expected a Polars, pyarrow or pandas frame (pandas 2.2 "
@@ -104,7 +107,7 @@ def to_polars(frame: ArrowFrame) -> pl.DataFrame:
     """Return `frame` as a Polars frame, without a copy where Arrow allows it.
 
     Raises:
-        DataError: `frame` is not an Arrow table with named columns.
+        DataError: `frame` is not a table with named columns.
     """
     import polars as pl
 
@@ -112,7 +115,7 @@ def to_polars(frame: ArrowFrame) -> pl.DataFrame:
         return frame
     check_type(frame)
     try:
-        # Not `pl.DataFrame(frame)`, which would drop the index of a pandas frame.
+        # `pl.DataFrame(frame)` would drop the index of a pandas frame.
         rows = pl.Series(frame)
     except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"the {type(frame).__name__} cannot be read: {error}") from error

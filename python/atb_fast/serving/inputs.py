@@ -1,4 +1,4 @@
-"""How candles become the windows that a model reads: one class for each kind of input."""
+"""Turns candles into the windows that a model takes: one class for each kind of input."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Matrix = FeatureMatrix | CandleMatrix
 
 
 class ModelInput(ABC):
-    """What a model reads.
+    """A kind of input of a model.
 
     Attributes:
-        price_scales: Kinds of `PriceScale` that the model may have.
+        price_scales: Kinds of `PriceScale` that such a model may have.
     """
 
     price_scales: ClassVar[tuple[str, ...]] = ("linear",)
 
     @property
     def uses_sentiment(self) -> SentimentUse:
-        """Whether sentiment must be given, may be given (else it is neutral), or is not used."""
+        """Whether sentiment is required, optional (neutral if it is not given), or not used."""
         return "no"
 
     @abstractmethod
     def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> Matrix:
-        """Return the rows that windows are cut from.
+        """Return the matrix that windows are cut from.
 
         Raises:
             DataError: The frame or the sentiment cannot be used.
@@ -49,10 +49,10 @@ class ModelInput(ABC):
     def windows(
         self, matrix: Matrix, length: int, horizon: int, bars: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the bars of a frame that can be predicted, and the start of the window of each.
+        """Return the bars of a frame that can be predicted, and the start of each one's window.
 
-        A window ends `horizon` bars before the predicted bar. Rows before that which lack a feature
-        are skipped, as they are in training.
+        A window ends `horizon` bars before the predicted bar. As in training, it skips rows that
+        lack a feature.
         """
         ends = np.arange(length, len(matrix) + 1)
         after = matrix.rows[ends - 1] + horizon
@@ -71,8 +71,8 @@ class ModelInput(ABC):
         if matrix.rows[-1] != bars - 1:
             raise DataError(
                 f"the last bar, row {bars - 1}, lacks a feature (last complete row: "
-                f"{matrix.rows[-1]}); pass sentiment up to the last bar, and candles whose prices "
-                "move"
+                f"{matrix.rows[-1]}); pass sentiment up to the last bar, and candles without "
+                "missing values whose prices move"
             )
         return start
 
@@ -85,7 +85,7 @@ class ModelInput(ABC):
 
 @dataclass(frozen=True)
 class ScaledWindows(ModelInput):
-    """Windows of raw candles, each scaled by its own lowest and highest values.
+    """Windows of raw candles, each scaled by its own lowest and highest values, for basic models.
 
     Attributes:
         columns: Columns of the candles, in channel order.
@@ -102,7 +102,7 @@ class ScaledWindows(ModelInput):
     def windows(
         self, matrix: Matrix, length: int, horizon: int, bars: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Leave out windows with a value that is missing, 0 or negative, as engines do."""
+        """Return bars and windows without a value that is missing, 0 or negative, as engines do."""
         assert isinstance(matrix, CandleMatrix)
         starts = matrix.usable(length)
         after = starts + length - 1 + horizon
@@ -111,7 +111,7 @@ class ScaledWindows(ModelInput):
 
 @dataclass(frozen=True)
 class FeatureWindows(ModelInput):
-    """Windows of features that are computed from the candles.
+    """Windows of features that are computed from the candles and scaled.
 
     Attributes:
         pipeline: The features and their scalers.
@@ -121,7 +121,7 @@ class FeatureWindows(ModelInput):
 
     @property
     def uses_sentiment(self) -> SentimentUse:
-        """Required if a feature is made of it."""
+        """Required if a feature is computed from it."""
         sources = {feature.source for feature in self.pipeline.features}
         return "required" if {MOMENTUM, "sentiment_missing"} & sources else "no"
 
@@ -134,7 +134,7 @@ class FeatureWindows(ModelInput):
 
 @dataclass(frozen=True)
 class CandlesAndSentiment(ModelInput):
-    """Windows of raw candles for a graph that computes the features, with optional sentiment.
+    """Windows of raw candles for a model.onnx that computes the features; sentiment is optional.
 
     Attributes:
         pipeline: The columns of the candles, unscaled.
@@ -144,7 +144,7 @@ class CandlesAndSentiment(ModelInput):
 
     @property
     def uses_sentiment(self) -> SentimentUse:
-        """Optional: the graph has a neutral sentiment of its own."""
+        """Optional, because the graph has a neutral default."""
         return "optional"
 
     def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
@@ -164,7 +164,7 @@ class CausalFeatures(FeatureWindows):
     """Windows of the features in `features.returns`.
 
     Attributes:
-        lag_days: Age that sentiment must have to be used for a candle.
+        lag_days: Minimum age in days of the sentiment for a candle.
     """
 
     price_scales = ("linear", "log_return")
@@ -176,7 +176,7 @@ class CausalFeatures(FeatureWindows):
         return self.pipeline.transform(self._columns(to_polars(frame), sentiment))
 
     def last_window(self, matrix: Matrix, length: int, bars: int) -> int:
-        """Reject a window that has no sentiment at all, too."""
+        """Also reject a window that has no sentiment at all."""
         start = super().last_window(matrix, length, bars)
         if "sentiment_missing" in matrix.names:
             missing = matrix.values[start:, matrix.names.index("sentiment_missing")]
@@ -191,8 +191,9 @@ class CausalFeatures(FeatureWindows):
         from atb_fast.features.returns import SETTLED
 
         return (
-            f"the last bar needs {SETTLED + length} candles without a gap, {SETTLED} of them until "
-            f"the RSI has settled; got {bars}, which leave {rows} complete rows; pass more candles"
+            f"the last bar needs {SETTLED + length} candles without a missing value, {SETTLED} of "
+            f"them until the RSI has settled; got {bars}, of which {rows} are complete rows; pass "
+            "more candles"
         )
 
     def _columns(self, table: pl.DataFrame, sentiment: Sentiment) -> pl.DataFrame:
@@ -208,7 +209,7 @@ class CausalFeatures(FeatureWindows):
         made = returns.columns(candles, index, lag_days=self.lag_days)
         if isinstance(index, pl.DataFrame) and len(made) and made["sentiment_missing"].min() == 1.0:
             raise DataError(no_day(index))
-        # Wilder's average restarts after a candle that is missing.
+        # Wilder's average starts again after a missing close.
         number = np.arange(len(made))
         missing = np.isnan(candles["close"].to_numpy())
         begin = np.maximum.accumulate(np.where(missing, number + 1, 0))

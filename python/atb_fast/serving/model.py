@@ -1,4 +1,4 @@
-"""model.onnx in onnxruntime."""
+"""Runs model.onnx with onnxruntime."""
 
 from __future__ import annotations
 
@@ -22,33 +22,35 @@ class OnnxModel:
 
     Attributes:
         path: The file.
-        takes_sentiment: Whether `run` accepts the sentiment as one more column after those of the
-            first input. Without that column the sentiment is neutral.
+        takes_sentiment: Whether `run` accepts sentiment as one more column after those of the first
+            input. Without that column, sentiment is neutral.
     """
 
     def __init__(self, path: Path, length: int, columns: int) -> None:
         """Load the file.
 
         Args:
-            path: model.onnx.
-            length: Rows in a window that the first input must have.
-            columns: Columns it must have.
+            path: Path of model.onnx.
+            length: Expected rows in a window of the first input.
+            columns: Expected columns of the first input.
 
         Raises:
-            BundleError: The file cannot be loaded, or takes another input.
+            BundleError: The file cannot be loaded, or its input is another.
             MissingExtraError: onnxruntime is not installed.
         """
         self.path = regular_file(path)
         if path.stat().st_size > _MOST_BYTES:
-            raise BundleError(f"{path}: is larger than {_MOST_BYTES} bytes, which is the maximum")
-        # Kept in memory: a forked process loads the same model even if the file is gone by then.
+            raise BundleError(
+                f"{path}: has {path.stat().st_size} bytes, expected at most {_MOST_BYTES}"
+            )
+        # Kept in memory, so that a forked process loads the same model even if the file is deleted.
         self._content = path.read_bytes()
         session = _load(self._content, path)
         names = session.get_modelmeta().custom_metadata_map.get("optional_input")
         if names == MOMENTUM:
             self._content += _as_optional_input(MOMENTUM, length)
             session = _load(self._content, path)
-        # Older bundles have the optional input in the file itself, without the property.
+        # In older bundles, the optional input is in the file itself, without the property.
         optional = {value.name for value in session.get_overridable_initializers()}
         self.takes_sentiment = MOMENTUM in optional
         if names and not self.takes_sentiment:
@@ -109,23 +111,23 @@ def _load(content: bytes, path: Path) -> Any:
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    # Threads score whole batches, which is faster than sharing the operators of one batch.
+    # `Bundle` uses threads for whole batches, which is faster than threads within one batch.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
-        # A graph that is loaded from memory cannot read weights from other files.
+        # Loaded from memory, a graph cannot read weights from other files.
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common base class
         reason = str(error).splitlines()[0]
-        raise BundleError(f"{path}: onnxruntime cannot load it: {reason}") from error
+        raise BundleError(f"{path}: onnxruntime cannot load the model: {reason}") from error
 
 
 def _as_optional_input(name: str, length: int) -> bytes:
-    """Return bytes that, after those of an ONNX file, make one of its constants an optional input.
+    """Return bytes that, appended to an ONNX file, make one of its constants an optional input.
 
-    Protocol Buffers merges messages that are concatenated, and a constant that is an input, too, is
-    the default of that input. So what is appended is a model that has nothing but the input: a
-    float32 tensor of shape (sentiment_batch, length, 1). Numbers of the fields are those of
-    onnx.proto, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+    Protocol Buffers merges concatenated messages, and in ONNX a constant with the name of an input
+    is the default of that input. Therefore the bytes are a model that has only this input: a
+    float32 tensor of shape (sentiment_batch, length, 1). The field numbers are those of onnx.proto,
+    https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
     """
 
     def varint(value: int) -> bytes:

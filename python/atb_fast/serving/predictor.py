@@ -1,4 +1,4 @@
-"""Bundles that can be scored: candles in, predicted prices out, with onnxruntime alone."""
+"""Scores bundles: candles in, predicted prices out, with onnxruntime alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from atb_fast.features.frames import ArrowFrame
 
-#: Windows that one thread scores at once. More are not faster in onnxruntime.
+#: Windows in a batch. Larger batches are not faster in onnxruntime.
 _BATCH = 64
 
 
@@ -44,12 +44,12 @@ def load_bundle(
 
     Args:
         reference: The bundle's directory, or `SYMBOL:TIMEFRAME:TYPE[:VERSION]`, for example
-            `BTCUSDT:1h:basic`. Without a version it is the one that `latest` names now.
-        registry: Where to look. Default: `MODEL_REGISTRY_PATH`, else `src/ml/models`.
-        threads: Threads that `Bundle.predict` uses; the predictions do not depend on it.
+            `BTCUSDT:1h:basic`. Without a version, it is the live one.
+        registry: Directory of the registry. Default: `MODEL_REGISTRY_PATH`, else `src/ml/models`.
+        threads: Number of threads that `Bundle.predict` uses. Predictions do not depend on it.
 
     Raises:
-        ArgumentError: `threads` is not a whole number from 1 on, or `registry` is not a path.
+        ArgumentError: `threads` is not an integer of at least 1, or `registry` is not a path.
         BundleError: There is no such bundle, or it is damaged or cannot be scored.
         MissingExtraError: onnxruntime is not installed.
     """
@@ -57,25 +57,25 @@ def load_bundle(
 
 
 class Bundle:
-    """A trained model, with everything that is needed to feed it.
+    """A trained model that predicts prices from candles.
 
-    Threads may share a bundle. Forked workers may use it, and it can be pickled: the copy loads the
+    Threads can share a bundle, and forked workers can use it. It can be pickled: the copy loads the
     same version from the same directory.
 
     Attributes:
         path: The bundle's directory, absolute.
-        metadata: Content of metadata.json.
+        metadata: Contents of metadata.json.
         feature_names: Columns of the ONNX input, in channel order.
         sequence_length: Rows in a window.
-        price_scale: How an output of the model becomes a price.
-        threads: Threads that `predict` uses.
+        price_scale: How outputs of the model are converted to prices.
+        threads: Number of threads that `predict` uses.
     """
 
     def __init__(
         self, path: Path, threads: int = 1, *, metadata: dict[str, Any] | None = None
     ) -> None:
         if type(threads) is not int or threads < 1:
-            raise ArgumentError(f"threads is {threads!r}, expected a whole number from 1 on")
+            raise ArgumentError(f"threads is {threads!r}, expected an integer of at least 1")
         self.threads = threads
         self.path = path.resolve()
         schema = read_documents(self.path, metadata)
@@ -98,12 +98,12 @@ class Bundle:
 
     @property
     def model_type(self) -> str:
-        """Where the registry keeps the model: `basic`, `causal`, `price` or `sentiment`."""
+        """The type of the model: `basic`, `causal`, `price` or `sentiment`."""
         return self._text("model_type")
 
     @property
     def horizon(self) -> int:
-        """Bars from the last bar of a window to the predicted bar."""
+        """Number of bars from the last bar of a window to the predicted bar."""
         return self.price_scale.horizon
 
     @property
@@ -113,10 +113,11 @@ class Bundle:
 
     @property
     def trained_until(self) -> datetime | None:
-        """When the last bar closed whose price was a training target, UTC.
+        """The time at which the last training target closed, UTC.
 
-        No later price was fitted. The validation windows, which choose the epoch, may come after
-        it. None if the bundle does not say: those of atb-fast 0.1 and of other trainers.
+        The model was not fitted to any later price. The validation windows, on which the best epoch
+        was selected, may come after it. None if the bundle does not say, as for bundles of early
+        versions of atb-fast and of other trainers.
         """
         return train_end(self.metadata, self.path)
 
@@ -136,15 +137,16 @@ class Bundle:
         return f"Bundle({':'.join(map(str, key))}, {self.path})"
 
     def features(self, frame: ArrowFrame, sentiment: Sentiment = None) -> Matrix:
-        """Return what windows for the model are cut from: `features(frame).gather(starts, length)`.
+        """Return the matrix that the windows of the model are cut from.
+
+        `features(frame).gather(starts, length)` returns windows.
 
         Args:
             frame: Candles, with a strictly ascending `timestamp` and the float64 columns open,
                 high, low, close, volume.
             sentiment: The Fear & Greed index, if the model uses it: a frame with timestamp and
-                value (0..100) that has every day that is known; or `neutral` for an index that
-                never changes. Not needed if `frame` has a column sentiment_momentum, which takes
-                precedence over an index.
+                value (0..100) and all known days; or `neutral` for a constant index. Not needed if
+                `frame` has a column sentiment_momentum, which takes precedence over the index.
 
         Raises:
             DataError: A column is missing or has invalid values, or there is no sentiment.
@@ -156,16 +158,16 @@ class Bundle:
         """Return the price predicted for each bar of `frame` from the bars before it.
 
         Args:
-            frame: As in `features`.
-            sentiment: As in `features`.
+            frame: See `features`.
+            sentiment: See `features`.
 
         Returns:
-            `timestamp` as in `frame`, and `prediction`, float64, quote currency: null where the
-            window before the bar is not complete.
+            `timestamp` of `frame`, and `prediction`, float64, quote currency; null where the window
+            before the bar is not complete.
 
         Raises:
-            DataError: As `features`, or the bars are of another timeframe.
-            BundleError: The model returned something else than finite numbers.
+            DataError: See `features`; or the bars have another timeframe.
+            BundleError: The model returned values that are not finite.
         """
         import polars as pl
 
@@ -183,7 +185,7 @@ class Bundle:
         waiting = deque(range(0, len(starts), _BATCH))
 
         def score() -> None:
-            """Score batches until none is left."""
+            """Score batches until none are left."""
             windows = np.empty((_BATCH, length, matrix.shape[1]), np.float32)
             while waiting:
                 try:
@@ -196,23 +198,23 @@ class Bundle:
                 predictions[bars[part]] = self._prices(matrix, starts[part], batch, last[part])
 
         self._run_in_threads(score, waiting)
-        # Not `select`: it needs Polars' threads, which a forked process lacks.
+        # `select` would need Polars' thread pool, which does not work in a forked process.
         prediction = pl.Series("prediction", predictions, nan_to_null=True)
         return pl.DataFrame([table["timestamp"], prediction])
 
     def predict_last(self, frame: ArrowFrame, sentiment: Sentiment = None) -> float:
         """Return the price predicted for the bar after the last one of `frame`.
 
-        If the model has a horizon of n bars, it is the price n bars after the last one. All of
-        `frame` is read, so it is fastest with only a few more bars than a window has.
+        If the horizon of the model is n bars, it is the price n bars after the last one. All of
+        `frame` is processed, so pass only some more bars than a window has.
 
         Args:
-            frame: As in `features`; `timestamp` may be missing.
-            sentiment: As in `features`.
+            frame: See `features`; `timestamp` may be missing.
+            sentiment: See `features`.
 
         Raises:
-            DataError: As `predict`, or the window that ends with the last bar is not complete.
-            BundleError: The model returned something else than finite numbers.
+            DataError: See `predict`; or the window that ends with the last bar is not complete.
+            BundleError: The model returned values that are not finite.
         """
         table = to_polars(frame)
         matrix = self.features(table, sentiment)
@@ -224,7 +226,7 @@ class Bundle:
         return float(self._prices(matrix, starts, windows, last)[0])
 
     def run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the outputs of model.onnx for windows of shape (n, length, columns): (n, 1)."""
+        """Return the outputs of model.onnx, (n, 1), for windows of shape (n, length, columns)."""
         return self._model.run(windows)
 
     def _run_in_threads(self, score: Callable[[], None], waiting: deque[int]) -> None:
@@ -233,13 +235,13 @@ class Bundle:
         if threads <= 1:
             score()
             return
-        # Made for each call: a pool would not survive a fork.
+        # A new pool for each call, because a pool does not survive a fork.
         with ThreadPoolExecutor(threads) as pool:
             try:
                 for done in [pool.submit(score) for _ in range(threads)]:
                     done.result()
             finally:
-                waiting.clear()  # after an error or Ctrl-C the others stop, too
+                waiting.clear()  # so that after an error or Ctrl-C, the other threads stop too
 
     def _prices(
         self,
@@ -248,7 +250,7 @@ class Bundle:
         windows: NDArray[np.float32],
         last: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Return the prices predicted for the windows at `starts`, whose last closes are `last`."""
+        """Return the predicted prices for the windows at `starts`, whose last closes are `last`."""
         outputs = self._model.run(windows)
         prices = outputs.reshape(-1).astype(np.float64)
         if len(prices) == len(starts):
@@ -256,7 +258,7 @@ class Bundle:
         if len(prices) != len(starts) or not np.isfinite(prices).all():
             raise BundleError(
                 f"{self.path}: the model returned shape {outputs.shape} for {len(starts)} windows, "
-                "or values that are not finite; run atb-fast models verify for details"
+                "or values that are not finite; run atb-fast models verify"
             )
         return prices
 

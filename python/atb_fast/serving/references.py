@@ -1,4 +1,4 @@
-"""References: how engines and people name a bundle, and the directory that a name leads to."""
+"""References to bundles, and the directories they name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from atb_fast.serving.registry import is_part, timeframe
 
 @dataclass(frozen=True)
 class Reference:
-    """`SYMBOL:TIMEFRAME:TYPE[:VERSION]`, the way engines name a bundle.
+    """The name of a bundle, `SYMBOL:TIMEFRAME:TYPE[:VERSION]`.
 
-    Without a version, it names the bundle that `latest` points to.
+    Without a version, it names the live bundle, which `latest` points to.
     """
 
     symbol: str
@@ -43,15 +43,15 @@ class Reference:
 
 
 def find(reference: str | Path, registry: str | Path | None = None) -> Path:
-    """Return the directory of a bundle. `latest` is followed to the version it points to.
+    """Return the directory of a bundle; `latest` is resolved to the version it points to.
 
     Args:
         reference: A directory, or `SYMBOL:TIMEFRAME:TYPE[:VERSION]`.
-        registry: Where to look. Default: `MODEL_REGISTRY_PATH`, else `src/ml/models`.
+        registry: Directory of the registry. Default: `MODEL_REGISTRY_PATH`, else `src/ml/models`.
 
     Raises:
         ArgumentError: `registry` is not a path.
-        BundleError: There is no such bundle, or a link leads out of its directory.
+        BundleError: There is no such bundle, or a link points out of its directory.
     """
     if not isinstance(reference, str | Path):
         raise BundleError(f"got {reference!r}, expected a directory or SYMBOL:TIMEFRAME:TYPE")
@@ -79,14 +79,16 @@ def find(reference: str | Path, registry: str | Path | None = None) -> Path:
 
 
 def follow(link: Path) -> Path:
-    """Return the version directory that `link` points to. It must be beside the link.
+    """Return the version that `link` points to. It must be in the same directory.
 
     Raises:
         BundleError: The link points elsewhere.
     """
     target = str(link.readlink())
     if not is_part(target):
-        raise BundleError(f"{link}: points to {target!r}, expected the name of a version beside it")
+        raise BundleError(
+            f"{link}: points to {target!r}, expected the name of a version in {link.parent}"
+        )
     return _directory(link.parent / target)
 
 

@@ -8,9 +8,9 @@
                                              trained models without a checked model.onnx
     {parent}/.{name}-work/lock
 
-Engines scan every directory in the registry as a symbol, every directory in a symbol as a type and
-every directory in a type as a version, hidden ones included. The registry therefore contains
-published versions only. Everything else is kept in a working folder beside it. `{parent}/{name}` is
+Engines take every directory in the registry for a symbol, every directory in a symbol for a type,
+and every directory in a type for a version, including hidden ones. The registry therefore contains
+published versions only. Everything else is kept in a work folder next to it. `{parent}/{name}` is
 the path of the registry with links resolved.
 
 This module reads the registry; `bundles/publishing.py` writes to it.
@@ -28,28 +28,28 @@ from typing import Any
 from atb_fast.config import BASIC_TIMEFRAME, TIMEFRAMES
 from atb_fast.errors import BundleError, StorageError
 
-#: What engines accept as a part of a path.
+#: What engines accept as one part of a path.
 _PART = re.compile(r"^[\w\-.]+$", re.ASCII)
 _VERSION = re.compile(r"(\d{4}-\d{2}-\d{2}_\d{2}h\d{2}m\d{2}s)_v(\d{1,9})", re.ASCII)
-#: Limit for a JSON document, far above the size of a real one.
+#: Largest JSON document that is read, in bytes; real ones are far smaller.
 _MOST_BYTES = 4 << 20
 
 
 def work_folder(registry: Path) -> Path:
-    """Return the working folder of `registry`: a hidden folder beside it, unique to it."""
+    """Return the work folder of `registry`, a hidden folder next to it."""
     resolved = registry.resolve()
     return resolved.parent / f".{resolved.name}-work"
 
 
 def unpublished(registry: Path) -> list[Path]:
-    """Return the trained models that are kept outside of the engines' view, oldest first."""
-    # Older versions of atb-fast kept them in the registry; the next write moves them.
+    """Return the trained models that were kept but not published, oldest first."""
+    # Early versions of atb-fast kept them in the registry; the next write moves them.
     folders = (work_folder(registry) / "unpublished", registry.resolve() / ".unpublished")
     return sorted((path for folder in folders for path in folder.glob("*/")), key=lambda p: p.name)
 
 
 def live_version(home: Path) -> str | None:
-    """Return the name of the version in `home` that `latest` points to, None if there is none."""
+    """Return the name of the version in `home` that `latest` points to; None if there is none."""
     link = home / "latest"
     if not link.is_symlink():
         return None
@@ -60,8 +60,8 @@ def live_version(home: Path) -> str | None:
 def versions(registry: Path) -> list[Path]:
     """Return the directories of all versions, by symbol and type, oldest first.
 
-    A directory is a version if it is named like one or contains a metadata.json, as bundles of
-    other trainers do. Links are not followed.
+    A directory is a version if it is named like one, or if it contains a metadata.json, as bundles
+    of other trainers do. Links are not followed.
 
     Raises:
         StorageError: The registry cannot be read.
@@ -102,15 +102,15 @@ def is_bundle(path: Path) -> bool:
 def age(version: Path) -> tuple[datetime, str, int]:
     """Return the key that sorts versions by age.
 
-    The time is the one in the name, which survives damaged metadata. Names of other trainers may
-    have none: then it is the training time in metadata.json, else the time of the directory.
-    Versions of the same time sort by name.
+    It is the time in the name, which survives damaged metadata. Names of other trainers may have
+    none; then it is the training time in metadata.json, else the modification time of the
+    directory. Versions with the same time are sorted by name.
     """
     match = _VERSION.fullmatch(version.name)
     name, number = (match[1], int(match[2])) if match else (version.name, 0)
     trained: datetime | None = None
     if match:
-        with suppress(ValueError):  # such as the 31st of February
+        with suppress(ValueError):  # for example, February 31
             trained = datetime.strptime(match[1], "%Y-%m-%d_%Hh%Mm%Ss").replace(tzinfo=UTC)
     if trained is None:
         with suppress(BundleError):
@@ -122,7 +122,7 @@ def age(version: Path) -> tuple[datetime, str, int]:
 
 
 def trained_at(metadata: dict[str, Any]) -> datetime | None:
-    """Return the time of training in a bundle's metadata, UTC; None if there is none."""
+    """Return the training time in the metadata of a bundle, UTC; None if there is none."""
     for key in ("training_date", "created_at"):
         with suppress(TypeError, ValueError, OverflowError):
             found = datetime.fromisoformat(metadata[key]) if key in metadata else None
@@ -132,7 +132,7 @@ def trained_at(metadata: dict[str, Any]) -> datetime | None:
 
 
 def is_foreign(metadata: dict[str, Any]) -> bool:
-    """Return whether a bundle was made by another trainer than atb-fast."""
+    """Return whether a bundle is of a trainer other than atb-fast."""
     return not all(isinstance(metadata.get(key), dict) for key in ("config", "versions"))
 
 
@@ -166,10 +166,10 @@ def check_timeframe(metadata: dict[str, Any], bundle: Path) -> str:
 
 
 def other_live_timeframe(home: Path, wanted: str) -> str | None:
-    """Return the timeframe that `latest` in `home` must keep, None if it may change to `wanted`.
+    """Return the timeframe that `latest` in `home` must keep; None if it may change to `wanted`.
 
-    Engines that ask for the timeframe of the live bundle have no fallback, and strategies that load
-    a basic bundle fail with any timeframe but 1h.
+    Engines that expect the timeframe of the live bundle fail with any other, and strategies that
+    load a basic bundle fail with any timeframe but 1h.
     """
     live = live_version(home)
     expected = BASIC_TIMEFRAME if home.name == "basic" else wanted
@@ -195,11 +195,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON document of a bundle. NaN and infinities, found in old bundles, are accepted.
 
     Raises:
-        BundleError: The file cannot be read, is too large, or does not hold a JSON object.
+        BundleError: The file cannot be read, is too large, or does not contain a JSON object.
     """
     try:
         if regular_file(path).stat().st_size > _MOST_BYTES:
-            raise BundleError(f"{path}: is larger than {_MOST_BYTES} bytes")
+            raise BundleError(f"{path}: is larger than {_MOST_BYTES} bytes, the maximum")
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, BundleError):

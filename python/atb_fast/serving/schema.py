@@ -1,4 +1,4 @@
-"""Reads feature_schema.json and metadata.json, which may come from anywhere."""
+"""Reads feature_schema.json and metadata.json, which are not trusted."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from atb_fast.features.price import PriceScale
 from atb_fast.serving.inputs import CausalFeatures, FeatureWindows, ModelInput, ScaledWindows
 from atb_fast.serving.registry import check_timeframe, read_json
 
-#: Rows in a window.
+#: Most rows in a window.
 _LONGEST_WINDOW = 1 << 20
-#: Values in a window: more than any model has, and hundreds of windows still fit into memory.
+#: Most values in a window: more than any model has, but hundreds of windows still fit into memory.
 _LARGEST_WINDOW = 1 << 17
 
 
 @dataclass(frozen=True)
 class Documents:
-    """What the documents of a bundle say about its model.
+    """The model of a bundle, as described by its documents.
 
     Attributes:
-        metadata: Content of metadata.json.
+        metadata: Contents of metadata.json.
         length: Rows in a window.
         names: Columns of the ONNX input, in channel order.
-        input: How these columns are made of candles.
-        price_scale: How an output becomes a price.
+        input: How these columns are computed from candles.
+        price_scale: How outputs are converted to prices.
     """
 
     metadata: dict[str, Any]
@@ -41,11 +41,11 @@ class Documents:
 
 
 def read_documents(path: Path, metadata: dict[str, Any] | None = None) -> Documents:
-    """Return what the documents of the bundle in `path` say.
+    """Return the model that the documents of the bundle in `path` describe.
 
     Args:
         path: The bundle's directory.
-        metadata: Content of metadata.json, if it has not been written yet.
+        metadata: Contents of metadata.json, if it has not been written yet.
 
     Raises:
         BundleError: A document is missing, cannot be read, or contradicts the other.
@@ -68,10 +68,10 @@ def read_documents(path: Path, metadata: dict[str, Any] | None = None) -> Docume
 
 
 def train_end(metadata: dict[str, Any], path: Path) -> datetime | None:
-    """Return when the bar of the last training target closed, UTC; None if it is not recorded.
+    """Return the time at which the last training target closed, UTC; None if it is not recorded.
 
     Raises:
-        BundleError: The metadata of the bundle in `path` has something else than a time.
+        BundleError: The metadata of the bundle in `path` has an invalid time.
     """
     dataset = metadata.get("dataset")
     stamp = dataset.get("train_last") if isinstance(dataset, dict) else None
@@ -109,7 +109,7 @@ def _shape(schema: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
     length, features = schema["sequence_length"], schema["features"]
     if not isinstance(length, int) or not 1 <= length <= _LONGEST_WINDOW:
         raise BundleError(
-            f"sequence_length is {length!r}, expected a whole number from 1 to {_LONGEST_WINDOW}"
+            f"sequence_length is {length!r}, expected an integer from 1 to {_LONGEST_WINDOW}"
         )
     names = tuple(str(feature["name"]) for feature in features)
     if not 1 <= len(names) * length <= _LARGEST_WINDOW:
@@ -131,12 +131,12 @@ def _input(features: list[dict[str, Any]]) -> ModelInput:
 
 
 def _scaled_by_window(feature: dict[str, Any]) -> str | None:
-    """Return the column of a feature that is scaled by its window, None if it is another."""
+    """Return the column of a feature that is scaled by its window; None for other features."""
     source = feature.get("source")
     if source:
         expanding = source.get("transform") == "expanding_minmax"
         return str(source["column"]) if expanding else None
-    # Bundles of other trainers have the names only; engines know what these mean.
+    # Bundles of other trainers have only the names, which engines know.
     column = str(feature["name"]).removesuffix("_normalized")
     return column if column in CANDLE_COLUMNS and column != feature["name"] else None
 
@@ -154,14 +154,14 @@ def _feature(feature: dict[str, Any]) -> tuple[Feature, MinMaxScaler]:
     if "scaler" in feature:
         ends = (feature["scaler"]["data_min"], feature["scaler"]["data_max"])
     else:
-        # `(x - mean) / std` is a min-max scaler from mean to mean + std; 0 to 1 changes nothing.
+        # A min-max scaler from mean to mean + std computes (x - mean) / std; 0 to 1 is no change.
         normalization = feature.get("normalization") or {"mean": 0.0, "std": 1.0}
         ends = (normalization["mean"], normalization["mean"] + normalization["std"])
     return made, MinMaxScaler(*ends)
 
 
 def _causal_lag(sources: list[dict[str, Any]]) -> int | None:
-    """Return the sentiment lag if the features are those of the causal recipe, else None."""
+    """Return the sentiment lag of features of the causal recipe; None for other features."""
     recipes = {source.get("recipe") for source in sources}
     if recipes == {None}:
         return None
@@ -172,7 +172,10 @@ def _causal_lag(sources: list[dict[str, Any]]) -> int | None:
     columns = {source["column"] for source in sources}
     unknown = columns - {*returns.PRICE_COLUMNS, *returns.SENTIMENT_COLUMNS}
     if unknown:
-        raise BundleError(f"the causal recipe has no column {min(unknown)!r}")
+        raise BundleError(
+            f"feature_schema.json has the column {min(unknown)!r}, which the causal recipe lacks; "
+            "retrain the model"
+        )
     lags = [source["sentiment_lag_days"] for source in sources]
     if any(type(lag) is not int or not 0 <= lag <= 365 or lag != lags[0] for lag in lags):
         raise BundleError(

@@ -1,4 +1,4 @@
-"""The sentiment that candles are scored with."""
+"""Prepares the sentiment for scoring."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from atb_fast.features.frames import ArrowFrame
 
-#: A frame with timestamp and value of the Fear & Greed index, `neutral`, or None for none.
+#: The Fear & Greed index as a frame with timestamp and value; `neutral`; or None for none.
 Sentiment: TypeAlias = "ArrowFrame | Literal['neutral'] | None"
 
 
 def with_momentum(table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> pl.DataFrame:
-    """Return `table` with the sentiment_momentum that it is to be scored with.
+    """Return `table` with the column sentiment_momentum for scoring.
 
-    A column of that name counts unless `sentiment` is `neutral`.
+    An existing column is used unless `sentiment` is `neutral`.
 
     Raises:
         DataError: There is no sentiment, or it cannot be used.
@@ -51,14 +51,14 @@ def read_index(sentiment: Sentiment) -> pl.DataFrame:
     """
     if sentiment is None or isinstance(sentiment, str):
         raise DataError(
-            f"this model was trained with sentiment, got sentiment={sentiment!r}; pass the Fear & "
-            "Greed index (a frame with timestamp and value), or sentiment='neutral'"
+            f"this model uses sentiment, but sentiment is {sentiment!r}; pass the Fear & Greed "
+            "index (a frame with timestamp and value), or sentiment='neutral'"
         )
     return check_index(to_polars(sentiment))
 
 
 def no_day(index: pl.DataFrame) -> str:
-    """Return the message about an index that has no day of the candles."""
+    """Return the error message for an index that covers no day of the candles."""
     return (
         f"the sentiment ({len(index)} days) covers no day of the candles; pass the index of their "
         "range. Integer timestamps are read as milliseconds"

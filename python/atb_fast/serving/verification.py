@@ -1,8 +1,8 @@
-"""Checks whether engines can use a bundle, and whether serving features match training features.
+"""Verifies that engines can use a bundle, and that serving features match training features.
 
 The contract with the engines is checked by reading the files and by running the model. Train/serve
-skew is checked on the windows that training stored in samples.npz: each window is computed again by
-the scoring code, from only the candles it needs.
+skew is checked on the training windows in samples.npz: the scoring code computes each window again,
+from only the candles that it needs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SKEW = 1e-6
 _PREDICTION = 1e-5
 #: The same for a graph that computes features from float32 candles: its RSI is less exact.
 _PREDICTION_FROM_CANDLES = 1e-4
-#: Largest samples.npz that is unpacked, in bytes.
+#: Largest unpacked size of samples.npz that is read, in bytes.
 _MOST_BYTES = 64 << 20
 
 #: Keys that metadata.json must have, and the type of each value.
@@ -68,7 +68,7 @@ class Report:
     Attributes:
         path: The bundle's directory.
         problems: Violations of the contract with the engines, and differences between serving and
-            training. Empty if the bundle is sound.
+            training. Empty if the bundle may go live.
         unchecked: Checks that could not be run, and why.
         skew: Largest difference between a feature in training and in scoring; None if unchecked.
         prediction_difference: Largest difference between predictions of the bundle and of Keras,
@@ -88,13 +88,13 @@ def verify(
     identity: tuple[str, str, str] | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Report:
-    """Return what is wrong with the bundle in `path`.
+    """Return the problems of the bundle in `path`, and what could not be checked.
 
     Args:
         path: The bundle's directory.
-        identity: Symbol, type and version that it must have. Default: those in its path, if the
+        identity: The expected symbol, type and version. Default: those in its path, if the
             directory is named like a version.
-        metadata: Content of metadata.json, if it has not been written yet.
+        metadata: Contents of metadata.json, if it has not been written yet.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -133,7 +133,7 @@ def verify(
         raise
     except AtbFastError as error:
         problems.append(str(error))
-    except Exception as error:  # a hostile bundle must not stop the verification of others
+    except Exception as error:  # a broken bundle must not stop the verification of others
         problems.append(f"it cannot be checked ({type(error).__name__}: {error})")
     return Report(str(path), tuple(problems), tuple(unchecked), *differences)
 
@@ -144,7 +144,7 @@ def _layout(path: Path) -> Iterator[str]:
             yield f"{file.name} is not a regular file; a bundle may only contain files"
     models = sorted(file.name for file in path.glob("*.onnx"))
     if models != ["model.onnx"]:
-        yield f"expected model.onnx and no other *.onnx, found {', '.join(models) or 'none'}"
+        yield f"found {', '.join(models) or 'no *.onnx'}, expected model.onnx and no other *.onnx"
 
 
 def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
@@ -194,7 +194,7 @@ def _not_finite(value: Any, where: str = "") -> Iterator[str]:
 
 
 def _agreement(bundle: Bundle, schema: dict[str, Any]) -> Iterator[str]:
-    """Yield what the documents disagree about, and what the model type does not allow."""
+    """Yield contradictions between the documents, and values that the model type does not allow."""
     metadata, names = bundle.metadata, bundle.feature_names
     registry.check_timeframe(metadata, bundle.path)
     if metadata.get("sequence_length") != bundle.sequence_length:
@@ -229,7 +229,7 @@ def _runs(bundle: Bundle) -> Iterator[str]:
                 f"({size}, 1)"
             )
         elif not np.isfinite(got).all():
-            yield "model.onnx returns NaN or infinite values"
+            yield "model.onnx returns NaN or infinite values, expected finite numbers"
 
 
 def _graph(path: Path) -> Iterator[str]:
@@ -238,9 +238,9 @@ def _graph(path: Path) -> Iterator[str]:
     model = onnx.load(str(path), load_external_data=False)
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     if not 13 <= opsets.get("", 0) <= 17:
-        yield f"model.onnx has opset {opsets.get('')}, engines support 13 to 17"
+        yield f"model.onnx has opset {opsets.get('')}, expected 13 to 17 for engines"
     if model.ir_version > 8:
-        yield f"model.onnx has IR version {model.ir_version}, engines support up to 8"
+        yield f"model.onnx has IR version {model.ir_version}, expected at most 8 for engines"
     operators = {node.op_type for node in model.graph.node}
     if operators & {"Loop", "Scan"} or "LSTM" not in operators:
         yield "model.onnx has no LSTM operator, or has a loop; engines would run it too slowly"
@@ -251,7 +251,7 @@ def _graph(path: Path) -> Iterator[str]:
 def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
     """Return the largest difference of a feature and of a prediction between scoring and training.
 
-    They are NaN if any value is.
+    Both are NaN if any value is.
     """
     import polars as pl
 
@@ -298,7 +298,7 @@ def _arrays(path: Path) -> dict[str, Any]:
 
 
 def prediction_limit(onnx_input: str | None) -> float:
-    """Return how far a prediction may differ from that of Keras, relative to the largest price."""
+    """Return the largest accepted difference from Keras, relative to the largest price."""
     return _PREDICTION_FROM_CANDLES if onnx_input == "ohlcv" else _PREDICTION
 
 
@@ -311,6 +311,6 @@ def _too_different(bundle: Bundle, skew: float, difference: float) -> Iterator[s
         )
     if not difference <= limit:
         yield (
-            f"a prediction differs from Keras' by {difference:.1e} of the largest price, "
+            f"a prediction differs from that of Keras by {difference:.1e} of the largest price, "
             f"expected at most {limit:.0e}"
         )
