@@ -38,4 +38,4 @@ def test_one_progress_bar_above_which_log_lines_appear(exchange: Exchange, tmp_p
     final = [line.split("\x1b[2K")[-1].strip() for line in lines]  # what is left of each line
     assert not [line for line in final if "2162" in line]
     (logged,) = [line for line in final if "2,162" in line]
-    assert logged.startswith("BTCUSDT 1d: fetched 2,162 candles in 3 requests")
+    assert logged.startswith("BTCUSDT 1d: downloaded 2,162 candles with 3 requests")

@@ -283,4 +283,4 @@ def test_training_twice_asks_once(
     assert atb_fast("data", "clear", "--sentiment").returncode == 0
     refused = atb_fast("train", "model", "BTCUSDT", *CANONICAL, "--offline")
     assert refused.returncode == 8
-    assert "the stored sentiment does not reach" in refused.stderr
+    assert "stored sentiment does not reach" in refused.stderr

@@ -83,7 +83,7 @@ def test_restricted_location_goes_on_with_the_second_host(
     ]
     assert "is restricted at your location" in caplog.text
     exchange.fault("^/second", Answer(451))
-    with pytest.raises(FetchError, match="there is no other host to try"):
+    with pytest.raises(FetchError, match="like the other host"):
         fetch(client, START, START + DAY)
 
 

@@ -86,7 +86,7 @@ def test_bad_rows(tmp_path: Path, rows: str, message: str) -> None:
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.csv: no such file"):
         read_candles(tmp_path / "nowhere.csv")
-    with pytest.raises(DataError, match=r"expected a file that ends in .csv, .feather, .parquet"):
+    with pytest.raises(DataError, match=r"unknown file type; expected one of .csv, .feather, .parquet"):
         read_candles(tmp_path / "candles.xlsx")
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"not parquet at all")
@@ -127,7 +127,7 @@ def test_a_path_is_one_file(daily: pl.DataFrame, tmp_path: Path) -> None:
 def test_headers_of_other_programs(tmp_path: Path) -> None:
     path = csv(tmp_path, "2024-01-01,1,1,1,1,0\n\n", " Timestamp, Open, HIGH,low,close,volume\n")
     assert len(read_candles(path)) == 1
-    with pytest.raises(DataError, match="columns must be separated by commas"):
+    with pytest.raises(DataError, match="separate columns by commas"):
         read_candles(csv(tmp_path, "2024-01-01;1\n", "timestamp;open\n"))
     with pytest.raises(DataError, match="duplicate column names"):
         read_candles(csv(tmp_path, "2024-01-01,1,1,1,1,0,2\n", HEADER[:-1] + ",close\n"))
@@ -214,7 +214,7 @@ def test_impossible_bars_are_said(
 def test_a_cache_directory_that_is_a_file(daily: pl.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "candles.parquet"
     daily.write_parquet(path)
-    with pytest.raises(ArgumentError, match=r"--cache-dir is .*, expected a directory"):
+    with pytest.raises(ArgumentError, match=r"--cache-dir is .*, which is a file; expected a directory"):
         load(path, cache_dir=path)
 
 
@@ -228,5 +228,5 @@ def test_range_and_bar_length(daily: pl.DataFrame, tmp_path: Path) -> None:
         DataError, match=r"no candles between 2030-01-01 and the end; the source covers"
     ):
         load(path, start_date=datetime(2030, 1, 1, tzinfo=UTC).date())
-    with pytest.raises(DataError, match=r"are 1440 minutes apart, expected 60 for timeframe 1h"):
+    with pytest.raises(DataError, match=r"are 1440 minutes apart, expected 60 for --timeframe 1h"):
         load(path, timeframe="1h")

@@ -181,7 +181,7 @@ def test_what_another_version_wrote_is_left_alone(stored: CandleStore, daily: pl
     edit(stored, lambda text: text.update(format=2))
     before = {path: path.read_bytes() for path in stored.directory.iterdir()}
     for use in (stored.manifest, stored.verify, stored.repair):
-        with pytest.raises(StorageError, match="has format 2, but this version reads format 1"):
+        with pytest.raises(StorageError, match="has format 2, expected 1"):
             use()
     assert {path: path.read_bytes() for path in stored.directory.iterdir()} == before
 

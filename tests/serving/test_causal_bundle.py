@@ -167,7 +167,7 @@ def test_candles_that_cannot_be(bundle: Bundle, column: str, value: float, messa
 
 def test_too_few_candles_say_how_many(bundle: Bundle) -> None:
     market = load_market(config())
-    with pytest.raises(DataError, match=r"needs 424 candles without a gap, .* got 200"):
+    with pytest.raises(DataError, match=r"needs 424 candles without a missing value, .* got 200"):
         bundle.predict_last(market.candles.tail(200), "neutral")
     with pytest.raises(DataError, match="column 'volume' is missing"):
         bundle.predict_last(market.candles.drop("volume"), "neutral")

@@ -1,1 +1,1 @@
-"""Candles and sentiment from files, the exchange or the sample market."""
+"""Candles and sentiment from the exchange, files or the sample market."""

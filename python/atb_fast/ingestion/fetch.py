@@ -1,4 +1,4 @@
-"""Returns candles and sentiment from the store, and downloads what the store lacks."""
+"""Reads candles and sentiment from the store, and downloads what the store lacks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _WAITING = "%s: another process is downloading this range; waiting for it"
 
-#: Candles per commit: the most that a killed run loses, and the most that it holds in memory.
+#: Candles per commit: the most that a killed run loses and the most that is kept in memory.
 CHUNK_ROWS = 100_000
 
 
@@ -42,14 +42,14 @@ class Fetcher:
     """Reads candles and sentiment through the store.
 
     Attributes:
-        cache_dir: Directory of the store.
-        offline: Open no connection; missing data is an error. Takes precedence over
+        cache_dir: The cache directory.
+        offline: Open no connection; data that is not stored is an error. It takes precedence over
             `force_refresh`.
         force_refresh: Download the whole range again. It replaces the stored data once the
             download is complete.
-        freshness_days: How many days the newest stored sentiment may lag behind the requested end.
-        listener: Hears about downloaded candles.
-        now: The clock, in milliseconds since 1970.
+        freshness_days: Days by which stored sentiment may be older than the requested end.
+        listener: Receives the progress of downloads.
+        now: Returns the current time, in milliseconds since 1970.
     """
 
     cache_dir: Path
@@ -76,8 +76,8 @@ class Fetcher:
         Raises:
             ArgumentError: The exchange does not list the symbol.
             DataError: No candle of the range has closed yet.
-            FetchError: Data is missing and cannot be fetched.
-            StorageError: The store is damaged or not writable.
+            FetchError: Candles are not stored and cannot be downloaded.
+            StorageError: The store is damaged or cannot be written.
         """
         store = CandleStore(self.cache_dir, symbol, timeframe)
         span = self._span(store, first, last)
@@ -101,8 +101,8 @@ class Fetcher:
             timestamp (ms, UTC midnight) and value (0..100), ascending.
 
         Raises:
-            FetchError: The index is missing or too old, and cannot be fetched.
-            StorageError: The store is damaged or not writable.
+            FetchError: The index is not stored or too old, and cannot be downloaded.
+            StorageError: The store is damaged or cannot be written.
         """
         store = SentimentStore(self.cache_dir)
         today = datetime.fromtimestamp(self.now() / 1000, UTC).date()
@@ -111,9 +111,8 @@ class Fetcher:
         if self._refresh or not self._is_fresh(store, needed):
             if self.offline:
                 raise FetchError(
-                    f"the stored sentiment does not reach {needed}, and --offline forbids a "
-                    "download; run without --offline, raise --freshness-days, or pass "
-                    "--force-price-only"
+                    f"stored sentiment does not reach {needed}, and --offline forbids a download; "
+                    "run without --offline, raise --freshness-days, or pass --force-price-only"
                 )
             with store.lock(lambda: log.info(_WAITING, store.name)):
                 if self._refresh or not self._is_fresh(store, needed):
@@ -137,7 +136,7 @@ class Fetcher:
         closed = self.now() - TIMEFRAMES[store.timeframe] + 1
         end = min(midnight(last) + DAY_MS, closed) if last else closed
         stored = store.span if self.offline else None
-        if stored:  # offline, an open range means the stored range
+        if stored:  # with --offline, a range without a start or an end is the stored one
             start = start if first else stored[0]
             end = end if last else min(end, stored[1])
         if start >= end:
@@ -152,7 +151,7 @@ class Fetcher:
         if self._refresh:
             self._fetch(store, [span])
             return
-        missing = store.missing(*span)  # again: another process may have just stored it
+        missing = store.missing(*span)  # checked again: another process may have just stored it
         if missing:
             take_old_files(store, missing, keep_last=self.offline)
             missing = store.missing(*span)
@@ -163,7 +162,7 @@ class Fetcher:
         self._fetch(store, missing)
 
     def _fetch(self, store: CandleStore, missing: list[Span]) -> None:
-        # Importing requests takes 0.1 s, and a stored range does not need it.
+        # Importing requests takes 0.1 s, and a range that is stored does not need it.
         from atb_fast.ingestion.exchange.session import Exchange
 
         began = time.perf_counter()
@@ -181,10 +180,10 @@ class Fetcher:
             if refreshed:
                 _refuse_less(store, refreshed)
                 store.commit(refreshed, outages, overwrite=True)
-            # Gaps leave fewer rows than were announced.
+            # Because of gaps, there may be fewer rows than expected.
             self.listener.fetched(store.name, rows, rows)
             log.info(
-                "%s: fetched %s candles in %s requests, %.1f s",
+                "%s: downloaded %s candles with %s requests in %.1f s",
                 store.name,
                 f"{rows:,}",
                 f"{exchange.requests:,}",
@@ -205,12 +204,12 @@ class Fetcher:
         stored = None if self._refresh else store.entry()
         if stored and len(index) < stored["rows"]:
             raise FetchError(
-                f"{endpoints.fng} returned {len(index)} days of the index, but {stored['rows']} "
-                "are stored; the response may be truncated. Try again later, or pass "
-                "--force-refresh to accept it"
+                f"{endpoints.fng} returned {len(index)} days of the index, expected at least the "
+                f"{stored['rows']} that are stored; the response may be truncated. Try again "
+                "later, or pass --force-refresh to accept it"
             )
         store.replace(index, endpoints.fng, now_iso())
-        log.info("sentiment: fetched %s days. %s", f"{len(index):,}", ATTRIBUTION)
+        log.info("sentiment: downloaded %s days. %s", f"{len(index):,}", ATTRIBUTION)
 
 
 def _last_day(store: SentimentStore) -> date | None:
@@ -219,7 +218,7 @@ def _last_day(store: SentimentStore) -> date | None:
 
 
 def _refuse_less(store: CandleStore, pieces: list[Piece]) -> None:
-    """Raise FetchError if `pieces` hold fewer candles than they would replace."""
+    """Raise FetchError if `pieces` have fewer candles than they would replace."""
     try:
         before = sum(len(store.read(piece.start, piece.end)) for piece in pieces)
     except StorageError:
@@ -227,9 +226,10 @@ def _refuse_less(store: CandleStore, pieces: list[Piece]) -> None:
     after = sum(len(piece.candles) for piece in pieces)
     if after < before:
         raise FetchError(
-            f"{store.name}: the exchange returned {after:,} candles, but {before:,} are stored; "
-            f"nothing was replaced. If the new data is right, run atb-fast data clear "
-            f"{store.symbol} --timeframe {store.timeframe}{flag(store.cache_dir)} first"
+            f"{store.name}: the exchange returned {after:,} candles, expected at least the "
+            f"{before:,} that are stored; nothing was replaced. If the new data is right, first "
+            f"run atb-fast data clear {store.symbol} --timeframe {store.timeframe}"
+            f"{flag(store.cache_dir)}"
         )
 
 

@@ -15,7 +15,7 @@ from atb_fast.errors import DataError
 log = logging.getLogger(__name__)
 
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    # All columns are read as text, so that an error below can name the row of a bad value.
+    # All columns are read as text, so that an error can name the row of an invalid value.
     ".csv": lambda path: pl.read_csv(path, infer_schema=False, glob=False),
     ".feather": lambda path: pl.read_ipc(path.read_bytes()),
     ".parquet": lambda path: pl.read_parquet(path, glob=False),
@@ -28,7 +28,7 @@ _LARGEST = 1e15
 def read_candles(path: Path) -> pl.DataFrame:
     """Return timestamp (ms, UTC) and open, high, low, close, volume (float64), ascending.
 
-    Other columns are dropped and unsorted rows are sorted.
+    Other columns are dropped. Rows are sorted if necessary.
 
     Raises:
         DataError: The file cannot be read, a column is missing, a value is not a finite number
@@ -43,7 +43,7 @@ def read_sentiment(path: Path) -> pl.DataFrame:
     Timestamps within a day count for that day, because the publisher does not always use midnight.
 
     Raises:
-        DataError: As for `read_candles`.
+        DataError: See `read_candles`.
     """
     frame = _read(path)
     frame = frame.with_columns(_timestamps(path, frame).dt.truncate("1d"))
@@ -53,9 +53,9 @@ def read_sentiment(path: Path) -> pl.DataFrame:
 def _read(path: Path) -> pl.DataFrame:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: expected a file that ends in {', '.join(_READERS)}")
+        raise DataError(f"{path}: unknown file type; expected one of {', '.join(_READERS)}")
     if not path.exists():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file; check the path")
     if path.is_dir():
         raise DataError(f"{path}: expected a file, found a directory")
     try:
@@ -69,12 +69,12 @@ def _read(path: Path) -> pl.DataFrame:
     twice = [name for name in frame.columns if re.search(r"_duplicated_\d+$", name)]
     names = [name.strip().lower() for name in frame.columns]
     if twice or len(set(names)) < len(names):
-        raise DataError(f"{path}: duplicate column names: {', '.join(frame.columns)}")
+        raise DataError(f"{path}: duplicate column names: {', '.join(frame.columns)}; rename them")
     frame.columns = names
     if path.suffix.lower() == ".csv":
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     if frame.is_empty():
-        raise DataError(f"{path}: the file has no rows")
+        raise DataError(f"{path}: the file has no rows; expected at least one")
     return frame
 
 
@@ -92,16 +92,16 @@ def _tidy(path: Path, frame: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataF
     if len(duplicate):
         raise DataError(
             f"{path}: duplicate timestamp {tidy['timestamp'][duplicate[0]]:%Y-%m-%d %H:%M:%S} UTC; "
-            "keep one row for each candle"
+            "keep only one row for each timestamp"
         )
     return tidy
 
 
 def _no_column(path: Path, frame: pl.DataFrame, missing: str) -> str:
-    text = f"{path} has no column {missing} (found: {', '.join(frame.columns)})"
+    text = f"{path} has no column {missing} (found: {', '.join(frame.columns)}); "
     if path.suffix.lower() == ".csv" and frame.width == 1:
-        text += "; columns must be separated by commas"
-    return text
+        return text + "separate columns by commas"
+    return text + "add it, or rename the matching column"
 
 
 def _numbers(path: Path, column: pl.Series) -> pl.Series:
@@ -137,7 +137,7 @@ def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
         raise DataError(_no_column(path, frame, "timestamp"))
     raw = frame["timestamp"]
     times = _to_datetime(raw)
-    # A number read in the wrong unit lands far outside the years in which exchanges existed.
+    # A number in the wrong unit would be far outside the years in which exchanges existed.
     bad = (~times.dt.year().is_between(2000, 2100)).fill_null(value=True).arg_true()
     if len(bad):
         raise DataError(
@@ -155,7 +155,7 @@ def _to_datetime(raw: pl.Series) -> pl.Series:
         # pandas writes whole seconds as 1675209600.0. The cheap search avoids the slow pattern.
         if numbers.null_count() and raw.str.contains(".0", literal=True).any():
             numbers = raw.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
-        # ISO 8601 only: 01/02/2024 is January in some countries and February in others.
+        # Only ISO 8601: 01/02/2024 is January in some countries and February in others.
         iso = raw.str.contains(r"^\d{4}-\d{2}-\d{2}")
         text = raw.set(~iso.fill_null(value=False), None)
         raw = numbers if numbers.null_count() == 0 else _parse_iso(text)

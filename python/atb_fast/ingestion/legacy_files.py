@@ -31,9 +31,9 @@ def take_old_files(store: CandleStore, missing: list[Span], *, keep_last: bool) 
     Args:
         store: The store; the caller holds its lock.
         missing: The ranges that are not stored.
-        keep_last: Also import the last candle of each file. It may have been open when the file
-            was written, and the timestamp of a copied file does not tell. With a network it is
-            downloaded instead.
+        keep_last: Also import the last candle of each file. It may have been open when the file was
+            written, because the modification time of a copied file is later. With a network, that
+            candle is downloaded instead.
     """
     day = r"(\d{4}-\d\d-\d\d)"
     name = re.compile(rf"{store.symbol}_{store.timeframe}_{day}_{day}\.(csv|feather)")
@@ -47,7 +47,7 @@ def take_old_files(store: CandleStore, missing: list[Span], *, keep_last: bool) 
                 continue
             candles = _old_candles(path, TIMEFRAMES[store.timeframe])
         except (DataError, ValueError) as error:
-            log.warning("ignored an old file: %s", error)
+            log.warning("ignoring an old file: %s", error)
             continue
         if not keep_last:
             candles = candles[:-1]
@@ -72,14 +72,14 @@ def _old_candles(path: Path, bar: int) -> pl.DataFrame:
     if len(candles) > 1 and bar_length(candles) != bar:
         raise DataError(f"{path}: the candles are not {bar // 60_000} minutes apart")
     if quality.off_grid > len(candles) // 2:
-        raise DataError(f"{path}: the candles do not open on the grid; are its times in UTC?")
+        raise DataError(f"{path}: the candles do not open on the grid; timestamps must be in UTC")
     if not quality.sound:
         raise DataError(f"{path}: {quality.bad_bars} impossible bars")
     return candles
 
 
 def _runs(candles: pl.DataFrame, bar: int) -> Iterator[Span]:
-    """Yield the spans without a gap: a gap in a file may be the exchange's or the file's own."""
+    """Yield the spans between gaps. A gap in a file need not be a gap on the exchange."""
     times = timestamps_ms(candles)
     if times.is_empty():
         return

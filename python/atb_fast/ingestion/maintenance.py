@@ -1,6 +1,6 @@
 """Maintenance of the store: fetch, list, verify, repair, prune and clear many series at once.
 
-Functions return rows, one for each series: dictionaries that JSON can hold.
+Functions return rows: a dictionary of JSON values for each series.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Store = CandleStore | SentimentStore
 
 
 class Outcome(NamedTuple):
-    """What was done for each series, and the errors of the series that failed."""
+    """Rows for the series that succeeded, and the errors of those that failed."""
 
     rows: list[Row]
     errors: list[AtbFastError]
@@ -52,20 +52,20 @@ def fetch(
     *,
     sentiment: bool = True,
 ) -> Outcome:
-    """Fetch what the store lacks of each symbol and timeframe, and the sentiment.
+    """Download candles of each symbol and timeframe, and sentiment, that are not stored yet.
 
-    A series that fails does not stop the others, unless the exchange cannot be reached at all.
+    A failed series does not stop the others, unless the exchange cannot be reached at all.
 
     Args:
-        fetcher: How to fetch, and where to store.
+        fetcher: Downloads and stores the data.
         symbols: For example BTCUSDT.
         timeframes: Keys of `TIMEFRAMES`.
-        first: First day, UTC; default: the listing.
-        last: Last day, UTC, inclusive; default: the last closed candle.
-        sentiment: Whether to fetch the Fear & Greed index as well.
+        first: First day, UTC. Default: the first day available.
+        last: Last day, UTC, inclusive. Default: the last day available.
+        sentiment: Whether to download the Fear & Greed index as well.
 
     Returns:
-        Rows with `series`, number of `rows`, and times of the `first` and the `last` one.
+        Rows with `series`, the number of `rows`, and the times of the `first` and `last` one.
     """
     outcome = Outcome([], [])
     for symbol, timeframe in itertools.product(symbols, timeframes):
@@ -86,7 +86,7 @@ def fetch(
 
 
 def stored(root: Path) -> list[Row]:
-    """Return what the cache directory `root` holds; a series that cannot be read is `damaged`."""
+    """Return the contents of the cache directory `root`; an unreadable series is `damaged`."""
     rows: list[Row] = []
     for store in _stores(root):
         try:
@@ -107,7 +107,7 @@ def verify(root: Path) -> list[Finding]:
 
 
 def verify_file(path: Path) -> Finding:
-    """Check a file of candles."""
+    """Return the quality and the problems of a file of candles."""
     try:
         candles = read_candles(path)
     except DataError as error:
@@ -118,14 +118,14 @@ def verify_file(path: Path) -> Finding:
 
 
 def repair(root: Path, fetcher: Fetcher | None) -> Outcome:
-    """Drop what is damaged in the cache directory `root`, and fetch it again.
+    """Drop damaged data in the cache directory `root`, and download it again.
 
     Args:
         root: The cache directory.
-        fetcher: None to fetch nothing.
+        fetcher: Downloads the data again; None to download nothing.
 
     Returns:
-        Rows with `series`, and `from` and `to` of the dropped candles, UTC.
+        Rows with `series`, and the start (`from`) and end (`to`) of the dropped candles, UTC.
     """
     outcome = Outcome([], [])
     for store in _stores(root):
@@ -153,7 +153,7 @@ def repair(root: Path, fetcher: Fetcher | None) -> Outcome:
 
 
 def prune(root: Path, older_than: float, *, dry_run: bool = False) -> list[Row]:
-    """Remove series and files that were not used for `older_than` days, and return them.
+    """Remove series and files that have not been used for `older_than` days, and return them.
 
     Args:
         root: The cache directory.
@@ -186,12 +186,12 @@ def clear(
     everything: bool = False,
     dry_run: bool = False,
 ) -> list[Row]:
-    """Remove what is named, and return it.
+    """Remove the named data, and return it.
 
     Args:
         root: The cache directory.
         symbols: Remove the candles of these symbols.
-        timeframes: Remove the candles of these timeframes; if both are given, of both.
+        timeframes: Remove the candles of these timeframes. With `symbols`, both must match.
         sentiment: Remove the Fear & Greed index.
         features: Remove prepared features.
         everything: Remove everything, checkpoints included.
@@ -219,7 +219,7 @@ def clear(
 
 @contextmanager
 def _collected(outcome: Outcome) -> Iterator[None]:
-    """Keep an error that concerns one series, so that the next one can go on."""
+    """Add an error of one series to `outcome`, so that the next series can continue."""
     try:
         yield
     except AtbFastError as error:
@@ -227,7 +227,7 @@ def _collected(outcome: Outcome) -> Iterator[None]:
 
 
 def _unreachable(outcome: Outcome) -> bool:
-    """Return whether the exchange could not be reached, so that trying the next is no use."""
+    """Return whether the exchange could not be reached, so further series would fail too."""
     return any(isinstance(error, FetchError) for error in outcome.errors)
 
 

@@ -35,14 +35,14 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
     """Return the candles and sentiment selected by `options`.
 
     Args:
-        options: Symbol, timeframe, range and source; a `TrainingConfig` will do.
-        listener: Hears about downloaded candles.
+        options: Symbol, timeframe, range and source, for example a `TrainingConfig`.
+        listener: Receives the progress of downloads.
 
     Raises:
         ArgumentError: The exchange does not list the symbol, or the cache directory is a file.
         DataError: A source cannot be read, or has no candle in the range.
-        FetchError: Data is not stored and cannot be fetched.
-        StorageError: The store is damaged or not writable.
+        FetchError: Data is not stored and cannot be downloaded.
+        StorageError: The store is damaged or cannot be written.
     """
     check_cache_dir(options.cache_dir)
     sentiment = None
@@ -60,7 +60,7 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
         if not options.force_price_only:
             sentiment = fetcher.sentiment(options.end_date)
     elif options.source == "sample":
-        log.info("source: the sample market; its prices are synthetic")
+        log.info("source: the sample market, whose prices are synthetic")
         candles = sample.candles(options.symbol, options.timeframe)
         if not options.force_price_only:
             sentiment = sample.sentiment()
@@ -87,12 +87,12 @@ def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:
         raise DataError(
             f"{options.symbol} {options.timeframe} has no candles from "
             f"{options.start_date or 'the beginning'} to {options.end_date or 'the end'}; it may "
-            "not have been listed yet. Choose a later range"
+            "not have been listed yet. Choose later days"
         )
     if inside.is_empty():
         raise DataError(
             f"no candles between {options.start_date or 'the beginning'} and "
-            f"{options.end_date or 'the end'}; {_span(times)}"
+            f"{options.end_date or 'the end'}; {_span(times)}, choose days within it"
         )
     _check_bar_length(inside, options)
     missing = gaps(inside["timestamp"], options.bar_ms)
@@ -107,7 +107,7 @@ def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:
     astray = int(off_grid(inside, options.bar_ms).sum())
     if astray:
         log.info(
-            "%d candles do not open on the %s grid",
+            "%d candles are off the %s grid",
             astray,
             options.timeframe,
         )
@@ -118,28 +118,29 @@ def _warn_of_impossible(candles: pl.DataFrame) -> None:
     impossible = bad_bars(candles).arg_true()
     if len(impossible):
         log.warning(
-            "%d candles are impossible (open or close outside low..high), the first at %s",
+            "%d candles are impossible (open or close outside low..high), the first at %s; check "
+            "the file with atb-fast data verify",
             len(impossible),
             candles["timestamp"][impossible[0]],
         )
 
 
 def gaps(times: pl.Series, bar_ms: int) -> list[timedelta]:
-    """Return the length of every step between two candles that is longer than one bar."""
+    """Return the gaps: every step between two candles that is longer than one bar."""
     steps = times.diff().drop_nulls()
     return steps.filter(steps > timedelta(milliseconds=bar_ms)).to_list()
 
 
 def _check_bar_length(candles: pl.DataFrame, options: MarketOptions) -> None:
-    """Raise DataError for candles of another timeframe: they would train a different model."""
+    """Raise DataError if the candles have another timeframe than `options`."""
     if len(candles) < 2:
         return
     step = bar_length(candles)
     if step != options.bar_ms:
         raise DataError(
             f"the candles are {step / 60_000:g} minutes apart, expected "
-            f"{options.bar_ms / 60_000:g} for timeframe {options.timeframe}; pass a file of that "
-            "timeframe, or the matching --timeframe"
+            f"{options.bar_ms / 60_000:g} for --timeframe {options.timeframe}; pass a file with "
+            "that timeframe, or the matching --timeframe"
         )
 
 

@@ -16,14 +16,14 @@ class Quality:
 
     Attributes:
         rows: Number of candles.
-        missing: Grid positions between the first and the last candle without a candle.
-        hole_runs: Gaps: steps between two candles that are longer than one bar.
+        missing: Number of candles missing on the grid, between the first and the last one.
+        hole_runs: Number of gaps: steps between two candles that are longer than one bar.
         longest_step_ms: The longest step between two candles, in milliseconds.
-        off_grid: Candles that do not open on the grid.
-        zero_volume: Bars without a trade. They are valid.
-        duplicates: Candles that repeat the open time of another one.
-        out_of_order: Candles that are older than their predecessor.
-        bad_bars: Impossible bars; see `bad_bars`.
+        off_grid: Number of candles that do not open on the grid.
+        zero_volume: Number of bars without a trade, which are valid.
+        duplicates: Number of candles that repeat the open time of another one.
+        out_of_order: Number of candles that are older than the one before.
+        bad_bars: Number of impossible bars; see `bad_bars`.
     """
 
     rows: int
@@ -42,7 +42,7 @@ class Quality:
         return not (self.duplicates or self.out_of_order or self.bad_bars)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the findings as JSON-compatible values."""
+        """Return the findings as a dictionary for JSON."""
         return asdict(self)
 
 
@@ -85,7 +85,7 @@ def off_grid(candles: pl.DataFrame, bar_ms: int) -> pl.Series:
 
 
 def bar_length(candles: pl.DataFrame) -> int:
-    """Return the most common step between two candles in ms, or one minute if there is none."""
+    """Return the most common step between two candles in milliseconds; one minute without any."""
     usual = timestamps_ms(candles).diff().drop_nulls().mode().min()
     return usual if isinstance(usual, int) and usual > 0 else 60_000
 
@@ -109,13 +109,13 @@ def bad_bars(candles: pl.DataFrame) -> pl.Series:
 def holes(times: pl.Series, bar_ms: int, end: int, *, start: int | None = None) -> list[Span]:
     """Return the gaps as half-open [first, end) spans, in milliseconds since 1970.
 
-    A step shorter than two bars is not a gap: candles that left the grid return to it that way.
+    A step of less than two bars is not a gap, because candles off the grid return to it that way.
 
     Args:
         times: Open times, ascending.
         bar_ms: Length of a bar in milliseconds.
-        end: Missing bars up to here count, in milliseconds since 1970.
-        start: Missing bars from here to the first candle count. Default: they do not.
+        end: Time up to which missing bars count, in milliseconds since 1970.
+        start: Time from which missing bars count. Default: the first candle.
     """
     opens = times.dt.epoch("ms")
     covered = opens + bar_ms

@@ -1,7 +1,7 @@
 """The sample market: synthetic candles and sentiment that need no network.
 
 Prices follow a random walk with volatility clustering (a GARCH(1,1) process, Bollerslev 1986). They
-say nothing about any real market. One symbol and timeframe always give the same candles.
+say nothing about any real market. A symbol and a timeframe always give the same candles.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def candles(symbol: str, timeframe: str) -> pl.DataFrame:
     returns = _garch(shocks, daily_volatility=0.03, bars_per_day=DAY_MS / step)
     close = 8_000.0 * np.exp(np.cumsum(returns))
     open_ = np.concatenate(([8_000.0], close[:-1]))
-    # Wicks extend beyond the body by about half of its length.
+    # On average, wicks are about half as long as the body.
     wicks = np.abs(rng.standard_normal((2, n))) * 0.5 * np.abs(returns) + 1e-5
     high = np.maximum(open_, close) * np.exp(wicks[0])
     low = np.minimum(open_, close) * np.exp(-wicks[1])

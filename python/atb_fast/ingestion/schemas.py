@@ -12,5 +12,5 @@ CANDLE_SCHEMA = pl.Schema(
 #: UTC midnight, and the index from 0 (extreme fear) to 100 (extreme greed).
 SENTIMENT_SCHEMA = pl.Schema([("timestamp", pl.Datetime("ms", "UTC")), ("value", pl.Float64())])
 
-#: The publisher asks for this attribution wherever the index is shown.
+#: The publisher requires this attribution wherever the index is shown.
 ATTRIBUTION = "Source: alternative.me"

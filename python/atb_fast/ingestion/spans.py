@@ -10,13 +10,13 @@ import polars as pl
 from atb_fast.config import TIMEFRAMES
 
 Span = tuple[int, int]
-"""First millisecond, and the first one after the end."""
+"""The first millisecond, and the first one after the end."""
 
 DAY_MS = TIMEFRAMES["1d"]
 
 
 def without(span: Span, others: Iterable[Span]) -> list[Span]:
-    """Return the parts of `span` that none of `others` covers."""
+    """Return the parts of `span` that are in none of `others`."""
     left = [span]
     for first, after in others:
         left = [
@@ -29,7 +29,7 @@ def without(span: Span, others: Iterable[Span]) -> list[Span]:
 
 
 def intersection(span: Span, others: Iterable[Span]) -> list[Span]:
-    """Return the parts of `span` that lie inside one of `others`."""
+    """Return the parts of `span` that are in one of `others`."""
     parts = [(max(span[0], first), min(span[1], after)) for first, after in others]
     return [part for part in parts if part[0] < part[1]]
 
@@ -62,7 +62,7 @@ def iso(ms: int) -> str:
 
 
 def from_iso(text: str) -> int:
-    """Return the milliseconds that `iso` was given."""
+    """Return the time in milliseconds; the inverse of `iso`."""
     return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 

@@ -64,8 +64,8 @@ def check_index(index: pl.DataFrame) -> pl.DataFrame:
     missing = [name for name in ("timestamp", "value") if name not in index.columns]
     if missing:
         raise DataError(
-            f"the sentiment has no column {', '.join(missing)} (found: {', '.join(index.columns)}); "
-            "pass timestamp and value"
+            f"the sentiment has no column {', '.join(missing)} (found: "
+            f"{', '.join(index.columns)}); pass timestamp and value"
         )
     times, value = index["timestamp"], index["value"]
     if not (times.dtype.is_temporal() or times.dtype.is_integer()):

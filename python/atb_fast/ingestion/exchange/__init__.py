@@ -1,1 +1,1 @@
-"""HTTP clients for candles and sentiment."""
+"""HTTP clients that download candles and sentiment."""

@@ -1,7 +1,7 @@
-"""Candles from the exchange's bulk archive: one zip a day, https://github.com/binance/binance-public-data.
+"""Candles from the bulk archive of Binance, https://github.com/binance/binance-public-data.
 
-Daily files hold the same candles as the REST API and cost no request weight. Monthly files are
-known to differ, so they are not used.
+There is one zip per day, with the same candles as the REST API. Downloads cost no request weight.
+Monthly files are known to differ from the REST API, so they are not used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from atb_fast.ingestion.spans import DAY_MS, Span, joined
 
 log = logging.getLogger(__name__)
 
-#: For longer bars a page of the REST API holds more than ten days, which is faster.
+#: For longer bars, a page of the REST API has more than ten days and is faster.
 TIMEFRAMES_IN_ARCHIVE = ("1m", "3m", "5m")
 
 
@@ -44,10 +44,10 @@ class Archive:
         url = urlsplit(base)
         self._local = Path(unquote(url.path)) if url.scheme == "file" else None
         self._rest = rest
-        #: The address, if candles came from it. The reader clears it.
+        #: The address, if candles came from it. Callers clear it.
         self.used: dict[str, None] = {}
         if self._local and not self._local.is_dir():
-            raise FetchError(f"{base}: no such directory; check ATB_FAST_ARCHIVE_URL")
+            raise FetchError(f"{base}: no such directory; fix ATB_FAST_ARCHIVE_URL")
 
     def candles(
         self, symbol: str, timeframe: str, start: int, end: int, progress: Progress
@@ -82,7 +82,7 @@ class Archive:
             table, problems = read_archive(files, max_rows=rows, day_ms=DAY_MS)
             return pl.DataFrame(table), {files[number][0]: text for number, text in problems}
 
-        # Threads hide the latency of a network; a disk has none worth hiding.
+        # Threads hide the latency of a network. That of a disk is too small to matter.
         each = map if self._local else self._http.parallel
         files = [file for file in each(download, days) if file is not None]
         frame, damaged = parse(files)
@@ -99,7 +99,7 @@ class Archive:
             self.used[self._base] = None
         if len(there) < len(days):
             log.info(
-                "archive: %d of %d days are missing or corrupt; fetching them from the REST API",
+                "archive: %d of %d days are missing or corrupt; downloading them from the REST API",
                 len(days) - len(there),
                 len(days),
             )
@@ -130,7 +130,10 @@ class Archive:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                raise FetchError(f"{self._base}{path}: {error.strerror}") from error
+                raise FetchError(
+                    f"{self._base}{path} cannot be read: {error.strerror}; fix "
+                    "ATB_FAST_ARCHIVE_URL, or unset it"
+                ) from error
 
         def read(response: requests.Response) -> bytes | None:
             return None if response.status_code == 404 else response.content

@@ -30,9 +30,9 @@ T = TypeVar("T")
 Progress = Callable[[int], None]  # called with the number of new rows
 
 PAGE_ROWS = 1000
-#: The clock of the responding host may differ from that of the exchange.
+#: The clock of the responding host may differ from that of the exchange by this much.
 _MARGIN_MS = 5_000
-#: Half of the limit per IP address, because a trading bot may share the address.
+#: Half of the limit for an IP address, because a trading bot may use the same address.
 _WEIGHT_A_MINUTE = 3000
 _COLUMNS = 12
 
@@ -46,8 +46,8 @@ class Binance:
         now: The clock of this machine, in milliseconds since 1970.
 
     Attributes:
-        used: The hosts that candles came from. The reader clears it.
-        clock: The exchange's time as last seen, in milliseconds since 1970.
+        used: The hosts that candles came from. Callers clear it.
+        clock: The last known time of the exchange, in milliseconds since 1970.
     """
 
     def __init__(self, http: Http, endpoints: Endpoints, now: int) -> None:
@@ -59,7 +59,7 @@ class Binance:
         self._asked_for_time = False
 
     def server_time(self) -> int:
-        """Return the exchange's clock in milliseconds since 1970."""
+        """Return the time of the exchange, in milliseconds since 1970."""
 
         def parse(document: Any, _: int | None) -> int:
             if not isinstance(document, dict) or type(document.get("serverTime")) is not int:
@@ -86,7 +86,7 @@ class Binance:
         step = PAGE_ROWS * bar
         rest = int(timestamps_ms(first)[-1]) + bar
         if len(first) < PAGE_ROWS:
-            # A page that is not full is the last one; what follows it, if anything, is a gap.
+            # A page that is not full is the last one; anything missing after it is a gap.
             return first
 
         def window(begin: int) -> pl.DataFrame:
@@ -99,10 +99,10 @@ class Binance:
     def confirm_holes(
         self, candles: pl.DataFrame, symbol: str, timeframe: str, start: int, end: int
     ) -> tuple[pl.DataFrame, list[Span]]:
-        """Request every gap in [start, end) again.
+        """Request each gap in [start, end) again.
 
         Returns:
-            The candles, including those that the second request found, and the gaps that the
+            The candles, including those that the second request returned, and the gaps that the
             exchange confirmed, as half-open spans in milliseconds since 1970.
         """
 
@@ -120,7 +120,7 @@ class Binance:
             candles = pl.concat([candles, *pages]).sort("timestamp")
 
     def _window(self, symbol: str, timeframe: str, start: int, end: int) -> pl.DataFrame:
-        """Return all of [start, end). Only bars off the grid need a second page."""
+        """Return the candles of [start, end). Only bars off the grid need a second page."""
         pages = [self._page(symbol, timeframe, start, end)]
         while len(pages[-1]) == PAGE_ROWS:
             start = int(timestamps_ms(pages[-1])[-1]) + TIMEFRAMES[timeframe]
@@ -135,9 +135,9 @@ class Binance:
         """Return the closed candles of one response."""
         bar = TIMEFRAMES.get(timeframe, 0)
         if end + bar > self.clock - DAY_MS and not self._asked_for_time:
-            # Read the clock before the page: a candle closed by then is final in the page.
+            # Get the time before the page: a candle that has closed by then is final in the page.
             self.clock = self.server_time()
-            self._asked_for_time = True  # set last, so that no other thread skips the request
+            self._asked_for_time = True  # set last, so that no other thread skips this
         closed = self.clock
         query = {
             "symbol": symbol,
@@ -149,7 +149,8 @@ class Binance:
 
         def read(document: Any, date: int | None) -> pl.DataFrame:
             candles = _candles(document, start, end)
-            # A machine clock over a day ahead defeats the check above, but not the Date header.
+            # The check above fails if the local clock is more than a day ahead; the Date header
+            # does not depend on it.
             limits = [closed] if date is None else [closed, date - _MARGIN_MS]
             if not self._asked_for_time and date is not None:
                 self.clock = min(self.clock, date)
@@ -185,8 +186,8 @@ class Binance:
             fallback = self._endpoints.binance_fallback
             if base == fallback:
                 raise FetchError(
-                    f"{base}: not available at your location (HTTP 451), and there is no other "
-                    "host to try; set ATB_FAST_BINANCE_URL to a mirror, or pass --candles FILE"
+                    f"{base}: not available at your location (HTTP 451), like the other host; set "
+                    "ATB_FAST_BINANCE_URL to a mirror, or pass --candles FILE"
                 ) from None
             if self._base != fallback:  # another thread may have switched already
                 log.info("%s is restricted at your location; using %s", base, fallback)
@@ -199,7 +200,7 @@ class _RestrictedError(Exception):
 
 
 def _date(response: requests.Response) -> int | None:
-    """Return the Date header in milliseconds since 1970, or None if it is missing or invalid."""
+    """Return the Date header in milliseconds since 1970; None if it is missing or invalid."""
     try:
         return round(parsedate_to_datetime(response.headers.get("Date", "")).timestamp() * 1000)
     except ValueError:
@@ -219,7 +220,7 @@ def _candles(rows: Any, start: int, end: int) -> pl.DataFrame:
     columns = list(zip(*rows, strict=True)) or [()] * _COLUMNS
     try:
         times = pl.Series("timestamp", columns[0], pl.Int64)
-        # float() rounds a decimal to the nearest float64.
+        # float() rounds decimals to the nearest float64.
         values = {
             name: pl.Series(name, [float(text) for text in columns[number]], pl.Float64)
             for number, name in enumerate(CANDLE_SCHEMA.names()[1:], start=1)
@@ -240,17 +241,21 @@ def _candles(rows: Any, start: int, end: int) -> pl.DataFrame:
 
 
 def _refusal(document: Any, query: dict[str, Any]) -> Exception:
-    """Return the error for HTTP 400, which names the invalid value."""
+    """Return the error for HTTP 400, naming the invalid value."""
     code = document.get("code") if isinstance(document, dict) else None
     said = document.get("msg") if isinstance(document, dict) else document
     if code == -1121:
-        return ArgumentError(f"Binance does not list the symbol {query['symbol']!r}: {said}")
+        return ArgumentError(
+            f"Binance does not list the symbol {query['symbol']!r} ({said}); use one like BTCUSDT"
+        )
     if code == -1120:
-        return ArgumentError(f"Binance has no timeframe {query['interval']!r}: {said}")
+        return ArgumentError(
+            f"Binance has no timeframe {query['interval']!r} ({said}); use another --timeframe"
+        )
     asked = ", ".join(f"{name} {value}" for name, value in query.items())
     return FetchError(
         f"Binance rejected the request for {asked}: {said} (code {code}); its API may have "
-        "changed, check for a newer version of atb-fast"
+        "changed, so look for a newer version of atb-fast"
     )
 
 
@@ -259,4 +264,4 @@ def _banned(response: requests.Response) -> str:
     when = "for a while"
     if until:
         when = f"until {datetime.fromtimestamp(int(until[1]) / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    return f"Binance banned this IP address {when} (HTTP 418); send no request until then"
+    return f"Binance banned this IP address {when} (HTTP 418); do not send requests until then"

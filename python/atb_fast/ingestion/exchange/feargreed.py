@@ -18,11 +18,11 @@ _FIRST_MS = 1_517_443_200_000  # 2018-02-01, the first day of the index
 def fetch_index(http: Http, endpoints: Endpoints) -> pl.DataFrame:
     """Return the full history, one row per day, ascending, in `SENTIMENT_SCHEMA`.
 
-    Timestamps within a day count for that day. Of two values in one day the earlier one counts,
+    Timestamps within a day count for that day. If a day has two values, the earlier one is used,
     because it was known first.
 
     Raises:
-        FetchError: No usable response.
+        FetchError: There is no usable response.
     """
 
     def read(response: requests.Response) -> pl.DataFrame:

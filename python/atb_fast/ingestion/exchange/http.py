@@ -1,4 +1,4 @@
-"""HTTP GET with retries and rate limits, for every client of this package."""
+"""HTTP GET with retries and rate limits, for all clients of this package."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 S = TypeVar("S")
 
-#: Parallel downloads: enough to hide the latency, few enough not to burden a server.
+#: Parallel downloads: enough to hide latency, but few enough not to overload a server.
 WORKERS = 4
-#: Seconds between checks of a waiting main thread for an interrupt.
+#: Seconds between checks for an interrupt while the main thread waits.
 _HEARTBEAT = 0.2
 ATTEMPTS = 4
 #: Seconds before the second attempt; doubled for each further one.
 FIRST_PAUSE = 0.5
-#: Seconds. A server may ask for hours, but a user at a terminal needs an answer.
+#: Longest pause in seconds. A server may ask for hours, but a user waits at the terminal.
 LONGEST_WAIT = 120.0
 _TIMEOUT = (10.0, 20.0)  # seconds to connect, and seconds between two bytes
 
@@ -40,7 +40,7 @@ class Endpoints:
     Attributes:
         binance: REST API of the exchange.
         binance_fallback: REST API for market data only, used where the first one is restricted.
-        archive: Daily files; `file:///path` reads a local copy of the tree.
+        archive: Daily files; `file:///path` for a local copy of the tree.
         fng: Fear & Greed index.
     """
 
@@ -64,12 +64,13 @@ class MalformedError(Exception):
 
 
 class Http:
-    """One connection per thread and host. When a server throttles one thread, all of them wait.
+    """Sends requests, with one connection per thread and host.
 
-    Use it as a context manager: leaving it wakes the waiting threads.
+    If a server throttles one thread, all of them wait. Use it as a context manager; on exit,
+    waiting threads wake up and stop.
 
     Args:
-        wait: Waits for the given seconds and returns whether to give up. Tests replace it.
+        wait: Waits for the given seconds, and returns whether to give up. Tests replace it.
     """
 
     def __init__(self, wait: Callable[[float], bool] | None = None) -> None:
@@ -99,9 +100,9 @@ class Http:
     ) -> T:
         """Return `parse(response)`.
 
-        Failed connections, truncated responses, 5xx and `MalformedError` are retried up to
-        `ATTEMPTS` times with growing pauses. After a 429 the pause is what the server asks for, at
-        most `LONGEST_WAIT` seconds.
+        After failed connections, truncated responses, 5xx and `MalformedError`, the request is
+        retried, with growing pauses and `ATTEMPTS` attempts in total. After a 429, the pause is the
+        one that the server asks for, at most `LONGEST_WAIT` seconds.
 
         Args:
             url: Address without a query.
@@ -110,7 +111,7 @@ class Http:
             accepted: Other statuses that `parse` handles.
 
         Raises:
-            FetchError: No usable response; the message names the URL and the reason.
+            FetchError: There is no usable response; the message names the URL and the reason.
         """
         reason = ""
         for attempt in range(ATTEMPTS):
@@ -143,26 +144,29 @@ class Http:
             elif response.status_code == 418:
                 raise FetchError(f"{url}: banned for too many requests (HTTP 418); try again later")
             elif response.status_code < 500:
-                raise FetchError(f"{url}: HTTP {response.status_code}: {response.text[:200]!r}")
+                raise FetchError(
+                    f"{url}: HTTP {response.status_code}: {response.text[:200]!r}; check the "
+                    "address"
+                )
         raise FetchError(
             f"{url}: {reason}, {ATTEMPTS} times in a row; check the network and the address, try "
             "again later, or pass --offline to use only stored data"
         )
 
     def pause(self, seconds: float) -> None:
-        """Make every thread wait before its next request."""
+        """Make all threads wait before their next request."""
         seconds = min(seconds, LONGEST_WAIT)
         log.info("rate limit: waiting %.0f s", seconds)
         with self._lock:
             self._resume_at = max(self._resume_at, time.monotonic() + seconds)
 
     def parallel(self, function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-        """Yield `function(item)` in order, `WORKERS` at a time. The first error stops them all."""
+        """Yield `function(item)` in order, `WORKERS` in parallel. The first error stops all."""
         pool = ThreadPoolExecutor(WORKERS)
         try:
             futures = [pool.submit(function, item) for item in items]
             for future in futures:
-                # An interrupt does not wake a thread that waits without a timeout.
+                # An interrupt would not wake this thread if it waited without a timeout.
                 while not wait([future], _HEARTBEAT).done:
                     pass
                 yield future.result()
@@ -200,7 +204,7 @@ def _retry_after(response: requests.Response) -> float:
 
 
 def _short(error: BaseException) -> str:
-    """Return the operating system's reason, without the layers of exceptions around it."""
+    """Return the reason that the operating system gives, without the exceptions around it."""
     if isinstance(error, requests.Timeout):
         return "timed out"
     inner: BaseException | None = error

@@ -56,7 +56,7 @@ class Exchange:
     def pieces(
         self, store: CandleStore, missing: list[Span], rows: int, listener: Listener
     ) -> Iterator[tuple[Piece, list[Span]]]:
-        """Yield the candles of `missing`, about `rows` at a time, with their confirmed gaps.
+        """Yield the candles of `missing`, about `rows` at a time, with confirmed gaps.
 
         Raises:
             ArgumentError: The exchange does not list the symbol.
@@ -87,7 +87,7 @@ class Exchange:
                 known = stop
 
     def _begin(self, store: CandleStore, span: Span, stored: Sequence[Range], rows: int) -> int:
-        """Return where the candles of `span` begin, if looking it up saves requests."""
+        """Return where the candles of `span` begin, or its start if a lookup saves no requests."""
         start, end = span
         long = (end - start) // TIMEFRAMES[store.timeframe] > rows
         if _listed(stored, start) or not (long or store.timeframe in TIMEFRAMES_IN_ARCHIVE):
@@ -115,8 +115,8 @@ class Exchange:
     ) -> tuple[Piece, list[Span]]:
         """Return the known part of `span`, and the gaps in it that the exchange confirmed.
 
-        A span counts as known only up to a candle that arrived, or that follows it. Neither a
-        clock nor an empty response proves that no candle exists.
+        `span` is known up to its last candle, or completely if a later candle exists. Neither a
+        clock nor an empty response proves that there is no candle.
         """
         bar = TIMEFRAMES[store.timeframe]
         start, end = span
@@ -125,19 +125,19 @@ class Exchange:
         )
         covered = int(timestamps_ms(candles)[-1]) + bar if len(candles) else start
         if covered < end:
-            short = end - covered < bar  # less than one bar is left to the next download
+            short = end - covered < bar  # less than one bar: the next download gets it
             if short or not self._goes_on(store, end, stored):
                 end = covered
                 holes = [hole for hole in holes if hole[0] < end]
                 if not short:
                     log.info("%s: no candles after %s yet", store.name, iso(covered)[:16])
         for hole in holes:
-            # A candle that is missing for less than an hour may only be late.
+            # A candle that has been missing for less than an hour may only be late.
             if hole[1] > self._rest.clock - _LATE_MS:
                 end = min(end, hole[0])
         candles = opened_in(candles, (start, end))
         holes = [hole for hole in holes if hole[0] < end]
-        if not listed:  # the time before the listing is not a gap
+        if not listed:  # the time before the first candle of the symbol is not a gap
             holes = [hole for hole in holes if hole[0] > start]
         used = ", ".join([*self._archive.used, *self._rest.used]) or self._endpoints.binance
         return Piece(start, end, candles, used, now_iso()), holes
@@ -153,12 +153,12 @@ class Exchange:
 
 
 def _listed(stored: Sequence[Range], start: int) -> bool:
-    """Return whether a stored candle opened before `start`."""
+    """Return whether a candle before `start` is stored, so that the symbol was listed."""
     return any(item.first is not None and item.first < start for item in stored)
 
 
 class _Progress:
-    """Adds up the rows that several threads report."""
+    """Sums the rows that several threads report."""
 
     def __init__(self, name: str, total: int, listener: Listener) -> None:
         self._name, self._total, self._listener = name, total, listener

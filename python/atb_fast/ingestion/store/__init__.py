@@ -1,1 +1,1 @@
-"""The local store of fetched candles and sentiment."""
+"""The store: downloaded candles and sentiment on disk."""

@@ -1,13 +1,13 @@
-"""The store of fetched candles: every range with its source and its hash.
+"""The store of candles: each range has its own file, source and hash.
 
     {cache}/candles/{SYMBOL}/{timeframe}/manifest.json     the ranges and the confirmed outages
                                         /*.parquet         one file per range, never modified
                                         /.lock
 
-A range is a span of time in which every candle is known. File names contain the hash of the
-content, and the manifest that lists them is replaced last. A reader therefore sees either the old
-or the new store, and a killed writer leaves only unlisted files. Readers take no lock; writers hold
-one per series.
+A range is a span of time in which all candles are known. File names contain the hash of the
+content, and the manifest that lists them is replaced last. Therefore a reader sees either the old
+or the new store, and a killed writer leaves only unlisted files. Readers take no lock; a writer
+locks the series.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from atb_fast.ingestion.store.disk import (
 from atb_fast.ingestion.store.manifest import Manifest, Piece, Range, file_name, span_of
 from atb_fast.storage import write_atomic
 
-#: Adjacent ranges are merged up to this size: few files to open, little to rewrite.
+#: Adjacent ranges are merged up to this size: few files to open, but little to rewrite.
 FILE_ROWS = 131_072
 
 
@@ -64,7 +64,7 @@ class CandleStore:
 
     @property
     def name(self) -> str:
-        """Name for messages, for example `BTCUSDT 1d`."""
+        """The name in messages, for example `BTCUSDT 1d`."""
         return f"{self.symbol} {self.timeframe}"
 
     @property
@@ -77,7 +77,7 @@ class CandleStore:
         """Return the manifest, which is empty if nothing is stored.
 
         Raises:
-            DamagedError: The manifest was changed since it was written.
+            DamagedError: The manifest has changed since it was written.
             StorageError: It cannot be read, or has another format version.
         """
         path = self.directory / "manifest.json"
@@ -103,12 +103,12 @@ class CandleStore:
         return self.manifest().missing((start, end))
 
     def read(self, start: int, end: int, *, lacking: Sequence[Span] | None = None) -> pl.DataFrame:
-        """Return the stored candles that opened in [start, end), with every file's hash verified.
+        """Return the stored candles that opened in [start, end), after verifying all hashes.
 
         Args:
             start: First millisecond.
             end: First millisecond after the end.
-            lacking: Spans that may be missing; anything else that is missing is an error. Default:
+            lacking: Spans that may be missing; any other missing data is an error. Default:
                 anything may be missing.
 
         Raises:
@@ -145,11 +145,11 @@ class CandleStore:
         Args:
             pieces: Disjoint, and not stored yet unless `overwrite`.
             outages: Confirmed gaps inside them.
-            overwrite: Replace stored candles of the same time.
+            overwrite: Replace stored candles of the same spans.
 
         Raises:
-            StorageError: The store is not writable, or already holds a part of `pieces`. The store
-                is unchanged then.
+            StorageError: The store cannot be written, or already contains a part of `pieces`. In
+                that case, it is unchanged.
         """
         manifest = self.manifest()
         spans = [(piece.start, piece.end) for piece in pieces]
@@ -176,7 +176,7 @@ class CandleStore:
             self._publish(Manifest(tuple(ranges), tuple(joined([*kept, *outages]))))
 
     def _write(self, group: list[Range | Piece]) -> Range:
-        """Return the range that holds all of `group`, and write its file if it is new."""
+        """Return the range that contains all of `group`, and write its file if it is new."""
         if len(group) == 1 and isinstance(group[0], Range):
             return group[0]
         pieces = [self._piece(item) for item in group]
@@ -207,7 +207,7 @@ class CandleStore:
         return Piece(item.start, item.end, self._load(item), item.source, item.fetched_at)
 
     def _publish(self, manifest: Manifest) -> None:
-        """Replace the manifest, then remove the files that it does not list."""
+        """Replace the manifest, then remove files that it does not list."""
         document = {
             "symbol": self.symbol,
             "timeframe": self.timeframe,
@@ -232,7 +232,7 @@ class CandleStore:
             finding = self._verify(manifest)
         except DamagedError as error:
             return Finding(self.name, (str(error),))
-        # If another process replaced files in the meantime, they only look damaged: check again.
+        # Files that another process has just replaced look damaged, so check again.
         return finding if self.manifest() == manifest else self.verify()
 
     def _verify(self, manifest: Manifest) -> Finding:
@@ -290,8 +290,8 @@ class CandleStore:
         """Drop damaged ranges and return their spans. The caller holds `lock`.
 
         Raises:
-            StorageError: The store cannot be read or written, or has another format version.
-                Nothing is dropped then.
+            StorageError: The store cannot be read or written, or has another format version. In
+                that case, nothing is dropped.
         """
         with storage_errors(self.directory):
             try:
@@ -308,7 +308,7 @@ class CandleStore:
             return lost
 
     def remove(self) -> None:
-        """Remove all candles. The caller holds `lock`, whose file stays for waiting processes."""
+        """Remove all candles. The caller holds `lock`; its file stays for waiting processes."""
         with storage_errors(self.directory):
             (self.directory / "manifest.json").unlink(missing_ok=True)
             sweep(self.directory)

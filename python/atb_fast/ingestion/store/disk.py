@@ -1,4 +1,4 @@
-"""Shared by both stores: locks, manifests, and files with known hashes."""
+"""Locks, manifests and files with known hashes, for candles and for sentiment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMAT = 1
 
 
 class DamagedError(StorageError):
-    """A file that changed after it was written. `repair` may drop it."""
+    """A file has changed since it was written, or is missing. `repair` may drop it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Finding:
 
 @contextmanager
 def locked(directory: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of `directory`. The operating system releases it if this process dies.
+    """Hold the lock of `directory`. If this process dies, the operating system releases it.
 
     Args:
         directory: Created if it does not exist.
@@ -73,7 +73,7 @@ def locked(directory: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def storage_errors(directory: Path) -> Iterator[None]:
-    """Turn operating system errors into a StorageError that names the store and the reason."""
+    """Convert errors of the operating system to a StorageError with the reason and a fix."""
     try:
         yield
     except StorageError:
@@ -94,13 +94,13 @@ def now_iso() -> str:
 def to_parquet(frame: pl.DataFrame) -> bytes:
     """Return `frame` as the content of a Parquet file."""
     buffer = io.BytesIO()
-    # Compression saves a third at best and takes five times as long as all the rest.
+    # Compression saves at most a third, and takes five times as long as everything else.
     frame.write_parquet(buffer, compression="uncompressed", statistics=False)
     return buffer.getvalue()
 
 
 def write_manifest(path: Path, document: dict[str, Any]) -> None:
-    """Replace the manifest; its format and its own hash are added."""
+    """Replace the manifest, with its format version and its own hash added."""
     document = {"format": FORMAT, **document}
     write_atomic(
         path, (json.dumps(document | {"sha256": _hash(document)}, indent=1) + "\n").encode()
@@ -111,7 +111,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     """Return a manifest, or None if there is none.
 
     Raises:
-        DamagedError: The manifest was changed since it was written.
+        DamagedError: The manifest has changed since it was written.
         StorageError: It cannot be read, or has another format version.
     """
     try:
@@ -119,15 +119,18 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+        raise StorageError(
+            f"{path} cannot be read: {error.strerror}; fix its permissions, or pass another "
+            "--cache-dir"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise damaged(path, "not JSON") from error
     if not isinstance(document, dict) or not isinstance(document.get("format"), int):
         raise damaged(path, "not a manifest")
     if document["format"] != FORMAT:
         raise StorageError(
-            f"{path} has format {document['format']}, but this version reads format {FORMAT}; use "
-            "the version of atb-fast that wrote it, or pass another --cache-dir"
+            f"{path} has format {document['format']}, expected {FORMAT}; use the version of "
+            "atb-fast that wrote it, or pass another --cache-dir"
         )
     if document.pop("sha256", None) != _hash(document):
         raise damaged(path, "its content does not match its own hash")
@@ -146,7 +149,10 @@ def verified(path: Path, digests: Collection[str]) -> bytes:
     except FileNotFoundError as error:
         raise damaged(path, "the file is missing") from error
     except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+        raise StorageError(
+            f"{path} cannot be read: {error.strerror}; fix its permissions, or pass another "
+            "--cache-dir"
+        ) from error
     if hashlib.sha256(data).hexdigest() not in digests:
         raise damaged(path, "its hash does not match the manifest")
     return data
@@ -159,7 +165,7 @@ def from_parquet(path: Path, data: bytes, schema: pl.Schema) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         raise damaged(path, str(error)) from error
     if frame.schema != schema:
-        raise damaged(path, f"expected the columns {schema}, found {frame.schema}")
+        raise damaged(path, f"found the columns {frame.schema}, expected {schema}")
     return frame
 
 
@@ -173,14 +179,14 @@ def sweep(directory: Path, keep: Collection[str] = ()) -> None:
 
 
 def damaged(path: Path, what: str) -> DamagedError:
-    """Return the error that says what is wrong with `path` and how to repair it."""
+    """Return the error for a damaged file, which says how to repair it."""
     parents = path.parents
     root = parents[1] if parents[0].name == "sentiment" else parents[3]
     return DamagedError(f"{path} is damaged: {what}; run: atb-fast data repair{flag(root)}")
 
 
 def flag(cache_dir: Path) -> str:
-    """Return the --cache-dir flag that a suggested command needs, if any."""
+    """Return the --cache-dir flag for a suggested command; empty for the default directory."""
     if cache_dir == default_cache_dir():
         return ""
     return f" --cache-dir {shlex.quote(str(cache_dir))}"

@@ -1,4 +1,4 @@
-"""What the manifest of a series of candles says: which spans of time are in which files."""
+"""The manifest of a series of candles: which spans of time are in which files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Range:
         last: Open time of the last candle, or None if there is none.
         sha256: Hash of the file.
         source: Where the candles came from.
-        fetched_at: When the newest part was fetched, UTC.
+        fetched_at: When the newest part was downloaded, UTC.
     """
 
     start: int
@@ -55,7 +55,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Piece:
-    """Candles to be stored, and the span of time that they cover completely."""
+    """Candles to store, and the span of time that they cover completely."""
 
     start: int
     end: int
@@ -72,18 +72,18 @@ class Manifest:
     outages: tuple[Span, ...] = ()
 
     def missing(self, span: Span) -> list[Span]:
-        """Return the parts of `span` that no range covers."""
+        """Return the parts of `span` that are in no range."""
         return without(span, [(item.start, item.end) for item in self.ranges])
 
 
 def file_name(span: Span, digest: str) -> str:
-    """Return the name of the file that holds `span` and has this hash."""
+    """Return the name of the file for `span` with the hash `digest`."""
     start, end = (f"{datetime.fromtimestamp(ms / 1000, UTC):%Y%m%dT%H%M%S}" for ms in span)
     return f"{start}_{end}_{digest[:12]}.parquet"
 
 
 def span_of(name: str) -> Span | None:
-    """Return the span of a file by its name, to the second; None if it is another file."""
+    """Return the span in the name of a file, to the second; None if it is not such a file."""
     found = _FILE.fullmatch(name)
     if found is None:
         return None

@@ -35,8 +35,8 @@ from atb_fast.storage import write_atomic
 class SentimentStore:
     """The Fear & Greed index, in one file that is always replaced as a whole.
 
-    The manifest is replaced first and lists the hashes of both the old and the new file, so the
-    file is valid whenever a writer is killed.
+    The manifest is replaced first and lists the hashes of both the old and the new file. Therefore
+    the file is valid even if a writer is killed in between.
     """
 
     name = "sentiment"
@@ -46,7 +46,7 @@ class SentimentStore:
         self.path = self.directory / "feargreed.parquet"
 
     def entry(self) -> dict[str, Any] | None:
-        """Return source, fetch time, rows, first and last day, or None if nothing is stored.
+        """Return source, download time, rows, first and last day; None if nothing is stored.
 
         Raises:
             StorageError: The manifest or the file is damaged.
@@ -128,7 +128,7 @@ class SentimentStore:
         return lost
 
     def remove(self) -> None:
-        """Remove the index. The caller holds `lock`, whose file stays for waiting processes."""
+        """Remove the index. The caller holds `lock`; its file stays for waiting processes."""
         with storage_errors(self.directory):
             self.path.unlink(missing_ok=True)
             (self.directory / "manifest.json").unlink(missing_ok=True)
