@@ -1,7 +1,7 @@
 SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
-# Python 3.11 or newer; everything else is installed into .venv.
+# Any Python from 3.11 on; everything else is installed into .venv.
 PYTHON ?= python3
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 
@@ -19,16 +19,16 @@ $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
 
 # pip builds the extension for the first time; after that, .built follows changes to the Rust sources.
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "this is not Python 3.11 or newer; run make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "this Python is too old, expected 3.11 or newer; run make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
 	@touch $@
 
-demo: build ## Train on the synthetic sample market and print where the bundle is
+demo: build ## Train on the synthetic sample market and print the path of the bundle
 	$(BIN)/atb-fast train model BTCUSDT --source sample --timeframe 1d --start-date 2019-01-01 \
 		--end-date 2024-12-01 --epochs 20 --registry models
 
-# One file runs on one worker, which keeps its fixtures; tests/conftest.py starts the slowest files first.
+# The tests of a file share their fixtures, so one worker runs them all. tests/conftest.py starts the slowest files first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: build ## Run the tests: Rust, then Python
@@ -53,15 +53,15 @@ format: build ## Format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: build ## Benchmark data preparation against pandas, scikit-learn, Polars, NumPy and Keras
+bench: build ## Benchmark data preparation and scoring next to pandas, scikit-learn, Polars, NumPy and Keras
 	$(BIN)/python -m pytest benches -q -s --benchmark-group-by=group --benchmark-sort=mean \
 		--benchmark-columns=median,min,max,rounds
 
-# Seeds of bench-run, and the file with its results; runs that are in the file are skipped.
+# Seeds of bench-run, and the file for its results; runs that are already in the file are skipped.
 SEEDS ?= 1 2 3
 RUNS ?= .bench-runs.jsonl
 
-bench-run: build ## Train alternately with the old trainer and atb-fast (SEEDS="1 2 3"); takes an hour
+bench-run: build ## Compare whole runs of the old trainer and atb-fast (SEEDS="1 2 3"); takes an hour
 	$(BIN)/python benches/run.py --seeds $(SEEDS) --results $(RUNS)
 
 gate: build ## Fail if kernels, data preparation or a short training run got slower (needs valgrind)

@@ -1,4 +1,4 @@
-"""How the same work is done without atb-fast: pandas with scikit-learn, Polars, NumPy."""
+"""The same data preparation without atb-fast: with pandas and scikit-learn, and with Polars."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.preprocessing import MinMaxScaler
 
 @dataclass(frozen=True)
 class Case:
-    """Candles, daily sentiment, and the timeframe."""
+    """The data of a benchmark: candles, daily sentiment, and the timeframe."""
 
     size: str
     timeframe: str
@@ -34,10 +34,10 @@ def legacy_frame(
     timeframe: str,
     end: pd.Timestamp | None = None,
 ) -> pd.DataFrame:
-    """Return candles, sentiment and scaled features as the old trainer makes them, float64.
+    """Return candles, sentiment and scaled features as the old trainer computes them, float64.
 
-    That is with all of its sentiment columns: a row that lacks one of them is dropped.
-    Both frames have their timestamps as index; sentiment has the column value, and ends with `end`.
+    It computes all of its sentiment columns, and drops rows that lack one of them. The index of
+    both frames is their timestamp; `sentiment` has the column value, and is cut at `end`.
     """
     frame, names = candles.copy(), FEATURES[:-1]
     if sentiment is not None:
@@ -81,7 +81,7 @@ def pandas_features(candles: pd.DataFrame, sentiment: pd.DataFrame, timeframe: s
 
 
 def polars_features(candles: pl.DataFrame, sentiment: pl.DataFrame, timeframe: str) -> Any:
-    """Return the same from one lazy Polars query that computes only what the matrix needs."""
+    """Return the same matrix from one lazy Polars query, which computes only what it needs."""
     primary = pl.col("value").clip(0, 100) / 100
     change = primary / primary.shift(1) - 1
     last = sentiment["timestamp"][-1]
@@ -117,7 +117,7 @@ def polars_features(candles: pl.DataFrame, sentiment: pl.DataFrame, timeframe: s
 
 
 def to_pandas(frame: pl.DataFrame) -> pd.DataFrame:
-    """Return `frame` with its timestamps as index."""
+    """Return `frame` as a pandas frame whose index is the timestamp."""
     index = pd.to_datetime(frame["timestamp"].dt.epoch("ms").to_numpy(), unit="ms", utc=True)
     names = [name for name in frame.columns if name != "timestamp"]
     return pd.DataFrame({name: frame[name].to_numpy() for name in names}, index=index)

@@ -1,5 +1,5 @@
 //! Runs one kernel on synthetic candles, so that its instructions can be counted: `kernels NAME`. The
-//! kernel `none` only makes the candles. Without a name, the program lists the kernels.
+//! kernel `none` only creates the candles. Without a name, the program lists the kernels.
 
 use std::hint::black_box;
 use std::sync::Arc;

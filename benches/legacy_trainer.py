@@ -1,8 +1,8 @@
-"""The trainer that atb-fast replaces, as a program: the "before" of every whole-run figure.
+"""The trainer that atb-fast replaces, as a program for comparisons of whole runs.
 
-Written from a description of its behaviour, stage by stage: pandas and scikit-learn, windows from a
-Python loop in float64, `fit` on NumPy arrays, plots at 300 dpi, ONNX by a second Python process.
-What no figure depends on (logging, its own file names) is left out.
+It reproduces the behavior of that trainer stage by stage: pandas and scikit-learn, windows from a
+Python loop in float64, `fit` on NumPy arrays, plots at 300 dpi, ONNX from a second Python process.
+Logging and file names are left out, because no figure depends on them.
 
     python benches/legacy_trainer.py --candles C --sentiment S --seed 1 --out DIR
 """
@@ -31,7 +31,7 @@ PATIENCE = 15
 
 
 def windows(frame: pd.DataFrame, length: int) -> tuple[Any, Any]:
-    """Return the windows, float64 (windows, length, features), and the close behind each."""
+    """Return the windows, float64 (windows, length, features), and the close after each."""
     features = frame[[name for name in frame.columns if name.endswith("_scaled")]].to_numpy()
     close = frame["close"].to_numpy()
     x, y = [], []
@@ -64,7 +64,7 @@ def build(length: int, features: int) -> Any:
 
 
 def plot(path: Path, history: dict[str, list[float]], actual: Any, got: Any, count: int) -> None:
-    """Draw the four panels; the importance of the features was random numbers there, too."""
+    """Draw the four panels. As in the original, feature importances are random numbers."""
     figure, axes = plt.subplots(2, 2, figsize=(15, 10))
     for axis, name in ((axes[0, 0], "loss"), (axes[0, 1], "rmse")):
         axis.plot(history[name], label=name)
@@ -80,7 +80,7 @@ def plot(path: Path, history: dict[str, list[float]], actual: Any, got: Any, cou
 
 
 def export(model: Any, out: Path) -> None:
-    """Write ONNX: a SavedModel, and a second Python process that converts it."""
+    """Write a SavedModel, and convert it to ONNX in a second Python process."""
     model.export(out / "saved", verbose=False)
     command = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(out / "saved")]
     command += ["--output", str(out / "model.onnx"), "--opset", "13"]
@@ -88,10 +88,10 @@ def export(model: Any, out: Path) -> None:
 
 
 def main() -> None:
-    """Train once; print seconds by stage and the errors as JSON."""
+    """Train once, and print the seconds by stage and the errors as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candles", type=Path, required=True)
-    parser.add_argument("--sentiment", type=Path, help="none: price only")
+    parser.add_argument("--sentiment", type=Path, help="Default: train on prices only.")
     parser.add_argument("--timeframe", default="1d")
     parser.add_argument("--start-date")
     parser.add_argument("--end-date")
@@ -115,7 +115,7 @@ def main() -> None:
     sentiment = pd.read_parquet(given.sentiment).set_index("timestamp") if given.sentiment else None
     candles = candles[given.start_date : given.end_date]
     clock = stage("ingestion", clock)
-    # Candles end with the last second of the day, sentiment with its midnight.
+    # Candles end with the last second of the day, sentiment with the first.
     end = pd.Timestamp(given.end_date, tz="UTC") if given.end_date else None
     frame = legacy_frame(candles, sentiment, given.timeframe, end)
     clock = stage("features", clock)

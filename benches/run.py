@@ -1,8 +1,8 @@
-"""Whole training runs of the old trainer and of atb-fast, alternating, on the same candles.
+"""Compares whole training runs of the old trainer and of atb-fast on the same candles.
 
-Each run is a process of its own, timed from outside. With --results, runs are kept in a file, one
-JSON document a line, and one that is there is not repeated: what was interrupted goes on, and seeds
-can be added.
+Runs alternate between both. Each is a separate process, timed from outside. With --results, results
+are appended to a file, one JSON document per line, and runs that are already in it are skipped.
+Therefore an interrupted comparison can be continued, and seeds can be added.
 
     python benches/run.py --seeds 1 2 3 --results runs.jsonl
 """
@@ -29,7 +29,7 @@ from atb_fast.ingestion import sample
 
 HERE = Path(__file__).parent
 SIDES = ("old", "new")
-#: Timeframe, flags of both trainers, whether sentiment is used.
+#: For each case: the timeframe, the flags of both trainers, and whether sentiment is used.
 CASES: dict[str, tuple[str, list[str], bool]] = {
     "canonical": ("1d", [], True),
     "batch-256": ("1d", ["--batch-size", "256"], True),
@@ -40,7 +40,7 @@ CASES: dict[str, tuple[str, list[str], bool]] = {
 
 
 def inputs(timeframe: str, scratch: Path) -> tuple[Path, Path, str]:
-    """Return files of candles and sentiment, made in `scratch` if need be, and what they are."""
+    """Return files of candles and sentiment, and a description. Synthetic ones are in `scratch`."""
     shared = Path(os.environ.get("ATB_FAST_SHARED", HERE.parents[1] / "shared")) / "data"
     candles = shared / f"BTCUSDT_{timeframe}_2017-08-17_2024-12-31.parquet"
     if candles.exists():
@@ -50,11 +50,11 @@ def inputs(timeframe: str, scratch: Path) -> tuple[Path, Path, str]:
         (sample.candles("BTCUSDT", timeframe), sample.sentiment()), made, strict=True
     ):
         frame.with_columns(pl.col("timestamp").cast(pl.Datetime("ms", "UTC"))).write_parquet(path)
-    return *made, "the synthetic sample market; ATB_FAST_SHARED names no folder with real candles"
+    return *made, "the synthetic sample market; for real candles, set ATB_FAST_SHARED"
 
 
 def run(side: str, seed: int, case: str, epochs: int, files: tuple[Path, Path]) -> dict[str, Any]:
-    """Run one side once; return its seconds by stage, its epochs and its errors."""
+    """Run one side once, and return its seconds by stage, its epochs and its errors."""
     timeframe, flags, with_sentiment = CASES[case]
     with tempfile.TemporaryDirectory() as out:
         given = ["--candles", str(files[0]), "--timeframe", timeframe, "--seed", str(seed)]
@@ -87,7 +87,7 @@ def run(side: str, seed: int, case: str, epochs: int, files: tuple[Path, Path]) 
 
 
 def table(runs: list[dict[str, Any]]) -> tuple[float, float]:
-    """Print both sides beside each other; return the ratios of whole runs and of epochs."""
+    """Print a table of both sides, and return the ratios of whole runs and of epochs."""
     old, new = ([r for r in runs if r["side"] == side] for side in SIDES)
 
     def line(name: str, value: Callable[[dict[str, Any]], float]) -> float:
@@ -121,26 +121,26 @@ def table(runs: list[dict[str, Any]]) -> tuple[float, float]:
         low, high = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
         ratio = math.exp(statistics.mean(logs[0]) - statistics.mean(logs[1]))
         interval = f"{math.exp(low):.3f} to {math.exp(high):.3f}"
-        print(f"test RMSE, new / old: {ratio:.3f}, 95 % interval {interval}")
+        print(f"test RMSE, new / old: {ratio:.3f}, 95% interval {interval}")
     return whole, by_epoch
 
 
 def main() -> None:
-    """Run what is missing, print the table, fail below the floors."""
+    """Do the missing runs, print the table, and fail if a ratio is below its floor."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--case", choices=tuple(CASES), default="canonical")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--results", type=Path, help="Where runs are kept; default: nowhere.")
+    parser.add_argument("--results", type=Path, help="File for the results. Default: none.")
     parser.add_argument(
-        "--min-run", type=float, default=0.0, help="Fail if the ratio of whole runs is smaller."
+        "--min-run", type=float, default=0.0, help="Fail if the ratio of whole runs is lower."
     )
     parser.add_argument(
-        "--min-epoch", type=float, default=0.0, help="Fail if the ratio of epochs is smaller."
+        "--min-epoch", type=float, default=0.0, help="Fail if the ratio of epochs is lower."
     )
     parser.add_argument(
-        "--max-error", type=float, default=math.inf, help="Fail if RMSE, new / old, is larger."
+        "--max-error", type=float, default=math.inf, help="Fail if RMSE, new / old, is higher."
     )
     given = parser.parse_args()
     scratch = tempfile.TemporaryDirectory(prefix="atb-fast-bench-")
@@ -151,7 +151,7 @@ def main() -> None:
         runs = [json.loads(line) for line in given.results.read_text().splitlines()]
     key = (given.case, given.epochs)
     for number, seed in enumerate(given.seeds):
-        # The order turns with the seed, so that a machine that gets slower favours no side.
+        # The order alternates, so that a machine that gets slower favors neither side.
         for side in given.sides[:: 1 if number % 2 == 0 else -1]:
             if any(
                 (r["side"], r["seed"], r["case"], r["max_epochs"]) == (side, seed, *key)
@@ -170,10 +170,13 @@ def main() -> None:
                     out.write(json.dumps(result) + "\n")
     chosen = [r for r in runs if (r["case"], r["max_epochs"]) == key and r["seed"] in given.seeds]
     if {r["side"] for r in chosen} != set(SIDES):
-        sys.exit("one side has not run yet: nothing to compare")
+        sys.exit("only one side has results, so there is nothing to compare; run both --sides")
     unchanged = [r["persistence_rmse"] for r in chosen]
     if not math.isclose(min(unchanged), max(unchanged), rel_tol=1e-9):
-        sys.exit(f"not the same test rows: persistence is {min(unchanged)} to {max(unchanged)}")
+        sys.exit(
+            "the test rows differ between runs: the RMSE of persistence is from "
+            f"{min(unchanged)} to {max(unchanged)}; delete old --results"
+        )
     whole, by_epoch = table(chosen)
     means = [statistics.mean(r["test_rmse"] for r in chosen if r["side"] == s) for s in SIDES]
     for name, ratio, floor in (

@@ -1,4 +1,4 @@
-"""Minute candles from the archive's zips into the store, and a cached run's way to its features."""
+"""Minute candles from zips of the archive to the store, and the features of a cached run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = ["timestamp", "open", "high", "low", "close", "volume"]
 
 @pytest.fixture(scope="module")
 def mirror(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A local copy of the archive with the minute candles, a zip and a checksum a day."""
+    """A local copy of the archive with the minute candles, one zip and one checksum per day."""
     root = tmp_path_factory.mktemp("mirror")
     folder = root / "data/spot/daily/klines/BTCUSDT/1m"
     folder.mkdir(parents=True)
@@ -68,13 +68,13 @@ def test_archive(
     monkeypatch: pytest.MonkeyPatch,
     way: str,
 ) -> None:
-    """Read, verify and parse 900 zips, and write what they hold to disk."""
+    """Read, verify and parse 900 zips, and write the candles to disk."""
     benchmark.group = f"archive to disk {case}"
     monkeypatch.setenv("ATB_FAST_ARCHIVE_URL", mirror.as_uri())
     zips = sorted(mirror.rglob("*.zip"))
     first, last = (date.fromisoformat(zips[end].stem[-10:]) for end in (0, -1))
     number = itertools.count()
-    # What is asked of the REST interface: when the listing was, and about holes.
+    # The only requests to the REST API would be for the first candle and for gaps.
     monkeypatch.setattr(Binance, "first_open", lambda *query: query[3])
     monkeypatch.setattr(Binance, "confirm_holes", lambda *query: (query[1], []))
 
@@ -111,7 +111,7 @@ def test_archive(
 
 
 def test_cached_run(benchmark: Any, case: Case, tmp_path: Path) -> None:
-    """From the command's options to the feature matrix when everything is stored."""
+    """From the options to the feature matrix, with everything stored."""
     benchmark.group = f"cached ingestion and features {case}"
     times = case.candles["timestamp"]
     store = CandleStore(tmp_path, "BTCUSDT", case.timeframe)

@@ -1,4 +1,4 @@
-"""Features, scaling, windows and batches, each beside what it replaces, with equal results."""
+"""Features, scaling, windows and batches, and what each replaces, with equal results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def atb_fast_features(case: Case) -> Any:
 
 @pytest.mark.parametrize("way", ["atb_fast", "polars", "pandas_sklearn"])
 def test_features(benchmark: Any, case: Case, way: str) -> None:
-    """Merge, SMA, RSI, scaling, dropped rows: frames in, float32 matrix out."""
+    """Merge, SMA, RSI, scaling and dropping rows: frames in, float32 matrix out."""
     benchmark.group = f"features {case}"
     candles, sentiment = to_pandas(case.candles), to_pandas(case.sentiment)
     ways = {
@@ -48,7 +48,7 @@ def test_features(benchmark: Any, case: Case, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["atb_fast", "sklearn"])
 def test_scaling(benchmark: Any, case: Case, way: str) -> None:
-    """Fit and transform of the five raw columns."""
+    """Fit and transform five raw columns."""
     benchmark.group = f"scaling {case}"
     names = ["open", "high", "low", "close", "volume"]
     features = [_core.Feature(name, name) for name in names]
@@ -68,9 +68,9 @@ def test_scaling(benchmark: Any, case: Case, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["atb_fast", "numpy", "python_loop"])
 def test_window_view(benchmark: Any, matrix: _core.FeatureMatrix, case: Case, way: str) -> None:
-    """All windows: a view, NumPy's view, and the list of slices of the old trainer.
+    """All windows: as a view, as a view of NumPy, and as the list of slices of the old trainer.
 
-    The loop keeps its slices uncopied: stacking them needs 6 GB at 1.3 M rows.
+    The loop does not stack its slices, which would need 6 GB at 1.3M rows.
     """
     benchmark.group = f"window view {case}"
     values = matrix.values
@@ -94,7 +94,7 @@ def gathers(matrix: _core.FeatureMatrix) -> dict[str, Any]:
     return {
         "atb_fast": lambda starts: matrix.gather(starts, LENGTH),
         "atb_fast_out": lambda starts: matrix.gather(starts, LENGTH, out=out),
-        # As many bytes from one place to another: what no gather can beat.
+        # Copies as many bytes, which no gather can beat.
         "plain_copy": lambda _: np.copyto(out, some),
         "numpy_indices": lambda starts: values[starts[:, None] + offsets],
         "numpy_take": lambda starts: values.take(starts[:, None] + offsets, axis=0),
@@ -116,7 +116,7 @@ def gathers(matrix: _core.FeatureMatrix) -> dict[str, Any]:
     ],
 )
 def test_batch_gather(benchmark: Any, matrix: _core.FeatureMatrix, case: Case, way: str) -> None:
-    """Fifty shuffled batches of 32 windows."""
+    """Gather fifty shuffled batches of 32 windows."""
     benchmark.group = f"batch gather {case}"
     order = np.random.default_rng(1).permutation(len(matrix) - LENGTH)[: 50 * BATCH]
     batches = order.reshape(50, BATCH)
@@ -136,7 +136,7 @@ def test_batch_gather(benchmark: Any, matrix: _core.FeatureMatrix, case: Case, w
 def test_epoch_of_batches(
     benchmark: Any, matrix: _core.FeatureMatrix, case: Case, way: str
 ) -> None:
-    """One shuffled epoch of at most 20 000 windows as NumPy batches of 32."""
+    """Iterate over one shuffled epoch of at most 20,000 windows as NumPy batches of 32."""
     benchmark.group = f"epoch of batches {case}"
     count = min(len(matrix) - LENGTH, 20_000)
     values = matrix.values[: count + LENGTH]

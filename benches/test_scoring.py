@@ -1,4 +1,4 @@
-"""Scoring a basic bundle, beside what onnxruntime alone takes for the same windows."""
+"""Scoring a basic bundle, compared with onnxruntime alone on the same windows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @HOURLY
 @pytest.mark.parametrize("way", ["predict", "two threads", "onnxruntime"])
 def test_every_bar(benchmark: Any, bundle: Bundle, case: Case, way: str) -> None:
-    """As many of the newest bars as 2000; windows are made before onnxruntime is timed."""
+    """Score the newest 2,000 bars. The time of onnxruntime does not include making windows."""
     benchmark.group = f"scoring every bar, {case}"
     candles = case.candles.tail(2000 + LENGTH)
     matrix = bundle.features(candles)
@@ -53,7 +53,7 @@ def test_every_bar(benchmark: Any, bundle: Bundle, case: Case, way: str) -> None
 @HOURLY
 @pytest.mark.parametrize("way", ["predict_last", "onnxruntime"])
 def test_one_bar(benchmark: Any, bundle: Bundle, case: Case, way: str) -> None:
-    """The newest bar, from 120 candles."""
+    """Score the newest bar, from 120 candles."""
     benchmark.group = f"scoring one bar, {case}"
     candles = case.candles.tail(LENGTH)
     window = bundle.features(candles).gather(np.array([0]), LENGTH)

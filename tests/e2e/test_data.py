@@ -213,7 +213,7 @@ def test_places_that_cannot_be_used(atb_fast: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refused = atb_fast("data", "ls", "--cache-dir", "file")
     assert refused.returncode == 2
-    assert "--cache-dir is file, expected a directory" in refused.stderr
+    assert "--cache-dir is file, which is a file; expected a directory" in refused.stderr
     full = subprocess.run(
         ["sh", "-c", '"$0" -m atb_fast data ls --json > /dev/full', sys.executable],
         stderr=subprocess.PIPE,
