@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 
 from atb_fast.bundles import publishing
 from atb_fast.bundles.publishing import Draft, reserve
+from atb_fast.bundles.workspace import check_place
 from atb_fast.errors import StorageError
 from atb_fast.serving.registry import unpublished, work_folder
 from atb_fast.storage import umask
@@ -147,6 +149,38 @@ def test_no_place_for_the_working_folder(tmp_path: Path) -> None:
     assert everything(tmp_path / "models") == set()
 
 
+@pytest.mark.parametrize("target", ["a_file", "nowhere", "models"])
+def test_a_registry_that_is_no_directory(tmp_path: Path, target: str) -> None:
+    (tmp_path / "a_file").write_text("")
+    registry = tmp_path / "models"
+    registry.symlink_to(target)  # "models" is a link to itself
+    for check in (check_place, lambda path: reserve(path, "BTCUSDT", "price", CREATED).__enter__()):
+        with pytest.raises(StorageError, match=r"models cannot be written \(it is not a directory"):
+            check(registry)
+    assert not (tmp_path / ".models-work").exists()
+
+
+def test_what_is_checked_before_there_is_a_registry(tmp_path: Path) -> None:
+    check_place(tmp_path / "new" / "models")
+    assert everything(tmp_path) == set()
+    (tmp_path / ".models-work").write_text("a file where a directory should be")
+    with pytest.raises(StorageError, match=r"work folder .*models-work .* is not a directory"):
+        check_place(tmp_path / "models")
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm")
+def test_a_symbol_on_another_file_system(registry: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        registry.mkdir()
+        (registry / "BTCUSDT").symlink_to(elsewhere)
+        with (
+            pytest.raises(StorageError, match=r"BTCUSDT is on another file system than"),
+            reserve(registry, "BTCUSDT", "price", CREATED),
+        ):
+            pass
+        assert list(Path(elsewhere).iterdir()) == []
+
+
 @pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm")
 def test_a_registry_that_is_a_mount_point() -> None:
     registry = Path("/dev/shm")
@@ -156,6 +190,8 @@ def test_a_registry_that_is_a_mount_point() -> None:
         reserve(registry, "BTCUSDT", "price", CREATED),
     ):
         pass
+    with pytest.raises(StorageError, match="is a mount point"):
+        check_place(registry)
     assert set(registry.iterdir()) == before
     assert not work_folder(registry).exists()
 

@@ -192,6 +192,18 @@ def test_doctor_says_what_is_missing_and_how_to_fix_it(
     assert "set ATB_FAST_FNG_URL to a URL that starts with https:// or http://" in done.stdout
 
 
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm")
+def test_doctor_refuses_a_registry_that_training_refuses(
+    new_process: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_REGISTRY_PATH", "/dev/shm")
+    done = new_process("doctor", "--json")
+    assert done.returncode == 6
+    (check,) = (check for check in json.loads(done.stdout) if check["name"] == "registry")
+    assert check["state"] == "problem"
+    assert "registry /dev/shm is a mount point" in check["found"]
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize(
     ("typed", "offered"),

@@ -28,17 +28,20 @@ def open_workspace(registry: Path, home: Path) -> Path:
     Raises:
         StorageError: `home` or the work folder cannot be written.
     """
+    _check_directory(registry)
     work = work_folder(registry)
     try:
         registry.mkdir(parents=True, exist_ok=True)
-        place = home
-        while not place.exists():
-            place = place.parent
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, f"no permission to write to {place}")
+        place = _existing(home)
+        _check_writable(place)
     except OSError as error:
         raise not_writable(registry, error) from error
     _check_file_system(registry, work)
+    if place.stat().st_dev != registry.stat().st_dev:
+        raise StorageError(
+            f"{place} is on another file system than the registry {registry}, so bundles cannot be "
+            "moved into it in one step; make it a directory of that file system"
+        )
     try:
         for name in ("staging", "unpublished"):
             (work / name).mkdir(parents=True, exist_ok=True)
@@ -47,12 +50,47 @@ def open_workspace(registry: Path, home: Path) -> Path:
             with locked(work):
                 move_out(registry.resolve(), work, _ABANDONED_SECONDS)
     except OSError as error:
-        raise StorageError(
-            f"the work folder {work} of registry {registry} cannot be used "
-            f"({error.strerror or error}); bundles are written there because engines would see "
-            "them in the registry. Make it writable, or pass a --registry in a writable folder"
-        ) from error
+        raise _unusable(registry, work, error) from error
     return work
+
+
+def check_place(registry: Path) -> None:
+    """Raise StorageError if `registry` cannot have a work folder next to it; create nothing."""
+    _check_directory(registry)
+    work = work_folder(registry)
+    if registry.is_dir():
+        _check_file_system(registry, work)
+    try:
+        _check_writable(_existing(work))
+    except OSError as error:
+        raise _unusable(registry, work, error) from error
+
+
+def _check_directory(registry: Path) -> None:
+    """Raise StorageError if `registry` is a file, or a link that leads nowhere."""
+    if os.path.lexists(registry) and not registry.is_dir():
+        raise not_writable(registry, NotADirectoryError(errno.ENOTDIR, "it is not a directory"))
+
+
+def _existing(path: Path) -> Path:
+    """Return `path`, or its closest parent that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def _check_writable(place: Path) -> None:
+    """Raise OSError unless files can be created in `place`."""
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{place} is not a directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"no permission to write to {place}")
+
+
+def _unusable(registry: Path, work: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"the work folder {work} of registry {registry} cannot be used "
+        f"({error.strerror or error}); bundles are written there because engines would see "
+        "them in the registry. Make it writable, or pass a --registry in a writable folder"
+    )
 
 
 def not_writable(registry: Path, error: OSError) -> StorageError:

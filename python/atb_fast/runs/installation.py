@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import atb_fast
+from atb_fast.bundles.workspace import check_place
 from atb_fast.config import OPTIONS, FitOptions, TrainingConfig
 from atb_fast.errors import MissingExtraError, StorageError
 from atb_fast.ingestion.exchange.http import Endpoints
@@ -70,7 +71,7 @@ def examine(config: TrainingConfig) -> Iterator[Check]:
     found = f"{cores()} of {os.cpu_count()}, TF_NUM_INTRAOP_THREADS {threads}"
     yield Check("cores", "ok", f"{found}, --jobs {default_jobs()} by default")
     yield _directory(OPTIONS["cache_dir"], config.cache_dir)
-    yield _directory(OPTIONS["registry"], config.registry)
+    yield _registry(config.registry)
     yield from _endpoints()
 
 
@@ -140,6 +141,17 @@ def _directory(option: Option, path: Path) -> Check:
         found = f"{path} is not writable: {error.strerror}; {free}"
         return Check(option.name, "problem", found, fix, StorageError.exit_code)
     return Check(option.name, "ok", f"{path}, {free}{new}")
+
+
+def _registry(path: Path) -> Check:
+    """Return whether bundles can be published in the registry at `path`."""
+    found = _directory(OPTIONS["registry"], path)
+    if found.state == "ok":
+        try:
+            check_place(path)
+        except StorageError as error:
+            return Check(found.name, "problem", str(error), exit_code=error.exit_code)
+    return found
 
 
 def _endpoints() -> Iterator[Check]:
