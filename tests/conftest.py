@@ -24,7 +24,7 @@ _SHARED = Path(os.environ.get("ATB_FAST_SHARED", Path(__file__).parents[2] / "sh
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-#: Folders with the slowest files. They go first, so that no worker is left alone with one.
+#: Folders with the slowest files, which start first, so that no worker ends long after the other.
 _SLOW = ("parity", "e2e", "training")
 
 
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real candles and golden files: `$ATB_FAST_SHARED`, or `shared` beside the checkout."""
+    """Real candles and golden files: `$ATB_FAST_SHARED`, or `shared` next to the checkout."""
     if not (_SHARED / "data").is_dir():
         message = f"no real candles in {_SHARED}; set ATB_FAST_SHARED to the folder that has them"
         if os.environ.get("CI"):
@@ -58,7 +58,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for source in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG"):
             patch.setenv(f"ATB_FAST_{source}_URL", "http://127.0.0.1:9")
         patch.setenv("NO_PROXY", "127.0.0.1")
-        for name in ("FAULTS", "KILLS", "FAULT_SEED"):  # for tests; the program would warn of them
+        for name in ("FAULTS", "KILLS", "FAULT_SEED"):  # the program would warn of them
             patch.delenv(f"ATB_FAST_{name}", raising=False)
         yield path
 
@@ -110,7 +110,7 @@ def market(daily: pl.DataFrame) -> Market:
 
 @pytest.fixture(scope="session")
 def command_line() -> Iterator[CommandLine]:
-    """The command line in a process that is forked, with everything imported already."""
+    """The command line in a forked process that has everything imported already."""
     command_line = CommandLine()
     yield command_line
     command_line.close()
@@ -124,7 +124,7 @@ def atb_fast(tmp_path: Path, command_line: CommandLine) -> Run:
 
 @pytest.fixture
 def new_process(tmp_path: Path) -> Run:
-    """Run the command line in a new interpreter, where what is imported matters."""
+    """Run the command line in a new interpreter, for tests of what is imported."""
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -86,7 +86,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         ({"offline": True, "force_refresh": True}, {"offline", "force_refresh"}),
     ],
 )
-def test_an_error_carries_the_options_it_is_about(options: dict[str, Any], named: set[str]) -> None:
+def test_errors_name_the_options_they_are_about(options: dict[str, Any], named: set[str]) -> None:
     with pytest.raises(ArgumentError) as caught:
         config(**options)
     assert set(caught.value.options) == named
@@ -99,7 +99,7 @@ def test_options_without_effect_are_kept_or_ignored() -> None:
     assert config(recipe="causal", horizon=3, embargo=0).embargo == 0
 
 
-def test_a_group_is_checked_alone() -> None:
+def test_a_group_is_checked_on_its_own() -> None:
     assert MarketOptions(symbol="BTCUSDT").source == "binance"
     assert FitOptions(epochs=np.int64(7)).epochs == 7  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="--patience is 0, expected at least 1"):
@@ -113,7 +113,7 @@ def test_source_follows_from_candles() -> None:
     assert made.source == "files"
 
 
-def test_text_is_taken_for_paths_and_dates() -> None:
+def test_text_becomes_paths_and_dates() -> None:
     made = config(source=None, candles="x.csv", sentiment="y.csv", start_date="2024-01-31")
     assert made.candles == Path("x.csv")
     assert made.start_date == date(2024, 1, 31)
@@ -135,7 +135,7 @@ def test_registry_follows_the_engines_variable(monkeypatch: pytest.MonkeyPatch) 
     assert config().registry == Path("/models")
 
 
-def test_it_can_be_written_as_json() -> None:
+def test_options_can_be_written_as_json() -> None:
     document = json.loads(json.dumps(config(start_date=date(2019, 1, 1)).to_dict()))
     assert document["start_date"] == "2019-01-01"
     assert document["epochs"] == 300

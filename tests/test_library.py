@@ -1,4 +1,4 @@
-"""What an importer sees."""
+"""The public names of the package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def imported_for_type_checkers() -> dict[str, str]:
     for node in block.body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                assert alias.asname == alias.name  # or mypy does not take it for public
+                assert alias.asname == alias.name  # otherwise, mypy does not treat it as public
                 found[alias.name] = str(node.module)
     return found
 
@@ -44,7 +44,7 @@ def test_public_names_exist() -> None:
         _ = atb_fast.nothing_like_it
 
 
-def test_the_extension_is_of_this_version() -> None:
+def test_the_extension_has_the_version_of_the_package() -> None:
     assert _core.build_info()["version"] == atb_fast.__version__
 
 

@@ -1,4 +1,4 @@
-"""The wheel and the source distribution, and a wheel installed where there is no TensorFlow."""
+"""The wheel and the source distribution, and scoring with a wheel without TensorFlow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return maturin("build", out, "--release", "--interpreter", sys.executable)
 
 
-def test_the_wheel_has_what_is_not_python(wheel: Path) -> None:
+def test_the_wheel_contains_files_that_are_not_python(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("reports/template.html", "py.typed", "_core.pyi"):
         assert f"atb_fast/{name}" in names
@@ -55,7 +55,7 @@ def test_the_source_distribution_can_be_built_from(tmp_path: Path) -> None:
 def test_scoring_with_an_installed_wheel(
     wheel: Path, models: Path, tmp_path: Path, versions: str
 ) -> None:
-    """With the newest versions of all dependencies, and with the lowest that pyproject allows."""
+    """With the newest and with the oldest allowed versions of all dependencies."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["predict"]]
     lowest = [re.sub(r"^([\w-]+)>=([\d.]+).*", r"\1==\2", each) for each in needed]

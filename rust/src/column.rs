@@ -98,7 +98,7 @@ impl<'a> Column<'a> {
 }
 
 fn first_not_finite(values: &[f64]) -> Option<usize> {
-    // Without an early exit the check vectorizes. On failure the position is searched for.
+    // Without an early exit, the check vectorizes. Only on failure, the position is searched for.
     let finite = values.iter().fold(true, |all, v| all & v.is_finite());
     if finite {
         None

@@ -73,13 +73,16 @@ pub enum Error {
         needed: usize,
     },
     /// A feature has no value to fit its scaler on.
-    #[error("feature '{feature}' has no value in rows {start}..{end} to fit its scaler on")]
+    #[error(
+        "feature '{feature}' has no value in rows {start}..{end} to fit its scaler on; \
+         pass rows that have one"
+    )]
     NothingToFit {
         /// The feature.
         feature: String,
         /// First row of the fit.
         start: usize,
-        /// One past the last row of the fit.
+        /// First row after the fit.
         end: usize,
     },
     /// The values of a feature are too large to be scaled.
@@ -103,7 +106,7 @@ pub enum Error {
         position: usize,
         /// Window length in rows.
         length: usize,
-        /// Rows of the matrix that a window may touch.
+        /// Rows that a window can use.
         rows: usize,
         /// The last valid start.
         last: i64,

@@ -25,7 +25,7 @@ impl Element for f32 {
     }
 }
 
-/// A matrix of features, row after row, and the rows of a frame that its rows were.
+/// A matrix of features, row after row, with the number of each row in its frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matrix<T> {
     data: Vec<T>,
@@ -34,7 +34,7 @@ pub struct Matrix<T> {
 }
 
 impl<T: Element> Matrix<T> {
-    /// Returns the matrix of `data`, whose rows were rows 0.. of a frame.
+    /// Returns the matrix of `data`, whose rows are numbered from 0.
     ///
     /// # Panics
     /// When `columns` is 0 or does not divide the length of `data`.
@@ -49,7 +49,7 @@ impl<T: Element> Matrix<T> {
         }
     }
 
-    /// Returns this matrix, its rows being these rows of a frame.
+    /// Returns this matrix with other row numbers.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] unless there is one number for each row, strictly ascending from 0 on.
@@ -98,7 +98,7 @@ impl<T: Element> Matrix<T> {
             Ok((writer.filled, writer.kept))
         });
 
-        // Each part was written where it belongs if no row is left out. Close the gaps.
+        // Each part is in its final place unless rows before it were left out. Close these gaps.
         let (mut from, mut to, mut kept) = (0, 0, Vec::new());
         for (part, result) in parts.iter().zip(written) {
             let (filled, ranges) = result?;
@@ -143,7 +143,7 @@ impl<T: Element> Matrix<T> {
         self.columns
     }
 
-    /// The rows of the frame that are in the matrix, as ascending ranges.
+    /// The numbers of the rows in the frame, as ascending ranges.
     #[must_use]
     pub fn kept(&self) -> &[Range<usize>] {
         &self.kept

@@ -7,7 +7,7 @@
 
 use crate::{Error, Result};
 
-/// Returns that many default values. If they are large, they are backed by huge pages.
+/// Returns that many default values, backed by huge pages if they are large.
 #[must_use]
 pub fn defaults<T: Copy + Default>(values: usize) -> Vec<T> {
     let mut data = vec![T::default(); values];

@@ -33,7 +33,8 @@ pub enum How {
 /// # Errors
 /// [`Error::NotAscending`] with the first row that is not later than the one before it.
 pub fn check_ascending<'a>(column: &str, times: &'a [i64]) -> Result<&'a [i64]> {
-    // Without an early exit the check is several times faster. On failure the row is searched for.
+    // Without an early exit, the check is several times faster. Only on failure, the row is searched
+    // for.
     let pairs = || times.iter().zip(times.iter().skip(1));
     if pairs().filter(|(a, b)| a >= b).count() == 0 {
         return Ok(times);

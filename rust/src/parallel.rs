@@ -1,4 +1,4 @@
-//! The one place that decides the number of threads and starts them.
+//! The one place that chooses the number of threads and starts them.
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::{Error, Result};
 
-/// The environment variable with the number of threads of calls that are not given one.
+/// The environment variable with the number of threads for calls without `threads`.
 pub const VARIABLE: &str = "ATB_FAST_THREADS";
 
 /// The number of threads that a call may use. No result depends on it.
@@ -15,7 +15,7 @@ pub const VARIABLE: &str = "ATB_FAST_THREADS";
 pub struct Threads(NonZeroUsize);
 
 impl Threads {
-    /// One thread: the one that calls.
+    /// One thread: that of the caller.
     pub const ONE: Self = Self(NonZeroUsize::MIN);
 
     /// The largest number that is accepted.
@@ -29,11 +29,11 @@ impl Threads {
         Self::named("threads", Some(count), &count.to_string())
     }
 
-    /// Returns as many threads as `asked`, else as the variable [`VARIABLE`] says, else as there are
-    /// cores that this process may use.
+    /// Returns the number of threads: `asked`, else the variable [`VARIABLE`], else the number of
+    /// cores that this process can use.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if the number that counts is not between 1 and [`Self::MOST`].
+    /// [`Error::InvalidArgument`] if that number is not between 1 and [`Self::MOST`].
     pub fn resolve(asked: Option<usize>) -> Result<Self> {
         match asked {
             Some(count) => Self::new(count),

@@ -354,7 +354,7 @@ mod tests {
                 "{i} {} {exact}",
                 simple[i]
             );
-            // Wilder's averages forget, so starting 2000 rows earlier gives the same.
+            // The weight of old values vanishes, so starting 2000 rows earlier gives the same averages.
             let restarted = rsi_wilder(&values[i - 2000..=i], 14)[2000];
             assert!((wilder[i] - restarted).abs() <= 1e-9 * restarted);
         }

@@ -92,8 +92,8 @@ impl Range {
     /// Returns the scaler of this range, `None` when no value was seen.
     #[must_use]
     pub fn scaler(&self) -> Option<MinMax> {
-        // Of 0.0 and -0.0 either may be the bound, depending on how the values were split. Adding 0
-        // makes both 0.0, so that the split does not show.
+        // Either 0.0 or -0.0 may be the bound, depending on how the values were split. Adding 0 makes
+        // both 0.0, so that the result does not depend on the split.
         (self.min <= self.max).then(|| MinMax::new(self.min + 0.0, self.max + 0.0))
     }
 }

@@ -1,4 +1,4 @@
-"""Bundles of all types beside the contract with the engines, and each rule broken on purpose."""
+"""All types of bundles satisfy the contract with the engines; each rule is broken on purpose."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TYPES = ("sentiment", "price", "basic")
 
 
 @pytest.mark.parametrize("model_type", TYPES)
-def test_bundles_keep_the_contract(models: Path, model_type: str) -> None:
+def test_bundles_satisfy_the_contract(models: Path, model_type: str) -> None:
     assert violations(models, "BTCUSDT", model_type) == set()
     report = verify(references.find(models / "BTCUSDT" / model_type / "latest"))
     assert (report.problems, report.unchecked) == ((), ())
@@ -122,7 +122,7 @@ def not_finite_schema(bundle: Path) -> None:
     edit("feature_schema.json", lambda d: d["features"][0].update(x=float("inf")))(bundle)
 
 
-#: The rule, and how it is broken; for a basic bundle where that is said.
+#: For each rule, how it is broken; in a basic bundle where noted.
 BREAKS: list[tuple[str, Callable[[Path], object]]] = [
     *(("keys", without(key)) for key in ("has_sentiment", "dataset", "training_date")),
     ("normalization-params", metadata(normalization_params={"mean": 0, "std": 1})),
@@ -159,7 +159,7 @@ BREAKS: list[tuple[str, Callable[[Path], object]]] = [
     ("basic-features", reversed_features),
     ("basic-length", of_60_rows),
 ]
-#: Broken beside the bundle: `models verify` looks at one bundle.
+#: Rules broken next to the bundle, which `models verify` does not see.
 BESIDE: dict[str, Callable[[Path], object]] = {
     "version-name": lambda home: (home / ".hidden").mkdir(),
     "part": lambda home: (home / "with space").mkdir(),
@@ -175,7 +175,7 @@ def relink(home: Path, target: str) -> None:
     (home / "latest").symlink_to(target)
 
 
-def test_every_rule_is_broken_below() -> None:
+def test_every_rule_has_a_case() -> None:
     source = Path(engine_contract.__file__).read_text()
     rules = set(re.findall(r"""(?:add\(|\{)"([a-z-]+)"[)}]""", source))
     assert rules == {rule for rule, _ in BREAKS} | set(BESIDE) | {"basic-timeframe"}
@@ -183,7 +183,7 @@ def test_every_rule_is_broken_below() -> None:
 
 @pytest.mark.parametrize("number", range(len(BREAKS)), ids=lambda n: f"{n}-{BREAKS[n][0]}")
 def test_a_broken_rule_is_caught(models: Path, tmp_path: Path, number: int) -> None:
-    """By the independent reading of the contract, and by `models verify`."""
+    """Both the independent checker and `models verify` catch it."""
     rule, break_it = BREAKS[number]
     kind = "basic" if rule.startswith("basic") else TYPES[number % 3]
     shutil.copytree(models / "BTCUSDT" / kind, tmp_path / "BTCUSDT" / kind, symlinks=True)
@@ -194,7 +194,7 @@ def test_a_broken_rule_is_caught(models: Path, tmp_path: Path, number: int) -> N
 
 
 @pytest.mark.parametrize("rule", BESIDE)
-def test_what_is_wrong_beside_the_bundle_is_caught(models: Path, tmp_path: Path, rule: str) -> None:
+def test_problems_next_to_the_bundle_are_caught(models: Path, tmp_path: Path, rule: str) -> None:
     root = tmp_path / "registry"
     home = root / "BTCUSDT" / "basic"
     shutil.copytree(models / "BTCUSDT" / "basic", home, symlinks=True)
@@ -208,12 +208,12 @@ def test_what_is_wrong_beside_the_bundle_is_caught(models: Path, tmp_path: Path,
         assert [path.name for path in registry.versions(root)] == [(home / "latest").resolve().name]
 
 
-def test_a_basic_bundle_of_another_timeframe_is_seen(models: Path, tmp_path: Path) -> None:
+def test_a_basic_bundle_with_another_timeframe_is_caught(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "BTCUSDT" / "basic", tmp_path / "BTCUSDT" / "basic", symlinks=True)
     bundle = (tmp_path / "BTCUSDT" / "basic" / "latest").resolve()
     metadata(timeframe="4h")(bundle)
     assert violations(tmp_path, "BTCUSDT", "basic") == {"basic-timeframe"}
-    # That of 4h may exist, and not be live: see the e2e tests. This one is so by name only.
+    # A bundle of 4h may exist but not be live: see the e2e tests. This one is of 4h by name only.
     (problem,) = verify(bundle).problems
     assert "60 minutes apart, expected 240" in problem
 
@@ -253,7 +253,7 @@ def test_skew_is_caught(models: Path, tmp_path: Path, changes: Any, message: str
     assert re.search(message, problems), problems
 
 
-def test_samples_that_unpack_to_gigabytes_are_refused(models: Path, tmp_path: Path) -> None:
+def test_samples_that_unpack_to_gigabytes_are_rejected(models: Path, tmp_path: Path) -> None:
     live = (models / "BTCUSDT" / "price" / "latest").resolve()
     bundle = tmp_path / live.name
     shutil.copytree(live, bundle)
@@ -263,7 +263,7 @@ def test_samples_that_unpack_to_gigabytes_are_refused(models: Path, tmp_path: Pa
 
 
 def test_the_same_weights_give_the_same_bytes(models: Path, tmp_path: Path) -> None:
-    """In another process, whose names and hashes differ."""
+    """Even in another process, where names and hashes differ."""
     import hashlib
     import subprocess
     import sys

@@ -1,4 +1,4 @@
-"""What the documents of a bundle say about the machine: nothing."""
+"""The documents of a bundle reveal nothing about the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atb_fast.ingestion import sample
 from atb_fast.runs import pipeline
 from atb_fast.runs.repeat import read_run
 
-#: A path of a directory that every machine has, or of this one.
+#: Absolute paths: of directories that every machine has, and of this machine.
 ABSOLUTE = re.compile(r"""(?<![\w.:/<])/(?:tmp|home|root|usr|var|opt|work|Users)/[^\s"'<]*""")
 
 
@@ -43,7 +43,7 @@ def noting(written: list[str]) -> Callable[[Path, Any], None]:
 
 @pytest.fixture(scope="module")
 def bundle(home: Path, written: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a run whose paths were all absolute, some outside of its working directory."""
+    """A bundle of a run whose paths were all absolute, some outside its working directory."""
     outside = tmp_path_factory.mktemp("outside")
     (home / "data").mkdir()
     sample.candles("BTCUSDT", "1d").tail(300).write_parquet(home / "data" / "candles.parquet")
@@ -85,7 +85,7 @@ def test_no_document_names_a_directory_of_the_machine(bundle: Path, home: Path) 
     assert json.loads(texts["metadata.json"])["diagnostic_failures"] == {}
 
 
-def test_each_document_is_written_once_with_all_it_says(bundle: Path, written: list[str]) -> None:
+def test_each_document_is_written_once_and_complete(bundle: Path, written: list[str]) -> None:
     assert written == ["feature_schema.json", "metadata.json"]
     metadata = json.loads((bundle / "metadata.json").read_text())
     assert metadata["version_id"] == bundle.name

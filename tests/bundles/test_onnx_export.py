@@ -1,4 +1,4 @@
-"""Graphs that take raw candles, beside those that take features."""
+"""Graphs that take raw candles, compared with graphs that take features."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def raw_windows(frame: pl.DataFrame, starts: Any) -> Any:
     return values[np.asarray(starts)[:, None] + np.arange(LENGTH)]
 
 
-def test_features_of_a_window_are_the_pipeline_s_once_averages_are_full(
+def test_window_features_equal_the_pipeline_once_averages_are_full(
     frame: pl.DataFrame, pipeline: FeaturePipeline
 ) -> None:
     starts = [0, 100, 500]
@@ -72,13 +72,13 @@ def test_features_of_a_window_are_the_pipeline_s_once_averages_are_full(
     ):
         expected = whole.values[start : start + LENGTH - LOOKBACK]
         np.testing.assert_allclose(window[LOOKBACK:], expected, rtol=0, atol=1e-6)
-    # Before that, averages go over fewer rows: another value, but in the same range.
+    # Before that, averages are over fewer rows: other values, but in the same range.
     first = window_features(raw_windows(frame, [500]), pipeline)[0]
     before = whole.values[500 - LOOKBACK : 500]
     assert 1e-4 < np.abs(first[:LOOKBACK] - before).max() < 1.0
 
 
-def test_a_graph_that_takes_candles_agrees_with_one_that_takes_features(
+def test_a_graph_of_candles_agrees_with_a_graph_of_features(
     frame: pl.DataFrame, pipeline: FeaturePipeline, model: Any
 ) -> None:
     starts = np.arange(0, 780, 13)
@@ -102,7 +102,7 @@ def load(content: bytes, tmp_path: Path) -> OnnxModel:
 
 
 def with_optional_input(content: bytes) -> bytes:
-    """The file as it was exported before: the constant is an optional input of the graph."""
+    """The file as early versions exported it: the constant is an optional input of the graph."""
     made = onnx.load_from_string(content)
     sentiment = onnx.helper.make_tensor_value_info(
         "sentiment_momentum", onnx.TensorProto.FLOAT, ["sentiment_batch", LENGTH, 1]
@@ -112,7 +112,7 @@ def with_optional_input(content: bytes) -> bytes:
     return bytes(made.SerializeToString())
 
 
-def test_sentiment_is_neutral_unless_it_is_fed(
+def test_sentiment_is_neutral_unless_it_is_given(
     frame: pl.DataFrame, pipeline: FeaturePipeline, model: Any, momentum: Any, tmp_path: Path
 ) -> None:
     content = convert(model, properties={}, candles=pipeline)
@@ -126,7 +126,7 @@ def test_sentiment_is_neutral_unless_it_is_fed(
     both = np.concatenate([windows, momentum], axis=2).astype(np.float32)
     given = loaded.run(both)
     assert np.abs(given - neutral).min() > 1.0
-    # What a bundle of an earlier version gives, which has the optional input in the file.
+    # In bundles of early versions, the optional input is in the file: the result is the same.
     older = load(with_optional_input(content), tmp_path)
     assert older.takes_sentiment
     np.testing.assert_array_equal(older.run(both), given)
@@ -149,15 +149,15 @@ def test_a_graph_without_sentiment_takes_none(
     prices = FeaturePipeline(PRICE_FEATURES).fit(frame)
     content = convert(build_model(LENGTH, 9), properties={}, candles=prices)
     assert not load(content, tmp_path).takes_sentiment
-    # A file that promises an input its graph cannot have.
+    # A file whose property names an input that the graph cannot have.
     made = onnx.load_from_string(content)
     onnx.helper.set_model_props(made, {"optional_input": "sentiment_momentum"})
     with pytest.raises(BundleError, match="'sentiment_momentum' is not a constant of the graph"):
         load(bytes(made.SerializeToString()), tmp_path)
 
 
-def test_onnxruntime_loads_and_runs_it_without_a_word(models_of_candles: Path) -> None:
-    """With the settings it has by default, as engines use it."""
+def test_onnxruntime_logs_no_warnings(models_of_candles: Path) -> None:
+    """With default settings, as in engines."""
     path = next(models_of_candles.glob("BTCUSDT/sentiment/latest/model.onnx"))
     code = (
         "import sys, numpy, onnxruntime\n"
@@ -172,7 +172,7 @@ def test_onnxruntime_loads_and_runs_it_without_a_word(models_of_candles: Path) -
     assert done.stderr == ""
 
 
-def test_prices_that_stand_still(pipeline: FeaturePipeline, model: Any) -> None:
+def test_constant_prices(pipeline: FeaturePipeline, model: Any) -> None:
     windows = np.full((1, LENGTH, 5), 100.0)
     got = run(convert(model, properties={}, candles=pipeline), candles=windows)
     expected = run(convert(model, properties={}), features=window_features(windows, pipeline))
@@ -180,7 +180,7 @@ def test_prices_that_stand_still(pipeline: FeaturePipeline, model: Any) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
-def test_what_the_file_says(pipeline: FeaturePipeline, model: Any) -> None:
+def test_names_and_properties_of_the_file(pipeline: FeaturePipeline, model: Any) -> None:
     content = convert(model, properties={"a": "1"}, candles=pipeline)
     assert content == convert(model, properties={"a": "1"}, candles=pipeline)
     made = onnx.load_from_string(content)
@@ -199,7 +199,7 @@ def test_what_the_file_says(pipeline: FeaturePipeline, model: Any) -> None:
     assert "Loop" not in operators
 
 
-def test_a_graph_with_a_loop_is_refused() -> None:
+def test_a_graph_with_a_loop_is_rejected() -> None:
     import keras
 
     layers = [keras.layers.Input((LENGTH, 5)), keras.layers.GRU(4), keras.layers.Dense(1)]
@@ -208,7 +208,7 @@ def test_a_graph_with_a_loop_is_refused() -> None:
 
 
 def test_windows_across_a_day_without_sentiment(shared: Path, tmp_path: Path) -> None:
-    """2024-10-26 has no sentiment: features pass over it, raw candles do not."""
+    """2024-10-26 has no sentiment: features skip it, raw candles do not."""
     from atb_fast import TrainingConfig, run_training_pipeline
 
     data = shared / "data"
@@ -228,7 +228,7 @@ def test_windows_across_a_day_without_sentiment(shared: Path, tmp_path: Path) ->
 
 
 def test_a_bundle_that_takes_candles(models_of_candles: Path, frame: pl.DataFrame) -> None:
-    """Scored by one who knows nothing but the five columns, and by `load_bundle`."""
+    """Scored from only the five columns, and by `load_bundle`."""
     bundle = load_bundle("BTCUSDT:1d:sentiment", registry=models_of_candles)
     assert bundle.uses_sentiment == "optional"
     candles = frame.drop("sentiment_momentum")
@@ -238,7 +238,7 @@ def test_a_bundle_that_takes_candles(models_of_candles: Path, frame: pl.DataFram
     expected = run(content, candles=raw_windows(candles, [0, 500, len(candles) - LENGTH - 1]))
     np.testing.assert_allclose(got.gather([120, 620, -1]), expected[:, 0], rtol=1e-6)
     with_sentiment = bundle.predict(frame, frame.select("timestamp", value=pl.lit(50.0)))
-    assert with_sentiment["prediction"][-1] != got[-1]  # the column of the frame counts
+    assert with_sentiment["prediction"][-1] != got[-1]  # the column of the frame is used
     still = candles.select("timestamp", value=pl.lit(50.0))
     neutral = bundle.predict(candles, still)["prediction"]
     np.testing.assert_allclose(neutral.drop_nulls(), got.drop_nulls(), rtol=1e-6)

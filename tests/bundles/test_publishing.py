@@ -1,4 +1,4 @@
-"""Writing to the registry: every change is one step, and only versions are ever inside."""
+"""Writing to the registry: each change is one step, and the registry contains only versions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_version_is_not_in_the_registry_before_it_is_published(registry: Path)
     assert not (path.parent / "latest").is_symlink()
 
 
-def test_a_reserved_version_is_taken(registry: Path) -> None:
+def test_a_reserved_version_is_not_given_twice(registry: Path) -> None:
     with (
         reserve(registry, "BTCUSDT", "price", CREATED) as one,
         reserve(registry, "BTCUSDT", "price", CREATED) as two,
@@ -93,7 +93,7 @@ def test_versions_of_the_same_second_from_many_threads(registry: Path) -> None:
     assert staged(registry) == []
 
 
-def test_a_kept_model_is_outside_of_the_engines_view(registry: Path) -> None:
+def test_a_kept_model_is_invisible_to_engines(registry: Path) -> None:
     before = publish(registry)
     seen = everything(registry)
     with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
@@ -139,7 +139,7 @@ def test_a_registry_that_cannot_be_written(tmp_path: Path, place: str) -> None:
         pass
 
 
-def test_no_place_for_the_working_folder(tmp_path: Path) -> None:
+def test_a_work_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / ".models-work").write_text("a file where a directory should be")
     with (
         pytest.raises(StorageError, match=r"work folder .*models-work .* cannot be used .*"),
@@ -196,7 +196,7 @@ def test_a_registry_that_is_a_mount_point() -> None:
     assert not work_folder(registry).exists()
 
 
-def test_registries_in_one_folder_do_not_share(tmp_path: Path) -> None:
+def test_registries_in_one_folder_have_separate_work_folders(tmp_path: Path) -> None:
     with (
         reserve(tmp_path / "a", "BTCUSDT", "price", CREATED) as one,
         reserve(tmp_path / "b", "BTCUSDT", "price", CREATED) as two,
@@ -205,7 +205,7 @@ def test_registries_in_one_folder_do_not_share(tmp_path: Path) -> None:
         assert one.directory != two.directory
 
 
-def test_a_registry_behind_a_link(tmp_path: Path) -> None:
+def test_a_registry_that_is_a_link(tmp_path: Path) -> None:
     real = tmp_path / "disk" / "models"
     real.mkdir(parents=True)
     (tmp_path / "models").symlink_to(real)
@@ -227,7 +227,7 @@ def test_the_live_version_is_not_removed(registry: Path) -> None:
     assert staged(registry) == []
 
 
-def test_what_killed_runs_left_is_deleted_after_days(registry: Path) -> None:
+def test_files_of_killed_runs_are_deleted_after_a_week(registry: Path) -> None:
     staging = work_folder(registry) / "staging"
     for name, age in [("old", 8), ("fresh", 1)]:
         (staging / name).mkdir(parents=True)
@@ -238,7 +238,7 @@ def test_what_killed_runs_left_is_deleted_after_days(registry: Path) -> None:
 
 
 def old_registry(registry: Path) -> None:
-    """What version 0.1.0 leaves in a registry."""
+    """A registry with the working files of an early version."""
     kept = registry / ".unpublished" / f"BTCUSDT_price_{FIRST}"
     kept.mkdir(parents=True)
     (kept / "model.keras").write_text("model")
@@ -246,7 +246,7 @@ def old_registry(registry: Path) -> None:
     (registry / ".staging").mkdir()
 
 
-def test_the_working_files_of_old_versions_are_moved_out(registry: Path) -> None:
+def test_working_files_of_early_versions_are_moved_out(registry: Path) -> None:
     old_registry(registry)
     (registry / ".staging" / "tmp1" / FIRST).mkdir(parents=True)  # a killed prune
     assert [path.name for path in unpublished(registry)] == [f"BTCUSDT_price_{FIRST}"]
@@ -259,7 +259,7 @@ def test_the_working_files_of_old_versions_are_moved_out(registry: Path) -> None
     assert staged(registry) == []
 
 
-def test_an_old_version_that_still_runs_is_not_disturbed(
+def test_a_running_early_version_is_not_disturbed(
     registry: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     old_registry(registry)
@@ -268,7 +268,7 @@ def test_an_old_version_that_still_runs_is_not_disturbed(
     path = publish(registry)
     assert training.is_dir()
     assert "may be in use by an early version" in caplog.text
-    # It publishes as version 0.1.0 does.
+    # It publishes like an early version.
     (training / "model.onnx").write_text("model")
     training.rename(path.parent / "2026-01-02_03h04m05s_v7")
     publish(registry)

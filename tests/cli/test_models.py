@@ -1,4 +1,4 @@
-"""`models ls` beside bundles that nobody checked."""
+"""`models ls` in a registry with unchecked bundles."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ CONFIG = TrainingConfig(symbol="1000SHIBUSDT", source="sample")
 
 
 def shown() -> tuple[Bars, Console]:
-    """Return bars as on a terminal, with a clock that stands still."""
+    """Return bars as on a terminal, with a stopped clock."""
     made = Bars(Console(force_terminal=True, width=80))
     made.progress.get_time = lambda: 0.0
     return made, Console(file=io.StringIO(), width=80)
@@ -54,10 +54,10 @@ def test_windows_are_shown_in_long_epochs_only() -> None:
     assert "5/10 candles" in fetched
 
 
-def test_what_comes_after_the_training_is_shown() -> None:
+def test_stages_after_training_are_shown() -> None:
     made, plain = shown()
     listener = made.for_training(CONFIG)
-    # Artifacts are written twice: the model at once, the rest at the end.
+    # The stage artifacts runs twice: first for the model, and at the end for the rest.
     listener.stage("artifacts")
     assert "finishing" not in "".join(lines(made, plain))
     for step, stage in enumerate(("evaluation", "diagnostics", "onnx", "artifacts")):
@@ -67,7 +67,7 @@ def test_what_comes_after_the_training_is_shown() -> None:
         assert line.endswith(stage)
 
 
-def test_bars_of_a_symbol_go_away_when_it_has_ended() -> None:
+def test_bars_of_a_symbol_disappear_at_its_end() -> None:
     made, plain = shown()
     listeners = [
         made.for_training(TrainingConfig(symbol=symbol, source="sample"), several=True)

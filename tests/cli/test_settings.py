@@ -41,7 +41,7 @@ def test_defaults() -> None:
     options = shown()
     assert {where for _, where in options.values()} == {"default"}
     assert options.pop("cache_dir")[0] == str(default_cache_dir())
-    # Written out: changing a default changes the models of whoever relies on it.
+    # Repeated here, because a changed default changes the models of all users who rely on it.
     assert {name: value for name, (value, _) in options.items()} == {
         "timeframe": "1d",
         "start_date": None,
@@ -113,7 +113,7 @@ def test_help_is_grouped_and_names_the_recipes_that_a_command_takes() -> None:
     assert "basic:" in run("evaluate", "--help").output
 
 
-def test_every_kind_of_error_has_an_exit_code_of_its_own() -> None:
+def test_every_kind_of_error_has_its_own_exit_code() -> None:
     kinds: list[type[AtbFastError]] = [AtbFastError, *AtbFastError.__subclasses__()]
     assert sorted(kind.exit_code for kind in kinds) == list(range(1, 11))
     epilog = " ".join(run("--help").output.split())
@@ -121,7 +121,7 @@ def test_every_kind_of_error_has_an_exit_code_of_its_own() -> None:
     assert "130 interrupted." in epilog
 
 
-def test_environment_is_above_the_file() -> None:
+def test_environment_overrides_the_file() -> None:
     Path("atb-fast.toml").write_text(
         '[train]\nepochs = 50\nbatch-size = 8\nstart_date = 2023-01-31\nend_date = "2024-01-01"\n'
         "mixed_precision = false\nskip_plots = true\ntimeframe = '4h'\nsequence_length = 60\n"
@@ -140,7 +140,7 @@ def test_environment_is_above_the_file() -> None:
     }
 
 
-def test_flags_are_above_all() -> None:
+def test_flags_override_everything() -> None:
     Path("atb-fast.toml").write_text("[train]\noffline = true\nmixed_precision = false\n")
     command = cli.commands["train"]
     assert isinstance(command, click.Group)
@@ -173,14 +173,14 @@ def test_every_command_expands_a_home_directory(home: Path, variable: str, comma
         assert "is '~nobody0/x', expected a path" in str(error)
 
 
-def test_no_option_is_called_as_another_variable() -> None:
+def test_options_and_other_variables_have_different_names() -> None:
     ours = {name for option in (*OPTIONS, "config", "jobs") for name in variables(option)}
     others = {f"ATB_FAST_{name.upper()}_URL" for name in Endpoints.__dataclass_fields__}
     others |= {f"ATB_FAST_{name}" for name in ("SHARED", "FAULTS", "KILLS", "COMPLETE", "THREADS")}
     assert not ours & others
 
 
-def test_variables_that_no_option_reads_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_variables_cause_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     for name in Endpoints.__dataclass_fields__:
         shown(**{f"ATB_FAST_{name.upper()}_URL": "http://localhost"})
     shown(ATB_FAST_EPOCHS="5", ATB_FAST_JOBS="2", ATB_FAST_FOLDS="3", ATB_FAST_SHARED="x")
@@ -203,14 +203,14 @@ def test_a_repeated_run_and_data_stay_offline(monkeypatch: pytest.MonkeyPatch) -
         assert again.params["offline"] is False
         data = cli.commands["data"]
         assert isinstance(data, click.Group)
-        # What stands in the file is of training: what is to be fetched must be.
+        # The file is about training, so its `offline` does not stop `data fetch`.
         for given, wanted in (("", False), ("1", True)):
             monkeypatch.setenv("ATB_FAST_OFFLINE", given)
             fetch = data.commands["fetch"].make_context("fetch", ["BTCUSDT"], parent)
             assert fetch.params["offline"] is wanted
 
 
-def test_price_takes_what_is_different_from_its_own_table(
+def test_train_price_reads_some_options_only_from_its_own_table(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "atb_fast")
@@ -235,7 +235,7 @@ def test_price_takes_what_is_different_from_its_own_table(
     assert caplog.messages == ["train price ignores ATB_FAST_SEQUENCE_LENGTH"]
 
 
-def test_store_and_registry_hold_for_the_other_commands(home: Path) -> None:
+def test_other_commands_read_the_directories(home: Path) -> None:
     (home / "bot").mkdir()
     (home / "bot" / "my.toml").write_text(
         '[train]\nregistry = "models"\ncache_dir = "store"\noffline = true\n'
@@ -314,7 +314,7 @@ def test_paths_are_relative_to_the_file() -> None:
         ),
     ],
 )
-def test_contradictions_say_where_each_side_is_from(
+def test_contradictions_name_the_source_of_each_side(
     arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
     Path("atb-fast.toml").write_text("[train]\noffline = true\nstart_date = 2023-01-01\n")

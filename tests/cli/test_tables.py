@@ -1,4 +1,4 @@
-"""Tables as people and programs get them."""
+"""Tables on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_optional_column_without_values_is_left_out(capsys: pytest.CaptureFix
     assert header.split() == ["name", "price"]
 
 
-def test_brackets_are_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_brackets_are_text_and_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(COLUMNS, [("[red]a[/red]", "[/]", ":smile:")], "[bold]title")
     out = capsys.readouterr().out
     for text in ("[red]a[/red]", "[/]", ":smile:", "[bold]title"):
@@ -73,7 +73,7 @@ def test_terminals_get_every_digit(capsys: pytest.CaptureFixture[str], columns: 
 
 
 @pytest.mark.usefixtures("terminal")
-def test_what_verify_finds_fits_a_terminal(tmp_path: Path, daily: pl.DataFrame) -> None:
+def test_findings_of_verify_fit_a_terminal(tmp_path: Path, daily: pl.DataFrame) -> None:
     daily.write_parquet(tmp_path / "BTCUSDT_1d_2019-01-01_2024-12-01.parquet")
     done = CliRunner().invoke(cli, ["data", "verify", str(next(tmp_path.glob("*.parquet")))])
     assert done.exit_code == 0, done.output

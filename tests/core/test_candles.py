@@ -1,4 +1,4 @@
-"""Windows of raw candles, scaled by their own values, beside NumPy."""
+"""Windows of raw candles, scaled by their own values, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def reference(values: Any, start: int, length: int) -> Any:
         return np.where(high == low, 0.5, (window - low) / (high - low)).astype(np.float32)
 
 
-def test_windows_are_those_of_numpy(candles: pl.DataFrame) -> None:
+def test_windows_equal_numpy(candles: pl.DataFrame) -> None:
     matrix = CandleMatrix(candles, COLUMNS)
     values = candles.select(COLUMNS).to_numpy()
     np.testing.assert_array_equal(matrix.values, values)
@@ -59,7 +59,7 @@ def test_chunks_and_other_frames(candles: pl.DataFrame) -> None:
         np.testing.assert_array_equal(CandleMatrix(frame, COLUMNS).values, whole.values)
 
 
-def test_what_is_refused(candles: pl.DataFrame) -> None:
+def test_invalid_input_is_rejected(candles: pl.DataFrame) -> None:
     matrix = CandleMatrix(candles.head(200).with_columns(volume=pl.lit(None, pl.Float64)), COLUMNS)
     assert matrix.usable(1).tolist() == []
     with pytest.raises(DataError, match="window start 3: row 3 has a value that is missing"):

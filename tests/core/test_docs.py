@@ -41,7 +41,7 @@ def documented(stub: str) -> str:
         first = node.body[0]
         if ast.get_docstring(node) is not None:
             lines[first.lineno - 1 : first.end_lineno] = new
-        else:  # a body of dots, on the line where the signature ends
+        else:  # the body is ... on the last line of the signature
             start = lines[first.lineno - 1].removesuffix(" ...")
             lines[first.lineno - 1 : first.lineno] = [start, *new, ""]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Integer arguments out of range: the error names the argument, what was received and expected."""
+"""Integers out of range: the error names the argument, what was received and what was expected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def archive(**options: Any) -> Any:
     return _core.read_archive([], **{"max_rows": 1, "day_ms": 1} | options)
 
 
-#: A call with one argument left to give, its name, and its range.
+#: For each argument: a call that takes its value, its name, and its range.
 CALLS: list[tuple[Callable[[Any], Any], str, int, int]] = [
     (lambda n: _core.sma([1.0], n), "window", 1, LARGEST),
     (lambda n: _core.rsi([1.0], n), "window", 1, LARGEST),
@@ -69,7 +69,9 @@ def test_out_of_range(call: Callable[[Any], Any], name: str, low: int, high: int
 
 
 @pytest.mark.parametrize(("call", "name", "low", "high"), CALLS)
-def test_what_is_no_integer(call: Callable[[Any], Any], name: str, low: int, high: int) -> None:
+def test_values_that_are_not_integers(
+    call: Callable[[Any], Any], name: str, low: int, high: int
+) -> None:
     for bad in (1.0, "1", [1]):
         with pytest.raises(TypeError):
             call(bad)
@@ -83,7 +85,7 @@ def test_a_day_of_a_file() -> None:
 
 
 @pytest.mark.parametrize("rows", [3, (1, 2, 3), (1,)])
-def test_rows_that_are_no_pair(rows: Any) -> None:
+def test_rows_that_are_not_a_pair(rows: Any) -> None:
     with pytest.raises(ArgumentError, match=r"expected a pair of integers \(start, end\)"):
         PIPELINE.fit(FRAME, rows=rows)
 
@@ -105,7 +107,7 @@ def test_in_range_but_larger_than_the_data(call: Callable[[int], Any], message: 
             call(large)
 
 
-def test_the_largest_that_are_accepted() -> None:
+def test_largest_accepted_values() -> None:
     assert np.isnan(_core.sma([1.0], LARGEST)).all()
     assert np.isnan(_core.rsi([1.0], LARGEST)).all()
     assert np.isnan(_core.rsi([1.0], LARGEST, method="wilder")).all()

@@ -1,4 +1,4 @@
-"""FeaturePipeline beside pandas and scikit-learn, and what it does with input that is not clean."""
+"""FeaturePipeline compared with pandas and scikit-learn, and its handling of invalid input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Feature = _core.Feature
 
 
 def incumbent(candles: pl.DataFrame) -> pd.DataFrame:
-    """The legacy features, scaled, with pandas and scikit-learn; rows with a NaN dropped."""
+    """The scaled legacy features by pandas and scikit-learn, without rows with NaN."""
     frame = pd.DataFrame({name: candles[name].to_numpy() for name in CANDLE_COLUMNS})
     for window in (7, 14, 30):
         frame[f"sma_{window}"] = frame["close"].rolling(window).mean()
@@ -172,7 +172,7 @@ def test_pipeline_arguments(daily: pl.DataFrame) -> None:
         _core.MinMaxScaler(2.0, 1.0)
 
 
-def test_what_it_says_of_itself(daily: pl.DataFrame) -> None:
+def test_repr_and_equality(daily: pl.DataFrame) -> None:
     pipeline = Pipeline([Feature("mean", "close", sma=7)])
     assert repr(pipeline) == "FeaturePipeline(mean, not fitted)"
     assert pipeline.scalers == []
@@ -183,7 +183,7 @@ def test_what_it_says_of_itself(daily: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("order", [[0, 2, 1, 3], [0, 1, 1, 3]])
-def test_timestamps_must_rise(order: list[int]) -> None:
+def test_timestamps_must_ascend(order: list[int]) -> None:
     good = pl.DataFrame({"timestamp": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
     fitted = Pipeline([Feature("x", "x")]).fit(good)
     bad = good.with_columns(timestamp=pl.Series(order))

@@ -1,4 +1,4 @@
-"""merge, sma and rsi across the boundary, beside pandas."""
+"""merge, sma and rsi, called from Python and compared with pandas and Polars."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_merge_takes_every_timestamp_unit(unit: str) -> None:
         (["a", "b"], "has dtype .*, expected a timestamp"),
     ],
 )
-def test_merge_refuses_bad_times(times: list[Any], message: str) -> None:
+def test_merge_rejects_bad_times(times: list[Any], message: str) -> None:
     good, bad = frame([1, 2], x=[0.0, 0.0]), pl.DataFrame({"timestamp": times, "x": [0.0, 0.0]})
     with pytest.raises(DataError, match=message):
         _core.merge(bad, good, ["x"], how="exact")

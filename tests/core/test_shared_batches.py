@@ -1,4 +1,4 @@
-"""A batch iterator that several threads take from."""
+"""A batch iterator that several threads share."""
 
 from __future__ import annotations
 

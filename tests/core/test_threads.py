@@ -1,4 +1,4 @@
-"""The number of threads: where it comes from, and that no result depends on it."""
+"""The number of threads: where it comes from; no result depends on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The zero-copy window view, gather and the batch iterator, beside NumPy."""
+"""The zero-copy window view, gather and the batch iterator, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_rows_of_the_frame_are_kept(values: Any) -> None:
             _core.FeatureMatrix(values, names, rows=bad)
 
 
-def test_rows_are_one_array_that_refuses_writes(matrix: Any) -> None:
+def test_rows_are_one_read_only_array(matrix: Any) -> None:
     candles = _core.CandleMatrix(pl.DataFrame({"x": [1.0, 2.0]}), ["x"])
     for rows, again in ((matrix.rows, matrix.rows), (candles.rows, candles.rows)):
         assert rows is again
@@ -60,7 +60,7 @@ def test_view_equals_sliding_window_view(matrix: Any, values: Any, length: int) 
     np.testing.assert_array_equal(view, reference(values, length))
 
 
-def test_view_shares_memory_and_refuses_writes(matrix: Any) -> None:
+def test_view_shares_memory_and_is_read_only(matrix: Any) -> None:
     view = matrix.windows(LENGTH)
     assert np.shares_memory(view, matrix.values)
     assert np.shares_memory(view[0], view[1])
@@ -134,7 +134,7 @@ def test_gather_arguments(matrix: Any) -> None:
 
 def test_batches_in_order_are_the_legacy_windows(matrix: Any, values: Any) -> None:
     targets = np.arange(ROWS, dtype=np.float32)
-    x, y = [], []  # the old loop: X[i - T:i] with the target of row i
+    x, y = [], []  # the loop of the old trainer: X[i - T:i] with the target of row i
     for i in range(LENGTH, ROWS):
         x.append(values[i - LENGTH : i])
         y.append(targets[i])
@@ -183,7 +183,7 @@ def test_batches_arguments(matrix: Any) -> None:
 
 @pytest.fixture
 def no_preemption() -> Iterator[None]:
-    """Let Python threads run until they release the GIL themselves."""
+    """Let Python threads run until they release the GIL on their own."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(3600)
     yield

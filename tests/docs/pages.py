@@ -1,4 +1,4 @@
-"""The Markdown pages of the project, taken apart for the tests beside this file."""
+"""The Markdown pages of the project, parsed for the tests in this folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def prose(page: Path) -> str:
-    """Return a page without its code blocks, line by line as it was."""
+    """Return a page without its code blocks, with the same line numbers."""
     return _FENCE.sub(lambda found: "\n" * found[0].count("\n"), page.read_text("utf-8"))
 
 

@@ -1,6 +1,6 @@
 """Every code block of the README and of docs/ is executed.
 
-A page runs from top to bottom, in a directory of its own:
+The blocks of a page run from top to bottom, in a separate directory:
 
 - `python` blocks of a page share one namespace.
 - `bash` blocks: `atb-fast ...` runs in this process, against a local exchange that serves the
@@ -9,7 +9,7 @@ A page runs from top to bottom, in a directory of its own:
   with shell syntax runs in bash. The tag `exit=N` is the exit code of the last command.
 - `toml` blocks are loaded as settings files, `json` blocks are parsed.
 - `text` blocks show output or a layout of files and are not executed.
-- The tag `no-run: REASON` is for what no test can run; `MOST_NOT_RUN` keeps it rare.
+- The tag `no-run: REASON` is for blocks that no test can run; `MOST_NOT_RUN` limits them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ QUICK = {
     **{"EPOCHS": "1", "ENGINE": "keras", "SEQUENCE_LENGTH": "20", "FOLDS": "1", "CUTS": "2"},
     **{"SKIP_PLOTS": "1", "SKIP_ROBUSTNESS": "1"},
 }
-#: First candle of each series that the exchange has: enough for every recipe, and no more.
+#: The first candle of each series of the exchange: just enough for every recipe.
 SERIES = {
     ("BTCUSDT", "1d"): datetime(2022, 6, 1, tzinfo=UTC),
     ("ETHUSDT", "1d"): datetime(2022, 6, 1, tzinfo=UTC),
@@ -67,7 +67,7 @@ def exchange_url() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with a live bundle for each engine and for `load_bundle`, trained once."""
+    """A registry with the live bundles that the pages load, trained once."""
     root = tmp_path_factory.mktemp("registry")
     quick: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "epochs": 1, "registry": root}
     quick |= {"engine": "keras", "skip_plots": True, "skip_robustness": True}
@@ -120,13 +120,13 @@ def test_blocks_of(page: Path) -> None:
             RUNNERS[block.language](block, namespace)
 
 
-def test_blocks_are_tagged_and_hardly_any_is_not_run() -> None:
+def test_blocks_are_tagged_and_few_are_not_run() -> None:
     every = [block for page in PAGES for block in blocks(page)]
     tag = re.compile(r"|exit=\d+|no-run: .{10,}")
     assert [block.where for block in every if block.language not in RUNNERS] == []
     assert [block.where for block in every if not tag.fullmatch(block.tag)] == []
     assert sum(block.tag.startswith("no-run") for block in every) <= MOST_NOT_RUN
-    # A fence that the pattern missed would not be run.
+    # Otherwise, the pattern has missed a fence.
     fences = sum(len(re.findall("^ *```", page.read_text("utf-8"), re.M)) for page in PAGES)
     assert fences == 2 * len(every)
 

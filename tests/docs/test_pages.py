@@ -1,4 +1,4 @@
-"""What the README and docs/ say can be found, is complete, and is plain English."""
+"""The README and docs/ have valid links, are complete, and are plain English."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pages import PAGES, ROOT, anchors, blocks, inline_code, name, prose
 from atb_fast import errors
 from atb_fast.cli.main import cli
 
-#: Words of a translation, or of this project only, with what a reader knows instead.
+#: Words that sound translated or private, and what to write instead.
 PRIVATE_WORDS = {
     r"mend(s|ed|ing)?": "fix, repair",
     r"anew": "again, from scratch",
@@ -23,6 +23,7 @@ PRIVATE_WORDS = {
     r"say `--": "pass `--",
     r"(goes|going|go|went) on with": "continues",
     r"behind": "after",
+    r"beside": "next to",
     r"holes?": "gap",
     r"all the same": "anyway",
     r"likewise": "in the same way",

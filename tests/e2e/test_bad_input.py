@@ -1,4 +1,4 @@
-"""What a new user gets wrong: one clear line, a documented exit code, nothing left behind."""
+"""Mistakes of a new user: one clear line, a documented exit code, and no files written."""
 
 from __future__ import annotations
 

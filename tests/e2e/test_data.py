@@ -102,7 +102,7 @@ def test_repair_brings_back_a_series_whose_manifest_is_damaged(
     assert exchange.requests == []
 
 
-def test_one_series_does_not_stop_the_others(atb_fast: Run, exchange: Exchange) -> None:
+def test_a_failed_series_does_not_stop_the_others(atb_fast: Run, exchange: Exchange) -> None:
     options = ["--start-date", "2024-11-01", "--end-date", "2024-11-30", "--json"]
     done = atb_fast("data", "fetch", "NOPEUSDT", "BTCUSDT", "--skip-sentiment", *options)
     assert list(by_series(document(done, code=2))) == ["BTCUSDT 1d"]
@@ -178,7 +178,7 @@ def test_files_are_verified(atb_fast: Run, shared: Path, tmp_path: Path, daily: 
     assert "duplicate timestamp" in found.stdout
 
 
-def test_bad_symbols_and_refusals(atb_fast: Run, exchange: Exchange) -> None:
+def test_bad_symbols_and_contradictions(atb_fast: Run, exchange: Exchange) -> None:
     unknown = atb_fast("data", "fetch", "NOPEUSDT", *CANONICAL)
     assert unknown.returncode == 2
     assert "Binance does not list the symbol 'NOPEUSDT'" in unknown.stderr
@@ -192,12 +192,12 @@ def test_bad_symbols_and_refusals(atb_fast: Run, exchange: Exchange) -> None:
     assert "blocked by a firewall" in refused.stderr
 
 
-def test_an_interrupt_ends_at_once_and_loses_nothing(
+def test_an_interrupt_stops_immediately_and_loses_nothing(
     atb_fast: Run, exchange: Exchange, tmp_path: Path
 ) -> None:
-    """Although two threads wait for answers that never come."""
+    """Even while two threads wait for responses that never arrive."""
     command = [sys.executable, "-m", "atb_fast", "data", "fetch", "BTCUSDT", *CANONICAL]
-    # Everything but the page from 2019-01-01.
+    # All requests except the one for the page from 2019-01-01.
     with exchange.holding(r"klines.*startTime=(?!1546300800000)", requests=2) as held:
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         held.wait()
@@ -209,7 +209,7 @@ def test_an_interrupt_ends_at_once_and_loses_nothing(
     assert atb_fast("data", "fetch", "BTCUSDT", *CANONICAL).returncode == 0
 
 
-def test_places_that_cannot_be_used(atb_fast: Run, tmp_path: Path) -> None:
+def test_directories_that_cannot_be_used(atb_fast: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refused = atb_fast("data", "ls", "--cache-dir", "file")
     assert refused.returncode == 2
@@ -225,8 +225,8 @@ def test_places_that_cannot_be_used(atb_fast: Run, tmp_path: Path) -> None:
     assert "No space left on device" in full.stderr
 
 
-def test_eight_processes_make_one_download(exchange: Exchange, tmp_path: Path) -> None:
-    """One fetches, and is held up until the seven others have said that they wait."""
+def test_eight_processes_share_one_download(exchange: Exchange, tmp_path: Path) -> None:
+    """One downloads, and is held back until the seven others have logged that they wait."""
     command = [sys.executable, "-m", "atb_fast", "data", "fetch", "BTCUSDT", *CANONICAL, "--json"]
     output, end = os.pipe()
     with os.fdopen(output) as lines:
@@ -243,7 +243,7 @@ def test_eight_processes_make_one_download(exchange: Exchange, tmp_path: Path) -
     documents = {process.communicate()[0] for process in processes}
     assert [process.returncode for process in processes] == [0] * 8, log
     assert len(documents) == 1
-    # A request that a slow machine repeats is still one download.
+    # If a slow machine retries a request, it is still one download.
     assert len([line for line in log if "fetched" in line]) == 2, log
     assert len(set(exchange.requests)) == 4
 
@@ -261,7 +261,7 @@ def train(atb_fast: Run, *options: str) -> Any:
     return result | {"log": done.stderr}
 
 
-def test_training_twice_asks_once(
+def test_a_second_training_downloads_nothing(
     atb_fast: Run, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -279,7 +279,7 @@ def test_training_twice_asks_once(
     for said in ("candles from the store", "sentiment: from the store", "from the cache"):
         assert said not in first["log"]
         assert said in second["log"]
-    # Without a network a missing index is an error, never a model of another kind.
+    # Without a network, a missing index is an error and never leads to a model of another type.
     assert atb_fast("data", "clear", "--sentiment").returncode == 0
     refused = atb_fast("train", "model", "BTCUSDT", *CANONICAL, "--offline")
     assert refused.returncode == 8

@@ -1,4 +1,4 @@
-"""The store survives killed processes, full disks and answers that are cut short.
+"""The store survives killed processes, full disks and truncated responses.
 
 `ATB_FAST_FAULTS=200 pytest tests/e2e/test_faults.py -o log_cli=true -o log_cli_level=INFO` injects
 200 faults instead of the default.
@@ -36,7 +36,7 @@ DAYS = 500
 
 
 class Forks:
-    """A process that forks fetches."""
+    """A process that forks downloads."""
 
     def __init__(self, now: int, cache: Path) -> None:
         script = Path(__file__).parents[1] / "support" / "fetching.py"
@@ -62,7 +62,7 @@ def forks(exchange: Exchange, tmp_path: Path) -> Iterator[Forks]:
 
 
 def check(cache: Path, truth: pl.DataFrame, index: pl.DataFrame) -> bool:
-    """Check all that the store holds, and return whether it had to be repaired first."""
+    """Check everything in the store, and return whether it had to be repaired first."""
     candles = CandleStore(cache, "BTCUSDT", "1h")
     sentiment = SentimentStore(cache)
     damaged = False
@@ -116,13 +116,13 @@ def test_no_fault_leaves_a_wrong_bar(
         exchange.cut_at_random(rng.randrange(2**32) if kind == "cut" else None)
         outcomes[kind].append(forks.run(*span, **how))
         exchange.cut_at_random(None)
-        exchange.forget_weight()  # else the client would wait for the next minute
+        exchange.forget_weight()  # otherwise the client would wait for the next minute
         repairs += check(tmp_path, candles, index)
     log.info("exit codes %s, repaired %d times", outcomes, repairs)
     assert set(outcomes["kill"]) <= {0, -9}
     assert set(outcomes["room"]) <= {0, 6}
     assert set(outcomes["cut"]) <= {0, 8}
-    assert any(outcomes["room"])  # whether a kill or a cut strikes is a matter of time and chance
+    assert any(outcomes["room"])  # whether a kill or a truncation takes effect depends on timing
     assert repairs == 0  # the store is sound after every fault
     assert forks.run(*whole) == 0
     store = CandleStore(tmp_path, "BTCUSDT", "1h")

@@ -25,7 +25,7 @@ QUICK = [
 ]
 
 
-def test_one_symbol_that_fails_does_not_stop_the_others(
+def test_a_failed_symbol_does_not_stop_the_others(
     tmp_path: Path, atb_fast: Run, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow says so on any processor
@@ -51,7 +51,7 @@ def test_one_symbol_that_fails_does_not_stop_the_others(
     assert all(line.startswith(("ETHUSDT: ", "BTCUSDT: ", "SOLUSDT: ")) for line in logged)
 
 
-def test_several_symbols_for_people(tmp_path: Path, atb_fast: Run) -> None:
+def test_several_symbols_without_json(tmp_path: Path, atb_fast: Run) -> None:
     options = [*QUICK, "--registry", "models", "--jobs", "2"]
     done = atb_fast("train", "model", "btcusdt", "ETHUSDT", *options)
     assert done.returncode == 0, done.stderr
@@ -74,7 +74,7 @@ def test_several_symbols_for_people(tmp_path: Path, atb_fast: Run) -> None:
         (["BTCUSDT", "ETHUSDT", "--jobs", "0"], "0 is not in the range x>=1"),
     ],
 )
-def test_nothing_is_trained_if_one_cannot_be(
+def test_nothing_is_trained_if_one_symbol_is_invalid(
     atb_fast: Run, arguments: list[str], message: str
 ) -> None:
     done = atb_fast("train", "model", *arguments)
@@ -85,7 +85,7 @@ def test_nothing_is_trained_if_one_cannot_be(
 
 @contextmanager
 def _two_trainings(home: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start two trainings in a process group of their own, as a shell does, and wait for them."""
+    """Start two trainings in a new process group, as a shell does, and wait until both train."""
     command = [sys.executable, "-m", "atb_fast", "train", "model", "BTCUSDT", "ETHUSDT", *QUICK]
     command += ["--epochs", "10000", "--patience", "10000", "--registry", "models", "--jobs", "2"]
     with subprocess.Popen(
@@ -103,7 +103,7 @@ def _two_trainings(home: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def _wait_for_end_of_group(group: int) -> None:
-    """Return when no process of the group is left; the timeout of the test is the limit."""
+    """Wait until no process of the group is left; the timeout of the test is the limit."""
     with suppress(ProcessLookupError):
         while True:
             os.killpg(group, 0)
@@ -135,7 +135,7 @@ def test_no_training_outlives_a_killed_parent(tmp_path: Path) -> None:
     assert list((tmp_path / "models").rglob("*")) == []
 
 
-def test_doctor_finds_nothing_where_training_works(
+def test_doctor_finds_no_problem_where_training_works(
     new_process: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow says so on any processor

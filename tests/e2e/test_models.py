@@ -34,7 +34,7 @@ LOADS = int(os.environ.get("ATB_FAST_LOADS", "1000"))
 
 
 def copied(bundle: Path, version: str) -> Path:
-    """Put a copy of `bundle` beside it, as another version."""
+    """Copy `bundle` to another version next to it."""
     copy = bundle.parent / version
     shutil.copytree(bundle, copy)
     metadata = json.loads((copy / "metadata.json").read_text())
@@ -104,7 +104,7 @@ def test_promote_rollback_prune(atb_fast: Run, root: Path) -> None:
     assert none.returncode == 9
     assert f"no version of BTCUSDT:1d:price before {first} may go live" in none.stderr
 
-    # Of directories that are no versions, and of what is behind links, nothing is removed.
+    # Directories that are not versions stay, and so do the targets of links.
     for name in ("one", "two"):
         (root / "tools" / "tests" / name).mkdir(parents=True)
     (root / "ETHUSDT").symlink_to(root.parent / "elsewhere")
@@ -117,11 +117,11 @@ def test_promote_rollback_prune(atb_fast: Run, root: Path) -> None:
     assert (root / "tools" / "tests" / "one").is_dir()
     assert (root.parent / "elsewhere" / "price" / NEWER).is_dir()
     left = sorted(path.name for path in (root / "BTCUSDT" / "price").iterdir())
-    assert left == sorted([first, NEWEST, "latest"])  # the live one stays, however old
+    assert left == sorted([first, NEWEST, "latest"])  # the live one stays, although the oldest
     assert live(root) == first
 
 
-def test_rollback_from_a_damaged_version_past_another(atb_fast: Run, root: Path) -> None:
+def test_rollback_skips_damaged_versions(atb_fast: Run, root: Path) -> None:
     first = live(root)
     oldest = copied(root / "BTCUSDT" / "price" / first, "2001-01-01_00h00m00s_v2")
     bad = copied(root / "BTCUSDT" / "price" / first, "2001-01-01_00h00m00s_v10")
@@ -135,7 +135,7 @@ def test_rollback_from_a_damaged_version_past_another(atb_fast: Run, root: Path)
     assert named.returncode == 2
 
 
-def test_what_does_not_verify_is_not_promoted(atb_fast: Run, root: Path) -> None:
+def test_bundles_that_fail_verification_are_not_promoted(atb_fast: Run, root: Path) -> None:
     before = live(root)
     bundle = root / "BTCUSDT" / "price" / NEWEST
     key = f"BTCUSDT:1d:price:{NEWEST}"
@@ -163,12 +163,12 @@ def test_what_does_not_verify_is_not_promoted(atb_fast: Run, root: Path) -> None
         assert "is not a version in the registry" in elsewhere.stderr
 
 
-def test_another_timeframe_does_not_take_the_live_one_away(atb_fast: Run, root: Path) -> None:
+def test_another_timeframe_does_not_replace_the_live_one(atb_fast: Run, root: Path) -> None:
     before = live(root)
     bundle = root / "BTCUSDT" / "price" / NEWEST
     metadata = json.loads((bundle / "metadata.json").read_text())
     (bundle / "metadata.json").write_text(json.dumps(metadata | {"timeframe": "4h"}))
-    # As if it had been trained on such bars.
+    # As if the model had been trained on such bars.
     with np.load(bundle / "samples.npz") as stored:
         samples = dict(stored)
     samples["timestamps"] = samples["timestamps"] // 6
@@ -186,7 +186,7 @@ def test_another_timeframe_does_not_take_the_live_one_away(atb_fast: Run, root: 
     assert "latest has the timeframe 4h, not 1d" in back.stderr
 
 
-def test_a_latest_that_is_not_understood_keeps_all_versions(atb_fast: Run, root: Path) -> None:
+def test_a_broken_latest_keeps_all_versions(atb_fast: Run, root: Path) -> None:
     price = root / "BTCUSDT" / "price"
     first = live(root)
     for target in (str(price / first), "../basic"):
@@ -217,7 +217,7 @@ def test_one_wrong_reference_does_not_hide_the_other_reports(atb_fast: Run, root
     assert [bool(report["problems"]) for report in json.loads(done.stdout)] == [False, True]
 
 
-def test_odd_bundles_do_not_stop_the_others(atb_fast: Run, root: Path) -> None:
+def test_broken_bundles_do_not_stop_the_others(atb_fast: Run, root: Path) -> None:
     price = root / "BTCUSDT" / "price"
     shutil.rmtree(price / NEWER)
     (price / "foo_v²").mkdir()
@@ -283,8 +283,8 @@ def test_candles_as_input(atb_fast: Run, tmp_path: Path) -> None:
 
 @pytest.mark.stress
 @pytest.mark.timeout(3600)
-def test_kills_leave_no_half_bundle(models: Path, tmp_path: Path) -> None:
-    """Trainings, promotions and prunes, killed at random: engines see whole bundles only."""
+def test_kills_leave_no_partial_bundle(models: Path, tmp_path: Path) -> None:
+    """Trainings, promotions and prunes are killed at random: engines see whole bundles only."""
     root = tmp_path / "models"
     shutil.copytree(models, root, symlinks=True, ignore=shutil.ignore_patterns(".*"))
     bundle = load_bundle("BTCUSDT:1d:price", registry=root).path
@@ -331,8 +331,8 @@ def test_kills_leave_no_half_bundle(models: Path, tmp_path: Path) -> None:
     assert set(ends) <= {0, -signal.SIGKILL}
 
 
-def test_engines_that_read_while_others_write(models: Path, tmp_path: Path) -> None:
-    """A reader that loads like an engine sees whole versions only, whatever is going on."""
+def test_engines_read_whole_bundles_while_others_write(models: Path, tmp_path: Path) -> None:
+    """A reader that loads like an engine never sees a partial version."""
     root = tmp_path / "models"
     price = root / "BTCUSDT" / "price"
     shutil.copytree(models / "BTCUSDT" / "price", price, symlinks=True)
@@ -371,7 +371,7 @@ def test_engines_that_read_while_others_write(models: Path, tmp_path: Path) -> N
 
 
 def foreign(bundle: Path, version: str, **changes: Any) -> Path:
-    """Put a bundle beside `bundle` that has what engines need and nothing else of ours."""
+    """Create a bundle next to `bundle` that has only what engines need."""
     path = bundle.parent / version
     path.mkdir()
     shutil.copy(bundle / "model.onnx", path)
@@ -395,7 +395,7 @@ def foreign(bundle: Path, version: str, **changes: Any) -> Path:
 
 @pytest.fixture
 def shared_registry(root: Path) -> Path:
-    """A registry with two bundles of another trainer, the newer one live before ours."""
+    """A registry with two bundles of another trainer, older than the live one of atb-fast."""
     bundle = root / "BTCUSDT" / "price" / live(root)
     foreign(bundle, "champion")
     foreign(bundle, "2024-01-02_03h_v1", training_date="2024-01-02T03:00:00Z")
@@ -423,14 +423,14 @@ def test_bundles_of_other_trainers_are_listed(atb_fast: Run, shared_registry: Pa
     assert "not checked: train/serve skew, because another trainer made it" in every.stdout
 
 
-def test_the_way_back_to_a_bundle_of_another_trainer(atb_fast: Run, shared_registry: Path) -> None:
+def test_rollback_to_a_bundle_of_another_trainer(atb_fast: Run, shared_registry: Path) -> None:
     root = shared_registry
     ours = live(root)
     done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
     assert done.returncode == 0, done.stderr
     assert "champion could not be fully checked: train/serve skew" in done.stderr
     assert live(root) == "champion"
-    # Its own damaged predecessor is not loadable, so there is nothing left to go back to.
+    # Its predecessor is damaged, so there is no version left to roll back to.
     (root / "BTCUSDT" / "price" / "2024-01-02_03h_v1" / "model.onnx").write_bytes(b"nothing")
     done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
     assert done.returncode == 9

@@ -1,4 +1,4 @@
-"""The same model again: in another process, after a kill, and from its metadata."""
+"""Getting the same model again: in another process, after a kill, and from its metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from atb_fast.ingestion import sample
 OPTIONS = ["--source", "sample", "--start-date", "2024-01-01", "--sequence-length", "20"]
 OPTIONS += ["--epochs", "4", "--seed", "5", "--skip-plots", "--skip-robustness"]
 
-#: The same training, killed when its third epoch ends.
+#: A program for the same training that kills itself at the end of its third epoch.
 KILLED = """
 import os, signal
 from atb_fast import TrainingConfig, run_training_pipeline
@@ -80,7 +80,7 @@ def metadata(bundle: Path) -> Any:
     return json.loads((bundle / "metadata.json").read_text())
 
 
-def test_a_killed_run_that_is_resumed(train: Train, home: Path, trained: dict[str, Path]) -> None:
+def test_a_killed_run_is_resumed(train: Train, home: Path, trained: dict[str, Path]) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", KILLED], cwd=home, capture_output=True, text=True, check=False
     )
@@ -89,7 +89,7 @@ def test_a_killed_run_that_is_resumed(train: Train, home: Path, trained: dict[st
     command = ["model", "BTCUSDT", *OPTIONS, "--registry", "resumed", "--cache-dir"]
     resumed, log = train(*command, "resumed", "--resume")
     ignored, other_log = train(*command, "ignored")
-    # Every epoch before the third may have written the checkpoint; the first one has.
+    # The first epoch has written a checkpoint, and the second may have.
     found = re.search("resuming after epoch ([12])$", log, re.MULTILINE)
     assert found
     assert f"--resume would continue after epoch {found[1]}" in other_log
@@ -121,7 +121,7 @@ def test_from_metadata(train: Train, home: Path, trained: dict[str, Path]) -> No
 
 
 def test_files_that_have_grown(train: Train, atb_fast: Run, tmp_path: Path) -> None:
-    """A run without dates is repeated on the range that its data had."""
+    """A run without dates is repeated on the range of its data."""
     candles = sample.candles("BTCUSDT", "1d")
     path = tmp_path / "candles.parquet"
     candles.tail(300).head(250).write_parquet(path)

@@ -32,7 +32,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def left_in(registry: Path) -> list[Path]:
-    """Return what a run left behind, in the registry and in the work folder beside it."""
+    """Return what a run left in the registry and in the work folder next to it."""
     work = registry.parent / f".{registry.name}-work"
     return [*registry.rglob("*"), *work.glob("*/*")]
 
@@ -44,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(home: Path) -> dict[str, Any]:
-    """A run of all steps in a new interpreter, with options before and after the symbol."""
+    """A run of all steps in a new interpreter, with options both before and after the symbol."""
     command = [sys.executable, "-m", "atb_fast", "train", "model", *QUICK, "BTCUSDT", "--json"]
     done = subprocess.run(
         [*command, "--seed", "3", "--registry", "models"],
@@ -139,7 +139,7 @@ def test_metadata_has_what_the_engines_read(metadata: Any, bundle: Path) -> None
     assert set(metadata["permutation_importance"]) == set(metadata["feature_names"])
 
 
-def test_the_report_has_what_publishing_found(bundle: Path, metadata: Any) -> None:
+def test_the_report_has_the_results_of_publishing(bundle: Path, metadata: Any) -> None:
     page = (bundle / "report.html").read_text(encoding="utf-8")
     assert bundle.name in page
     assert page.count("<svg ") == 9
@@ -151,7 +151,7 @@ def test_the_report_has_what_publishing_found(bundle: Path, metadata: Any) -> No
     assert f"{difference:.1e} ≤ 1e-05" in page
 
 
-def test_onnx_is_within_the_contract(bundle: Path) -> None:
+def test_onnx_satisfies_the_contract(bundle: Path) -> None:
     import onnx
 
     model = onnx.load(bundle / "model.onnx")
@@ -166,10 +166,10 @@ def test_onnx_is_within_the_contract(bundle: Path) -> None:
     assert [d.dim_value for d in output.shape.dim] == [0, 1]
 
 
-def test_a_reader_of_the_bundle_gets_the_reported_error(
+def test_scoring_the_bundle_gives_the_reported_error(
     bundle: Path, trained: dict[str, Any], metadata: Any
 ) -> None:
-    """Features from feature_schema.json and pandas-free NumPy, the model from onnxruntime."""
+    """With features computed by NumPy from feature_schema.json, and the model in onnxruntime."""
     import onnxruntime
 
     schema = json.loads((bundle / "feature_schema.json").read_text())
@@ -194,7 +194,7 @@ def test_a_reader_of_the_bundle_gets_the_reported_error(
             steps = np.diff(close, prepend=close[0])
             up = np.convolve(np.maximum(steps, 0), np.ones(14))[: len(close)]
             down = np.convolve(np.maximum(-steps, 0), np.ones(14))[: len(close)]
-            with np.errstate(all="ignore"):  # the first rows have no loss; they are cut below
+            with np.errstate(all="ignore"):  # no losses in the first rows, which are cut below
                 values = 100 - 100 / (1 + up / down)
         scaler = feature["scaler"]
         columns.append(values * scaler["scale"] + scaler["min"])
@@ -234,7 +234,7 @@ def test_onnx_equals_keras(bundle: Path) -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_skipped_steps_are_said_and_recorded(
+def test_skipped_steps_are_logged_and_recorded(
     home: Path, bundle: Path, command_line: CommandLine
 ) -> None:
     options = [*ONE_EPOCH, "--skip-plots", "--skip-robustness", "--skip-onnx"]
@@ -282,7 +282,7 @@ def test_a_result_that_cannot_be_printed(home: Path) -> None:
 def test_interrupted_training_leaves_nothing(
     tmp_path: Path, number: signal.Signals, compiled: bool
 ) -> None:
-    """Interrupted while it compiles, and once there is a checkpoint to go on from."""
+    """Interrupted during compilation, and once there is a checkpoint to resume from."""
     command = [sys.executable, "-m", "atb_fast", "train", "model", "BTCUSDT", *QUICK]
     command += ["--epochs", "100000", "--patience", "100000", "--cache-dir", "cache"]
     with subprocess.Popen(
@@ -299,12 +299,12 @@ def test_interrupted_training_leaves_nothing(
         rest = process.stderr.read()
     assert process.returncode == 130
     resume = r"; the same command with --resume continues after epoch \d+" if compiled else ""
-    # A new line ends that of the ^C.
+    # The newline ends the line of the ^C.
     assert re.fullmatch(rf"\nerror: interrupted{resume}\n", rest)
     assert left_in(tmp_path / "models") == []
 
 
-def test_a_disk_that_is_full(command_line: CommandLine, tmp_path: Path) -> None:
+def test_a_full_disk(command_line: CommandLine, tmp_path: Path) -> None:
     done = command_line.run(
         "train", "model", "BTCUSDT", *ONE_EPOCH, "--registry", "models",
         cwd=tmp_path, file_size=100_000,
@@ -338,7 +338,7 @@ def test_canonical_candles_for_twenty_epochs(shared: Path, atb_fast: Run, tmp_pa
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["epochs"] == 20
-    # Twenty epochs move the model from 0 dollars to the neighbourhood of the prices.
+    # Twenty epochs move the predictions from 0 dollars to about the level of the prices.
     assert 10_000 < result["test_rmse"] < 60_000
     assert result["persistence_rmse"] == pytest.approx(1680.116, abs=1e-3)
     document = json.loads(Path(tmp_path, result["paths"]["metadata.json"]).read_text())

@@ -14,7 +14,7 @@ from atb_fast.features.windows import WindowedData
 
 
 class Momentum:
-    """Predicts from close and sentiment of the last row."""
+    """Predicts from the close and the sentiment of the last row."""
 
     def __init__(self, data: WindowedData) -> None:
         names = data.prepared.matrix.names

@@ -1,4 +1,4 @@
-"""Leaks that are put into a recipe on purpose are found, and named."""
+"""Deliberate leaks in a recipe are found and named."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class ScaledByAll(CausalRecipe):
         return 0, int(parts.every[-1]) + options.sequence_length - 1
 
 
-class CentredMean(CausalRecipe):
+class CenteredMean(CausalRecipe):
     def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
         made = super().prepare(market, options, context)
         assert made.pipeline is not None
-        centred = pl.Series(
+        centered = pl.Series(
             "rsi_14", made.frame["rsi_14"].rolling_mean(7, center=True, min_samples=1)
         )
-        frame = made.frame.with_columns(centred)
+        frame = made.frame.with_columns(centered)
         return replace(made, frame=frame, matrix=made.pipeline.transform(frame))
 
 
@@ -62,7 +62,7 @@ class WrongTarget(CausalRecipe):
 
 
 class ScaledTarget(CausalRecipe):
-    """The unit of the labels is right, and what a label stands for is not."""
+    """The labels have no look-ahead bias, but their conversion to prices does."""
 
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
         data = super().windows(prepared, options, parts)
@@ -105,13 +105,13 @@ def test_hourly_causal_passes(truth: Any, true_index: pl.DataFrame) -> None:
 
 def test_a_scaler_on_all_rows(market: Market) -> None:
     found = leaking(find_leaks(market, config(), recipe=ScaledByAll()))
-    # A day without its index is as rare before as behind the cuts.
+    # Days without sentiment are equally rare before and after the cuts.
     assert found >= {name for name in NAMES if "extreme" not in name and "missing" not in name}
     assert not found - set(NAMES)
 
 
-def test_a_centred_window(market: Market) -> None:
-    assert leaking(find_leaks(market, config(), recipe=CentredMean())) == {"rsi_14"}
+def test_a_centered_window(market: Market) -> None:
+    assert leaking(find_leaks(market, config(), recipe=CenteredMean())) == {"rsi_14"}
 
 
 def test_sentiment_of_the_same_day(market: Market) -> None:
@@ -123,7 +123,7 @@ def test_sentiment_of_the_same_day(market: Market) -> None:
 def test_a_split_without_purge(market: Market) -> None:
     (leak,) = find_leaks(market, config(), recipe=NoPurge()).leaks
     assert leak.what == "split"
-    # Of the parts before each: 30 windows have a row or their target in it.
+    # 30 windows of the part before share a row or their target with it.
     assert leak.reason.startswith("30 windows overlap")
     assert leak.cuts == 2
 
@@ -139,12 +139,12 @@ def test_windows_chosen_by_the_future(market: Market) -> None:
     assert "selected by later data" in leak.reason
 
 
-def test_windows_that_are_validated_and_tested(market: Market) -> None:
+def test_windows_in_both_validation_and_test(market: Market) -> None:
     (leak,) = find_leaks(market, config(), recipe=TestedTwice()).leaks
     assert "test windows also select the epoch" in leak.reason
 
 
-def test_nothing_compared_is_no_pass(market: Market) -> None:
+def test_comparing_nothing_is_an_error(market: Market) -> None:
     assert len(market.candles) == 2557
     with pytest.raises(DataError, match="too few candles at every cut; use a longer range"):
         find_leaks(market, config(), recipe=Refuses())
@@ -176,8 +176,8 @@ def test_basic_leaks_by_its_split_only(truth: Any) -> None:
     assert len(report.leaks) == 2
 
 
-def test_a_recipe_of_ones_own(market: Market) -> None:
-    """A third recipe is one class: `prepare` alone."""
+def test_a_custom_recipe(market: Market) -> None:
+    """A recipe is one class; only `prepare` is required."""
 
     class Momentum(Recipe):
         def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:

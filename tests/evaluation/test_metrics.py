@@ -1,4 +1,4 @@
-"""Error metrics against scipy and pandas."""
+"""Error metrics, compared with scipy and pandas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 
 
-def test_directional_accuracy_leaves_out_what_did_not_move() -> None:
+def test_directional_accuracy_ignores_bars_that_do_not_move() -> None:
     last = np.full(103, 100.0)
     actual = last + 1
     actual[-3:] = 100.0  # did not move
@@ -30,7 +30,7 @@ def test_directional_accuracy_leaves_out_what_did_not_move() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-def test_horizons_that_overlap_are_counted_once(data: WindowedData) -> None:
+def test_overlapping_horizons_are_counted_once(data: WindowedData) -> None:
     far = replace(
         data,
         price_scale=PriceScale.linear(horizon=4),
@@ -45,15 +45,15 @@ def test_horizons_that_overlap_are_counted_once(data: WindowedData) -> None:
     np.testing.assert_allclose(wide.half_width, 2 * near.half_width)
 
 
-def test_directional_accuracy_of_prices_that_stand_still() -> None:
+def test_directional_accuracy_of_constant_prices() -> None:
     still = np.full(5, 3.0)
     assert directional_accuracy(still, still, still + 1) == Direction()
-    # A model that says "no change" says nothing about up and down.
+    # A model that predicts no change predicts no direction.
     assert directional_accuracy(still, still + 1, still) == Direction()
 
 
 @pytest.mark.parametrize("count", [100, 403])
-def test_deciles_are_those_of_pandas(count: int) -> None:
+def test_deciles_equal_pandas(count: int) -> None:
     rng = np.random.default_rng(1)
     last = rng.uniform(50, 100, count)
     actual, predicted = (last * np.exp(rng.normal(0, 0.05, count)) for _ in range(2))

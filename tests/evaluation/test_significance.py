@@ -1,4 +1,4 @@
-"""Significance against scipy."""
+"""Significance, compared with scipy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atb_fast.features.windows import WindowedData
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 7), (7, 7), (1, 1), (53, 100), (4000, 7777)])
-def test_wilson_interval_is_that_of_scipy(hits: int, count: int) -> None:
+def test_wilson_interval_equals_scipy(hits: int, count: int) -> None:
     low, high = wilson_interval(hits / count, count)
     expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)

@@ -1,4 +1,4 @@
-"""Walk-forward folds beside scikit-learn."""
+"""Walk-forward folds, compared with scikit-learn."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_folds(window: Literal["expanding", "rolling"], folds: int) -> None:
     # The newer half is tested, each window once.
     np.testing.assert_array_equal(np.concatenate([p.test for p in made]), starts[600:])
     for parts in made:
-        # 10 rows and a target after each window, and an embargo of 4.
+        # Windows of 10 rows with a target after each, and an embargo of 4 rows.
         assert parts.validation[0] - parts.train[-1] == 10 + 4 + 1
         assert parts.test[0] - parts.validation[-1] == 10 + 4 + 1
         assert len(parts.validation) == pytest.approx(
@@ -46,7 +46,7 @@ def test_folds(window: Literal["expanding", "rolling"], folds: int) -> None:
     assert first == ([3] * folds if window == "expanding" else rolled)
 
 
-def test_tested_windows_are_those_of_time_series_split() -> None:
+def test_tested_windows_equal_time_series_split() -> None:
     starts = np.arange(1000)
     theirs = TimeSeriesSplit(n_splits=5, test_size=100).split(starts)
     ours = walk_forward(starts, config(), 0, 5, "expanding")
@@ -76,7 +76,7 @@ def test_arguments_are_checked_first(arguments: Any, message: str) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def bold() -> Iterator[None]:
-    """After two epochs a model is no better than no change, and would say nothing."""
+    """Keep all outputs: after two epochs, the shrinkage factor of a model would be 0."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CausalRecipe, "shrinkage", lambda *_: 1.0)
         yield
@@ -87,7 +87,7 @@ def folds() -> list[Fold]:
     return evaluate(config(engine="keras"), folds=2)
 
 
-def test_errors_beside_scikit_learn(folds: list[Fold]) -> None:
+def test_errors_equal_scikit_learn(folds: list[Fold]) -> None:
     given = config()
     recipe = get("causal")
     prepared = prepare(load_market(given), given)

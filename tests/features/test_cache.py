@@ -1,4 +1,4 @@
-"""The cache returns the features that would be prepared."""
+"""The cache returns the same features as preparing them again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def same(one: PreparedData, other: PreparedData) -> bool:
     )
 
 
-def test_kept_features_are_the_prepared_ones(
+def test_cached_features_equal_prepared_ones(
     market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_replaced(
     assert caplog.text == ""
 
 
-def test_a_failed_write_is_no_error(
+def test_a_failed_write_is_not_an_error(
     market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -102,7 +102,7 @@ def test_a_failed_write_is_no_error(
     assert "features not cached" in caplog.text
 
 
-def test_what_is_not_used_goes(tmp_path: Path) -> None:
+def test_unused_files_are_removed(tmp_path: Path) -> None:
     for name, days in (("old.npz", 31), ("new.npz", 29), (".a.tmp", 2), (".b.tmp", 0), ("x", 99)):
         (tmp_path / name).write_bytes(b"12345")
         then = (tmp_path / name).stat().st_mtime - days * 86_400
@@ -114,7 +114,7 @@ def test_what_is_not_used_goes(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {".b.tmp", "x", "folder"}
 
 
-def test_content_and_not_its_chunks_is_hashed(daily: pl.DataFrame) -> None:
+def test_hashes_do_not_depend_on_chunks(daily: pl.DataFrame) -> None:
     whole = content_hash(daily)
     parts = pl.concat([daily[:10], daily[10:]], rechunk=False)
     assert content_hash(parts) == whole

@@ -82,7 +82,7 @@ def test_force_sentiment_overrides_the_score(market: Market) -> None:
         split(prepare(old, config(force_sentiment=True), now=NOW), config())
 
 
-def test_forced_sentiment_that_is_not_there(market: Market) -> None:
+def test_forced_sentiment_that_is_missing(market: Market) -> None:
     assert market.sentiment is not None
     later = market.candles.filter(pl.col("timestamp").dt.year() >= 2023)
     early = market.sentiment.filter(pl.col("timestamp").dt.year() < 2020)
@@ -96,9 +96,7 @@ def test_no_candle_with_every_feature(market: Market) -> None:
         prepare(Market(shifted, market.sentiment), config(force_sentiment=True), now=NOW)
 
 
-def test_prices_that_stand_still_are_named(
-    market: Market, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_constant_prices_are_named(market: Market, caplog: pytest.LogCaptureFixture) -> None:
     close = market.candles["close"].to_numpy().copy()
     close[100:131] = 5000.0
     flat = market.candles.with_columns(close=pl.Series(close))

@@ -1,4 +1,4 @@
-"""How outputs become prices, beside the formulas of the contract with the engines."""
+"""Conversion of outputs to prices, compared with the formulas of the contract with the engines."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ KEY = ("BTCUSDT", "1m")
 
 @pytest.fixture
 def minutes(exchange: Exchange) -> pl.DataFrame:
-    """Four days of made-up minutes across the change to microseconds; now is behind them."""
+    """Four days of synthetic minutes across the change to microseconds, all of them closed."""
     rng = np.random.default_rng(5)
     close = 95_000 * np.exp(np.cumsum(rng.normal(0, 1e-4, 4 * 1440)))
     frame = pl.DataFrame(
@@ -83,15 +83,15 @@ def test_parts_of_days_come_from_rest(
     assert exchange.counts()["/api/v3/klines"] == 3  # 1340 minutes and 50
 
 
-def test_days_that_are_not_there_come_from_rest(
+def test_missing_days_come_from_rest(
     archive: Archive, exchange: Exchange, minutes: pl.DataFrame
 ) -> None:
     exchange.unpublished = {"2024-12-31", "2025-01-01"}
     assert fetch(archive).equals(minutes)
-    assert exchange.counts()["/api/v3/klines"] == 3  # 2880 minutes in one go
+    assert exchange.counts()["/api/v3/klines"] == 3  # 2880 minutes in one range
 
 
-def test_no_checksum_is_said_and_used(
+def test_a_file_without_checksum_is_logged_and_used(
     archive: Archive, exchange: Exchange, minutes: pl.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -100,7 +100,7 @@ def test_no_checksum_is_said_and_used(
     assert "no checksum for BTCUSDT-1m-2024-12-31.zip" in caplog.text
 
 
-def test_a_wrong_checksum_is_asked_for_again(
+def test_a_wrong_checksum_is_requested_again(
     archive: Archive, exchange: Exchange, minutes: pl.DataFrame
 ) -> None:
     exchange.fault("12-31.zip.CHECKSUM", Answer(body=b"0" * 64 + b"  file\n"))
@@ -152,7 +152,7 @@ def test_a_damaged_file_is_replaced_by_rest(
     assert "1 of 4 days are missing or corrupt" in caplog.text
 
 
-def test_a_damaged_file_that_is_gone_the_second_time(
+def test_a_damaged_file_that_is_missing_the_second_time(
     archive: Archive, exchange: Exchange, minutes: pl.DataFrame
 ) -> None:
     exchange.no_checksum = {"2024-12-30"}
@@ -162,7 +162,7 @@ def test_a_damaged_file_that_is_gone_the_second_time(
     assert exchange.counts()["/api/v3/klines"] == 2
 
 
-def test_a_copy_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_local_copy(tmp_path: Path) -> None:
     with Http() as http:
         rest = Binance(http, Endpoints.from_environment(), 0)
         with pytest.raises(FetchError, match="no such directory"):
@@ -187,7 +187,7 @@ def test_a_local_copy_needs_no_requests(
     assert exchange.requests == []
 
 
-def test_numbers_are_those_of_python(minutes: pl.DataFrame, exchange: Exchange) -> None:
+def test_numbers_equal_python(minutes: pl.DataFrame, exchange: Exchange) -> None:
     data = exchange.answer("/data/spot/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2025-01-01.zip").body
     assert data
     day = (START + 2 * DAY, data)

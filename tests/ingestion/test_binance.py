@@ -54,7 +54,7 @@ def test_pages_join_to_the_exact_candles(client: Binance, exchange: Exchange, tr
     assert exchange.counts() == {"/api/v3/klines": 3}
 
 
-def test_begins_at_the_listing(client: Binance, exchange: Exchange, truth: Truth) -> None:
+def test_candles_begin_at_the_listing(client: Binance, exchange: Exchange, truth: Truth) -> None:
     first = truth("BTCUSDT", "1d")["timestamp"].dt.epoch("ms")[0]
     got = fetch(client, 0, START)
     assert got.equals(between(truth("BTCUSDT", "1d"), 0, START))
@@ -62,7 +62,7 @@ def test_begins_at_the_listing(client: Binance, exchange: Exchange, truth: Truth
     assert client.first_open("BTCUSDT", "1d", 0, first) is None
 
 
-def test_a_page_is_asked_for_by_its_ends(client: Binance, exchange: Exchange) -> None:
+def test_a_page_is_requested_by_start_and_end(client: Binance, exchange: Exchange) -> None:
     fetch(client, START, START + 10 * DAY)
     assert exchange.requests == [
         "/api/v3/klines?symbol=BTCUSDT&interval=1d&startTime=1546300800000"
@@ -70,7 +70,7 @@ def test_a_page_is_asked_for_by_its_ends(client: Binance, exchange: Exchange) ->
     ]
 
 
-def test_restricted_location_goes_on_with_the_second_host(
+def test_a_restricted_location_uses_the_second_host(
     client: Binance, exchange: Exchange, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -87,7 +87,7 @@ def test_restricted_location_goes_on_with_the_second_host(
         fetch(client, START, START + DAY)
 
 
-def test_too_much_weight_waits_as_told_and_goes_on(
+def test_too_much_weight_waits_as_long_as_requested(
     client: Binance, exchange: Exchange, waits: list[float]
 ) -> None:
     exchange.fault("klines", Answer(429, b"{}", {"Retry-After": "7"}))
@@ -102,7 +102,7 @@ def test_a_wait_of_hours_is_capped(client: Binance, exchange: Exchange, waits: l
     assert LONGEST_WAIT - 1 < max(waits) <= LONGEST_WAIT
 
 
-def test_slows_down_at_half_of_the_weight(
+def test_requests_pause_at_half_of_the_weight(
     client: Binance, exchange: Exchange, waits: list[float]
 ) -> None:
     exchange.fault("klines", Answer(headers={"X-MBX-USED-WEIGHT-1M": "2999"}))
@@ -112,10 +112,10 @@ def test_slows_down_at_half_of_the_weight(
     fetch(client, START, START + DAY)
     fetch(client, START, START + DAY)
     assert len(waits) == 1
-    assert 0 < waits[0] <= 60.5  # until the next minute
+    assert 0 < waits[0] <= 60.5  # the rest of the minute
 
 
-def test_a_ban_stops_at_once_and_says_until_when(client: Binance, exchange: Exchange) -> None:
+def test_a_ban_stops_immediately_and_says_until_when(client: Binance, exchange: Exchange) -> None:
     exchange.weight_limit = 0
     exchange.fault("klines", Answer(418, b'{"code":-1003,"msg":"banned until 1735650000000."}'))
     with pytest.raises(FetchError, match="until 2024-12-31 13:00:00 UTC"):
@@ -123,7 +123,7 @@ def test_a_ban_stops_at_once_and_says_until_when(client: Binance, exchange: Exch
     assert len(exchange.requests) == 1
 
 
-def test_weight_ends_in_a_ban_for_who_goes_on(client: Binance, exchange: Exchange) -> None:
+def test_ignoring_the_weight_leads_to_a_ban(client: Binance, exchange: Exchange) -> None:
     exchange.weight_limit = 2
     fetch(client, START, START + DAY)
     with pytest.raises(FetchError, match="banned this IP address until 2024-12-31 12:36:56 UTC"):
@@ -139,17 +139,19 @@ def test_weight_ends_in_a_ban_for_who_goes_on(client: Binance, exchange: Exchang
         (Answer(400, b'{"code": -1130, "msg": "Bad limit"}'), "limit 1000: Bad limit"),
     ],
 )
-def test_stops_at_once(client: Binance, exchange: Exchange, answer: Answer, message: str) -> None:
+def test_fatal_responses_are_not_retried(
+    client: Binance, exchange: Exchange, answer: Answer, message: str
+) -> None:
     exchange.fault("klines", answer)
     with pytest.raises(FetchError, match=message):
         fetch(client, START, START + DAY)
     assert len(exchange.requests) == 1
 
 
-def test_running_candles_are_dropped_by_the_clock_of_the_answer(
+def test_open_candles_are_dropped_by_the_time_of_the_response(
     client: Binance, exchange: Exchange, truth: Truth
 ) -> None:
-    # Half of the days are over; this machine believes that all of them are.
+    # Half of the days have closed, but the local clock says that all have.
     exchange.now = START + 50 * DAY + DAY // 2
     got = fetch(client, START, START + 100 * DAY)
     assert got.equals(between(truth("BTCUSDT", "1d"), START, START + 50 * DAY))
@@ -157,18 +159,18 @@ def test_running_candles_are_dropped_by_the_clock_of_the_answer(
     assert client.clock == exchange.now
 
 
-def test_near_the_present_the_exchange_is_asked_for_its_time(
+def test_near_the_present_the_time_of_the_exchange_is_requested(
     client: Binance, exchange: Exchange, truth: Truth
 ) -> None:
     end = exchange.now
-    client.clock += 3 * DAY  # this machine's clock is ahead
+    client.clock += 3 * DAY  # the local clock is ahead
     exchange.now -= DAY
     got = fetch(client, end - 10 * DAY, end + 5 * DAY)
     assert got.equals(between(truth("BTCUSDT", "1d"), end - 10 * DAY, exchange.now - DAY))
     assert exchange.counts() == {"/api/v3/time": 1, "/api/v3/klines": 1}
 
 
-def test_names_what_the_exchange_does_not_know(client: Binance) -> None:
+def test_unknown_symbols_and_timeframes_are_named(client: Binance) -> None:
     with pytest.raises(ArgumentError, match="does not list the symbol 'NOPEUSDT'"):
         client.candles("NOPEUSDT", "1d", START, START + DAY, lambda _: None)
     with pytest.raises(ArgumentError, match="has no timeframe '1x'"):
@@ -210,7 +212,7 @@ GARBLED = {
 
 
 @pytest.mark.parametrize("answer", GARBLED.values(), ids=GARBLED.keys())
-def test_asks_again_until_the_answer_is_sound(
+def test_retries_until_the_response_is_valid(
     client: Binance, exchange: Exchange, truth: Truth, answer: Answer, waits: list[float]
 ) -> None:
     exchange.fault("klines", answer, times=2)
@@ -224,7 +226,7 @@ def test_asks_again_until_the_answer_is_sound(
         fetch(client, START, START + 5 * DAY)
 
 
-def test_an_exchange_that_is_not_there(waits: list[float]) -> None:
+def test_an_unreachable_exchange(waits: list[float]) -> None:
     def wait(seconds: float) -> bool:
         waits.append(seconds)
         return False
@@ -255,7 +257,7 @@ def hourly(exchange: Exchange, truth: Truth, missing: list[int]) -> pl.DataFrame
     return candles
 
 
-def test_every_hole_is_asked_for_by_itself(
+def test_each_gap_is_requested_individually(
     client: Binance, exchange: Exchange, truth: Truth
 ) -> None:
     candles = hourly(exchange, truth, [0, 7, 8, 50, 98, 99])
@@ -270,7 +272,7 @@ def test_every_hole_is_asked_for_by_itself(
     assert sorted((int(first), int(last) + 1) for first, last in asked) == outages
 
 
-def test_candles_that_a_page_left_out_are_found(
+def test_candles_missing_in_a_page_are_found(
     client: Binance, exchange: Exchange, truth: Truth
 ) -> None:
     candles = hourly(exchange, truth, [40])
@@ -284,7 +286,7 @@ def test_candles_that_a_page_left_out_are_found(
 
 
 def test_bars_off_the_grid_are_kept(client: Binance, exchange: Exchange, truth: Truth) -> None:
-    # As after 2018-02-09: 1001 bars open within 1000 hours where the grid is found again.
+    # As after 2018-02-09: where bars return to the grid, 1001 open within 1000 hours.
     source = truth("BTCUSDT", "1d")[:2200]
     shift = 28 * 60_000
     times = [START + n * HOUR - (HOUR - shift if n < 1500 else 0) for n in range(2200)]

@@ -33,7 +33,7 @@ def test_the_whole_history(exchange: Exchange, true_index: pl.DataFrame, at_five
     assert exchange.requests == ["/fng/?limit=0&format=json"]
 
 
-def test_days_that_do_not_exist_stay_away(exchange: Exchange, shared: object) -> None:
+def test_missing_days_stay_missing(exchange: Exchange, shared: object) -> None:
     days = fetch()["timestamp"].dt.strftime("%Y-%m-%d").to_list()
     gone = {"2018-04-14", "2018-04-15", "2018-04-16", "2024-10-26"}
     assert not gone & set(days)
@@ -45,7 +45,7 @@ def document(*rows: tuple[Any, Any], error: Any = None) -> Answer:
     return Answer(body=json.dumps({"data": data, "metadata": {"error": error}}).encode())
 
 
-def test_of_two_in_a_day_the_first_counts(exchange: Exchange) -> None:
+def test_the_first_of_two_values_in_a_day_is_used(exchange: Exchange) -> None:
     midnight = 1_700_006_400  # 2023-11-15
     exchange.fault("fng", document((midnight + 18_000, "30"), (midnight, "20")))
     assert fetch().rows() == [(datetime.fromtimestamp(midnight, UTC), 20.0)]
@@ -73,7 +73,7 @@ def test_of_two_in_a_day_the_first_counts(exchange: Exchange) -> None:
         Answer(cut_at=-100, length=False),
     ],
 )
-def test_asks_again_until_the_answer_is_sound(exchange: Exchange, answer: Answer) -> None:
+def test_retries_until_the_response_is_valid(exchange: Exchange, answer: Answer) -> None:
     expected = fetch()
     exchange.fault("fng", answer)
     assert fetch().equals(expected)

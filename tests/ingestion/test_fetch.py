@@ -1,4 +1,4 @@
-"""The store in front of the exchange: what is asked for, and what is not."""
+"""The store and the exchange: what is downloaded, and what is not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Truth = Callable[[str, str], pl.DataFrame]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old files are looked for in the working directory."""
+    """Run in an empty working directory, where old files are looked for."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -51,7 +51,7 @@ def daily(fetcher: Fetcher, first: date | None = FIRST, last: date | None = LAST
     return fetcher.candles("BTCUSDT", "1d", first, last)
 
 
-def test_fetched_once(fetcher: Fetcher, exchange: Exchange, truth: Truth) -> None:
+def test_candles_are_downloaded_once(fetcher: Fetcher, exchange: Exchange, truth: Truth) -> None:
     candles = expected(truth("BTCUSDT", "1d"), FIRST, LAST)
     assert daily(fetcher).equals(candles)
     index = fetcher.sentiment(LAST)
@@ -72,7 +72,7 @@ def test_fetched_once(fetcher: Fetcher, exchange: Exchange, truth: Truth) -> Non
         (date(2018, 12, 1), date(2024, 12, 20)),
     ],
 )
-def test_extended_by_what_is_missing(
+def test_only_missing_ends_are_downloaded(
     fetcher: Fetcher, exchange: Exchange, truth: Truth, first: date, last: date
 ) -> None:
     daily(fetcher)
@@ -82,7 +82,7 @@ def test_extended_by_what_is_missing(
     assert len(CandleStore(fetcher.cache_dir, "BTCUSDT", "1d").manifest().ranges) == 1
 
 
-def test_the_running_candle_is_never_stored(
+def test_the_open_candle_is_never_stored(
     fetcher: Fetcher, exchange: Exchange, truth: Truth
 ) -> None:
     candles = truth("BTCUSDT", "1d")
@@ -97,7 +97,7 @@ def test_the_running_candle_is_never_stored(
     assert exchange.counts() == {"/api/v3/klines": 1, "/api/v3/time": 1}
 
 
-def test_a_clock_that_is_ahead_does_not_make_candles(
+def test_a_clock_that_is_ahead_does_not_close_candles(
     fetcher: Fetcher, exchange: Exchange, truth: Truth
 ) -> None:
     ahead = Fetcher(cache_dir=fetcher.cache_dir, now=lambda: exchange.now + DAY // 2)
@@ -108,7 +108,7 @@ def test_a_clock_that_is_ahead_does_not_make_candles(
     assert got.equals(expected(truth("BTCUSDT", "1d"), FIRST, date(2024, 12, 31)))
 
 
-def test_a_candle_that_is_late_is_asked_for_again(
+def test_a_late_candle_is_requested_again(
     fetcher: Fetcher, exchange: Exchange, truth: Truth
 ) -> None:
     times, values = exchange.candles["BTCUSDT", "1d"]
@@ -120,7 +120,7 @@ def test_a_candle_that_is_late_is_asked_for_again(
     assert daily(fetcher, FIRST, None).equals(expected(candles, FIRST, date(2024, 12, 30)))
 
 
-def test_nothing_before_the_listing_is_asked_for_twice(
+def test_nothing_before_the_listing_is_requested_twice(
     fetcher: Fetcher, exchange: Exchange, truth: Truth
 ) -> None:
     candles = daily(fetcher, None, LAST)
@@ -133,7 +133,7 @@ def test_nothing_before_the_listing_is_asked_for_twice(
     assert store.manifest().outages == ()
 
 
-def test_outages_are_recorded_and_not_asked_for_again(
+def test_outages_are_recorded_and_not_requested_again(
     fetcher: Fetcher, exchange: Exchange, shared: Path
 ) -> None:
     got = fetcher.candles("BTCUSDT", "1h", None, LAST)
@@ -151,7 +151,7 @@ def test_outages_are_recorded_and_not_asked_for_again(
     assert exchange.requests == []
 
 
-def test_an_outage_where_two_fetches_meet(
+def test_an_outage_between_two_downloads(
     fetcher: Fetcher, exchange: Exchange, truth: Truth
 ) -> None:
     times, values = exchange.candles["BTCUSDT", "1d"]
@@ -169,7 +169,7 @@ def test_an_outage_where_two_fetches_meet(
 EMPTY = Answer(body=b"[]")
 
 
-def test_one_answer_without_candles_is_not_believed(
+def test_one_empty_response_is_not_trusted(
     fetcher: Fetcher, exchange: Exchange, truth: Truth
 ) -> None:
     candles = truth("BTCUSDT", "1d")
@@ -182,7 +182,7 @@ def test_one_answer_without_candles_is_not_believed(
     assert daily(refreshing(fetcher), first, LAST).equals(expected(candles, first, LAST))
 
 
-def test_nothing_at_all_is_not_remembered(fetcher: Fetcher, exchange: Exchange) -> None:
+def test_an_empty_range_is_not_recorded(fetcher: Fetcher, exchange: Exchange) -> None:
     exchange.fault("klines", EMPTY, times=9)
     assert daily(fetcher).is_empty()
     exchange._faults.clear()
@@ -199,14 +199,14 @@ def test_a_refresh_does_not_lose_candles(fetcher: Fetcher, exchange: Exchange) -
 
 
 def cut(exchange: Exchange, timeframe: str, behind: date) -> None:
-    """Let the exchange have no candles from `behind` on."""
+    """Remove the candles of the exchange from the day `behind` on."""
     times, values = exchange.candles["BTCUSDT", timeframe]
     moment = int(datetime(behind.year, behind.month, behind.day, tzinfo=UTC).timestamp()) * 1000
     left = sum(time < moment for time in times)
     exchange.candles["BTCUSDT", timeframe] = (times[:left], values[:left])
 
 
-def test_what_is_missing_at_the_end_is_no_outage(
+def test_missing_candles_at_the_end_are_not_an_outage(
     fetcher: Fetcher, exchange: Exchange, truth: Truth, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -252,7 +252,7 @@ def test_a_weekly_bar_that_is_missing_between_two_fetches(
     assert store.verify().problems == ()
 
 
-def test_minutes_that_the_first_file_lacks_are_asked_for(
+def test_minutes_missing_in_the_first_file_are_requested(
     fetcher: Fetcher, exchange: Exchange, truth: Truth
 ) -> None:
     source = truth("BTCUSDT", "1h")[:2880]
@@ -264,10 +264,10 @@ def test_minutes_that_the_first_file_lacks_are_asked_for(
     assert got["timestamp"].dt.epoch("ms").to_list() == times
     store = CandleStore(fetcher.cache_dir, "BTCUSDT", "1m")
     assert store.manifest().outages == ()
-    assert store.manifest().ranges[0].source == exchange.url  # both interfaces are there
+    assert store.manifest().ranges[0].source == exchange.url  # the archive and the REST API
 
 
-def test_an_index_that_ends_too_early_is_said(
+def test_an_index_that_ends_too_early_is_logged(
     fetcher: Fetcher, exchange: Exchange, caplog: pytest.LogCaptureFixture
 ) -> None:
     exchange.index = exchange.index[:1000]
@@ -275,7 +275,7 @@ def test_an_index_that_ends_too_early_is_said(
     assert "sentiment ends on " in caplog.text
 
 
-def test_a_range_that_lies_ahead(fetcher: Fetcher, exchange: Exchange) -> None:
+def test_a_range_in_the_future(fetcher: Fetcher, exchange: Exchange) -> None:
     with pytest.raises(DataError, match="no candle from 2031-01-01 to now has closed yet"):
         daily(fetcher, date(2031, 1, 1), None)
     assert exchange.requests == []
@@ -301,7 +301,7 @@ def test_offline_names_what_is_missing_and_how_to_get_it(
     assert exchange.requests == []
 
 
-def test_offline_is_stronger_than_a_refresh(fetcher: Fetcher, exchange: Exchange) -> None:
+def test_offline_overrides_a_refresh(fetcher: Fetcher, exchange: Exchange) -> None:
     before, index = daily(fetcher), fetcher.sentiment(LAST)
     exchange.requests.clear()
     both = Fetcher(
@@ -335,7 +335,7 @@ def test_a_refresh_replaces_what_is_stored_once_it_is_complete(
     assert expected(after, date(2020, 1, 1), LAST).equals(expected(doubled, date(2020, 1, 1), LAST))
 
 
-def test_long_fetches_are_stored_piece_by_piece(
+def test_long_downloads_are_stored_in_pieces(
     fetcher: Fetcher, exchange: Exchange, truth: Truth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("atb_fast.ingestion.fetch.CHUNK_ROWS", 500)
@@ -346,7 +346,7 @@ def test_long_fetches_are_stored_piece_by_piece(
     assert daily(fetcher).equals(expected(truth("BTCUSDT", "1d"), FIRST, LAST))
 
 
-def test_progress_counts_up_to_all(fetcher: Fetcher, tmp_path: Path) -> None:
+def test_progress_reaches_the_total(fetcher: Fetcher, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
 
     class Rows(Listener):
@@ -374,7 +374,7 @@ def test_sentiment_is_fresh_for_some_days(
     assert len(exchange.requests) == asks
 
 
-def test_an_index_that_shrank_is_not_taken(fetcher: Fetcher, exchange: Exchange) -> None:
+def test_an_index_that_shrank_is_rejected(fetcher: Fetcher, exchange: Exchange) -> None:
     exchange.now -= 30 * DAY
     before = fetcher.sentiment(None)
     exchange.now += 30 * DAY
@@ -421,19 +421,19 @@ def test_old_files_are_reused(
     assert got.equals(expected(truth("BTCUSDT", "1d"), date(2021, 1, 1), date(2022, 1, 1)))
     assert f"imported 366 candles from data/{old_file.name}" in caplog.text
     assert daily(fetcher).equals(expected(truth("BTCUSDT", "1d"), FIRST, LAST))
-    assert len(exchange.requests) == 2  # the years before and behind the file
+    assert len(exchange.requests) == 2  # the years before and after the file
     sources = [i.source for i in CandleStore(fetcher.cache_dir, "BTCUSDT", "1d").manifest().ranges]
     assert "file data/" in sources[0]
 
 
-def test_holes_of_old_files_are_asked_for(
+def test_gaps_of_old_files_are_downloaded(
     fetcher: Fetcher, exchange: Exchange, truth: Truth, old_file: Path
 ) -> None:
     candles = expected(truth("BTCUSDT", "1d"), date(2020, 1, 1), date(2023, 12, 31))
     write(old_file, pl.concat([candles[:100], candles[105:]]))
     got = daily(fetcher, date(2020, 1, 1), date(2023, 12, 31))
     assert got.equals(candles)
-    assert len(exchange.requests) == 2  # the hole, and the last candle
+    assert len(exchange.requests) == 2  # the gap, and the last candle
 
 
 def test_a_candle_that_had_not_closed_is_not_reused(
@@ -445,7 +445,7 @@ def test_a_candle_that_had_not_closed_is_not_reused(
         daily(offline(fetcher), date(2020, 1, 1), date(2023, 12, 31))
 
 
-def test_the_last_candle_of_an_old_file_is_fetched(
+def test_the_last_candle_of_an_old_file_is_downloaded(
     fetcher: Fetcher, exchange: Exchange, truth: Truth, old_file: Path
 ) -> None:
     candles = expected(truth("BTCUSDT", "1d"), date(2020, 1, 1), date(2023, 12, 31))
@@ -464,7 +464,7 @@ def test_damaged_old_files_are_not_used(
     how: str,
 ) -> None:
     candles = expected(truth("BTCUSDT", "1d"), date(2020, 1, 1), date(2023, 12, 31))
-    if how == "shifted":  # stamped in another time zone
+    if how == "shifted":  # timestamps in another time zone
         write(old_file, candles.with_columns(pl.col("timestamp").dt.offset_by("5h")))
     elif how == "text":
         old_file.write_text("timestamp\nno candles")
@@ -479,7 +479,7 @@ def test_damaged_old_files_are_not_used(
     assert "ignoring an old file: data/BTCUSDT_1d" in caplog.text
 
 
-def test_a_file_of_another_name_is_none_of_ours(
+def test_files_with_other_names_are_ignored(
     fetcher: Fetcher, exchange: Exchange, old_file: Path
 ) -> None:
     old_file.rename(old_file.with_name("BTCUSDT_1d_latest.csv"))

@@ -23,7 +23,9 @@ def csv(tmp_path: Path, rows: str, header: str = HEADER) -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "feather", "parquet"])
-def test_formats_hold_the_same(daily: pl.DataFrame, tmp_path: Path, suffix: str) -> None:
+def test_all_formats_give_the_same_candles(
+    daily: pl.DataFrame, tmp_path: Path, suffix: str
+) -> None:
     path = tmp_path / f"candles.{suffix}"
     getattr(daily, {"csv": "write_csv", "feather": "write_ipc"}.get(suffix, "write_parquet"))(path)
     assert_frame_equal(read_candles(path), daily, check_exact=True)
@@ -104,7 +106,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["high", "volume"])
-def test_columns_of_another_kind(daily: pl.DataFrame, tmp_path: Path, column: str) -> None:
+def test_columns_with_another_dtype(daily: pl.DataFrame, tmp_path: Path, column: str) -> None:
     path = tmp_path / "candles.parquet"
     for value in (pl.lit([1.0]), pl.col("timestamp").dt.date(), pl.lit(value=True)):
         daily.with_columns(value.alias(column)).write_parquet(path)
@@ -117,7 +119,7 @@ def test_seconds_and_milliseconds_in_one_file(tmp_path: Path) -> None:
     assert read_candles(path)["timestamp"].dt.day().to_list() == [31, 1]
 
 
-def test_a_path_is_one_file(daily: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_path_is_not_a_pattern(daily: pl.DataFrame, tmp_path: Path) -> None:
     daily.write_csv(tmp_path / "data [2024].csv")
     daily.write_parquet(tmp_path / "a.parquet")
     assert len(read_candles(tmp_path / "data [2024].csv")) == len(daily)
@@ -190,7 +192,7 @@ def test_price_only_does_not_read_sentiment(
     assert "--force-price-only: ignoring" in caplog.text
 
 
-def test_holes_are_said(
+def test_gaps_are_logged(
     daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "candles.parquet"
@@ -200,7 +202,7 @@ def test_holes_are_said(
     assert "2 gaps in the candles, the longest 11 days" in caplog.text
 
 
-def test_impossible_bars_are_said(
+def test_impossible_bars_are_logged(
     daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "candles.parquet"

@@ -1,4 +1,4 @@
-"""Maintenance of the store from the library, without a command line."""
+"""Maintenance of the store by the library, without the command line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def damage(root: Path, pattern: str) -> None:
     path.write_bytes(data)
 
 
-def test_what_is_stored_is_listed(root: Path) -> None:
+def test_stored_data_is_listed(root: Path) -> None:
     (root / "features").mkdir()
     (root / "features" / "x.npz").write_bytes(bytes(7))
     daily, hourly, index, features = maintenance.stored(root)
@@ -68,12 +68,12 @@ def test_a_failed_series_does_not_stop_the_others(fetcher: Fetcher) -> None:
     assert "no closed candle from 1990-01-01 to 1990-01-01" in str(error)
 
 
-def test_an_exchange_out_of_reach_is_tried_once(fetcher: Fetcher, exchange: Exchange) -> None:
+def test_an_unreachable_exchange_is_tried_once(fetcher: Fetcher, exchange: Exchange) -> None:
     exchange.fault("klines", Answer(403, b"<html>"))
     rows, errors = maintenance.fetch(fetcher, ["BTCUSDT", "ETHUSDT"], ["1d", "1h"], FIRST, LAST)
     assert rows == []
     assert [type(error) for error in errors] == [FetchError]
-    # Offline, each series is looked for: some may be stored.
+    # With `offline`, every series is tried, because some may be stored.
     _, errors = maintenance.fetch(
         replace(fetcher, offline=True), ["BTCUSDT", "ETHUSDT"], ["1d", "1h"], FIRST, LAST
     )
@@ -106,7 +106,7 @@ def test_repair_without_a_fetcher_only_drops(root: Path, exchange: Exchange) -> 
     assert maintenance.stored(root)[0]["rows"] == 0
 
 
-def test_only_what_was_not_used_is_pruned(root: Path) -> None:
+def test_only_unused_data_is_pruned(root: Path) -> None:
     manifest = root / "candles/BTCUSDT/1h/manifest.json"
     old = manifest.stat().st_mtime - 3 * 86_400
     os.utime(manifest, (old, old))
@@ -116,7 +116,7 @@ def test_only_what_was_not_used_is_pruned(root: Path) -> None:
     assert names(maintenance.stored(root)) == ["BTCUSDT 1d", "sentiment"]
 
 
-def test_only_what_is_named_is_cleared(root: Path) -> None:
+def test_only_named_data_is_cleared(root: Path) -> None:
     for name in ("features", "checkpoints"):
         (root / name).mkdir()
         (root / name / "x.npz").touch()

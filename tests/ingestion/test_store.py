@@ -1,4 +1,4 @@
-"""The store: what is written is what is read, or an error."""
+"""The store returns what was written, or raises an error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def piece(daily: pl.DataFrame, first: int, behind: int, source: str = "here") ->
     return Piece(*span, daily.filter((times >= span[0]) & (times < span[1])), source, WHEN)
 
 
-def test_reads_what_was_written(stored: CandleStore, daily: pl.DataFrame) -> None:
+def test_written_candles_are_read(stored: CandleStore, daily: pl.DataFrame) -> None:
     assert stored.missing(*days(0, 9)) == [days(0, 9)]
     stored.commit([piece(daily, 2, 5), piece(daily, 7, 8)], [])
     assert stored.missing(*days(0, 9)) == [days(0, 2), days(5, 7), days(8, 9)]
@@ -55,7 +55,7 @@ def test_reads_what_was_written(stored: CandleStore, daily: pl.DataFrame) -> Non
     assert stored.read(*days(20, 30)).is_empty()
 
 
-def test_neighbours_become_one_file(
+def test_adjacent_ranges_become_one_file(
     stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FILE_ROWS", 100)
@@ -73,7 +73,7 @@ def test_neighbours_become_one_file(
     assert names == {"manifest.json"} | {item.file for item in stored.manifest().ranges}
 
 
-def test_manifest_says_what_is_where(stored: CandleStore, daily: pl.DataFrame) -> None:
+def test_the_manifest_lists_every_range(stored: CandleStore, daily: pl.DataFrame) -> None:
     stored.commit([piece(daily, 0, 3)], [days(1, 2)])
     document = json.loads((stored.directory / "manifest.json").read_text())
     (entry,) = document["ranges"]
@@ -119,7 +119,7 @@ def test_a_commit_that_fails_changes_nothing(
 
 
 def edit(stored: CandleStore, change: Callable[[Any], object], *, sign: bool = False) -> None:
-    """Change the manifest as a hand or, with `sign`, as a faulty writer would."""
+    """Change the manifest as by hand or, with `sign`, as by a faulty writer."""
     path = stored.directory / "manifest.json"
     document = json.loads(path.read_text())
     change(document)
@@ -157,7 +157,7 @@ def test_damage_is_found_and_repaired(
         "twice": lambda: edit(stored, lambda text: text["ranges"].append(text["ranges"][0])),
     }
     damages[how]()
-    if how != "outage":  # the candles themselves are right
+    if how != "outage":  # the candles themselves are intact
         with pytest.raises(DamagedError, match="run: atb-fast data repair --cache-dir"):
             stored.read(*days(0, 20))
     finding = stored.verify()
@@ -166,7 +166,7 @@ def test_damage_is_found_and_repaired(
     (stored.directory / "notes.txt").touch()
     (stored.directory / "folder").mkdir()
     lost = stored.repair()
-    whole = how in ("cut", "start", "twice")  # without a manifest only the names are known
+    whole = how in ("cut", "start", "twice")  # without a manifest, only the file names are known
     assert lost == ([days(0, 20)] if whole else [days(0, 10)])
     assert stored.verify().problems == ()
     kept = piece(daily, 0, 0) if whole else piece(daily, 10, 20)
@@ -176,7 +176,7 @@ def test_damage_is_found_and_repaired(
     assert {"notes.txt", "folder"} <= names  # not ours
 
 
-def test_what_another_version_wrote_is_left_alone(stored: CandleStore, daily: pl.DataFrame) -> None:
+def test_other_format_versions_are_left_alone(stored: CandleStore, daily: pl.DataFrame) -> None:
     stored.commit([piece(daily, 0, 10)], [])
     edit(stored, lambda text: text.update(format=2))
     before = {path: path.read_bytes() for path in stored.directory.iterdir()}
@@ -187,7 +187,7 @@ def test_what_another_version_wrote_is_left_alone(stored: CandleStore, daily: pl
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format": 1, "ranges": 5}', "[" * 9999, "\x00"])
-def test_a_manifest_that_is_none(stored: CandleStore, text: str) -> None:
+def test_files_that_are_not_a_manifest(stored: CandleStore, text: str) -> None:
     (stored.directory / "manifest.json").write_text(text)
     with pytest.raises(DamagedError, match=r"manifest\.json"):
         stored.read(*days(0, 9))
@@ -202,14 +202,16 @@ def test_a_manifest_cannot_name_other_files(stored: CandleStore, daily: pl.DataF
         stored.read(*days(0, 9))
 
 
-def test_a_second_writer_that_overlaps_is_refused(stored: CandleStore, daily: pl.DataFrame) -> None:
+def test_a_second_writer_that_overlaps_is_rejected(
+    stored: CandleStore, daily: pl.DataFrame
+) -> None:
     stored.commit([piece(daily, 0, 10)], [])
     with pytest.raises(StorageError, match="another process stored 2019-01-01T00:00"):
         stored.commit([piece(daily, 5, 15)], [])
     assert stored.read(*days(0, 20)).equals(piece(daily, 0, 10).candles)
 
 
-def test_a_reader_does_not_go_on_with_less(stored: CandleStore, daily: pl.DataFrame) -> None:
+def test_a_reader_does_not_return_fewer_candles(stored: CandleStore, daily: pl.DataFrame) -> None:
     stored.commit([piece(daily, 0, 10)], [])
     assert len(stored.read(*days(0, 10), lacking=())) == 10
     with pytest.raises(StorageError, match="another process removed"):
@@ -227,7 +229,7 @@ def test_a_reader_follows_a_writer(stored: CandleStore, daily: pl.DataFrame) -> 
     assert late.read(*days(0, 10)).equals(piece(daily, 0, 10).candles)
 
 
-def test_sentiment_is_one_of_two_whatever_happens(
+def test_sentiment_is_old_or_new_after_any_failure(
     tmp_path: Path, true_index: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = SentimentStore(tmp_path)

@@ -1,4 +1,4 @@
-"""Both datasets beside the windows of the legacy loop and those of Keras."""
+"""Both datasets, compared with the windows of the legacy loop and of Keras."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def collect(dataset: Any) -> tuple[Any, Any]:
 
 
 @BOTH
-def test_in_order_they_are_the_legacy_windows(make: Any, data: WindowedData) -> None:
+def test_windows_in_order_equal_the_legacy_loop(make: Any, data: WindowedData) -> None:
     features = data.prepared.matrix.values
     rows = range(LENGTH, LENGTH + len(data.train))
     x, y = collect(make(data, data.train, 32))
@@ -40,7 +40,7 @@ def test_in_order_they_are_the_legacy_windows(make: Any, data: WindowedData) -> 
 
 
 @BOTH
-def test_they_are_those_of_timeseries_dataset_from_array(make: Any, data: WindowedData) -> None:
+def test_windows_equal_timeseries_dataset_from_array(make: Any, data: WindowedData) -> None:
     import keras
 
     target = data.prepared.close.astype(np.float32)
@@ -53,11 +53,11 @@ def test_they_are_those_of_timeseries_dataset_from_array(make: Any, data: Window
     np.testing.assert_array_equal(ours[1], expected[1])
 
 
-def test_windows_scaled_in_the_graph_are_those_of_rust(truth: Any) -> None:
+def test_windows_scaled_in_the_graph_equal_rust(truth: Any) -> None:
     candles = truth("BTCUSDT", "1h").tail(3000)
     config = TrainingConfig(symbol="BTCUSDT", source="sample", timeframe="1h", recipe="basic")
     for length in (2, 119, 120, 128):
-        object.__setattr__(config, "sequence_length", length)  # engines have 120 only
+        object.__setattr__(config, "sequence_length", length)  # engines only use 120
         data = split(prepare(Market(candles, None), config), config)
         x, y = collect(gathered_dataset(data, data.test, 100))
         np.testing.assert_array_equal(x, data.windows(data.test))

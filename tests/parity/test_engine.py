@@ -32,7 +32,7 @@ def data(market: Market) -> WindowedData:
 
 
 def made(data: WindowedData, *, dropout: bool = True) -> Any:
-    """Return a model with the same weights every time, compiled as the engine does it."""
+    """Return a model with the same weights every time, compiled as by the engine."""
     import keras
 
     keras.utils.set_random_seed(3)
@@ -61,7 +61,7 @@ def masks(model: Any, data: WindowedData, size: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("size", [1, 7, 32])
-def test_gradients_are_those_of_keras(data: WindowedData, size: int, dropout: bool) -> None:
+def test_gradients_equal_keras(data: WindowedData, size: int, dropout: bool) -> None:
     import tensorflow as tf
 
     model = made(data)
@@ -76,7 +76,7 @@ def test_gradients_are_those_of_keras(data: WindowedData, size: int, dropout: bo
         loss = tf.reduce_sum(tf.square(x[:, 0] - target))
     expected = tape.gradient(loss, model.trainable_variables)
 
-    # As in the last batch of an epoch: padded, the padding without weight, in two parts.
+    # Like the last batch of an epoch: with padding of weight 0, and in two parts.
     padded = size + 5
     indices = np.minimum(np.arange(padded), size - 1)
     starts = data.train[indices].astype(np.int32)
@@ -132,7 +132,7 @@ def assert_follows(data: WindowedData, *, epochs: int, batch_size: int) -> None:
     assert set(fitted.history) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(fitted.history[name], values, rtol=1e-3, err_msg=name)
-        # A few epochs change little, so what they changed has to be the same, too.
+        # A few epochs change little, so compare the changes as well.
         learned = abs(values[-1] - values[0])
         assert np.abs(np.subtract(fitted.history[name], values)).max() <= 0.05 * learned, name
 
@@ -166,7 +166,7 @@ def test_epochs_follow_keras_on_real_candles(shared: Path, case: str) -> None:
     if not {"force_price_only", "recipe"} & set(options):
         given["sentiment"] = shared / "data" / "fear_greed_1d_2018-02-01_2025-05-02.parquet"
     config = TrainingConfig(symbol="BTCUSDT", timeframe=timeframe, **given | options)
-    object.__setattr__(config, "sequence_length", length)  # of basic, too
+    object.__setattr__(config, "sequence_length", length)  # also of the basic recipe
     windows = split(prepare(load_market(config), config), config)
     assert_follows(windows, epochs=epochs, batch_size=batch_size)
 
@@ -188,7 +188,7 @@ def test_long_epochs_are_cut_into_programs(
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_evaluation_is_that_of_keras(data: WindowedData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_equals_keras(data: WindowedData, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(data)
     expected, _ = model.evaluate(data.windows(data.train), data.targets(data.train), verbose=0)
     program = CompiledModel(model, data, 32, seed=1)
@@ -210,7 +210,7 @@ def test_dropout_masks(data: WindowedData) -> None:
 
     mask = draw()
     assert set(np.unique(mask)) == {0.0, np.float32(1.25)}
-    # The share of 96 000 draws has a standard deviation of 0.0013.
+    # The share of 96,000 draws has a standard deviation of 0.0013.
     assert np.mean(mask == 0) == pytest.approx(0.2, abs=0.006)
     assert np.mean(mask == 0, axis=(1, 2)) == pytest.approx(0.2, abs=0.05)
     np.testing.assert_array_equal(draw(), mask)
@@ -218,14 +218,14 @@ def test_dropout_masks(data: WindowedData) -> None:
     model.optimizer.iterations.assign_add(1)
     others.append(draw())
     for other in others:
-        # Independent masks drop 4 % together.
+        # Independent masks drop 4% together.
         assert np.mean((mask == 0) & (other == 0)) == pytest.approx(0.04, abs=0.004)
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation(data: WindowedData) -> None:
     with_dropout, without = made(data), made(data, dropout=False)
     for model in (with_dropout, without):
-        # So that predictions have the size of prices, and masks move them.
+        # Predictions are then as large as prices, and masks change them.
         last = model.layers[-1]
         last.kernel.assign(1e5 * last.kernel)
     programs = [CompiledModel(m, data, 32, seed=1) for m in (with_dropout, without)]
@@ -260,7 +260,7 @@ def test_keras_callbacks(data: WindowedData, tmp_path: Path) -> None:
         ],
     )
     assert rates == [pytest.approx(1e-3)] * 2 + [0.0] * 2
-    # The program reads the rate at every call: without one, nothing is learned.
+    # The program reads the learning rate at every call: with 0, nothing is learned.
     assert fitted.history["val_loss"][2] == fitted.history["val_loss"][3]
     assert fitted.history["val_loss"][0] != fitted.history["val_loss"][1]
     best = keras.models.load_model(tmp_path / "best.keras")
@@ -315,7 +315,7 @@ def test_no_callback_hides_that_the_first_epoch_diverged(data: WindowedData, eng
         quick_fit(model, data, engine=engine, callbacks=[meddling])
 
 
-def test_what_it_does_not_know_trains_with_keras(
+def test_unsupported_models_train_with_keras(
     data: WindowedData, caplog: pytest.LogCaptureFixture
 ) -> None:
     from keras import Sequential, layers
@@ -387,7 +387,7 @@ def test_what_it_does_not_know_trains_with_keras(
     assert "using the keras engine, because layer norm is a Batch" in caplog.text
 
 
-def test_callbacks_that_go_by_batch_train_with_keras(
+def test_batch_callbacks_train_with_keras(
     data: WindowedData, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from keras import callbacks

@@ -1,4 +1,4 @@
-"""Features and windows beside what the legacy trainer made of the same real candles."""
+"""Features and windows, compared with those of the legacy trainer on the same real candles."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_features_equal_the_golden_file(
     np.testing.assert_allclose(float64, golden[names].to_numpy(), rtol=0, atol=1e-12)
 
 
-def test_sentiment_is_judged_as_then(prepared: PreparedData) -> None:
+def test_sentiment_assessment_equals_the_legacy_run(prepared: PreparedData) -> None:
     assert prepared.assessment is not None
     assert prepared.assessment.score == pytest.approx(0.6)
     assert prepared.assessment.recommendation == "hybrid_with_fallback"
@@ -97,12 +97,12 @@ def test_windows_hash_to_the_golden_hash(data: WindowedData, seeds: Any) -> None
     assert hashlib.sha256(targets.tobytes()).hexdigest() == expected["sha256_y_float64_le"]
 
 
-def test_persistence_is_that_of_the_legacy_run(data: WindowedData, seeds: Any) -> None:
+def test_persistence_equals_the_legacy_run(data: WindowedData, seeds: Any) -> None:
     error = rmse(data.targets(data.test), data.persistence(data.test))
     assert error == pytest.approx(seeds["persistence_test_rmse"], abs=5e-4)
 
 
-def test_hourly_candles_with_holes(shared: Path) -> None:
+def test_hourly_candles_with_gaps(shared: Path) -> None:
     config = TrainingConfig(
         symbol="BTCUSDT",
         timeframe="1h",
@@ -114,6 +114,6 @@ def test_hourly_candles_with_holes(shared: Path) -> None:
     market = load_market(config)
     made = prepare(market, config, now=datetime(2026, 1, 1, tzinfo=UTC))
     assert made.model_type == "sentiment"
-    # 29 bars of warm-up, and the hours of the last day behind its midnight have no sentiment.
+    # The 29 bars of the warm-up and the hours of the last day after midnight have no sentiment.
     assert len(made.matrix) == len(market.candles) - 29 - 23
     assert np.isfinite(made.matrix.values).all()

@@ -1,4 +1,4 @@
-"""The causal recipe beside pandas and scikit-learn."""
+"""The causal recipe, compared with pandas and scikit-learn."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_price_columns_equal_pandas(market: Market) -> None:
         np.testing.assert_allclose(made[name].to_numpy(), values, rtol=1e-9, atol=1e-12)
     gain, loss = (close.diff().clip(lower=0), -close.diff().clip(upper=0))
     strength = [part.ewm(alpha=1 / 14, adjust=False).mean() for part in (gain, loss)]
-    rsi = (1 - 1 / (1 + strength[0] / strength[1]))[returns.SETTLED :]  # however they began
+    rsi = (1 - 1 / (1 + strength[0] / strength[1]))[returns.SETTLED :]  # wherever they begin
     np.testing.assert_allclose(made["rsi_14"].to_numpy()[returns.SETTLED :], rsi, rtol=1e-9)
     assert set(made.columns) - set(market.candles.columns) == set(returns.PRICE_COLUMNS)
 
@@ -89,7 +89,7 @@ def test_candles_before_the_index_have_a_neutral_one(market: Market) -> None:
     assert market.sentiment is not None
     late = market.sentiment.tail(300)
     made = prepare(Market(market.candles, late), config())
-    # No candle but those of the warm-up is left out.
+    # Only the candles of the warm-up are left out.
     np.testing.assert_array_equal(made.matrix.rows, np.arange(29, len(market.candles)))
     before = made.frame.filter(pl.col("timestamp") <= late["timestamp"][0])
     assert len(before) > 1000
@@ -100,7 +100,7 @@ def test_candles_before_the_index_have_a_neutral_one(market: Market) -> None:
     assert set(neutral["sentiment_missing"]) == {0.0}
 
 
-def test_an_index_without_a_day_of_the_candles_is_refused(market: Market) -> None:
+def test_an_index_without_a_day_of_the_candles_is_rejected(market: Market) -> None:
     assert market.sentiment is not None
     later = market.sentiment.with_columns(pl.col("timestamp") + timedelta(days=20_000))
     with pytest.raises(
@@ -109,14 +109,14 @@ def test_an_index_without_a_day_of_the_candles_is_refused(market: Market) -> Non
         prepare(Market(market.candles, later), config())
 
 
-def test_age_of_the_index_is_judged_by_the_end_date(market: Market) -> None:
+def test_age_of_the_index_is_measured_from_the_end_date(market: Market) -> None:
     made = prepare(market, config(end_date=date(2020, 6, 1)), now=datetime(2050, 1, 1, tzinfo=UTC))
     assert made.assessment is not None
     assert made.assessment.freshness_days == 0
     assert made.assessment.assessed_at.startswith("2020-06-01")
 
 
-def test_days_of_the_index_that_no_feature_sees_change_nothing(market: Market) -> None:
+def test_unused_days_of_the_index_change_nothing(market: Market) -> None:
     assert market.sentiment is not None
     last = market.candles["timestamp"][-1]
     later = pl.DataFrame(
@@ -124,14 +124,14 @@ def test_days_of_the_index_that_no_feature_sees_change_nothing(market: Market) -
         schema=market.sentiment.schema,
     )
     longer = Market(market.candles, pl.concat([market.sentiment, later]))
-    # A repeated run has the end date, and an index that has grown.
+    # A repeated run has the same end date, but the index has grown.
     made = [prepare(market, config(end_date=last.date())), prepare(longer, config())]
     made.append(prepare(longer, config(end_date=last.date())))
     assert made[0].sha256 == made[1].sha256 == made[2].sha256
     assert made[0].assessment == made[1].assessment == made[2].assessment
 
 
-def test_features_do_not_know_the_level_of_prices(market: Market) -> None:
+def test_features_do_not_depend_on_the_level_of_prices(market: Market) -> None:
     prices = ("open", "high", "low", "close")
     dearer = market.candles.with_columns(pl.col(*prices) * 1000.0, volume=pl.col("volume") * 7.0)
     one, other = (
@@ -141,7 +141,7 @@ def test_features_do_not_know_the_level_of_prices(market: Market) -> None:
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_scalers_are_those_of_the_training_rows(data: WindowedData) -> None:
+def test_scalers_are_fitted_on_the_training_rows(data: WindowedData) -> None:
     frame = data.prepared.frame.select(NAMES).to_numpy()[29:]
     seen = frame[: data.train[-1] + data.length]
     assert data.train[0] == 0
@@ -180,7 +180,7 @@ def test_targets_are_log_returns(market: Market, horizon: int) -> None:
         returns = np.log(close[last + horizon] / close[last])
         labels = data.labels[starts + data.length]
         np.testing.assert_allclose(labels * data.price_scale.scale, returns, rtol=1e-9, atol=1e-12)
-        # A model that is always right gives the prices.
+        # The outputs of a perfect model become the actual prices.
         np.testing.assert_allclose(data.prices(starts, labels), close[last + horizon], rtol=1e-12)
     trained = data.labels[data.train + data.length]
     assert np.mean(trained**2) == pytest.approx(1.0)
@@ -200,9 +200,9 @@ def test_an_untrained_model_is_persistence(data: WindowedData) -> None:
     ("signal", "noise", "low", "high"),
     [
         (1.0, 0.0, 0.99, 1.0),  # it is right
-        (3.0, 0.0, 0.33, 0.34),  # right, and three times too bold
-        (-1.0, 0.0, 0.0, 0.0),  # the contrary is right
-        (0.0, 0.0, 0.0, 0.0),  # it says nothing
+        (3.0, 0.0, 0.33, 0.34),  # right, but three times too large
+        (-1.0, 0.0, 0.0, 0.0),  # the opposite is right
+        (0.0, 0.0, 0.0, 0.0),  # it predicts no change
         (0.0, 0.3, 0.0, 0.3),  # it has learned noise
     ],
 )
@@ -224,7 +224,7 @@ def test_shrinkage_is_two_standard_errors_below_least_squares(data: WindowedData
     rng = np.random.default_rng(6)
     returns = data.labels[data.validation + data.length]
     outputs = 0.5 * returns + 0.2 * rng.standard_normal(len(returns))
-    # By scipy: a regression through the origin is one of the data with their mirror image.
+    # With scipy: a regression through the origin is one of the data and their mirror image.
     line = linregress(
         np.tile(outputs, 2) * np.repeat([1, -1], len(outputs)),
         np.tile(returns, 2) * np.repeat([1, -1], len(outputs)),

@@ -1,4 +1,4 @@
-"""A run that was never trained: real candles, made-up predictions."""
+"""The record of a run without training: sample candles and chosen predictions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def data(market: Market, config: TrainingConfig) -> WindowedData:
 
 
 class Momentum:
-    """Predicts from close and sentiment of the last row."""
+    """Predicts from the close and the sentiment of the last row."""
 
     def __init__(self, data: WindowedData) -> None:
         names = data.prepared.matrix.names
@@ -58,7 +58,7 @@ MakeRecord = Callable[..., RunRecord]
 
 @pytest.fixture(scope="session")
 def make_record(data: WindowedData, config: TrainingConfig, fitted: FitResult) -> MakeRecord:
-    """Make the record of a run from predictions; default are predictions 20 % too high."""
+    """Make the record of a run from predictions; by default, they are 20% too high."""
 
     def made(predictions: Any = None, data: WindowedData = data) -> RunRecord:
         if predictions is None:

@@ -1,4 +1,4 @@
-"""What the chart functions draw, read back from matplotlib's axes; and how the page gets it."""
+"""What the chart functions draw, read from matplotlib's axes, and the SVG for the page."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_every_axis_names_its_unit(charts: dict[str, str]) -> None:
 
 
 def test_the_page_chooses_every_color(charts: dict[str, str]) -> None:
-    assert len(set(LIGHT.values())) == len(LIGHT)  # otherwise two roles would become one variable
+    assert len(set(LIGHT.values())) == len(LIGHT)  # otherwise, two roles would become one variable
     for svg in charts.values():
         assert not re.search(r"#[0-9a-f]{6}\b", svg)
 

@@ -81,7 +81,7 @@ class Page(HTMLParser):
 
     @property
     def rows(self) -> dict[str, str]:
-        """Text of each table row after its header; of rows with one name the first."""
+        """Text of each table row by its header; for rows with the same header, the first."""
         rows: dict[str, str] = {}
         name = ""
         for element in self.elements:
@@ -98,7 +98,7 @@ Write = Callable[..., Written]
 
 @pytest.fixture
 def write(tmp_path: Path, make_record: Callable[..., RunRecord], charts: dict[str, str]) -> Write:
-    """Write a page of predictions, with changes of the record; return it with its metadata."""
+    """Write a page for predictions and a changed record; return it with its metadata."""
 
     def written(predictions: Any = None, *data: WindowedData, **changes: Any) -> Written:
         record = replace(make_record(predictions, *data), **({"charts": charts} | changes))
@@ -164,7 +164,7 @@ def test_the_verdict_comes_first(
     write: Write, data: WindowedData, verdict: str, tone: str, headline: str
 ) -> None:
     actual, last = data.targets(data.test), data.persistence(data.test)
-    # Right and wrong in turns: errors that nearly cancel.
+    # Alternately right and wrong, so that the errors nearly cancel.
     turns = 0.001 * np.where(np.arange(len(last)) % 2, 1.0, -1.0) * (actual - last)
     better, worse = last + turns, last - turns
     if rmse(actual, better) > rmse(actual, last):
@@ -189,7 +189,7 @@ def test_the_verdict_comes_first(
     assert ("due to chance" in banner.text) == ("indistinguishable" in headline)
 
 
-def test_a_model_shrunk_to_persistence_is_explained(
+def test_a_shrinkage_factor_of_0_is_explained(
     write: Write, make_record: Callable[..., RunRecord], data: WindowedData
 ) -> None:
     last = data.persistence(data.test)
@@ -334,7 +334,7 @@ def test_hostile_text_is_escaped(
     assert page.rows["source"] == f"{ATTACK}.csv"
     assert page.rows["robustness completed"] == f"✗ failed {ATTACK}"
     assert page.rows[f"{ATTACK} completed"] == "✗ failed x"
-    assert page.text.count(ATTACK) >= 8  # a chart that is not markup is text, too
+    assert page.text.count(ATTACK) >= 8  # a chart that is not markup is escaped as well
 
 
 def test_hostile_names_in_charts_are_escaped(

@@ -1,4 +1,4 @@
-"""training.png: its size, its pixels, and the data behind them."""
+"""training.png: its size, its pixels, and the data in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, and what this process hears of them."""
+"""Trainings in separate processes, and the progress that they report."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_events_of_each_process_reach_its_listener(tmp_path: Path) -> None:
     assert seen["BTCUSDT"].epochs == [1, 2]
     assert set(seen["BTCUSDT"].stages) == set(STAGES)
     windows = seen["BTCUSDT"].done
-    # The end of every epoch is reported, however many batches are not.
+    # The end of every epoch is reported, even if most batches are not.
     assert [done for done, total in windows if done == total] == [windows[0][1]] * 2
     assert seen["ETHUSDT"].stages == ["ingestion"]
     assert [listener.ends for listener in seen.values()] == [1, 1]

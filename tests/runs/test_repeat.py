@@ -1,4 +1,4 @@
-"""Metadata that a run is repeated from."""
+"""Repeating a run from its metadata."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_options_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MODEL_REGISTRY_PATH", "here")
     recorded = document()
     recorded["config"] |= {"force_refresh": True, "cache_dir": "/old", "resume": True}
-    del recorded["config"]["patience"]  # as if it were newer than the metadata
+    del recorded["config"]["patience"]  # as if the option were newer than the metadata
     run = read_run(str(write(tmp_path / "metadata.json", recorded)), offline=True)
     assert run.config == TrainingConfig(
         symbol="BTCUSDT", source="sample", epochs=3, start_date=date(2023, 1, 1), batch_size=32,
@@ -119,6 +119,6 @@ def test_metadata_that_cannot_be_used(tmp_path: Path, changes: Any, message: str
 
 
 @pytest.mark.parametrize("threads", ["2", -1, 10**9, True, 2.0, [2]])
-def test_a_number_of_threads_that_is_none(tmp_path: Path, threads: Any) -> None:
+def test_an_invalid_number_of_threads(tmp_path: Path, threads: Any) -> None:
     recorded = document(environment={"intra_op_threads": threads})
     assert read_run(str(write(tmp_path / "metadata.json", recorded))).threads is None

@@ -1,4 +1,4 @@
-"""What a bundle says about itself, and how many threads score it."""
+"""The properties of a bundle, and the number of threads that score it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Truth = Callable[[str, str], pl.DataFrame]
 
 @pytest.fixture
 def changed(models: Path, tmp_path: Path) -> Callable[[dict[str, Any]], Bundle]:
-    """Load a copy of the daily price bundle whose metadata.json is changed."""
+    """Load a copy of the daily price bundle with a changed metadata.json."""
 
     def load(change: dict[str, Any]) -> Bundle:
         path = tmp_path / "bundle"
@@ -51,7 +51,7 @@ def test_typed_properties(models: Path, model_type: str, timeframe: str, kind: s
 def test_trained_until_is_the_close_of_the_last_training_target(models: Path) -> None:
     bundle = load_bundle("BTCUSDT:1d:price", registry=models)
     dataset = bundle.metadata["dataset"]
-    # Rows begin after the 29 candles that averages need; windows are consecutive.
+    # Rows begin after the 29 candles of the warm-up; windows are consecutive.
     days = sample.candles("BTCUSDT", "1d")["timestamp"]
     first = days.to_list().index(datetime.fromisoformat(dataset["candles_first"])) + 29
     last_target = days[first + dataset["train_windows"] - 1 + bundle.sequence_length]
@@ -68,7 +68,7 @@ def test_older_metadata(changed: Callable[[dict[str, Any]], Bundle]) -> None:
 
 
 @pytest.mark.parametrize("stamp", ["2024-01-01T00:00:00", "2024-01-01T00:00:00+02:00", "x", 7])
-def test_a_time_that_is_not_one(changed: Callable[[dict[str, Any]], Bundle], stamp: Any) -> None:
+def test_an_invalid_time(changed: Callable[[dict[str, Any]], Bundle], stamp: Any) -> None:
     bundle = changed({"dataset": {"train_last": stamp}})
     with pytest.raises(BundleError, match=r"dataset.train_last .*, expected an ISO time in UTC"):
         _ = bundle.trained_until
@@ -96,7 +96,7 @@ def test_predictions_do_not_depend_on_the_number_of_threads(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_so_many_threads_score(models: Path, truth: Truth, threads: int) -> None:
+def test_the_number_of_scoring_threads(models: Path, truth: Truth, threads: int) -> None:
     bundle = load_bundle("BTCUSDT:1h:basic", registry=models, threads=threads)
     frame = truth("BTCUSDT", "1h").tail(1500)
     started: set[int] = set()

@@ -1,4 +1,4 @@
-"""Bundles of the causal recipe: what they promise, and what they score."""
+"""Bundles of the causal recipe: their documents and their predictions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def config(**options: Any) -> TrainingConfig:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("causal")
     with pytest.MonkeyPatch.context() as patch:
-        # One epoch is no better than no change, and a model that says so tests nothing.
+        # After one epoch, the shrinkage factor would be 0, and all predictions "no change".
         patch.setattr(CausalRecipe, "shrinkage", lambda *_: 1.0)
         run_training_pipeline(config(registry=root))
     return root
@@ -60,8 +60,8 @@ def test_contract(registry: Path, bundle: Bundle) -> None:
     assert {"train_windows", "validation_windows", "test_windows"} <= set(document["dataset"])
 
 
-def test_predictions_are_those_of_the_training_path(bundle: Bundle) -> None:
-    """Windows as training cuts them, through plain onnxruntime, as the metadata says."""
+def test_predictions_equal_the_training_path(bundle: Bundle) -> None:
+    """With windows cut as in training, plain onnxruntime, and the scale in the metadata."""
     market = load_market(config())
     data = split(prepare(market, config()), config())
     session = onnxruntime.InferenceSession(bundle.path / "model.onnx")
@@ -76,7 +76,7 @@ def test_predictions_are_those_of_the_training_path(bundle: Bundle) -> None:
     times = data.times(data.test).to_list()
     scored = got.filter(pl.col("timestamp").is_in(times))["prediction"].to_numpy()
     np.testing.assert_allclose(scored, expected, rtol=1e-6)
-    # Wilder's average has to settle, a window to fill, and the horizon to pass.
+    # Wilder's average must settle, then a window must fill, then the horizon must pass.
     assert got["prediction"].null_count() == SETTLED + 24 - 1 + HORIZON
     assert not got["prediction"][SETTLED + 24 - 1 + HORIZON :].has_nulls()
 
@@ -121,7 +121,7 @@ def test_an_index_stamped_during_the_day_counts_for_that_day(bundle: Bundle) -> 
         bundle.predict_last(market.candles, seconds)
 
 
-def test_a_missing_candle_unsettles_what_follows(bundle: Bundle) -> None:
+def test_the_rsi_settles_again_after_a_missing_candle(bundle: Bundle) -> None:
     candles = load_market(config()).candles
     close = candles["close"].to_list()
     close[700] = None
@@ -129,7 +129,7 @@ def test_a_missing_candle_unsettles_what_follows(bundle: Bundle) -> None:
     got = bundle.predict(holed, "neutral")["prediction"]
     nulls = np.flatnonzero(got.is_null().to_numpy())
     # The window of a bar ends HORIZON before it. Rows 700 to 1100 have no settled average, and are
-    # passed over, as others that lack a feature are.
+    # skipped, like other rows that lack a feature.
     assert set(range(701 + HORIZON, 701 + SETTLED + HORIZON)) <= set(nulls.tolist())
     assert not got[701 + SETTLED + HORIZON :].has_nulls()
 
@@ -155,7 +155,7 @@ def test_candles_in_another_order(bundle: Bundle) -> None:
         ("volume", -1.0, "column 'volume', row 1000: found -1.0, expected 0 or more"),
     ],
 )
-def test_candles_that_cannot_be(bundle: Bundle, column: str, value: float, message: str) -> None:
+def test_invalid_candles(bundle: Bundle, column: str, value: float, message: str) -> None:
     candles = load_market(config()).candles
     values = candles[column].to_list()
     values[1000] = value

@@ -1,4 +1,4 @@
-"""Scoring: `load_bundle`, beside a plain reading of the contract with NumPy and onnxruntime."""
+"""`load_bundle`, compared with a direct implementation of the contract."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def hourly(truth: Truth) -> pl.DataFrame:
 
 
 def basic_by_the_contract(bundle: Path, candles: pl.DataFrame) -> Any:
-    """Predictions of the bars from the 121st on: one bar at a time, as the contract says."""
+    """Predictions of the bars from the 121st on, one at a time, by the formulas of the contract."""
     session = onnxruntime.InferenceSession(bundle / "model.onnx")
     schema = json.loads((bundle / "feature_schema.json").read_text())
     columns = [feature["name"].split("_")[0] for feature in schema["features"]]
@@ -78,12 +78,12 @@ def test_a_basic_bundle_predicts_what_the_contract_says(
     assert got["prediction"][:LENGTH].null_count() == LENGTH
     np.testing.assert_allclose(got["prediction"][LENGTH:], expected, rtol=1e-6)
     assert len(expected) == 500
-    # A model of one epoch, but its prices are prices.
+    # The model has one epoch, but its outputs are still prices.
     assert np.abs(expected / hourly["close"][LENGTH:].to_numpy() - 1).max() < 0.2
 
 
 @pytest.mark.parametrize("kind", ["basic", "price", "sentiment"])
-def test_one_bar_is_as_all_at_once(models: Path, kind: str) -> None:
+def test_one_bar_equals_all_at_once(models: Path, kind: str) -> None:
     bundle = load_bundle(models / "BTCUSDT" / kind / "latest")
     timeframe = "1h" if kind == "basic" else "1d"
     candles, index = sample.candles("BTCUSDT", timeframe).tail(230), sample.sentiment()
@@ -98,8 +98,8 @@ def test_one_bar_is_as_all_at_once(models: Path, kind: str) -> None:
         bundle.predict_last(candles[: first - 1], **sentiment)
 
 
-def test_features_are_those_of_the_training(shared: Path, tmp_path: Path) -> None:
-    """Made from the bundle alone, on real candles: those of the old trainer."""
+def test_features_equal_those_of_training(shared: Path, tmp_path: Path) -> None:
+    """Computed from the bundle alone, on real candles, they also equal those of the old trainer."""
     from atb_fast import TrainingConfig, run_training_pipeline
 
     data, golden = shared / "data", shared / "golden"
@@ -131,7 +131,7 @@ def test_frames_of_any_kind(basic: Bundle, hourly: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("bad", [None, 0.0, -1.0])
-def test_what_the_contract_rejects_is_not_predicted(
+def test_windows_that_the_contract_rejects_are_not_predicted(
     basic: Bundle, hourly: pl.DataFrame, bad: float | None
 ) -> None:
     volume = hourly["volume"].to_list()
@@ -202,7 +202,7 @@ def test_sentiment_is_never_left_out_silently(models: Path) -> None:
         (pl.col("value").alias("index"), ""),
     ],
 )
-def test_sentiment_that_cannot_be(models: Path, change: pl.Expr, message: str) -> None:
+def test_invalid_sentiment(models: Path, change: pl.Expr, message: str) -> None:
     bundle = load_bundle("BTCUSDT:1d:sentiment", registry=models)
     candles, index = sample.candles("BTCUSDT", "1d").tail(300), sample.sentiment()
     odd = index.with_columns(change)
@@ -230,7 +230,7 @@ def in_a_child(bundle: Bundle, frame: Any, sentiment: Any, answers: Any) -> None
 @pytest.mark.parametrize("kind", ["basic", "price", "sentiment"])
 @pytest.mark.parametrize("library", ["polars", "pandas"])
 def test_forked_workers(models: Path, tmp_path: Path, kind: str, library: str) -> None:
-    """After this process used Polars' threads, which its children lack, and lost the file."""
+    """Even if this process has used Polars' thread pool before, and the file is deleted."""
     shutil.copytree(models / "BTCUSDT" / kind, tmp_path / kind, symlinks=True)
     bundle = load_bundle((tmp_path / kind / "latest").resolve())
     timeframe = "1h" if kind == "basic" else "1d"
@@ -300,7 +300,7 @@ def lone_environment(home: Path) -> None:
 def test_scoring_needs_onnxruntime_and_two_packages_of_atb_fast(
     models: Path, models_of_candles: Path, hourly: pl.DataFrame, tmp_path: Path
 ) -> None:
-    """In a process that has neither TensorFlow nor the packages that fetch, train and report."""
+    """In a process that has neither TensorFlow nor the packages for training."""
     lone_environment(tmp_path)
     daily, index = sample.candles("BTCUSDT", "1d").tail(300), sample.sentiment()
     frames = {"1h": hourly, "1d": daily, "index": index}
@@ -340,13 +340,13 @@ def test_scoring_needs_onnxruntime_and_two_packages_of_atb_fast(
 
 
 def test_a_window_ends_with_the_bar_before(models: Path) -> None:
-    """Not with an older one, because the newest has no sentiment yet."""
+    """And not with an older one if the newest has no sentiment yet."""
     bundle = load_bundle("BTCUSDT:1d:sentiment", registry=models)
     candles, index = sample.candles("BTCUSDT", "1d").tail(400), sample.sentiment()
     day = candles["timestamp"][300]
     whole = bundle.predict(candles, index)["prediction"]
     holed = bundle.predict(candles, index.filter(pl.col("timestamp") != day))["prediction"]
-    # The day after the hole, momentum is that over two days.
+    # On the day after the gap, momentum is the change over two days.
     assert holed[301] is None
     assert holed[:301].equals(whole[:301])
     assert holed[302:].null_count() == 0
@@ -354,19 +354,19 @@ def test_a_window_ends_with_the_bar_before(models: Path) -> None:
         bundle.predict_last(candles, index.filter(pl.col("timestamp") < candles["timestamp"][-1]))
 
 
-def test_the_index_of_a_day_counts_for_all_of_its_hours() -> None:
+def test_the_index_of_a_day_is_used_for_all_of_its_hours() -> None:
     hours = sample.candles("BTCUSDT", "1h").tail(100)
     index = sample.sentiment().filter(pl.col("timestamp") <= hours["timestamp"][-1])
     momentum = sentiment_features(index)
     trained = merge_sentiment(hours, momentum, "1h")["sentiment_momentum"]
     scored = merge_sentiment(hours, momentum, "1h", whole_last_day=True)["sentiment_momentum"]
-    assert trained.null_count() == 23  # the legacy recipe ends with the last midnight
+    assert trained.null_count() == 23  # for the legacy recipe, sentiment ends at the last midnight
     assert scored.null_count() == 0
     assert scored[:-23].equals(trained[:-23])
     assert (scored[-23:] == momentum["sentiment_momentum"][-1]).all()
 
 
-# What a bundle from elsewhere may hold.
+# What an untrusted bundle may contain.
 
 
 @pytest.fixture
@@ -448,7 +448,7 @@ def attack(bundle: Path, name: str) -> None:
         ("pipe", "found something else, expected a regular file"),
     ],
 )
-def test_hostile_bundles_are_refused(hostile: Path, name: str, message: str) -> None:
+def test_hostile_bundles_are_rejected(hostile: Path, name: str, message: str) -> None:
     bundle = (hostile / "BTCUSDT" / "price" / "latest").resolve()
     attack(bundle, name)
     with pytest.raises(BundleError, match=message):
@@ -458,7 +458,7 @@ def test_hostile_bundles_are_refused(hostile: Path, name: str, message: str) -> 
 @pytest.mark.parametrize(
     "target", ["../../../outside", "/etc", "..", ".", "a/b", "latest", "with space"]
 )
-def test_hostile_links_are_refused(hostile: Path, target: str) -> None:
+def test_hostile_links_are_rejected(hostile: Path, target: str) -> None:
     home = hostile / "BTCUSDT" / "price"
     (home / "latest").unlink()
     (home / "latest").symlink_to(target)
@@ -487,7 +487,7 @@ def test_references_to_nothing(models: Path, reference: str, message: str) -> No
 
 
 def test_a_bundle_of_the_old_trainer(models: Path, hourly: pl.DataFrame, tmp_path: Path) -> None:
-    """Schema by names alone, NaN where it does not matter: it can be scored."""
+    """Its schema has only names, and its metadata has NaN: it can be scored anyway."""
     new = load_bundle("BTCUSDT:1h:basic", registry=models)
     shutil.copytree(new.path, tmp_path / "old")
     schema = {

@@ -63,7 +63,7 @@ def test_bundles_of_other_trainers_lack_our_keys(metadata: Any, foreign: bool) -
     assert registry.is_foreign(metadata) is foreign
 
 
-def test_the_working_folder_is_beside_the_registry_that_a_link_leads_to(tmp_path: Path) -> None:
+def test_the_work_folder_is_next_to_the_registry_that_a_link_points_to(tmp_path: Path) -> None:
     (tmp_path / "real" / "models").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real" / "models")
     expected = tmp_path.resolve() / "real" / ".models-work"

@@ -1,4 +1,4 @@
-"""Runs the command line in forked processes, which saves the imports.
+"""Runs the command line in forked processes, which saves the time of imports.
 
 A server imports TensorFlow and everything else once, then forks for each command. A command is
 still a process with its own exit code, streams, directory and environment. The server itself only
@@ -98,7 +98,7 @@ def _work(job: dict[str, Any]) -> NoReturn:
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        # TensorFlow's threads were not forked, and a regular exit would wait for them.
+        # A regular exit would wait for TensorFlow's threads, which do not exist after a fork.
         os._exit(code)
 
 

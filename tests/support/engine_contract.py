@@ -1,4 +1,4 @@
-"""What the trading engines expect of a bundle, without a line of atb-fast.
+"""What the trading engines expect of a bundle, without any code of atb-fast.
 
 `violations(registry, key)` reads a bundle as an engine would and names every rule it breaks, by a
 short code. `scan(registry)` loads all bundles as an engine does when it starts. Both know JSON,
@@ -36,7 +36,7 @@ class Scan:
     Attributes:
         symbols: Directories taken for symbols.
         loaded: SYMBOL/type/version of each bundle that was loaded.
-        live: SYMBOL/type/version that each `latest` led to.
+        live: SYMBOL/type/version that each `latest` pointed to.
         vanished: Versions that were deleted between listing and loading: the engine skips them.
         errors: Everything else that went wrong.
     """
@@ -51,7 +51,7 @@ class Scan:
 def scan(registry: Path) -> Scan:
     """Load every bundle in `registry` as an engine does.
 
-    Every directory is scanned, hidden ones too. As in engines, an error while listing is not
+    Every directory is scanned, even hidden ones. As in engines, errors while listing are not
     caught.
     """
     found = Scan()

@@ -1,6 +1,6 @@
 """A local server for the exchange's REST API and archive, and for the Fear & Greed index.
 
-It answers like the real servers from candles that a test provides, with faults on request.
+It responds like the real servers with candles that a test provides, and with faults on request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import polars as pl
 from atb_fast.config import TIMEFRAMES
 
 DAY_MS = TIMEFRAMES["1d"]
-#: From here on the archive's timestamps are microseconds.
+#: From here on, the timestamps of the archive are microseconds.
 MICROSECONDS_FROM = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
 
@@ -59,7 +59,7 @@ class Exchange:
 
     Attributes:
         candles: By (symbol, timeframe): timestamp (ms, UTC) and five numbers, ascending. Candles
-            that have not closed at `now` are sent as running.
+            that have not closed at `now` are sent as open candles.
         index: timestamp and value, ascending; days may be missing.
         now: The exchange's clock, milliseconds since 1970.
         latency: Seconds before each answer.
@@ -140,7 +140,7 @@ class Exchange:
             release.set()
 
     def cut_at_random(self, seed: int | None) -> None:
-        """Cut half of the answers at a random byte, with or without Content-Length; None: stop."""
+        """Cut half of the responses at a random byte, with or without their length; None stops."""
         self._cuts = None if seed is None else random.Random(seed)
 
     def counts(self) -> Counter[str]:
@@ -148,7 +148,7 @@ class Exchange:
         return Counter(re.sub(r"\?.*|/[^/]*\.zip", "", path) for path in self.requests)
 
     def answer(self, target: str) -> Answer:
-        """Return the answer to a request, which may take a while."""
+        """Return the response to a request, possibly after a delay."""
         with self._lock:
             self.requests.append(target)
             hold = self._hold

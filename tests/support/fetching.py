@@ -1,4 +1,4 @@
-"""Forks a fetch for every job on stdin, and kills it or limits its file sizes on request.
+"""Forks a download for every job on stdin, and kills it or limits its file sizes on request.
 
 A separate process, because a process that has used Polars must not fork: this one only imports.
 """

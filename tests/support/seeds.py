@@ -1,11 +1,11 @@
-"""Seeds of tests that draw what they do."""
+"""Seeds for tests with random actions."""
 
 from __future__ import annotations
 
 import os
 from datetime import date
 
-#: Read before tests/conftest.py hides it from the program.
+#: Read before tests/conftest.py removes it from the environment.
 _GIVEN = os.environ.get("ATB_FAST_FAULT_SEED")
 
 

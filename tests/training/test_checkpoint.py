@@ -1,4 +1,4 @@
-"""Checkpoints of a training, in this process and at toy size."""
+"""Checkpoints of tiny trainings in this process."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def made(dtype_policy: str = "float32", seed: int = 1) -> Any:
     ("engine", "dtype_policy"),
     [("compiled", "float32"), ("keras", "float32"), ("keras", "mixed_float16")],
 )
-def test_what_is_resumed_has_the_same_bits(
+def test_a_resumed_run_has_the_same_bits(
     data: WindowedData,
     tmp_path: Path,
     log: pytest.LogCaptureFixture,
     engine: Engine,
     dtype_policy: str,
 ) -> None:
-    """The best epoch is before the break, and the early stop after it."""
+    """The best epoch is before the interruption, and early stopping after it."""
     from keras import callbacks
 
     def keep(epoch: int, _: Any = None) -> None:
@@ -77,7 +77,7 @@ def test_what_is_resumed_has_the_same_bits(
 
     def run(directory: str, *extra: Any, resume: bool = False) -> Any:
         model = made(dtype_policy)
-        # From the fourth epoch on it climbs: worse and worse, so that patience ends it.
+        # From the fourth epoch on, the loss rises, so that early stopping ends the fit.
         turn = callbacks.LearningRateScheduler(lambda epoch, _: 1e-3 if epoch < 3 else -1e-3)
         options = FitOptions(
             engine=engine, epochs=12, patience=4, batch_size=8, seed=1, resume=resume
@@ -100,7 +100,7 @@ def test_what_is_resumed_has_the_same_bits(
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_is_done_is_not_trained_again(
+def test_finished_epochs_are_not_trained_again(
     data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     first = made()
@@ -115,7 +115,7 @@ def test_what_is_done_is_not_trained_again(
 
 
 @pytest.mark.parametrize("engine", ["compiled", "keras"])
-def test_an_interrupted_training_says_how_it_goes_on(
+def test_an_interrupted_training_says_how_to_resume(
     data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture, engine: Engine
 ) -> None:
     class Interrupts(Listener):
@@ -139,7 +139,7 @@ def test_without_resume_it_is_replaced(
     fitted = fit(made(), data, options, checkpoints=tmp_path)
     path = fitted.checkpoint
     assert path is not None
-    # As if it were of another machine, which a new one is not.
+    # As if another machine had written it; a new one would be of this machine.
     with np.load(path) as stored:
         arrays = dict(stored)
     document = json.loads(str(arrays["document"]))
@@ -177,7 +177,7 @@ def test_nothing_to_resume(
     assert fitted.epochs == 1
 
 
-def test_a_damaged_one_is_refused(
+def test_a_damaged_checkpoint_is_not_used(
     data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     fitted = fit(made(), data, SHORT, checkpoints=tmp_path)
@@ -200,7 +200,7 @@ def test_a_damaged_one_is_refused(
         if rng.random() < 0.3:
             del damaged[rng.integers(len(damaged)) :]
         else:
-            # Half of the time where zip keeps its names, sizes and checksums.
+            # Half of the time in the part where zip stores names, sizes and checksums.
             place = rng.integers(len(damaged)) if rng.random() < 0.5 else -rng.integers(1, 4000)
             damaged[place] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
@@ -208,7 +208,7 @@ def test_a_damaged_one_is_refused(
         if not found.find(model, resume=True):
             refused += 1
             continue
-        # A bit that nobody reads, such as the date of a file.
+        # A bit that has no effect, such as the date of a file.
         state = found.state
         path.write_bytes(sound)
         expected = checkpoint.load_state(path, model)
@@ -219,7 +219,7 @@ def test_a_damaged_one_is_refused(
     assert refused > 30
 
 
-def test_another_machine_is_said(
+def test_another_machine_is_logged(
     data: WindowedData,
     tmp_path: Path,
     log: pytest.LogCaptureFixture,
@@ -232,7 +232,7 @@ def test_another_machine_is_said(
     assert "will differ" in log.text
 
 
-def test_where_nothing_can_be_written_it_trains(
+def test_training_continues_if_nothing_can_be_written(
     data: WindowedData, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -241,7 +241,7 @@ def test_where_nothing_can_be_written_it_trains(
     assert log.text.count("no checkpoints from epoch 1 on") == 1
 
 
-def test_a_training_that_diverges_leaves_none(data: WindowedData, tmp_path: Path) -> None:
+def test_a_training_that_diverges_leaves_no_checkpoint(data: WindowedData, tmp_path: Path) -> None:
     from keras import callbacks
 
     model = made()

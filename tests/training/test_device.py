@@ -45,7 +45,7 @@ def test_engine() -> None:
 def test_tensorflow_is_set_up_as_decided(
     monkeypatch: pytest.MonkeyPatch, mixed_precision: bool
 ) -> None:
-    """With a GPU that TensorFlow reports; all else is what TensorFlow then says of itself."""
+    """A fake GPU is reported; the rest is read from TensorFlow's own configuration."""
     tf = import_tensorflow()
     gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [gpu] * (kind == "GPU"))

@@ -1,4 +1,4 @@
-"""The fit and the parts of the run around it, in this process and at toy size."""
+"""The fit and the steps of a run around it, with tiny models in this process."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_patience_ends_the_fit(data: WindowedData, engine: str) -> None:
     assert (fitted.epochs, fitted.best_epoch) == (3, 1)
 
 
-def test_a_loss_that_is_not_a_number_stops(data: WindowedData) -> None:
+def test_a_nan_loss_stops_the_fit(data: WindowedData) -> None:
     model = build_model(LENGTH, 9)
     model.layers[-1].set_weights([np.full((50, 1), np.nan), np.zeros(1)])
     with pytest.raises(TrainingError, match="the loss is not a finite number in epoch 1"):
@@ -130,7 +130,7 @@ def gate(model: Any, path: Path, data: WindowedData) -> dict[str, float]:
     return onnx_export.check(path, inputs, expected, scale=data.prepared.close.max())
 
 
-def test_the_gate_refuses_another_model(data: WindowedData, tmp_path: Path) -> None:
+def test_the_check_rejects_another_model(data: WindowedData, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     model = build_model(LENGTH, 9)
     path.write_bytes(onnx_export.convert(model, properties={}))
@@ -263,7 +263,7 @@ def test_a_disk_that_fills_up_after_training_keeps_the_model(
     assert not (config.registry / "BTCUSDT").exists()
 
 
-def test_a_diagnostic_that_fails_does_not_cost_the_bundle(
+def test_a_failed_diagnostic_does_not_fail_the_run(
     config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json
@@ -279,7 +279,7 @@ def test_a_diagnostic_that_fails_does_not_cost_the_bundle(
     assert document["diagnostic_failures"] == {"robustness": "ZeroDivisionError: in the diagnostic"}
 
 
-def test_a_report_that_fails_does_not_cost_the_bundle(
+def test_a_failed_report_does_not_fail_the_run(
     config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json

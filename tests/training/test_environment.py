@@ -1,4 +1,4 @@
-"""What metadata say of the machine and of the working directory."""
+"""The machine and the working directory in the metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atb_fast.training.device import import_tensorflow
 from atb_fast.training.environment import environment, git_state
 
 
-def test_threads_are_those_that_tensorflow_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_equal_those_of_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     tf = import_tensorflow()
     for name in ("INTRAOP", "INTEROP"):
         monkeypatch.delenv(f"TF_NUM_{name}_THREADS", raising=False)

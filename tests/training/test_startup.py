@@ -1,4 +1,4 @@
-"""What of TensorFlow's start-up reaches the terminal, with a stand-in for TensorFlow."""
+"""Which start-up messages reach the terminal, with a fake TensorFlow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ERROR = "E0000 00:00:1795527477.220431   21228 cuda_driver.cc:152] failed call t
 
 
 def doctor(folder: Path, tensorflow: str) -> subprocess.CompletedProcess[str]:
-    """Run `atb-fast doctor` with `tensorflow` as the source of TensorFlow."""
+    """Run `atb-fast doctor` with this source code in place of TensorFlow."""
     (folder / "tensorflow.py").write_text(tensorflow)
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
@@ -45,7 +45,7 @@ def test_only_noise_is_dropped_when_the_import_fails(tmp_path: Path) -> None:
     assert done.returncode == 7
 
 
-def test_a_crash_shows_its_last_words(tmp_path: Path) -> None:
+def test_the_messages_of_a_crash_are_shown(tmp_path: Path) -> None:
     fatal = f"F{ERROR[1:]}"
     done = doctor(tmp_path, f"import os; os.write(2, {NOISE + fatal!r}.encode()); os.abort()")
     assert done.returncode == -signal.SIGABRT

@@ -29,7 +29,7 @@ def config(directory: Path, engine: str = "auto") -> TrainingConfig:
 
 
 @pytest.mark.parametrize("engine", ["compiled", "keras"])
-def test_the_curves_are_those_of_the_training(tmp_path: Path, engine: str) -> None:
+def test_the_curves_equal_the_history(tmp_path: Path, engine: str) -> None:
     logs: list[dict[str, float]] = []
     options = config(tmp_path, engine)
 
@@ -50,11 +50,11 @@ def test_the_curves_are_those_of_the_training(tmp_path: Path, engine: str) -> No
     assert read == {name: pytest.approx([log[name] for log in logs]) for name in read}
 
 
-def test_nothing_is_written_unless_asked_for() -> None:
+def test_nothing_is_written_unless_requested() -> None:
     assert tensorboard.callbacks(None, "BTCUSDT_1d") == []
 
 
-def test_the_package_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorboard, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="pip install tensorboard"):
         tensorboard.callbacks(tmp_path, "BTCUSDT_1d")

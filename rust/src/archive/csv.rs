@@ -85,7 +85,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     .filter(|line| !line.is_empty())
 }
 
-/// Returns the field up to the next comma, and leaves in `rest` what follows the comma.
+/// Returns the field up to the next comma, and leaves the text after the comma in `rest`.
 fn next_field<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     let end = memchr(b',', rest).unwrap_or(rest.len());
     let field = &rest[..end];
@@ -103,9 +103,9 @@ fn milliseconds(field: &[u8]) -> Option<i64> {
     })
 }
 
-/// Returns the `f64` nearest to a number of digits and at most one point.
+/// Returns the `f64` nearest to a decimal of digits and at most one point.
 ///
-/// Signs, exponents, NaN and infinities are refused: the exchange writes none.
+/// Signs, exponents, NaN and infinities are rejected, because the exchange writes none.
 fn decimal(field: &[u8]) -> Option<f64> {
     const FORMAT: u128 = NumberFormatBuilder::new()
         .no_positive_mantissa_sign(true)

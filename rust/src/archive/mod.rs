@@ -74,7 +74,7 @@ pub fn read_zip(
     match entry.compression() {
         CompressionMethod::STORE => *text = packed,
         CompressionMethod::DEFLATE => {
-            // The size is only a claim of the zip. Decompression stops there.
+            // The size in the zip may be wrong, so decompression stops there.
             text.resize(entry.size() as usize, 0);
             let written = Decompressor::new()
                 .deflate_decompress(&packed, text)

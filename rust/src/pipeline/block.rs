@@ -1,4 +1,4 @@
-//! The features of consecutive rows, computed together.
+//! Computes the features of consecutive rows together.
 
 use std::ops::Range;
 
@@ -83,7 +83,7 @@ impl Block {
         self.values.iter().map(|values| &values[..self.rows])
     }
 
-    /// As [`Self::features`], to be changed.
+    /// Mutable access to [`Self::features`].
     pub fn features_mut(&mut self) -> impl Iterator<Item = &mut [f64]> {
         let rows = self.rows;
         self.values

@@ -1,4 +1,4 @@
-//! What a feature is, and what must be known of it before it is computed.
+//! Features, and their lookback and warm-up.
 
 /// Longest window of a feature.
 pub const MAX_WINDOW: usize = 1 << 20;

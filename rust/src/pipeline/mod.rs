@@ -17,7 +17,7 @@ use crate::parallel::{self, Threads};
 use crate::scale::{self, MinMax};
 use crate::{Error, Result};
 
-/// Fewest rows for a thread. Starting one costs as much as about 10 000 rows of work.
+/// Fewest rows for a thread. Starting one takes as long as processing about 10,000 rows.
 const ROWS_PER_THREAD: usize = 1 << 15;
 
 /// The features of a model, in channel order, and their scalers once fitted.
@@ -31,10 +31,10 @@ pub struct Pipeline {
 #[derive(Debug, Clone, PartialEq)]
 struct Source {
     name: String,
-    /// Feature index of everything computed from this column.
+    /// Indices of the features that are computed from this column.
     features: Vec<usize>,
     lookback: usize,
-    /// Longest window that a mean is taken over, 0 without any.
+    /// Longest window of a mean; 0 if there is none.
     longest_mean: usize,
 }
 
@@ -166,7 +166,7 @@ impl Pipeline {
                     start: rows.start,
                     end: rows.end,
                 })?;
-                // Sums and differences of values near the largest float64 are infinite.
+                // For values near the largest float64, sums and differences are infinite.
                 if (scaler.data_max - scaler.data_min).is_finite() {
                     Ok(scaler)
                 } else {
@@ -210,7 +210,7 @@ impl Pipeline {
         if self.scalers.is_empty() {
             return Err(Error::NotFitted);
         }
-        // No row of the warm-up is complete. Without them in the parts there is no gap to close.
+        // No row of the warm-up is complete. Leaving them out of the parts avoids closing a gap.
         let warmup = self.features.iter().map(|f| f.transform.warmup()).max();
         let parts = threads.split(warmup.unwrap_or(0).min(len)..len, ROWS_PER_THREAD);
         Matrix::build(self.features.len(), &parts, |rows, writer| {

@@ -19,16 +19,16 @@ use crate::parallel::Threads;
 /// microseconds, as in files from 2025 on, are recognized. Threads share the files.
 ///
 /// Args:
-///     files: For each file the start of its day, milliseconds since 1970, and the content of the
-///         zip, which holds one headerless CSV of twelve columns.
-///     max_rows: Most rows that a file can have, at least 1. A CSV that expands beyond what they
-///         can need is refused.
+///     files: For each file, the start of its day, milliseconds since 1970, and the content of the
+///         zip, which contains one headerless CSV of twelve columns.
+///     max_rows: Largest number of rows in a file, at least 1. A CSV that is larger than so many
+///         rows can be is rejected.
 ///     day_ms: Length of a day, milliseconds, at least 1.
 ///     threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable cores.
 ///
 /// Returns:
-///     The table, and (index, reason) of each file that contributed no rows. The reason is that the
-///     zip is corrupt or too large, or that a row is not twelve columns with plain numbers, did not
+///     The table, and (index, reason) for each file that was rejected. A file is rejected if the zip
+///     is corrupt or too large, or if a row does not have twelve columns with plain numbers, did not
 ///     open on the day and after the row before it, or is an impossible candle.
 ///
 /// Raises:

@@ -74,7 +74,7 @@ impl PyCandleMatrix {
         self.names.iter().map(String::as_str).collect()
     }
 
-    /// The row of the frame that each row of the matrix was: 0, 1, 2 and so on, int64.
+    /// The number of each row in the frame: 0, 1, 2 and so on, int64.
     ///
     /// Read-only, and the same array on each access.
     #[getter]

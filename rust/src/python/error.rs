@@ -1,4 +1,4 @@
-//! The one place where the GIL is released and the error of a kernel becomes a Python exception.
+//! The one place that releases the GIL and converts errors of kernels to Python exceptions.
 
 use numpy::ndarray::ShapeError;
 use pyo3::exceptions::PyMemoryError;

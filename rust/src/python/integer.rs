@@ -1,4 +1,4 @@
-//! Integer arguments. Each name has one type and one range, here.
+//! Integer arguments: the type and the range of each name.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -86,7 +86,7 @@ where
         } else {
             ("most", range.end())
         };
-        // Python refuses to print integers of more than 4300 digits.
+        // Python does not print integers of more than 4300 digits.
         let received = value
             .str()
             .map_or_else(|_| "a huge integer".to_owned(), |s| s.to_string());

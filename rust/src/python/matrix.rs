@@ -18,7 +18,7 @@ use crate::window;
 /// Args:
 ///     values: Shape (rows, features), float32, at least one feature. They are copied.
 ///     names: One for each feature.
-///     rows: The row of a frame that each row was, strictly ascending, shape (rows,), int64.
+///     rows: The number of each row in its frame, strictly ascending, shape (rows,), int64.
 ///         Default: 0, 1, 2 and so on.
 ///
 /// Raises:
@@ -87,7 +87,7 @@ impl PyFeatureMatrix {
         self.names.iter().map(String::as_str).collect()
     }
 
-    /// The row of the frame that each row of the matrix was, ascending, shape (rows,), int64.
+    /// The number of each row in the frame, ascending, shape (rows,), int64.
     ///
     /// Read-only, and the same array on each access.
     #[getter]
@@ -223,7 +223,7 @@ impl PyFeatureMatrix {
                 targets.len()
             )));
         }
-        // The target of a window is the row after it, so the last row is in no window.
+        // The target of a window is in the row after it, so no window contains the last row.
         let usable = rows.saturating_sub(1);
         let mut starts = match starts {
             Some(starts) => copied(&starts),

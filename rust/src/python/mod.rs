@@ -47,14 +47,14 @@ fn py_build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// - The columns of features are float64. They are read in place, not converted.
 /// - Null is a missing value. Rows that depend on one are left out of the feature matrix. pandas
 ///   exports its NaN as null.
-/// - NaN and infinities are a DataError that names the column and the row.
+/// - NaN and infinities raise a DataError that names the column and the row.
 /// - A `timestamp` column is strictly ascending and has no nulls. It holds timestamps of any unit,
 ///   or int64 milliseconds since 1970.
 ///
 /// Arrays have no nulls. In `sma`, `rsi` and `MinMaxScaler`, NaN is a missing value.
 ///
-/// An integer outside of its range is an ArgumentError that names the argument, what was received
-/// and what is expected.
+/// An integer out of range raises an ArgumentError that names the argument, what was received and
+/// what was expected.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<candles::PyCandleMatrix>()?;

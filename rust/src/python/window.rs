@@ -14,7 +14,8 @@ use crate::{Result, window};
 /// The batches of one epoch, as `FeatureMatrix.batches` returns them.
 ///
 /// Iterating yields (windows, targets), float32, shapes (batch, length, features) and (batch,).
-/// `len` is the number of batches of the whole epoch. Threads may share it: each batch goes to one.
+/// `len` is the number of batches of the whole epoch. Threads can share the iterator: each batch
+/// goes to one of them.
 #[pyclass(frozen, name = "WindowBatches", module = "atb_fast._core")]
 pub struct PyWindowBatches {
     matrix: Py<PyFeatureMatrix>,
@@ -119,7 +120,7 @@ pub fn filled<'py>(
     Ok(out)
 }
 
-/// Returns the read-only array in `cell`, made of `rows` on the first call.
+/// Returns the read-only array in `cell`, which the first call fills with `rows`.
 pub fn frame_rows<'py>(
     py: Python<'py>,
     cell: &PyOnceLock<Py<PyArray1<i64>>>,
