@@ -39,7 +39,7 @@ TIMEFRAMES = {
     "1w": 7 * _DAY,
 }
 
-#: The columns of a candle besides its timestamp, in the order that models take them.
+#: The columns of a candle, without its timestamp, in the order that models use.
 CANDLE_COLUMNS = ("open", "high", "low", "close", "volume")
 
 #: The timeframe of a basic bundle that strategies expect.

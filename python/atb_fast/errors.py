@@ -59,17 +59,17 @@ class StorageError(AtbFastError, OSError):
 
 
 class MissingExtraError(AtbFastError, ImportError):
-    """An optional dependency is not installed."""
+    """A required package is not installed."""
 
     exit_code = 7
-    meaning = "an optional dependency is not installed"
+    meaning = "a required package is not installed"
 
 
 class FetchError(AtbFastError, OSError):
     """Candles or sentiment are not stored and cannot be downloaded."""
 
     exit_code = 8
-    meaning = "candles or sentiment cannot be downloaded"
+    meaning = "candles or sentiment are not stored and cannot be downloaded"
 
 
 class BundleError(AtbFastError, ValueError):

@@ -171,7 +171,7 @@ def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
     if problems and not as_json:
         click.echo("\n".join(problems))
     if problems:
-        where, fix = ("files", "fix them") if files else ("store", "run atb-fast data repair")
+        where, fix = ("files", "fix them") if files else ("store", "run: atb-fast data repair")
         raise DataError(f"problems found in the {where}: {len(problems)}; {fix}")
 
 

@@ -28,7 +28,7 @@ _SYMBOL = "BTCUSDT"
 def doctor(path: Path | None, as_json: bool) -> None:
     """Check the installation and the settings, and print fixes.
 
-    Opens no connection. The exit code is 0 if training works, 7 if a dependency is not installed,
+    Opens no connection. The exit code is 0 if training works, 7 if a package is not installed,
     and 2 or 6 if the settings, the cache directory or the registry must be fixed first.
     """
     from atb_fast.runs.installation import examine
