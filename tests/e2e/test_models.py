@@ -416,8 +416,17 @@ def test_bundles_of_other_trainers_are_listed(atb_fast: Run, shared_registry: Pa
     table = atb_fast("models", "ls", "--registry", shared_registry)
     assert "BTCUSDT:1d:price:champion" in table.stdout
     assert "train/serve skew, because another trainer made it" in table.stdout
+    assert max(map(len, table.stdout.splitlines())) < 250
     shown = atb_fast("models", "show", "BTCUSDT:1d:price:champion", "--registry", shared_registry)
     assert shown.returncode == 0, shown.stderr
+    facts = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines())
+    assert facts["trainer"] == "other"
+    assert facts["training"] == "300 epochs"
+    assert facts["created"] == "2024-05-06T07:08:09.123456"
+    assert facts["test"] == "RMSE  1,234.50"
+    assert facts["symbol"] == "BTCUSDT 1d"
+    assert "candles" not in facts
+    assert "None" not in shown.stdout
     every = atb_fast("models", "verify", "--all", "--registry", shared_registry)
     assert every.returncode == 0, every.stderr
     assert "not checked: train/serve skew, because another trainer made it" in every.stdout

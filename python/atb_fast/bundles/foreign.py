@@ -45,7 +45,7 @@ def not_verifiable(metadata: dict[str, Any]) -> tuple[str, ...]:
     found = ["train/serve skew, because another trainer made it"]
     missing = [key for key in METADATA_KEYS if key not in metadata]
     if missing:
-        found.append(f"{', '.join(missing)}: missing in metadata.json")
+        found.append(f"missing in metadata.json: {', '.join(missing)}")
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +15,7 @@ from atb_fast.cli.tables import Column, print_table
 from atb_fast.config import OPTIONS, default_registry
 from atb_fast.errors import ArgumentError, BundleError
 from atb_fast.serving.references import find
-from atb_fast.serving.registry import live_version, read_json, unpublished, versions
+from atb_fast.serving.registry import is_foreign, live_version, read_json, unpublished, versions
 
 if TYPE_CHECKING:
     from atb_fast.bundles.releases import Release
@@ -209,28 +210,38 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     dataset, results, params = (
         part(name) for name in ("dataset", "evaluation_results", "training_params")
     )
-    live = live_version(path.parent) == path.name
+
+    def listed(part: dict[str, Any], **texts: str) -> str:
+        return ", ".join(
+            text.format(part[key]) for key, text in texts.items() if part.get(key) is not None
+        )
+
     names = metadata.get("feature_names")
-    columns = ", ".join(map(str, names)) if isinstance(names, list) else names
-    from_candles = results.get("test_rmse_from_candles")
+    rows = listed(metadata, sequence_length="{} rows")
+    columns = ", ".join(map(str, names)) if isinstance(names, list) else ""
+    ends = [str(dataset[key]) for key in ("first", "last") if dataset.get(key)]
+    rmse, persistence, from_candles = (
+        _number(results.get(key))
+        for key in ("test_rmse", "persistence_rmse", "test_rmse_from_candles")
+    )
     facts = {
         "bundle": path,
-        "live": "yes" if live else "no",
-        "symbol": f"{metadata.get('symbol')} {metadata.get('timeframe')}",
+        "live": "yes" if live_version(path.parent) == path.name else "no",
+        "trainer": "other" if is_foreign(metadata) else None,
+        "symbol": listed(metadata, symbol="{}", timeframe="{}").replace(",", ""),
         "type": metadata.get("model_type"),
         "horizon": f"{_horizon(metadata)} bars",
-        "input": f"{metadata.get('sequence_length')} rows of {columns}",
-        "created": metadata.get("created_at"),
-        "candles": f"{dataset.get('first')} to {dataset.get('last')}"
-        + (", synthetic" if dataset.get("synthetic") else ""),
-        "training": f"{params.get('epochs')} epochs, best {params.get('best_epoch')}, "
-        f"seed {params.get('seed')}, {params.get('engine')}",
-        "test RMSE": f"{_number(results.get('test_rmse'))} "
-        f"(persistence {_number(results.get('persistence_rmse'))})",
+        "input": " of ".join(filter(None, (rows, columns))),
+        "created": metadata.get("created_at") or metadata.get("training_date"),
+        "candles": " to ".join(ends) + (", synthetic" if dataset.get("synthetic") else ""),
+        "training": listed(
+            params, epochs="{} epochs", best_epoch="best {}", seed="seed {}", engine="{}"
+        ),
+        "test RMSE": rmse + (f" (persistence {persistence})" if persistence else ""),
+        "... from candles": from_candles and f"{from_candles}, as model.onnx computes features",
     }
-    if from_candles is not None:
-        facts["... from candles"] = f"{_number(from_candles)}, as model.onnx computes features"
-    return facts
+    # Bundles of other trainers lack many of them.
+    return {name: value for name, value in facts.items() if value}
 
 
 def _horizon(metadata: dict[str, Any]) -> Any:
@@ -284,7 +295,8 @@ def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
             "" if row["horizon"] == 1 else f"{row['horizon']} bars",
             _number(row["test_rmse"]),
             _number(row["persistence_rmse"]),
-            "; ".join(row["unverified"]),
+            # `models verify` prints all of it.
+            "; ".join(shorten(what, 56, placeholder=" ...") for what in row["unverified"]),
             row["problem"],
         )
         for row in rows
