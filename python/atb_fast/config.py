@@ -353,8 +353,9 @@ class TrainingConfig(MarketOptions, RecipeOptions, FitOptions, OutputOptions):
             value = getattr(self, item.name)
             if item.affects(self.recipe) or item.ignored or value == item.default:
                 continue
+            given = item.flag if value is True else f"{item.flag} {value}"
             raise ArgumentError(
-                f"{item.flag} {value} does not apply to the {self.recipe} recipe; remove it, or "
+                f"{given} does not apply to the {self.recipe} recipe; remove it, or "
                 f"use --recipe {' or '.join(item.recipes)}",
                 options=(item.name, "recipe"),
             )

@@ -199,8 +199,8 @@ def walk_forward(
                 f"{len(starts)} windows of {options.sequence_length} bars are too few for {folds} "
                 f"folds: fold {len(parts) + 1} has {len(fold.train)} training, "
                 f"{len(fold.validation)} validation and {len(fold.test)} test windows with an "
-                f"embargo of {embargo} bars; use a longer range, fewer --folds, or a shorter "
-                "--sequence-length"
+                f"embargo of {embargo} bars; use a longer range, fewer --folds, a shorter "
+                "--sequence-length, or a smaller --embargo"
             )
         parts.append(fold)
     return parts

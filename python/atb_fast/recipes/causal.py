@@ -103,8 +103,9 @@ class CausalRecipe(Recipe):
             raise DataError(
                 f"{len(prepared.matrix)} complete rows give {len(parts.train)} windows of "
                 f"{options.sequence_length} bars to train, {len(parts.validation)} to validate and "
-                f"{len(parts.test)} to test: a window, the horizon and an embargo of {rows} bars "
-                "are dropped between the parts; use a longer range, or a shorter --sequence-length"
+                f"{len(parts.test)} to test: a window, the horizon and an embargo of {rows} "
+                "bars are dropped between the parts; use a longer range, a shorter "
+                "--sequence-length, or a smaller --embargo"
             )
         return parts
 
