@@ -256,7 +256,7 @@ def test_bars_without_trades(market: Market) -> None:
             "--sentiment-lag-days 0 does not apply to the legacy",
         ),
         (
-            {"recipe": "basic", "force_sentiment": True},
+            {"recipe": "basic", "sequence_length": 120, "force_sentiment": True},
             "--force-sentiment does not apply to the basic recipe",
         ),
         ({"onnx_input": "ohlcv"}, "--onnx-input ohlcv does not apply to the causal recipe"),

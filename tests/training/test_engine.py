@@ -234,6 +234,28 @@ def test_a_fit_that_diverges_keeps_the_best_and_fails_the_run(
     assert not (config.registry / "BTCUSDT").exists()
 
 
+def test_an_interrupt_after_training_says_how_to_go_on(config: TrainingConfig) -> None:
+    class Interrupts(Listener):
+        def stage(self, name: str) -> None:
+            if name == "onnx":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        runner.run_training_pipeline(config, listener=Interrupts())
+    assert interrupted.value.__notes__ == [
+        "the same command with --resume repeats only what follows the training"
+    ]
+    (kept,) = (work_folder(config.registry) / "unpublished").iterdir()
+    assert (kept / "model.keras").is_file()
+
+    class NoEpoch(Listener):
+        def epoch(self, number: int, logs: dict[str, float]) -> None:
+            raise AssertionError(f"epoch {number} was trained again")
+
+    result = runner.run_training_pipeline(replace(config, resume=True), listener=NoEpoch())
+    assert result.published
+
+
 def test_a_crash_after_training_keeps_the_model(
     config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -74,7 +74,7 @@ def run_training_pipeline(
     with publishing.reserve(config.registry, config.symbol, model_type, _now()) as draft:
         trained = _train(config, data, recorded, draft, timer=timer, listener=listener)
         fitted = trained.fitted
-        with _kept_on_failure(draft):
+        with _kept_on_failure(draft, fitted):
             if fitted.diverged:
                 raise TrainingError(
                     f"the loss became NaN in epoch {fitted.diverged} (best epoch: "
@@ -256,11 +256,13 @@ def _publish(draft: Draft, config: TrainingConfig) -> Path:
 
 
 @contextmanager
-def _kept_on_failure(draft: Draft) -> Iterator[None]:
+def _kept_on_failure(draft: Draft, fitted: FitResult) -> Iterator[None]:
     """Keep the trained model if a step after training fails or is interrupted."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and fitted.checkpoint:
+            error.add_note("the same command with --resume repeats only what follows the training")
         # A rename needs no space, so this works even on a full disk. If it fails, report only the
         # original error.
         with suppress(StorageError):
