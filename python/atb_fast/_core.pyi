@@ -6,14 +6,14 @@ A `frame` is any object with the Arrow PyCapsule interface, such as a Polars, py
 - The columns of features are float64. They are read in place, not converted.
 - Null is a missing value. Rows that depend on one are left out of the feature matrix. pandas
   exports its NaN as null.
-- NaN and infinities are a DataError that names the column and the row.
+- NaN and infinities raise a DataError that names the column and the row.
 - A `timestamp` column is strictly ascending and has no nulls. It holds timestamps of any unit,
   or int64 milliseconds since 1970.
 
 Arrays have no nulls. In `sma`, `rsi` and `MinMaxScaler`, NaN is a missing value.
 
-An integer outside of its range is an ArgumentError that names the argument, what was received
-and what is expected.
+An integer out of range raises an ArgumentError that names the argument, what was received and
+what was expected.
 """
 
 from collections.abc import Sequence
@@ -66,17 +66,17 @@ def read_archive(
     microseconds, as in files from 2025 on, are recognized. Threads share the files.
 
     Args:
-        files: For each file the start of its day, milliseconds since 1970, and the content of the
-            zip, which holds one headerless CSV of twelve columns.
-        max_rows: Most rows that a file can have, at least 1. A CSV that expands beyond what they
-            can need is refused.
+        files: For each file, the start of its day, milliseconds since 1970, and the content of the
+            zip, which contains one headerless CSV of twelve columns.
+        max_rows: Largest number of rows in a file, at least 1. A CSV that is larger than so many
+            rows can be is rejected.
         day_ms: Length of a day, milliseconds, at least 1.
         threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable cores.
 
     Returns:
-        The table, and (index, reason) of each file that contributed no rows. The reason is that the
-        zip is corrupt or too large, or that a row is not twelve columns with plain numbers, did not
-        open on the day and after the row before it, or is an impossible candle.
+        The table, and (index, reason) for each file that was rejected: the zip is corrupt or too
+        large, or a row does not have twelve columns with plain numbers, did not open on the day and
+        after the row before it, or is an impossible candle.
 
     Raises:
         ArgumentError: `max_rows`, `day_ms`, `threads` or a day is out of range.
@@ -375,7 +375,7 @@ class FeatureMatrix:
     Args:
         values: Shape (rows, features), float32, at least one feature. They are copied.
         names: One for each feature.
-        rows: The row of a frame that each row was, strictly ascending, shape (rows,), int64.
+        rows: The number of each row in its frame, strictly ascending, shape (rows,), int64.
             Default: 0, 1, 2 and so on.
 
     Raises:
@@ -401,7 +401,7 @@ class FeatureMatrix:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """The row of the frame that each row of the matrix was, ascending, shape (rows,), int64.
+        """The number of each row in the frame, ascending, shape (rows,), int64.
 
         Read-only, and the same array on each access.
         """
@@ -516,7 +516,7 @@ class CandleMatrix:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """The row of the frame that each row of the matrix was: 0, 1, 2 and so on, int64.
+        """The number of each row in the frame: 0, 1, 2 and so on, int64.
 
         Read-only, and the same array on each access.
         """
@@ -595,7 +595,8 @@ class WindowBatches:
     """The batches of one epoch, as `FeatureMatrix.batches` returns them.
 
     Iterating yields (windows, targets), float32, shapes (batch, length, features) and (batch,).
-    `len` is the number of batches of the whole epoch. Threads may share it: each batch goes to one.
+    `len` is the number of batches of the whole epoch. Threads can share the iterator: each batch
+    goes to one of them.
     """
 
     def __iter__(self) -> WindowBatches: ...

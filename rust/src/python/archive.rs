@@ -27,9 +27,9 @@ use crate::parallel::Threads;
 ///     threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable cores.
 ///
 /// Returns:
-///     The table, and (index, reason) for each file that was rejected. A file is rejected if the zip
-///     is corrupt or too large, or if a row does not have twelve columns with plain numbers, did not
-///     open on the day and after the row before it, or is an impossible candle.
+///     The table, and (index, reason) for each file that was rejected: the zip is corrupt or too
+///     large, or a row does not have twelve columns with plain numbers, did not open on the day and
+///     after the row before it, or is an impossible candle.
 ///
 /// Raises:
 ///     ArgumentError: `max_rows`, `day_ms`, `threads` or a day is out of range.
