@@ -83,7 +83,7 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
     ]
     one = atb_fast("models", "verify", "BTCUSDT:1h:basic", "--registry", root)
     assert one.returncode == 0
-    assert "train/serve difference of a feature: 0.0e+00" in one.stdout
+    assert "train/serve skew, largest difference of a feature: 0.0e+00" in one.stdout
     assert atb_fast("models", "verify", "--registry", root).returncode == 2
 
 
@@ -176,7 +176,7 @@ def test_another_timeframe_does_not_replace_the_live_one(atb_fast: Run, root: Pa
     key = f"BTCUSDT:4h:price:{NEWEST}"
     done = atb_fast("models", "promote", key, "--registry", root)
     assert done.returncode == 9
-    assert "has the timeframe 4h, and engines expect 1d of" in done.stderr
+    assert "has the timeframe 4h, but engines expect 1d" in done.stderr
     assert live(root) == before
     assert atb_fast("models", "promote", key, "--force", "--registry", root).returncode == 0
     assert live(root) == NEWEST
@@ -252,7 +252,7 @@ def test_train_price(atb_fast: Run, tmp_path: Path) -> None:
     other = atb_fast(*quick, "--timeframe", "4h", "--start-date", "2024-11-01")
     assert other.returncode == 0, other.stderr
     assert (
-        "basic/latest was not moved: engines expect the timeframe 1h there, and this model has 4h"
+        "basic/latest was not moved: engines expect the timeframe 1h there, but this model has 4h"
         in other.stderr
     )
     version = json.loads(other.stdout)["version_id"]
@@ -260,7 +260,7 @@ def test_train_price(atb_fast: Run, tmp_path: Path) -> None:
     key = f"BTCUSDT:4h:basic:{version}"
     refused = atb_fast("models", "promote", key, "--registry", root)
     assert refused.returncode == 9
-    assert "has the timeframe 4h, and engines expect 1h" in refused.stderr
+    assert "has the timeframe 4h, but engines expect 1h" in refused.stderr
     forced = atb_fast("models", "promote", key, "--force", "--registry", root)
     assert forced.returncode == 0, forced.stderr
 
