@@ -38,14 +38,14 @@ def test_a_failed_symbol_does_not_stop_the_others(
     eth, btc, sol = json.loads(done.stdout)
     assert eth == {
         "symbol": "ETHUSDT",
-        "error": "ETHUSDT.parquet: no such file",
+        "error": "ETHUSDT.parquet: no such file; check the path",
         "exit_code": 3,
     }
     assert sol["symbol"] == "SOLUSDT"
     assert btc["epochs"] == 1
     metadata = json.loads(Path(tmp_path, btc["paths"]["metadata.json"]).read_text())
     assert metadata["symbol"] == "BTCUSDT"
-    assert "ETHUSDT: error: ETHUSDT.parquet: no such file" in done.stderr
+    assert "ETHUSDT: error: ETHUSDT.parquet: no such file; check the path" in done.stderr
     first, *logged = done.stderr.splitlines()[:-1]
     assert first.startswith("settings: ATB_FAST_CACHE, atb-fast.toml")
     assert all(line.startswith(("ETHUSDT: ", "BTCUSDT: ", "SOLUSDT: ")) for line in logged)
