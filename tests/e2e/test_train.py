@@ -275,7 +275,7 @@ def test_a_result_that_cannot_be_printed(home: Path) -> None:
         )
     assert done.returncode == 6
     assert "Traceback" not in done.stderr
-    assert "the result cannot be printed (No space left on device); the bundle" in done.stderr
+    assert "the result cannot be printed (No space left on device), but the bundle" in done.stderr
 
 
 @pytest.mark.parametrize(("number", "compiled"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
