@@ -244,7 +244,7 @@ def test_eight_processes_share_one_download(exchange: Exchange, tmp_path: Path) 
     assert [process.returncode for process in processes] == [0] * 8, log
     assert len(documents) == 1
     # If a slow machine retries a request, it is still one download.
-    assert len([line for line in log if "fetched" in line]) == 2, log
+    assert len([line for line in log if "downloaded" in line]) == 2, log
     assert len(set(exchange.requests)) == 4
 
 
