@@ -101,7 +101,9 @@ def test_the_run_is_repeated_from_its_working_directory(
 ) -> None:
     monkeypatch.chdir(home)
     index = tmp_path / "index.parquet"
-    with pytest.raises(DataError, match=r"^index\.parquet, the sentiment of .*does not exist; .*"):
+    with pytest.raises(
+        DataError, match=r"names index\.parquet as --sentiment, which does not exist; "
+    ):
         read_run(str(bundle))
     sample.sentiment().write_parquet(index)
     run = read_run(str(bundle), sentiment=index)
