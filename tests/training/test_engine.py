@@ -243,7 +243,7 @@ def test_an_interrupt_after_training_says_how_to_go_on(config: TrainingConfig) -
     with pytest.raises(KeyboardInterrupt) as interrupted:
         runner.run_training_pipeline(config, listener=Interrupts())
     assert interrupted.value.__notes__ == [
-        "the same command with --resume repeats only what follows the training"
+        "the same command with --resume repeats only the steps after training"
     ]
     (kept,) = (work_folder(config.registry) / "unpublished").iterdir()
     assert (kept / "model.keras").is_file()

@@ -55,7 +55,7 @@ def open_workspace(registry: Path, home: Path) -> Path:
 
 
 def check_place(registry: Path) -> None:
-    """Raise StorageError if `registry` cannot have a work folder next to it; create nothing."""
+    """Raise StorageError if `registry` cannot have a work folder. Nothing is created."""
     _check_directory(registry)
     work = work_folder(registry)
     if registry.is_dir():
@@ -67,7 +67,7 @@ def check_place(registry: Path) -> None:
 
 
 def _check_directory(registry: Path) -> None:
-    """Raise StorageError if `registry` is a file, or a link that leads nowhere."""
+    """Raise StorageError if `registry` is a file or a broken link."""
     if os.path.lexists(registry) and not registry.is_dir():
         raise not_writable(registry, NotADirectoryError(errno.ENOTDIR, "it is not a directory"))
 

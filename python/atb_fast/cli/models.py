@@ -240,7 +240,7 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         "test RMSE": rmse + (f" (persistence {persistence})" if persistence else ""),
         "... from candles": from_candles and f"{from_candles}, as model.onnx computes features",
     }
-    # Bundles of other trainers lack many of them.
+    # Bundles of other trainers lack many of these facts.
     return {name: value for name, value in facts.items() if value}
 
 
@@ -295,7 +295,7 @@ def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
             "" if row["horizon"] == 1 else f"{row['horizon']} bars",
             _number(row["test_rmse"]),
             _number(row["persistence_rmse"]),
-            # `models verify` prints all of it.
+            # Shortened to fit; `models verify` prints everything.
             "; ".join(shorten(what, 56, placeholder=" ...") for what in row["unverified"]),
             row["problem"],
         )

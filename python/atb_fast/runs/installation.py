@@ -144,7 +144,7 @@ def _directory(option: Option, path: Path) -> Check:
 
 
 def _registry(path: Path) -> Check:
-    """Return whether bundles can be published in the registry at `path`."""
+    """Check that bundles can be published in the registry at `path`."""
     found = _directory(OPTIONS["registry"], path)
     if found.state == "ok":
         try:

@@ -262,7 +262,7 @@ def _kept_on_failure(draft: Draft, fitted: FitResult) -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and fitted.checkpoint:
-            error.add_note("the same command with --resume repeats only what follows the training")
+            error.add_note("the same command with --resume repeats only the steps after training")
         # A rename needs no space, so this works even on a full disk. If it fails, report only the
         # original error.
         with suppress(StorageError):
