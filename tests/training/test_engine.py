@@ -234,7 +234,7 @@ def test_a_fit_that_diverges_keeps_the_best_and_fails_the_run(
     assert not (config.registry / "BTCUSDT").exists()
 
 
-def test_an_interrupt_after_training_says_how_to_go_on(config: TrainingConfig) -> None:
+def test_an_interrupt_after_training_says_how_to_resume(config: TrainingConfig) -> None:
     class Interrupts(Listener):
         def stage(self, name: str) -> None:
             if name == "onnx":
