@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from atb_fast.errors import AtbFastError, BundleError, MissingExtraError
+from atb_fast.errors import BundleError
 from atb_fast.serving import registry
-from atb_fast.serving.verification import METADATA_KEYS, Report
+from atb_fast.serving.model import load_session
+from atb_fast.serving.verification import METADATA_KEYS, Report, collected
 
 
 def check(path: Path) -> Report:
@@ -25,18 +26,12 @@ def check(path: Path) -> Report:
     """
     problems: list[str] = []
     unchecked: tuple[str, ...] = ()
-    try:
+    with collected(problems):
         metadata = registry.read_json(path / "metadata.json")
         registry.check_timeframe(metadata, path)
         unchecked = not_verifiable(metadata)
         schema = registry.read_json(path / "feature_schema.json")
         problems += _model(path, schema)
-    except MissingExtraError:
-        raise
-    except AtbFastError as error:
-        problems.append(str(error))
-    except Exception as error:  # a broken bundle must not stop the check of others
-        problems.append(f"cannot be loaded ({type(error).__name__}: {error})")
     return Report(str(path), tuple(problems), unchecked)
 
 
@@ -51,21 +46,11 @@ def not_verifiable(metadata: dict[str, Any]) -> tuple[str, ...]:
 
 def _model(path: Path, schema: dict[str, Any]) -> Iterator[str]:
     """Run model.onnx as engines do."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError(
-            "checking a bundle needs onnxruntime; install it with pip install 'atb-fast[predict]'"
-        ) from error
     models = sorted(path.glob("*.onnx"))
     if len(models) != 1:
         names = ", ".join(model.name for model in models) or "none"
         raise BundleError(f"{path}: found {names}, expected one *.onnx")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        registry.regular_file(models[0]).read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
+    session = load_session(registry.regular_file(models[0]).read_bytes(), models[0])
     shape = (3, int(schema["sequence_length"]), len(schema["features"]))
     window = np.random.default_rng(0).random(shape, dtype=np.float32)
     output = session.run(None, {session.get_inputs()[0].name: window})[0]

@@ -177,7 +177,7 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
 
 def _before(live: Path, registry: Path, timeframe: str) -> list[Release]:
     """Return the versions older than `live`; all of them if its age is unknown."""
-    found = [release for release in releases(registry) if release.path.parent == live.parent]
+    found = [_release(path) for path in layout.versions(registry) if path.parent == live.parent]
     known = layout.is_version(live) or any(release.path == live for release in found)
     return [
         release

@@ -45,11 +45,11 @@ class OnnxModel:
             )
         # Kept in memory, so that a forked process loads the same model even if the file is deleted.
         self._content = path.read_bytes()
-        session = _load(self._content, path)
+        session = load_session(self._content, path)
         names = session.get_modelmeta().custom_metadata_map.get("optional_input")
         if names == MOMENTUM:
             self._content += _as_optional_input(MOMENTUM, length)
-            session = _load(self._content, path)
+            session = load_session(self._content, path)
         # In older bundles, the optional input is in the file itself, without the property.
         optional = {value.name for value in session.get_overridable_initializers()}
         self.takes_sentiment = MOMENTUM in optional
@@ -85,7 +85,7 @@ class OnnxModel:
         """The session of this process: a session does not survive a fork."""
         session = self._sessions.get(os.getpid())
         if session is None:
-            session = _load(self._content, self.path)
+            session = load_session(self._content, self.path)
             self._sessions = {os.getpid(): session}
         return session
 
@@ -102,7 +102,13 @@ class OnnxModel:
         return str(inputs[0].name)
 
 
-def _load(content: bytes, path: Path) -> Any:
+def load_session(content: bytes, path: Path) -> Any:
+    """Return an onnxruntime session for the model in `content`, which was read from `path`.
+
+    Raises:
+        BundleError: onnxruntime cannot load the model.
+        MissingExtraError: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:

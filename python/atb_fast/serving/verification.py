@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.util import find_spec
@@ -106,7 +107,7 @@ def verify(
     if identity is None and registry.is_version(resolved):
         symbol, model_type, version = resolved.parts[-3:]
         identity = (symbol, model_type, version)
-    try:
+    with collected(problems):
         problems += _layout(path)
         if metadata is None:
             metadata = registry.read_json(path / "metadata.json")
@@ -129,13 +130,20 @@ def verify(
             problems += _too_different(bundle, *differences)
         else:
             unchecked.append("train/serve skew, because there is no samples.npz")
+    return Report(str(path), tuple(problems), tuple(unchecked), *differences)
+
+
+@contextmanager
+def collected(problems: list[str]) -> Iterator[None]:
+    """Add an error of a bundle to its `problems`, so that others can still be verified."""
+    try:
+        yield
     except MissingExtraError:
         raise
     except AtbFastError as error:
         problems.append(str(error))
-    except Exception as error:  # a broken bundle must not stop the verification of others
+    except Exception as error:  # a broken bundle can raise anything
         problems.append(f"it cannot be checked ({type(error).__name__}: {error})")
-    return Report(str(path), tuple(problems), tuple(unchecked), *differences)
 
 
 def _layout(path: Path) -> Iterator[str]:
