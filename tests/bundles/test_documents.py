@@ -13,6 +13,7 @@ import pytest
 from atb_fast import TrainingConfig, run_training_pipeline
 from atb_fast.bundles.contents import write_json
 from atb_fast.errors import DataError
+from atb_fast.evaluation.record import portable
 from atb_fast.ingestion import sample
 from atb_fast.runs import pipeline
 from atb_fast.runs.repeat import read_run
@@ -83,6 +84,13 @@ def test_no_document_names_a_directory_of_the_machine(bundle: Path, home: Path) 
     assert options["tensorboard"] == "curves"
     assert "data/candles.parquet" in texts["report.html"]
     assert json.loads(texts["metadata.json"])["diagnostic_failures"] == {}
+
+
+def test_a_file_name_that_looks_like_a_home_directory(tmp_path: Path) -> None:
+    candles = tmp_path / "~nobody.csv"
+    config = TrainingConfig(symbol="BTCUSDT", candles=candles, force_price_only=True)
+    assert portable(config).candles == Path("~nobody.csv")
+    assert config.candles == candles
 
 
 def test_each_document_is_written_once_and_complete(bundle: Path, written: list[str]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from atb_fast.config import TrainingConfig
 from atb_fast.evaluation.diagnostics import Evaluation
@@ -63,11 +62,12 @@ def portable(config: TrainingConfig) -> TrainingConfig:
     A path in the working directory becomes relative to it. Any other absolute path is reduced to
     its file name.
     """
-    given = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    paths: dict[str, Any] = {
-        name: _portable(value) for name, value in given.items() if isinstance(value, Path)
-    }
-    return dataclasses.replace(config, **paths)
+    made = copy.copy(config)
+    for name, value in vars(config).items():
+        if isinstance(value, Path):
+            # Not by `replace`, which would take a file called ~x for a home directory.
+            object.__setattr__(made, name, _portable(value))
+    return made
 
 
 def _portable(path: Path) -> Path:
