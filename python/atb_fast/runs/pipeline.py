@@ -18,6 +18,7 @@ from atb_fast.bundles.contents import feature_schema, metadata, write_json
 from atb_fast.bundles.export import export_onnx
 from atb_fast.bundles.publishing import Draft
 from atb_fast.bundles.samples import write_samples
+from atb_fast.bundles.workspace import open_workspace
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import ExportError, StorageError, TrainingError
@@ -71,9 +72,14 @@ def run_training_pipeline(
     if not config.skip_onnx:
         onnx_export.check_packages()
     model_type = data.prepared.model_type
+    # An unusable registry is reported before training, not after it.
+    open_workspace(config.registry, config.registry / config.symbol / model_type)
+    trained = _train(config, data, recorded, timer=timer, listener=listener)
+    fitted = trained.fitted
+    # A version is named after the end of its training, so the newest model sorts last.
     with publishing.reserve(config.registry, config.symbol, model_type, _now()) as draft:
-        trained = _train(config, data, recorded, draft, timer=timer, listener=listener)
-        fitted = trained.fitted
+        with timer.stage("artifacts"), _storage_errors(draft, fitted):
+            trained.model.save(draft.directory / "model.keras")
         with _kept_on_failure(draft, fitted):
             if fitted.diverged:
                 raise TrainingError(
@@ -155,12 +161,11 @@ def _train(
     config: TrainingConfig,
     data: WindowedData,
     recorded: RecordedRun | None,
-    draft: Draft,
     *,
     timer: StageTimer,
     listener: Listener,
 ) -> Trained:
-    """Train the model and write model.keras."""
+    """Set up TensorFlow and train the model."""
     policy = configure(config, threads=recorded.threads if recorded else None)
     log.info("%s", policy.reason)
     if recorded:
@@ -178,8 +183,6 @@ def _train(
             ),
             checkpoints=config.cache_dir / "checkpoints",
         )
-    with timer.stage("artifacts"), _storage_errors(draft, fitted):
-        model.save(draft.directory / "model.keras")
     return Trained(model, config, data, policy, fitted)
 
 
