@@ -165,7 +165,7 @@ def attach(
             expose_value=False,
             callback=use,
             metavar="FILE",
-            help=FILE_HELP if table else f"{FILE_HELP} Only {', '.join(shared)} are read from it.",
+            help=FILE_HELP if table else f"{FILE_HELP} Options read from it: {', '.join(options)}.",
         )
     )
 
