@@ -58,7 +58,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for source in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG"):
             patch.setenv(f"ATB_FAST_{source}_URL", "http://127.0.0.1:9")
         patch.setenv("NO_PROXY", "127.0.0.1")
-        for name in ("FAULTS", "KILLS", "FAULT_SEED"):  # the program would warn of them
+        for name in ("FAULTS", "KILLS", "LOADS", "FAULT_SEED"):  # the program would warn of them
             patch.delenv(f"ATB_FAST_{name}", raising=False)
         yield path
 

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 import pytest
+from models import Momentum
 
 from atb_fast.evaluation.diagnostics import robustness
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.features.windows import WindowedData
-
-
-class Momentum:
-    """Predicts from the close and the sentiment of the last row."""
-
-    def __init__(self, data: WindowedData) -> None:
-        names = data.prepared.matrix.names
-        self.columns = [names.index("close_scaled"), names.index("sentiment_momentum_scaled")]
-
-    def predict_on_batch(self, windows: Any) -> Any:
-        return (windows[:, -1, self.columns] @ [5000.0, 1000.0])[:, None]
 
 
 def test_neutral_sentiment_is_a_momentum_of_zero(data: WindowedData) -> None:

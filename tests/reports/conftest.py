@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from models import Momentum
 
 from atb_fast.config import TrainingConfig
 from atb_fast.evaluation.diagnostics import evaluate, robustness
@@ -33,17 +34,6 @@ def data(market: Market, config: TrainingConfig) -> WindowedData:
     candles = pl.concat([candles[:300], candles[303:]])
     prepared = prepare(Market(candles, market.sentiment), replace(config, force_sentiment=True))
     return split(prepared, config)
-
-
-class Momentum:
-    """Predicts from the close and the sentiment of the last row."""
-
-    def __init__(self, data: WindowedData) -> None:
-        names = data.prepared.matrix.names
-        self.columns = [names.index("close_scaled"), names.index("sentiment_momentum_scaled")]
-
-    def predict_on_batch(self, windows: Any) -> Any:
-        return (windows[:, -1, self.columns] @ [5000.0, 1000.0])[:, None]
 
 
 @pytest.fixture(scope="session")
