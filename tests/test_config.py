@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import fields
 from datetime import UTC, date, datetime
@@ -140,3 +141,8 @@ def test_options_can_be_written_as_json() -> None:
     assert document["start_date"] == "2019-01-01"
     assert document["epochs"] == 300
     assert document["candles"] is None
+
+
+def test_the_constructor_begins_with_the_market() -> None:
+    given = list(inspect.signature(TrainingConfig).parameters)
+    assert given == ["symbol", *OPTIONS]

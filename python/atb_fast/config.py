@@ -334,8 +334,9 @@ class OutputOptions(_Group):
     )
 
 
+# A dataclass takes the fields of its last base first, so the constructor begins with the symbol.
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(MarketOptions, RecipeOptions, FitOptions, OutputOptions):
+class TrainingConfig(OutputOptions, FitOptions, RecipeOptions, MarketOptions):
     """The options of a training run. Immutable; checked on construction.
 
     Each stage takes only the group of options that it uses.
