@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tempfile
 import threading
 import time
@@ -194,6 +195,14 @@ def test_a_registry_that_is_a_mount_point() -> None:
         check_place(registry)
     assert set(registry.iterdir()) == before
     assert not work_folder(registry).exists()
+
+
+def test_git_ignores_the_work_folder(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    with reserve(tmp_path / "models", "BTCUSDT", "price", CREATED) as draft:
+        (draft.directory / "model.onnx").touch()
+        status = ["git", "status", "--porcelain", "--untracked-files=all"]
+        assert subprocess.run(status, cwd=tmp_path, check=True, capture_output=True).stdout == b""
 
 
 def test_registries_in_one_folder_have_separate_work_folders(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from atb_fast.bundles.old_layout import move_out, old_folders
 from atb_fast.errors import StorageError
 from atb_fast.serving.registry import work_folder
+from atb_fast.storage import write_atomic
 
 #: Longer than any training run takes.
 _ABANDONED_SECONDS = 7 * 86_400
@@ -45,6 +46,8 @@ def open_workspace(registry: Path, home: Path) -> Path:
     try:
         for name in ("staging", "unpublished"):
             (work / name).mkdir(parents=True, exist_ok=True)
+        if not (work / ".gitignore").exists():  # a registry may be part of a checkout
+            write_atomic(work / ".gitignore", b"*\n")
         _sweep(work / "staging")
         if any(map(os.path.lexists, old_folders(registry.resolve()))):
             with locked(work):
