@@ -142,8 +142,8 @@ def read_run(reference: str, **options: Any) -> RecordedRun:
         moved = getattr(config, name)
         if moved and name not in options and not moved.exists():
             raise DataError(
-                f"{path} names {moved} as --{name}, which does not exist; if it was moved, pass "
-                f"--{name} FILE"
+                f"{path} names {moved} as --{name}, which does not exist; metadata records paths "
+                f"only inside the working directory of the run, so pass --{name} FILE"
             )
     last = data.get("candles_last")
     if last is not None and config.end_date is None:
