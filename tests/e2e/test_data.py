@@ -75,8 +75,12 @@ def test_fetch_list_verify_repair(atb_fast: Run, exchange: Exchange, store: Path
     refused = atb_fast(*fetch)
     assert refused.returncode == 6
     assert "run: atb-fast data repair" in refused.stderr
-    repaired = document(atb_fast("data", "repair", "--json"))
-    assert {row["series"] for row in repaired} == {"BTCUSDT 1h", "sentiment"}
+    repaired = by_series(document(atb_fast("data", "repair", "--json")))
+    assert {name: row["result"] for name, row in repaired.items()} == {
+        "BTCUSDT 1h": "replaced",
+        "sentiment": "replaced",
+    }
+    assert "nothing to repair" in atb_fast("data", "repair").stdout
     assert all(row["sound"] for row in document(atb_fast("data", "verify", "--json")))
     exchange.requests.clear()
     assert by_series(document(atb_fast(*fetch))) == rows
@@ -91,13 +95,14 @@ def test_repair_brings_back_a_series_whose_manifest_is_damaged(
     manifest = store / "candles/BTCUSDT/1d/manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:-9])
     assert by_series(document(atb_fast("data", "ls", "--json")))["BTCUSDT 1d"]["state"] == "damaged"
-    (repaired,) = document(atb_fast("data", "repair", "--json"))
+    exchange.requests.clear()
+    (repaired,) = document(atb_fast("data", "repair", "--offline", "--json"))
     assert repaired == {
         "series": "BTCUSDT 1d",
         "from": "2019-01-01T00:00",
         "to": "2024-12-02T00:00",
+        "result": "rebuilt",
     }
-    exchange.requests.clear()
     assert document(atb_fast(*fetch)) == rows
     assert exchange.requests == []
 
@@ -116,13 +121,85 @@ def test_a_failed_series_does_not_stop_the_others(atb_fast: Run, exchange: Excha
     assert "Traceback" not in first.stderr
 
 
-def test_repair_offline_only_drops(atb_fast: Run, exchange: Exchange, store: Path) -> None:
+def test_a_repair_without_the_exchange_removes_nothing(
+    atb_fast: Run, exchange: Exchange, store: Path
+) -> None:
+    both = ["--timeframe", "1d", "--timeframe", "1h", *CANONICAL[2:]]
+    document(atb_fast("data", "fetch", "BTCUSDT", *both, "--json"))
+    (store / "candles/BTCUSDT/1d/manifest.json").unlink()
+    damage(store, "candles/BTCUSDT/1h/*.parquet")
+    damage(store, "sentiment/*.parquet")
+    before = {path: path.read_bytes() for path in store.rglob("*.parquet")}
+    exchange.requests.clear()
+    for option in ("--offline", None):
+        if not option:
+            exchange.fault(".", Answer(403, b"<html>"))
+        done = atb_fast("data", "repair", "--json", *filter(None, [option]))
+        rows = by_series(document(done, code=8))
+        results = {name: row["result"] for name, row in rows.items()}
+        rebuilt = {"BTCUSDT 1d": "rebuilt"} if option else {}  # only once
+        assert results == {
+            **rebuilt,
+            "BTCUSDT 1h": "not replaced",
+            "sentiment": "not replaced",
+        }
+        assert "stays where it is: BTCUSDT 1h, sentiment" in done.stderr
+        assert ("--offline forbids a download" in done.stderr) == bool(option)
+        assert ("blocked by a firewall" in done.stderr) == (not option)
+        assert {path: path.read_bytes() for path in store.rglob("*.parquet")} == before
+        assert (exchange.requests == []) == bool(option)
+    assert atb_fast("data", "verify").returncode == 3
+    document(atb_fast("data", "repair", "--json"))
+    assert atb_fast("data", "verify").returncode == 0
+
+
+def test_a_repair_that_is_killed_during_a_download_changes_nothing(
+    atb_fast: Run, exchange: Exchange, store: Path, tmp_path: Path
+) -> None:
     document(atb_fast("data", "fetch", "BTCUSDT", *CANONICAL, "--json"))
     damage(store, "candles/BTCUSDT/1d/*.parquet")
-    exchange.requests.clear()
-    document(atb_fast("data", "repair", "--offline", "--json"))
-    assert exchange.requests == []
-    assert by_series(document(atb_fast("data", "ls", "--json")))["BTCUSDT 1d"]["rows"] == 0
+    before = {path: path.read_bytes() for path in store.rglob("*.*") if path.is_file()}
+    command = [sys.executable, "-m", "atb_fast", "data", "repair"]
+    with exchange.holding("klines.*startTime=(?!1546300800000)", requests=1) as held:
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+        held.wait()
+        process.kill()
+        process.wait()
+    assert {path: path.read_bytes() for path in store.rglob("*.*") if path.is_file()} == before
+    document(atb_fast("data", "repair", "--json"))
+    assert atb_fast("data", "verify").returncode == 0
+
+
+@pytest.mark.parametrize("days", ["nan", "inf", "-1", "1e400", "", "-nan", "soon"])
+def test_prune_needs_a_number_of_days(atb_fast: Run, store: Path, days: str) -> None:
+    (store / "features").mkdir(parents=True)
+    (store / "features" / "x.npz").touch()
+    done = atb_fast("data", "prune", "--older-than", days)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "--older-than" in done.stderr
+    assert (store / "features" / "x.npz").exists()
+
+
+def test_offline_suggests_options_that_the_command_has(atb_fast: Run, exchange: Exchange) -> None:
+    document(atb_fast("data", "fetch", "BTCUSDT", *CANONICAL, "--skip-sentiment", "--json"))
+    done = atb_fast("data", "fetch", "BTCUSDT", *CANONICAL, "--offline")
+    assert done.returncode == 8
+    assert "or pass --skip-sentiment" in done.stderr
+    assert "--force-price-only" not in done.stderr
+
+
+def test_a_file_of_the_index_is_verified(
+    atb_fast: Run, tmp_path: Path, true_index: pl.DataFrame
+) -> None:
+    true_index.write_csv(tmp_path / "index.csv")
+    sound = atb_fast("data", "verify", "index.csv")
+    assert sound.returncode == 0
+    assert "index.csv: checked as the Fear & Greed index" in sound.stderr
+    true_index.with_columns(pl.col("value") - 50).write_csv(tmp_path / "bad.csv")
+    found = atb_fast("data", "verify", "bad.csv")
+    assert found.returncode == 3
+    assert "expected a value from 0 to 100" in found.stdout
 
 
 def test_clear_removes_what_is_named(atb_fast: Run, store: Path) -> None:
@@ -204,7 +281,7 @@ def test_an_interrupt_stops_immediately_and_loses_nothing(
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
     assert process.returncode == 130
-    assert said.strip() == "error: interrupted"
+    assert said.splitlines()[-1] == "error: interrupted"
     assert atb_fast("data", "verify").returncode == 0
     assert atb_fast("data", "fetch", "BTCUSDT", *CANONICAL).returncode == 0
 

@@ -24,6 +24,7 @@ import pytest
 from exchange import Exchange
 from seeds import seed_of_today
 
+from atb_fast.ingestion import maintenance
 from atb_fast.ingestion.spans import timestamps_ms
 from atb_fast.ingestion.store.candles import CandleStore
 from atb_fast.ingestion.store.sentiment import SentimentStore
@@ -44,11 +45,12 @@ class Forks:
             [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.job = {"now": now, "cache": str(cache), "kill_after": None, "room": None}
+        self.job |= {"refresh": False, "repair": False}
 
-    def run(self, first: date, last: date, *, refresh: bool = False, **how: Any) -> int:
+    def run(self, first: date = FIRST, last: date = FIRST, **how: Any) -> int:
         assert self.process.stdin
         assert self.process.stdout
-        job = self.job | {"first": str(first), "last": str(last), "refresh": refresh} | how
+        job = self.job | {"first": str(first), "last": str(last)} | how
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -70,7 +72,7 @@ def check(cache: Path, truth: pl.DataFrame, index: pl.DataFrame) -> bool:
         if store.verify().problems:
             damaged = True
             with store.lock():
-                store.repair()
+                store.rebuild()
             assert store.verify().problems == ()
     times = timestamps_ms(truth)
     for item in candles.manifest().ranges:
@@ -133,3 +135,46 @@ def test_no_fault_leaves_a_wrong_bar(
         == []
     )
     check(tmp_path, candles, index)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+def test_a_killed_repair_loses_nothing_sound(
+    forks: Forks, exchange: Exchange, tmp_path: Path, truth: Callable[[str, str], pl.DataFrame]
+) -> None:
+    candles = truth("BTCUSDT", "1h")
+    times = timestamps_ms(candles)
+    store = CandleStore(tmp_path, "BTCUSDT", "1h")
+    for begin in (0, 200, 400):  # one file each
+        assert forks.run(FIRST + timedelta(begin), FIRST + timedelta(begin + 90)) == 0
+    ranges = store.manifest().ranges
+    assert len(ranges) == 3
+    whole = {path.name: path.read_bytes() for path in store.directory.iterdir()}
+    rng = random.Random(seed_of_today())
+    began = time.perf_counter()
+    assert forks.run(repair=True) == 0
+    seconds = time.perf_counter() - began
+    outcomes = set()
+    for _ in range(FAULTS // 4):
+        for name, data in whole.items():
+            (store.directory / name).write_bytes(data)
+        broken = rng.choice([*ranges, None])
+        if broken:
+            changed = bytearray(whole[broken.file])
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+            (store.directory / broken.file).write_bytes(changed)
+        if rng.random() < 0.5:
+            (store.directory / "manifest.json").unlink()
+        outcomes.add(forks.run(repair=True, kill_after=rng.uniform(0, 4 * seconds)))
+        maintenance.repair(tmp_path, None)
+        for item in ranges:
+            if item != broken:
+                expected = candles.filter((times >= item.start) & (times < item.end))
+                assert store.read(item.start, item.end, lacking=()).equals(expected)
+        assert forks.run(repair=True) == 0
+        assert store.verify().problems == ()
+        assert [(item.start, item.end) for item in store.manifest().ranges] == [
+            (item.start, item.end) for item in ranges
+        ]
+        exchange.forget_weight()
+    assert outcomes <= {0, -9}

@@ -14,10 +14,13 @@ from atb_fast.errors import FetchError
 from atb_fast.ingestion.exchange.feargreed import fetch_index
 from atb_fast.ingestion.exchange.http import ATTEMPTS, Endpoints, Http
 
+#: The clock of this machine is wrong, and the Date header of the response is right.
+NOW = 0
+
 
 def fetch() -> pl.DataFrame:
     with Http(lambda _: False) as http:
-        return fetch_index(http, Endpoints.from_environment())
+        return fetch_index(http, Endpoints.from_environment(), NOW)
 
 
 @pytest.mark.parametrize("at_five", [False, True])

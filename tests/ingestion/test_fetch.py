@@ -94,7 +94,7 @@ def test_the_open_candle_is_never_stored(
     assert exchange.requests == []  # nothing new can have closed
     exchange.now += DAY // 2  # now it has
     assert daily(fetcher, FIRST, None).equals(expected(candles, FIRST, date(2024, 12, 31)))
-    assert exchange.counts() == {"/api/v3/klines": 1, "/api/v3/time": 1}
+    assert exchange.counts() == {"/api/v3/klines": 1}  # the clock was compared before
 
 
 def test_a_clock_that_is_ahead_does_not_close_candles(
@@ -235,6 +235,83 @@ def test_a_clock_that_is_days_ahead(
     assert daily(fetcher, FIRST, last).equals(expected(candles, FIRST, date(2024, 12, 31)))
 
 
+def with_clock(fetcher: Fetcher, exchange: Exchange, ahead: int) -> Fetcher:
+    return Fetcher(cache_dir=fetcher.cache_dir, now=lambda: exchange.now + ahead)
+
+
+@pytest.mark.parametrize("ahead", [-3 * DAY, -2000 * DAY, -20_000 * DAY])
+@pytest.mark.parametrize("last", [None, LAST, date(2024, 12, 30), date(2025, 6, 1)])
+def test_a_clock_that_is_behind_does_not_cut_the_range(
+    fetcher: Fetcher,
+    exchange: Exchange,
+    truth: Truth,
+    ahead: int,
+    last: date | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """20,000 days ago was 1970."""
+    candles = expected(truth("BTCUSDT", "1d"), FIRST, min(last or date.max, date(2024, 12, 30)))
+    slow = with_clock(fetcher, exchange, ahead)
+    assert daily(slow, FIRST, last).equals(candles)
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert f"is {-ahead // DAY} days behind that of the exchange" in warning.getMessage()
+    fetcher.sentiment(last)
+    assert slow.sentiment(last).equals(fetcher.sentiment(last))
+    # What is stored has closed, whatever the clock says.
+    exchange.requests.clear()
+    alone = Fetcher(cache_dir=fetcher.cache_dir, offline=True, now=slow.now)
+    assert daily(alone, FIRST, min(last or LAST, LAST)).equals(
+        expected(candles, FIRST, min(last or LAST, LAST))
+    )
+    assert daily(alone, None, None).equals(candles)
+    assert exchange.requests == []
+
+
+@pytest.mark.parametrize("ahead", [-3 * DAY, -20_000 * DAY, 3 * DAY, 500 * DAY])
+def test_sentiment_does_not_depend_on_the_clock(
+    fetcher: Fetcher, exchange: Exchange, ahead: int
+) -> None:
+    alone = with_clock(fetcher, exchange, ahead)
+    got = alone.sentiment(None)
+    assert got.equals(fetcher.sentiment(None))
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"),
+    [
+        (0, None),
+        (-59_000, None),
+        (59_000, None),
+        (-70_000, "70 seconds behind that of"),
+        (7_200_000, "2 hours ahead of that of"),
+        (-3 * DAY, "3 days behind that of"),
+    ],
+)
+def test_clocks_that_differ_are_reported_once(
+    fetcher: Fetcher,
+    exchange: Exchange,
+    ahead: int,
+    said: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = with_clock(fetcher, exchange, ahead)
+    daily(other)  # ends in the past
+    other.candles("BTCUSDT", "1h", date(2024, 12, 1), None)
+    found = [text for text in caplog.messages if "the clock of this machine" in text]
+    assert len(found) == (said is not None)
+    assert all(said in text for text in found if said)
+
+
+def test_stored_candles_need_no_clock(fetcher: Fetcher, exchange: Exchange) -> None:
+    candles = daily(fetcher)
+    exchange.requests.clear()
+    assert daily(with_clock(fetcher, exchange, -20_000 * DAY)).equals(candles)
+    assert exchange.requests == []
+    exchange.fault("^/api", Answer(403, b"<html>"), times=9)
+    with pytest.raises(FetchError, match="firewall"):
+        daily(with_clock(fetcher, exchange, -20_000 * DAY), FIRST, None)
+
+
 def test_a_weekly_bar_that_is_missing_between_two_fetches(
     fetcher: Fetcher, exchange: Exchange, truth: Truth
 ) -> None:
@@ -278,14 +355,14 @@ def test_an_index_that_ends_too_early_is_logged(
 def test_a_range_in_the_future(fetcher: Fetcher, exchange: Exchange) -> None:
     with pytest.raises(DataError, match="no candle from 2031-01-01 to now has closed yet"):
         daily(fetcher, date(2031, 1, 1), None)
-    assert exchange.requests == []
+    assert exchange.requests == ["/api/v3/time"]
 
 
 def test_offline_names_what_is_missing_and_how_to_get_it(
     fetcher: Fetcher, exchange: Exchange
 ) -> None:
     alone = offline(fetcher)
-    with pytest.raises(FetchError, match="stored sentiment does not reach 2024-11-24"):
+    with pytest.raises(FetchError, match=r"does not reach 2024-11-24.*--force-price-only"):
         alone.sentiment(LAST)
     daily(fetcher)
     exchange.requests.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from datetime import date
@@ -11,9 +12,10 @@ import polars as pl
 import pytest
 from exchange import Answer, Exchange
 
-from atb_fast.errors import DataError, FetchError
+from atb_fast.errors import ArgumentError, DataError, FetchError
 from atb_fast.ingestion import maintenance
 from atb_fast.ingestion.fetch import Fetcher
+from atb_fast.ingestion.store.candles import CandleStore
 
 FIRST, LAST = date(2024, 11, 1), date(2024, 11, 30)
 
@@ -88,9 +90,10 @@ def test_damage_is_found_and_repaired(root: Path, fetcher: Fetcher, exchange: Ex
     assert [len(problems) for problems in findings.values()] == [1, 0, 1]
     rows, errors = maintenance.repair(root, fetcher)
     assert errors == []
+    november = {"from": "2024-11-01T00:00", "to": "2024-12-01T00:00"}
     assert rows == [
-        {"series": "BTCUSDT 1d", "from": "2024-11-01T00:00", "to": "2024-12-01T00:00"},
-        {"series": "sentiment", "from": None, "to": None},
+        {"series": "BTCUSDT 1d", **november, "result": "replaced"},
+        {"series": "sentiment", "from": None, "to": None, "result": "replaced"},
     ]
     assert not any(finding.problems for finding in maintenance.verify(root))
     exchange.requests.clear()
@@ -98,12 +101,120 @@ def test_damage_is_found_and_repaired(root: Path, fetcher: Fetcher, exchange: Ex
     assert exchange.requests == []
 
 
-def test_repair_without_a_fetcher_only_drops(root: Path, exchange: Exchange) -> None:
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
+
+
+@pytest.mark.parametrize("how", ["offline", "unreachable", "fewer", "none", "delisted"])
+def test_a_repair_that_cannot_download_changes_nothing(
+    root: Path, fetcher: Fetcher, exchange: Exchange, how: str
+) -> None:
     damage(root, "candles/BTCUSDT/1d/*.parquet")
+    damage(root, "sentiment/*.parquet")
+    before = contents(root)
+    times, values = exchange.candles["BTCUSDT", "1d"]
+    if how == "fewer":
+        day = times.index(1731283200000)  # 2024-11-11
+        del times[day], values[day]
+    elif how == "none":
+        del times[:], values[:]
+    elif how == "delisted":
+        exchange.candles.clear()
+    elif how == "unreachable":
+        exchange.fault("klines", Answer(403, b"<html>"), times=9)
+    exchange.fault("fng", Answer(403, b"<html>"), times=9)
     exchange.requests.clear()
-    assert names(maintenance.repair(root, None).rows) == ["BTCUSDT 1d"]
+    rows, errors = maintenance.repair(root, None if how == "offline" else fetcher)
+    assert [(row["series"], row["result"]) for row in rows] == [
+        ("BTCUSDT 1d", "not replaced"),
+        ("sentiment", "not replaced"),
+    ]
+    assert {type(error) for error in errors} == {FetchError}
+    assert "damaged data was not replaced" in str(errors[0])
+    assert "stays where it is: BTCUSDT 1d, sentiment" in str(errors[0])
+    assert (exchange.requests == []) == (how == "offline")
+    assert contents(root) == before
+    assert [len(finding.problems) for finding in maintenance.verify(root)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("how", ["deleted", "empty", "cut", "of nothing"])
+def test_manifests_are_rebuilt_without_a_network(
+    root: Path, fetcher: Fetcher, exchange: Exchange, how: str
+) -> None:
+    offline = replace(fetcher, offline=True)
+    before = [offline.candles("BTCUSDT", timeframe, FIRST, LAST) for timeframe in ("1d", "1h")]
+    index = offline.sentiment(LAST)
+    for path in root.rglob("manifest.json"):
+        data = path.read_bytes()
+        path.unlink()
+        if how != "deleted":
+            path.write_bytes({"empty": b"", "cut": data[:-9], "of nothing": b"{}"}[how])
+    exchange.requests.clear()
+    assert [row["state"] for row in maintenance.stored(root)] == ["damaged"] * 3
+    assert all(len(finding.problems) == 1 for finding in maintenance.verify(root))
+    rows, errors = maintenance.repair(root, None)
+    assert errors == []
+    assert [(row["series"], row["result"]) for row in rows] == [
+        ("BTCUSDT 1d", "rebuilt"),
+        ("BTCUSDT 1h", "rebuilt"),
+        ("sentiment", "rebuilt"),
+    ]
+    assert [row["state"] for row in maintenance.stored(root)] == ["ok"] * 3
+    for timeframe, candles in zip(("1d", "1h"), before, strict=True):
+        assert offline.candles("BTCUSDT", timeframe, FIRST, LAST).equals(candles)
+    assert offline.sentiment(LAST).equals(index)
     assert exchange.requests == []
-    assert maintenance.stored(root)[0]["rows"] == 0
+    assert maintenance.repair(root, None) == ([], [])
+
+
+def test_files_that_the_manifest_does_not_list_are_seen_and_used(
+    root: Path, fetcher: Fetcher, exchange: Exchange
+) -> None:
+    manifest = root / "candles/BTCUSDT/1d/manifest.json"
+    older = manifest.read_bytes()
+    whole = fetcher.candles("BTCUSDT", "1d", FIRST, date(2024, 12, 20))
+    manifest.write_bytes(older)  # restored from a backup
+    assert maintenance.stored(root)[0]["state"] == "damaged"  # its own file was replaced
+    manifest.unlink()
+    fetcher.candles("BTCUSDT", "1h", FIRST, LAST)
+    assert maintenance.repair(root, None).errors == []
+    # Files of a killed download are used by the next one, even without a network.
+    store = CandleStore(root, "ETHUSDT", "1d")
+    with store.lock():
+        store.commit([], [])
+    for path in manifest.parent.glob("*.parquet"):
+        (store.directory / path.name).write_bytes(path.read_bytes())
+    states = {row["series"]: row["state"] for row in maintenance.stored(root)}
+    assert states["ETHUSDT 1d"] == "unlisted files"
+    assert {f.name: f.unlisted for f in maintenance.verify(root)}["ETHUSDT 1d"] == 1
+    exchange.requests.clear()
+    offline = replace(fetcher, offline=True)
+    assert offline.candles("ETHUSDT", "1d", FIRST, date(2024, 12, 20)).equals(whole)
+    assert exchange.requests == []
+
+
+@pytest.mark.parametrize("days", [math.nan, math.inf, -math.inf, -1.0])
+def test_no_number_of_days_is_an_error(root: Path, days: float) -> None:
+    before = contents(root)
+    with pytest.raises(ArgumentError, match=r"--older-than is .*, expected a number of days"):
+        maintenance.prune(root, days)
+    assert contents(root) == before
+
+
+def test_a_file_of_the_index_is_verified(
+    tmp_path: Path, daily: pl.DataFrame, true_index: pl.DataFrame
+) -> None:
+    true_index.write_csv(tmp_path / "index.csv")
+    assert maintenance.verify_file(tmp_path / "index.csv").problems == ()
+    true_index.with_columns(pl.col("value") + 200).write_parquet(tmp_path / "large.parquet")
+    (problem,) = maintenance.verify_file(tmp_path / "large.parquet").problems
+    assert "column value, row 1" in problem
+    assert "expected a value from 0 to 100" in problem
+    pl.concat([true_index, true_index[:1]]).write_csv(tmp_path / "doubled.csv")
+    assert "duplicate" in maintenance.verify_file(tmp_path / "doubled.csv").problems[0]
+    # A column named "value" does not make candles an index.
+    daily.with_columns(value=pl.lit(500)).write_csv(tmp_path / "candles.csv")
+    assert maintenance.verify_file(tmp_path / "candles.csv").quality
 
 
 def test_only_unused_data_is_pruned(root: Path) -> None:

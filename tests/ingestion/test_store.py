@@ -136,8 +136,10 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("how", ["flip", "remove", "swap", "outage", "cut", "start", "twice"])
-def test_damage_is_found_and_repaired(
+@pytest.mark.parametrize(
+    "how", ["flip", "remove", "swap", "outage", "cut", "start", "twice", "empty", "gone", "partial"]
+)
+def test_damage_is_found_and_nothing_sound_is_lost(
     stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(module, "FILE_ROWS", 10)
@@ -155,32 +157,105 @@ def test_damage_is_found_and_repaired(
         "cut": lambda: manifest.write_bytes(manifest.read_bytes()[:-40]),
         "start": lambda: edit(stored, lambda text: text["ranges"][0].update(start=None)),
         "twice": lambda: edit(stored, lambda text: text["ranges"].append(text["ranges"][0])),
+        "empty": lambda: manifest.write_bytes(b""),
+        "gone": manifest.unlink,
+        "partial": lambda: edit(stored, lambda text: text["ranges"].pop(0), sign=True),
     }
     damages[how]()
-    if how != "outage":  # the candles themselves are intact
+    in_manifest = how in ("cut", "start", "twice", "empty", "gone")
+    in_file = how in ("flip", "remove", "swap")
+    if in_manifest or in_file:
         with pytest.raises(DamagedError, match="run: atb-fast data repair --cache-dir"):
             stored.read(*days(0, 20))
     finding = stored.verify()
-    assert len(finding.problems) == 1
+    assert (len(finding.problems), finding.unlisted) == (how != "partial", how == "partial")
     (stored.directory / ".x.tmp").touch()
-    (stored.directory / "notes.txt").touch()
+    for name in ("notes.txt", "notes.parquet"):  # not ours
+        (stored.directory / name).touch()
     (stored.directory / "folder").mkdir()
-    lost = stored.repair()
-    whole = how in ("cut", "start", "twice")  # without a manifest, only the file names are known
-    assert lost == ([days(0, 20)] if whole else [days(0, 10)])
-    assert stored.verify().problems == ()
-    kept = piece(daily, 0, 0) if whole else piece(daily, 10, 20)
-    assert stored.read(*days(0, 20)).equals(kept.candles)
+    before = {path: path.read_bytes() for path in stored.directory.glob("*.parquet")}
+    assert stored.rebuild() == (in_manifest or how == "partial")
+    assert {path: path.read_bytes() for path in stored.directory.glob("*.parquet")} == before
+    assert stored.verify().damaged == (() if in_manifest or how == "partial" else (days(0, 10),))
+    if in_file:
+        stored.commit([piece(hollow, 0, 10)], [days(4, 5)], overwrite=True)
+    if how == "outage":  # the file itself is sound
+        assert stored.verify().problems == finding.problems
+    else:
+        assert stored.verify().problems == ()
+        assert stored.manifest().outages == (days(4, 5),)
+    assert stored.read(*days(0, 20)).equals(piece(hollow, 0, 20).candles)
     names = {path.name for path in stored.directory.iterdir()}
-    assert ".x.tmp" not in names
-    assert {"notes.txt", "folder"} <= names  # not ours
+    assert {"notes.txt", "notes.parquet", "folder"} <= names
+    stored.commit([piece(daily, 20, 30)], [])
+    assert ".x.tmp" not in {path.name for path in stored.directory.iterdir()}
+
+
+def test_damaged_files_stay_until_they_are_replaced(
+    stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FILE_ROWS", 10)
+    stored.commit([piece(daily, 0, 10), piece(daily, 10, 20)], [])
+    first = stored.directory / stored.manifest().ranges[0].file
+    flip(first)
+    (stored.directory / "manifest.json").unlink()
+    assert stored.rebuild()
+    assert stored.missing(*days(0, 20)) == [days(0, 10)]
+    stored.commit([piece(daily, 20, 30)], [])
+    assert first.exists()
+    finding = stored.verify()
+    assert (len(finding.problems), finding.damaged) == (1, (days(0, 10),))
+    assert "its hash does not match its name" in finding.problems[0]
+    stored.commit([piece(daily, 0, 5)], [])
+    assert first.exists()
+    assert stored.verify().damaged == (days(5, 10),)
+    stored.commit([piece(daily, 5, 10)], [])
+    assert stored.verify().problems == ()
+    assert stored.read(*days(0, 30)).equals(piece(daily, 0, 30).candles)
+    assert len(list(stored.directory.glob("*.parquet"))) == len(stored.manifest().ranges)
+
+
+def test_files_of_a_killed_writer_are_used(
+    stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if an older manifest is there, whose file was replaced."""
+    stored.commit([piece(daily, 0, 10)], [])
+    before = (stored.directory / "manifest.json").read_bytes()
+    doubled = daily.with_columns(pl.col(pl.Float64) * 2)
+    stored.commit([piece(doubled, 8, 20)], [], overwrite=True)
+    stored.commit([piece(doubled, 30, 40)], [days(33, 34)])
+    (stored.directory / "manifest.json").write_bytes(before)  # as if killed before publishing
+    assert stored.verify().unlisted == 2
+    with pytest.raises(DamagedError):  # the file of the old manifest was replaced
+        stored.read(*days(0, 10))
+    assert stored.rebuild()
+    expected = [piece(daily, 0, 8), piece(doubled, 8, 20), piece(doubled, 30, 40)]
+    assert stored.read(*days(0, 40)).equals(pl.concat([part.candles for part in expected]))
+    assert stored.verify().problems == ()
+    assert not stored.rebuild()
+
+
+def test_spans_that_end_within_a_second(
+    stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of files have no milliseconds, and no candle is lost by that."""
+    monkeypatch.setattr(module, "FILE_ROWS", 10)
+    border = START + 9 * DAY + 500  # the candle of day 9 belongs to the first file
+    ten, rest = piece(daily, 0, 10), piece(daily, 10, 20)
+    stored.commit([Piece(START, border, ten.candles, "here", WHEN)], [])
+    stored.commit([Piece(border, rest.end, rest.candles, "here", WHEN)], [])
+    (stored.directory / "manifest.json").unlink()
+    assert stored.rebuild()
+    assert stored.missing(*days(0, 20)) == []
+    assert stored.manifest().outages == ()
+    assert stored.read(*days(0, 20)).equals(piece(daily, 0, 20).candles)
 
 
 def test_other_format_versions_are_left_alone(stored: CandleStore, daily: pl.DataFrame) -> None:
     stored.commit([piece(daily, 0, 10)], [])
     edit(stored, lambda text: text.update(format=2))
     before = {path: path.read_bytes() for path in stored.directory.iterdir()}
-    for use in (stored.manifest, stored.verify, stored.repair):
+    for use in (stored.manifest, stored.verify, stored.rebuild):
         with pytest.raises(StorageError, match="has format 2, expected 1"):
             use()
     assert {path: path.read_bytes() for path in stored.directory.iterdir()} == before
@@ -192,7 +267,8 @@ def test_files_that_are_not_a_manifest(stored: CandleStore, text: str) -> None:
     with pytest.raises(DamagedError, match=r"manifest\.json"):
         stored.read(*days(0, 9))
     assert len(stored.verify().problems) == 1
-    assert stored.repair() == []
+    assert stored.rebuild()
+    assert stored.verify().problems == ()
 
 
 def test_a_manifest_cannot_name_other_files(stored: CandleStore, daily: pl.DataFrame) -> None:
@@ -257,5 +333,29 @@ def test_sentiment_is_old_or_new_after_any_failure(
     with pytest.raises(StorageError, match="data repair"):
         store.read()
     assert len(store.verify().problems) == 1
-    assert store.repair()
-    assert store.entry() is None
+    assert not store.rebuild()  # needs a download
+    assert len(store.verify().problems) == 1
+    store.replace(true_index[:102], "there", WHEN)
+    assert store.verify().problems == ()
+
+
+@pytest.mark.parametrize("manifest", [None, "", "{}", '{"format": 1}'])
+def test_the_manifest_of_a_sound_index_is_written_again(
+    tmp_path: Path, true_index: pl.DataFrame, manifest: str | None
+) -> None:
+    store = SentimentStore(tmp_path)
+    store.directory.mkdir()
+    store.replace(true_index, "there", WHEN)
+    path = store.directory / "manifest.json"
+    path.unlink()
+    if manifest is not None:
+        path.write_text(manifest)
+    with pytest.raises(DamagedError, match=r"manifest\.json is damaged"):
+        store.read()
+    assert store.rebuild()
+    assert store.read().equals(true_index)
+    path.unlink()
+    broken = true_index.with_columns(pl.col("value") + 200)
+    broken.write_parquet(store.path)
+    assert not store.rebuild()
+    assert store.path.exists()

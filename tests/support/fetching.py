@@ -1,4 +1,6 @@
-"""Forks a download for every job on stdin, and kills it or limits its file sizes on request.
+"""Forks a download or a repair for every job on stdin.
+
+It kills the process or limits its file sizes on request.
 
 A separate process, because a process that has used Polars must not fork: this one only imports.
 """
@@ -18,7 +20,7 @@ from typing import Any
 
 import atb_fast.ingestion.exchange.session  # noqa: F401 - once for all forks
 from atb_fast.errors import AtbFastError
-from atb_fast.ingestion import fetch
+from atb_fast.ingestion import fetch, maintenance
 from atb_fast.ingestion.exchange import http
 
 
@@ -30,6 +32,9 @@ def work(job: dict[str, Any]) -> int:
         cache_dir=Path(job["cache"]), force_refresh=job["refresh"], now=lambda: job["now"]
     )
     try:
+        if job["repair"]:
+            errors = maintenance.repair(fetcher.cache_dir, fetcher).errors
+            return errors[-1].exit_code if errors else 0
         first, last = (date.fromisoformat(job[name]) for name in ("first", "last"))
         fetcher.candles("BTCUSDT", "1h", first, last)
         fetcher.sentiment(last)

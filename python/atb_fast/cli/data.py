@@ -45,7 +45,7 @@ _timeframes = click.option(
 )
 
 #: Details that only JSON has; the table shows whether the series is sound.
-_DETAILS = ("problems", "duplicates", "out_of_order", "bad_bars")
+_DETAILS = ("problems", "duplicates", "out_of_order", "bad_bars", "unlisted")
 #: Short headers, so that a table fits 80 columns.
 _HEADERS = {
     "hole_runs": "gaps",
@@ -130,6 +130,7 @@ def fetch(
             force_refresh=force_refresh,
             freshness_days=freshness_days,
             listener=shown,
+            without_sentiment="--skip-sentiment",
         )
         rows, errors = maintenance.fetch(
             fetcher, names, timeframes or ("1d",), first, last, sentiment=not skip_sentiment
@@ -153,10 +154,10 @@ def list_stored(root: Path, as_json: bool) -> None:
 @_cache_dir
 @as_json
 def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
-    """Check the whole store, or FILES of candles.
+    """Check the whole store, or FILES of candles or of the Fear & Greed index.
 
-    Checks hashes, the time grid, gaps, duplicates and impossible bars. The exit code is 3 if
-    anything is damaged. Gaps and bars off the grid are reported but are not damage: the exchange
+    Checks hashes, the time grid, gaps, duplicates and impossible bars or values. The exit code is 3
+    if anything is damaged. Gaps and bars off the grid are reported but are not damage: the exchange
     itself may have them.
     """
     from atb_fast.ingestion import maintenance
@@ -168,31 +169,40 @@ def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
     rows = [_report(finding, stored=not files) for finding in findings]
     _show(rows, as_json, "checked", hide=_DETAILS)
     problems = [text for finding in findings for text in finding.problems]
-    if problems and not as_json:
-        click.echo("\n".join(problems))
+    notes = [_unlisted(finding) for finding in findings if finding.unlisted]
+    if not as_json and (problems or notes):
+        click.echo("\n".join([*problems, *notes]))
     if problems:
         where, fix = ("files", "fix them") if files else ("store", "run: atb-fast data repair")
         raise DataError(f"problems found in the {where}: {len(problems)}; {fix}")
 
 
 @data.command()
-@_offline("Only drop damaged data; download nothing.")
+@_offline("Open no connection; damaged data that needs a download is an error.")
 @_cache_dir
 @as_json
 def repair(offline: bool, root: Path, as_json: bool) -> None:
-    """Drop damaged data and download it again."""
+    """Repair the store.
+
+    Manifests that are damaged or missing are written again from the stored files. Damaged files are
+    downloaded again and replaced once the download is complete; until then, they stay where they
+    are.
+    """
     from atb_fast.ingestion import maintenance
     from atb_fast.ingestion.fetch import Fetcher
 
     rows, errors = maintenance.repair(root, None if offline else Fetcher(cache_dir=root))
-    _show(rows, as_json, "dropped" if offline else "dropped and downloaded again")
+    if rows or as_json:
+        _show(rows, as_json, "repair")
+    elif not errors:
+        click.echo("nothing to repair")
     _raise(errors)
 
 
 @data.command()
 @click.option(
     "--older-than",
-    type=click.FloatRange(min=0),
+    type=float,
     required=True,
     metavar="DAYS",
     help="Remove data that was last used this many days ago or earlier.",
@@ -267,7 +277,16 @@ def _report(finding: Finding, *, stored: bool) -> dict[str, Any]:
         row |= quality
         if stored:
             row["outages"] = finding.outages
+            row["unlisted"] = finding.unlisted
     return row | {"problems": finding.problems}
+
+
+def _unlisted(finding: Finding) -> str:
+    files = "1 file is" if finding.unlisted == 1 else f"{finding.unlisted} files are"
+    return (
+        f"{finding.name}: {files} sound but not in the manifest; the next download uses them, and "
+        "so does: atb-fast data repair"
+    )
 
 
 def _show(

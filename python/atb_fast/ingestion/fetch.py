@@ -5,29 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TIMEFRAMES
-from atb_fast.errors import DataError, FetchError, StorageError
+from atb_fast.errors import ArgumentError, DataError, FetchError, StorageError
 from atb_fast.ingestion.legacy_files import take_old_files
 from atb_fast.ingestion.schemas import ATTRIBUTION
-from atb_fast.ingestion.spans import (
-    DAY_MS,
-    Span,
-    midnight,
-    text,
-)
+from atb_fast.ingestion.spans import DAY_MS, Span, intersection, midnight, text, without
 from atb_fast.ingestion.store.candles import CandleStore
 from atb_fast.ingestion.store.disk import flag, now_iso
 from atb_fast.ingestion.store.manifest import Piece
 from atb_fast.ingestion.store.sentiment import SentimentStore
+
+if TYPE_CHECKING:
+    from atb_fast.ingestion.exchange.session import Exchange
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +34,27 @@ _WAITING = "%s: another process is downloading this range; waiting for it"
 
 #: Candles per commit: the most that a killed run loses and the most that is kept in memory.
 CHUNK_ROWS = 100_000
+#: Clocks that differ by more are reported.
+_CLOCKS_DIFFER_MS = 60_000
+
+
+@dataclass
+class _Clock:
+    """What is known about the clock of the exchange.
+
+    Attributes:
+        ahead: Milliseconds by which it is ahead of this machine's; None if that is unknown.
+    """
+
+    ahead: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetcher:
     """Reads candles and sentiment through the store.
+
+    The exchange's clock decides which candles have closed. It is asked for its time if the range
+    reaches the present.
 
     Attributes:
         cache_dir: The cache directory.
@@ -49,7 +64,8 @@ class Fetcher:
             download is complete.
         freshness_days: Days by which stored sentiment may be older than the requested end.
         listener: Receives the progress of downloads.
-        now: Returns the current time, in milliseconds since 1970.
+        now: Returns the time of this machine, in milliseconds since 1970.
+        without_sentiment: The option that does without sentiment, for messages.
     """
 
     cache_dir: Path
@@ -58,6 +74,8 @@ class Fetcher:
     freshness_days: int = 7
     listener: Listener = SILENT
     now: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    without_sentiment: str = "--force-price-only"
+    _clock: _Clock = field(default_factory=_Clock, init=False, repr=False, compare=False)
 
     def candles(
         self, symbol: str, timeframe: str, first: date | None, last: date | None
@@ -80,6 +98,8 @@ class Fetcher:
             StorageError: The store is damaged or cannot be written.
         """
         store = CandleStore(self.cache_dir, symbol, timeframe)
+        if not self.offline and self._clock.ahead is None:
+            self._ask_for_time(store, first, last)
         span = self._span(store, first, last)
         missing = store.missing(*span)
         if missing or self._refresh:
@@ -105,18 +125,19 @@ class Fetcher:
             StorageError: The store is damaged or cannot be written.
         """
         store = SentimentStore(self.cache_dir)
-        today = datetime.fromtimestamp(self.now() / 1000, UTC).date()
+        today = datetime.fromtimestamp(self._now() / 1000, UTC).date()
         newest = min(last or today, today)
         needed = date.fromordinal(max(1, newest.toordinal() - self.freshness_days))
         if self._refresh or not self._is_fresh(store, needed):
             if self.offline:
                 raise FetchError(
                     f"stored sentiment does not reach {needed}, and --offline forbids a download; "
-                    "run without --offline, raise --freshness-days, or pass --force-price-only"
+                    "run without --offline, raise --freshness-days, or pass "
+                    f"{self.without_sentiment}"
                 )
             with store.lock(lambda: log.info(_WAITING, store.name)):
                 if self._refresh or not self._is_fresh(store, needed):
-                    self._fetch_sentiment(store)
+                    self._fetch_sentiment(store, overwrite=self._refresh)
             if not self._is_fresh(store, needed):
                 log.warning("sentiment ends on %s. %s", _last_day(store), ATTRIBUTION)
         else:
@@ -133,12 +154,14 @@ class Fetcher:
     def _span(self, store: CandleStore, first: date | None, last: date | None) -> Span:
         """Return the requested days in milliseconds, up to the last bar that has closed."""
         start = max(0, midnight(first)) if first else 0
-        closed = self.now() - TIMEFRAMES[store.timeframe] + 1
+        closed = self._closed(store)
+        stored = store.span
+        if stored:
+            closed = max(closed, stored[1])  # only closed candles are stored
+            if self.offline:  # a range without a start or an end is the stored one
+                start = start if first else stored[0]
+                closed = closed if last else stored[1]
         end = min(midnight(last) + DAY_MS, closed) if last else closed
-        stored = store.span if self.offline else None
-        if stored:  # with --offline, a range without a start or an end is the stored one
-            start = start if first else stored[0]
-            end = end if last else min(end, stored[1])
         if start >= end:
             raise DataError(
                 f"{store.name}: no candle from {first or 'the beginning'} to {last or 'now'} has "
@@ -149,9 +172,12 @@ class Fetcher:
     def complete(self, store: CandleStore, span: Span) -> None:
         """Download what the store lacks of `span`. The caller holds the store's lock."""
         if self._refresh:
-            self._fetch(store, [span])
+            self._fetch(store, [span], overwrite=True)
             return
         missing = store.missing(*span)  # checked again: another process may have just stored it
+        if missing and store.unlisted(store.manifest()):
+            store.rebuild()  # a killed process has left files that are complete
+            missing = store.missing(*span)
         if missing:
             take_old_files(store, missing, keep_last=self.offline)
             missing = store.missing(*span)
@@ -159,20 +185,45 @@ class Fetcher:
             return
         if self.offline:
             raise FetchError(_offline_message(store, missing))
-        self._fetch(store, missing)
+        self._fetch(store, missing, overwrite=False)
 
-    def _fetch(self, store: CandleStore, missing: list[Span]) -> None:
+    def replace(self, store: CandleStore | SentimentStore, span: Span | None) -> None:
+        """Download damaged data, and replace it once the download is complete.
+
+        Args:
+            store: The caller holds its lock.
+            span: The damaged candles; None for sentiment.
+
+        Raises:
+            FetchError: There is no complete download, and the store is unchanged.
+            StorageError: The store cannot be written.
+        """
+        if isinstance(store, SentimentStore):
+            self._fetch_sentiment(store, overwrite=True)
+            return
+        assert span
+        try:
+            self._fetch(store, [span], overwrite=True)
+        except ArgumentError as error:  # the symbol is no longer listed
+            raise FetchError(str(error)) from error
+        if intersection(span, store.verify().damaged):
+            raise FetchError(
+                f"{store.name}: the exchange has no candles for {text(span)}. To do without them, "
+                f"run: {_clear(store)}"
+            )
+
+    def _fetch(self, store: CandleStore, missing: list[Span], *, overwrite: bool) -> None:
         # Importing requests takes 0.1 s, and a range that is stored does not need it.
         from atb_fast.ingestion.exchange.session import Exchange
 
         began = time.perf_counter()
         rows = 0
-        with Exchange(self.now()) as exchange:
+        with self._asked(Exchange(self._now(), exact=self._clock.ahead is not None)) as exchange:
             refreshed: list[Piece] = []
             outages: list[Span] = []
             for piece, holes in exchange.pieces(store, missing, CHUNK_ROWS, self.listener):
                 rows += len(piece.candles)
-                if self._refresh:
+                if overwrite:
                     refreshed.append(piece)
                     outages += holes
                 else:
@@ -190,18 +241,53 @@ class Fetcher:
                 time.perf_counter() - began,
             )
 
+    def _now(self) -> int:
+        """Return the time of the exchange, or that of this machine until the exchange is asked."""
+        return self.now() + (self._clock.ahead or 0)
+
+    def _closed(self, store: CandleStore) -> int:
+        """Return the millisecond before which a candle must open to have closed by now."""
+        return self._now() - TIMEFRAMES[store.timeframe] + 1
+
+    def _ask_for_time(self, store: CandleStore, first: date | None, last: date | None) -> None:
+        """Ask the exchange for its time if the range reaches the present of this machine.
+
+        Raises:
+            FetchError: The exchange is unreachable or sends no usable response.
+        """
+        if last:
+            span = midnight(first or date.min), midnight(last) + DAY_MS
+            stored = not self._refresh and not store.missing(max(0, span[0]), span[1])
+            if stored or span[1] <= self._closed(store):
+                return
+        from atb_fast.ingestion.exchange.session import Exchange
+
+        with self._asked(Exchange(self._now())) as exchange:
+            exchange.ask_for_time()
+
+    @contextmanager
+    def _asked(self, exchange: Exchange) -> Iterator[Exchange]:
+        """Open a session with the exchange, and learn the time from it."""
+        with exchange:
+            try:
+                yield exchange
+            finally:
+                if self._clock.ahead is None and exchange.ahead is not None:
+                    self._clock.ahead = exchange.ahead
+                    _compare_clocks(exchange.ahead)
+
     def _is_fresh(self, store: SentimentStore, needed: date) -> bool:
         last = _last_day(store)
         return last is not None and last >= needed
 
-    def _fetch_sentiment(self, store: SentimentStore) -> None:
+    def _fetch_sentiment(self, store: SentimentStore, *, overwrite: bool) -> None:
         from atb_fast.ingestion.exchange.feargreed import fetch_index
         from atb_fast.ingestion.exchange.http import Endpoints, Http
 
         endpoints = Endpoints.from_environment()
         with Http() as http:
-            index = fetch_index(http, endpoints)
-        stored = None if self._refresh else store.entry()
+            index = fetch_index(http, endpoints, self._now())
+        stored = None if overwrite else store.entry()
         if stored and len(index) < stored["rows"]:
             raise FetchError(
                 f"{endpoints.fng} returned {len(index)} days of the index, expected at least the "
@@ -221,16 +307,38 @@ def _refuse_less(store: CandleStore, pieces: list[Piece]) -> None:
     """Raise FetchError if `pieces` have fewer candles than they would replace."""
     try:
         before = sum(len(store.read(piece.start, piece.end)) for piece in pieces)
-    except StorageError:
-        return  # damaged data may be replaced
+    except StorageError:  # a damaged file; the manifest knows how many candles it had
+        spans = [(piece.start, piece.end) for piece in pieces]
+        ranges = store.manifest().ranges
+        before = sum(item.rows for item in ranges if not without((item.start, item.end), spans))
     after = sum(len(piece.candles) for piece in pieces)
     if after < before:
         raise FetchError(
             f"{store.name}: the exchange returned {after:,} candles, expected at least the "
             f"{before:,} that are stored; nothing was replaced. If the new data is right, first "
-            f"run atb-fast data clear {store.symbol} --timeframe {store.timeframe}"
-            f"{flag(store.cache_dir)}"
+            f"run {_clear(store)}"
         )
+
+
+def _clear(store: CandleStore) -> str:
+    return (
+        f"atb-fast data clear {store.symbol} --timeframe {store.timeframe}{flag(store.cache_dir)}"
+    )
+
+
+def _compare_clocks(ahead: int) -> None:
+    """Warn if the clock of this machine differs from that of the exchange."""
+    if abs(ahead) <= _CLOCKS_DIFFER_MS:
+        return
+    units = {"days": 86_400_000, "hours": 3_600_000, "minutes": 60_000, "seconds": 1000}
+    unit = next(unit for unit, size in units.items() if round(abs(ahead) / size) >= 2)
+    log.warning(
+        "the clock of this machine is %d %s %s that of the exchange, which decides which candles "
+        "have closed; set the clock",
+        round(abs(ahead) / units[unit]),
+        unit,
+        "behind" if ahead > 0 else "ahead of",
+    )
 
 
 def _offline_message(store: CandleStore, missing: list[Span]) -> str:

@@ -50,6 +50,16 @@ def read_sentiment(path: Path) -> pl.DataFrame:
     return _tidy(path, frame, ("value",))
 
 
+def is_sentiment(path: Path) -> bool:
+    """Return whether a file has a column of sentiment and none of candles.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    columns = set(_read(path).columns)
+    return "value" in columns and columns.isdisjoint(CANDLE_COLUMNS)
+
+
 def _read(path: Path) -> pl.DataFrame:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,11 +18,11 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from atb_fast.config import TIMEFRAMES
-from atb_fast.errors import AtbFastError, DataError, FetchError, StorageError
+from atb_fast.errors import ArgumentError, AtbFastError, DataError, FetchError, StorageError
 from atb_fast.ingestion.fetch import Fetcher
-from atb_fast.ingestion.files import read_candles
+from atb_fast.ingestion.files import is_sentiment, read_candles, read_sentiment
 from atb_fast.ingestion.quality import bar_length, inspect
-from atb_fast.ingestion.spans import iso
+from atb_fast.ingestion.spans import Span, iso
 from atb_fast.ingestion.store.candles import CandleStore
 from atb_fast.ingestion.store.disk import Finding
 from atb_fast.ingestion.store.sentiment import SentimentStore
@@ -107,8 +108,15 @@ def verify(root: Path) -> list[Finding]:
 
 
 def verify_file(path: Path) -> Finding:
-    """Return the quality and the problems of a file of candles."""
+    """Return the problems of a file of candles or of the Fear & Greed index.
+
+    Candles have a quality as well. The columns say which of both it is.
+    """
     try:
+        if is_sentiment(path):
+            read_sentiment(path)
+            log.info("%s: checked as the Fear & Greed index, because of its columns", path)
+            return Finding(path.name)
         candles = read_candles(path)
     except DataError as error:
         return Finding(path.name, (str(error),))
@@ -118,37 +126,46 @@ def verify_file(path: Path) -> Finding:
 
 
 def repair(root: Path, fetcher: Fetcher | None) -> Outcome:
-    """Drop damaged data in the cache directory `root`, and download it again.
+    """Repair the cache directory `root`; nothing is removed before its replacement is stored.
+
+    Damaged and missing manifests are written again from the files, without a download. Damaged
+    files are downloaded again, and stay where they are if that fails.
 
     Args:
         root: The cache directory.
         fetcher: Downloads the data again; None to download nothing.
 
     Returns:
-        Rows with `series`, and the start (`from`) and end (`to`) of the dropped candles, UTC.
+        Rows with `series`, the start (`from`) and end (`to`) of the candles, UTC, and the `result`:
+        "rebuilt", "replaced" or "not replaced".
     """
     outcome = Outcome([], [])
     for store in _stores(root):
-        if _unreachable(outcome):
-            break
-        with _collected(outcome):
-            if isinstance(store, CandleStore):
-                with store.lock():
-                    lost = store.repair()
-                    outcome.rows.extend(
-                        {"series": store.name, "from": iso(start)[:16], "to": iso(end)[:16]}
-                        for start, end in lost
-                    )
-                    if fetcher:
-                        for span in lost:
-                            fetcher.complete(store, span)
-            else:
-                with store.lock():
-                    dropped = store.repair()
-                if dropped:
-                    outcome.rows.append({"series": store.name, "from": None, "to": None})
-                    if fetcher:
-                        fetcher.sentiment(None)
+        with _collected(outcome), store.lock():
+            if store.rebuild():
+                span = store.span if isinstance(store, CandleStore) else None
+                outcome.rows.append(_repaired(store, span, "rebuilt"))
+            finding = store.verify()
+            spans = finding.damaged if isinstance(store, CandleStore) else (None,)
+            for span in spans if finding.problems else ():
+                result = "not replaced"
+                if fetcher and not _unreachable(outcome):
+                    with _collected(outcome):
+                        fetcher.replace(store, span)
+                        result = "replaced"
+                outcome.rows.append(_repaired(store, span, result))
+    left = [row for row in outcome.rows if row["result"] == "not replaced"]
+    if left:
+        names = ", ".join(dict.fromkeys(row["series"] for row in left))
+        reason = "" if fetcher else " because --offline forbids a download"
+        # First, so that the reason of a failed download comes last.
+        outcome.errors.insert(
+            0,
+            FetchError(
+                f"damaged data was not replaced{reason}, and stays where it is: {names}; run "
+                "atb-fast data repair again later, or remove the series with atb-fast data clear"
+            ),
+        )
     return outcome
 
 
@@ -157,9 +174,14 @@ def prune(root: Path, older_than: float, *, dry_run: bool = False) -> list[Row]:
 
     Args:
         root: The cache directory.
-        older_than: Days, at least 0.
+        older_than: Days, finite and at least 0.
         dry_run: Only return what would be removed.
+
+    Raises:
+        ArgumentError: `older_than` is negative or not finite.
     """
+    if not 0 <= older_than < math.inf:
+        raise ArgumentError(f"--older-than is {older_than:g}, expected a number of days from 0 on")
     deadline = time.time() - older_than * 86_400
 
     def unused(store: Store) -> bool:
@@ -232,11 +254,11 @@ def _unreachable(outcome: Outcome) -> bool:
 
 
 def _series(root: Path) -> list[CandleStore]:
-    found = sorted((root / "candles").glob("*/*/manifest.json"))
+    folders = (path for path in (root / "candles").glob("*/*") if path.name in TIMEFRAMES)
+    stores = [CandleStore(root, path.parent.name, path.name) for path in sorted(folders)]
+    # Without a manifest, there may be files whose manifest was deleted.
     return [
-        CandleStore(root, path.parts[-3], path.parts[-2])
-        for path in found
-        if path.parts[-2] in TIMEFRAMES
+        store for store in stores if (store.directory / "manifest.json").exists() or store.files()
     ]
 
 
@@ -251,6 +273,7 @@ def _candle_row(store: CandleStore) -> Row:
     manifest = store.manifest()
     files = [store.directory / item.file for item in manifest.ranges]
     known = [(i.first, i.last) for i in manifest.ranges if i.first is not None and i.last]
+    state = "unlisted files" if store.unlisted(manifest) else "ok"
     return {
         "series": store.name,
         "rows": sum(item.rows for item in manifest.ranges),
@@ -259,7 +282,7 @@ def _candle_row(store: CandleStore) -> Row:
         "files": len(files),
         "outages": len(manifest.outages),
         "bytes": sum(path.stat().st_size for path in files if path.exists()),
-        "state": "ok" if all(path.exists() for path in files) else "damaged",
+        "state": state if all(path.exists() for path in files) else "damaged",
         "fetched": max((i.fetched_at for i in manifest.ranges), default=None),
         "source": ", ".join(dict.fromkeys(i.source for i in manifest.ranges)),
     }
@@ -297,6 +320,11 @@ def _remove(
         if not dry_run:
             store.remove()
     return {"series": store.name, "files": len(sizes), "bytes": sum(sizes)}
+
+
+def _repaired(store: Store, span: Span | None, result: str) -> Row:
+    start, end = (None, None) if span is None else (iso(ms)[:16] for ms in span)
+    return {"series": store.name, "from": start, "to": end, "result": result}
 
 
 def _extent(frame: pl.DataFrame) -> Row:

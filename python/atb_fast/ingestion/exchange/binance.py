@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import polars as pl
@@ -19,7 +18,7 @@ import requests
 
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import ArgumentError, FetchError
-from atb_fast.ingestion.exchange.http import Endpoints, Http, MalformedError
+from atb_fast.ingestion.exchange.http import Endpoints, Http, MalformedError, date_of
 from atb_fast.ingestion.quality import bad_bars, holes
 from atb_fast.ingestion.schemas import CANDLE_SCHEMA
 from atb_fast.ingestion.spans import DAY_MS, Span, timestamps_ms
@@ -43,20 +42,24 @@ class Binance:
     Args:
         http: Sends the requests.
         endpoints: The two hosts.
-        now: The clock of this machine, in milliseconds since 1970.
+        now: The time, in milliseconds since 1970.
+        exact: Whether `now` is the time of the exchange, rather than that of this machine.
 
     Attributes:
         used: The hosts that candles came from. Callers clear it.
         clock: The last known time of the exchange, in milliseconds since 1970.
+        ahead: Milliseconds by which the exchange is ahead of `now`; None before the first response.
     """
 
-    def __init__(self, http: Http, endpoints: Endpoints, now: int) -> None:
+    def __init__(self, http: Http, endpoints: Endpoints, now: int, *, exact: bool = False) -> None:
         self._http = http
         self._endpoints = endpoints
         self._base = endpoints.binance
         self.used: dict[str, None] = {}
         self.clock = now
-        self._asked_for_time = False
+        self.ahead: int | None = None
+        self._asked_for_time = exact
+        self._offset = now - time.monotonic_ns() // 1_000_000
 
     def server_time(self) -> int:
         """Return the time of the exchange, in milliseconds since 1970."""
@@ -66,7 +69,12 @@ class Binance:
                 raise MalformedError("the response has no serverTime")
             return int(document["serverTime"])
 
-        return self._get("/api/v3/time", {}, parse)
+        server = self._get("/api/v3/time", {}, parse)
+        self.ahead = server - self._now()
+        return server
+
+    def _now(self) -> int:
+        return self._offset + time.monotonic_ns() // 1_000_000
 
     def first_open(self, symbol: str, timeframe: str, start: int, end: int) -> int | None:
         """Return the open time of the first candle in [start, end), or None if there is none."""
@@ -178,7 +186,10 @@ class Binance:
                 raise MalformedError("the response is not JSON") from error
             if response.status_code == 400:
                 raise _refusal(document, query)
-            return parse(document, _date(response))
+            date = date_of(response)
+            if self.ahead is None and date is not None:
+                self.ahead = date - self._now()
+            return parse(document, date)
 
         try:
             return self._http.get(base + path, read, params=query, accepted=(400, 418, 451))
@@ -187,7 +198,7 @@ class Binance:
             if base == fallback:
                 raise FetchError(
                     f"{base}: not available at your location (HTTP 451), like the other host; set "
-                    "ATB_FAST_BINANCE_URL to a mirror, or pass --candles FILE"
+                    "ATB_FAST_BINANCE_URL to a mirror, or train on your own file with --candles"
                 ) from None
             if self._base != fallback:  # another thread may have switched already
                 log.info("%s is restricted at your location; using %s", base, fallback)
@@ -197,14 +208,6 @@ class Binance:
 
 class _RestrictedError(Exception):
     """HTTP 451: restricted location."""
-
-
-def _date(response: requests.Response) -> int | None:
-    """Return the Date header in milliseconds since 1970; None if it is missing or invalid."""
-    try:
-        return round(parsedate_to_datetime(response.headers.get("Date", "")).timestamp() * 1000)
-    except ValueError:
-        return None
 
 
 def _candles(rows: Any, start: int, end: int) -> pl.DataFrame:
@@ -246,11 +249,12 @@ def _refusal(document: Any, query: dict[str, Any]) -> Exception:
     said = document.get("msg") if isinstance(document, dict) else document
     if code == -1121:
         return ArgumentError(
-            f"Binance does not list the symbol {query['symbol']!r} ({said}); use one like BTCUSDT"
+            f"Binance does not list the symbol {query['symbol']!r}; check the spelling, for "
+            "example BTCUSDT"
         )
     if code == -1120:
         return ArgumentError(
-            f"Binance has no timeframe {query['interval']!r} ({said}); use another --timeframe"
+            f"Binance has no timeframe {query['interval']!r}; use another --timeframe"
         )
     asked = ", ".join(f"{name} {value}" for name, value in query.items())
     return FetchError(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import requests
@@ -194,6 +195,14 @@ class Http:
     def _sleep(self, seconds: float) -> None:
         if self._stopped.is_set() or (seconds > 0 and self._wait(seconds)):
             raise FetchError("stopped")
+
+
+def date_of(response: requests.Response) -> int | None:
+    """Return the Date header in milliseconds since 1970; None if it is missing or invalid."""
+    try:
+        return round(parsedate_to_datetime(response.headers.get("Date", "")).timestamp() * 1000)
+    except ValueError:
+        return None
 
 
 def _retry_after(response: requests.Response) -> float:

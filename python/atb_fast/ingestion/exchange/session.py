@@ -31,14 +31,15 @@ class Exchange:
     """A session with the exchange. Use it as a context manager.
 
     Args:
-        now: The clock of this machine, in milliseconds since 1970. The exchange's clock decides
-            which candles have closed.
+        now: The time, in milliseconds since 1970. The exchange's clock decides which candles have
+            closed.
+        exact: Whether `now` is the time of the exchange, rather than that of this machine.
     """
 
-    def __init__(self, now: int) -> None:
+    def __init__(self, now: int, *, exact: bool = False) -> None:
         self._http = Http()
         self._endpoints = Endpoints.from_environment()
-        self._rest = Binance(self._http, self._endpoints, now)
+        self._rest = Binance(self._http, self._endpoints, now, exact=exact)
         self._archive = Archive(self._http, self._endpoints.archive, self._rest)
 
     def __enter__(self) -> Exchange:
@@ -52,6 +53,19 @@ class Exchange:
     def requests(self) -> int:
         """Number of requests sent."""
         return self._http.requests
+
+    @property
+    def ahead(self) -> int | None:
+        """Milliseconds by which the exchange is ahead of `now`; None before the first response."""
+        return self._rest.ahead
+
+    def ask_for_time(self) -> None:
+        """Ask the exchange for its time; see `ahead`.
+
+        Raises:
+            FetchError: The exchange is unreachable or sends no usable response.
+        """
+        self._rest.server_time()
 
     def pieces(
         self, store: CandleStore, missing: list[Span], rows: int, listener: Listener

@@ -4,17 +4,18 @@
                                         /*.parquet         one file per range, never modified
                                         /.lock
 
-A range is a span of time in which all candles are known. File names contain the hash of the
-content, and the manifest that lists them is replaced last. Therefore a reader sees either the old
-or the new store, and a killed writer leaves only unlisted files. Readers take no lock; a writer
-locks the series.
+A range is a span of time in which all candles are known. File names contain the span and the hash
+of the content, and the manifest that lists them is replaced last. Therefore a reader sees either
+the old or the new store, and a killed writer leaves only unlisted files. A file is removed only
+when listed files cover its span, so the manifest can be rebuilt from the files. Readers take no
+lock; a writer locks the series.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import polars as pl
@@ -26,6 +27,7 @@ from atb_fast.ingestion.schemas import CANDLE_SCHEMA
 from atb_fast.ingestion.spans import (
     Span,
     from_iso,
+    intersection,
     iso,
     joined,
     opened_in,
@@ -39,6 +41,7 @@ from atb_fast.ingestion.store.disk import (
     damaged,
     from_parquet,
     locked,
+    modified_iso,
     read_manifest,
     storage_errors,
     sweep,
@@ -77,12 +80,14 @@ class CandleStore:
         """Return the manifest, which is empty if nothing is stored.
 
         Raises:
-            DamagedError: The manifest has changed since it was written.
+            DamagedError: The manifest has changed since it was written, or was deleted.
             StorageError: It cannot be read, or has another format version.
         """
         path = self.directory / "manifest.json"
         document = read_manifest(path)
         if document is None:
+            if self.files():
+                raise damaged(path, "the file is missing")
             return Manifest()
         try:
             ranges = tuple(Range.from_dict(row) for row in document["ranges"])
@@ -97,6 +102,30 @@ class CandleStore:
         if document["symbol"] != self.symbol or document["timeframe"] != self.timeframe:
             raise damaged(path, f"it belongs to {document['symbol']} {document['timeframe']}")
         return Manifest(ranges, outages)
+
+    def files(self) -> dict[str, Span]:
+        """Return the files of candles, listed or not, and the span that each name states."""
+        names = (path.name for path in self.directory.glob("*.parquet"))
+        return {name: span for name in names if (span := span_of(name))}
+
+    def unlisted(self, manifest: Manifest) -> list[str]:
+        """Return the files with candles of a time that `manifest` does not list, newest first.
+
+        A killed writer leaves such files, and so does a manifest that was replaced by an older one.
+        """
+        listed = {item.file for item in manifest.ranges}
+        names = [
+            name
+            for name, span in self.files().items()
+            if name not in listed and any(map(_named, manifest.missing(span)))
+        ]
+        return sorted(names, key=lambda name: (-self._written(name), name))
+
+    def _written(self, name: str) -> float:
+        try:
+            return (self.directory / name).stat().st_mtime
+        except FileNotFoundError:  # another process has just removed it
+            return 0.0
 
     def missing(self, start: int, end: int) -> list[Span]:
         """Return the parts of [start, end) that are not stored."""
@@ -155,25 +184,32 @@ class CandleStore:
         spans = [(piece.start, piece.end) for piece in pieces]
         items: list[Range | Piece] = list(pieces)
         for item in manifest.ranges:
-            left = without((item.start, item.end), spans)
-            if left == [(item.start, item.end)]:
-                items.append(item)
-            elif overwrite and left:
-                candles = self._load(item)
-                items += [
-                    Piece(*span, opened_in(candles, span), item.source, item.fetched_at)
-                    for span in left
-                ]
-            elif not overwrite:
+            if not overwrite and intersection((item.start, item.end), spans):
                 raise StorageError(
                     f"{self.name}: another process stored {text((item.start, item.end))} in the "
                     "meantime; run the command again"
                 )
+            items += self._rest(item, spans)
         items.sort(key=lambda item: item.start)
         kept = [part for span in manifest.outages for part in without(span, spans)]
         with storage_errors(self.directory):
+            if not manifest.ranges:
+                # Files without any manifest would look like a series whose manifest was deleted.
+                self._publish(manifest)
             ranges = [self._write(group) for group in _groups(items)]
             self._publish(Manifest(tuple(ranges), tuple(joined([*kept, *outages]))))
+
+    def _rest(self, item: Range, spans: Sequence[Span]) -> list[Range | Piece]:
+        """Return what is left of `item` without `spans`."""
+        left = without((item.start, item.end), spans)
+        if left == [(item.start, item.end)]:
+            return [item]
+        candles = self._load(item) if left else None
+        return [
+            Piece(*span, opened_in(candles, span), item.source, item.fetched_at)
+            for span in left
+            if candles is not None
+        ]
 
     def _write(self, group: list[Range | Piece]) -> Range:
         """Return the range that contains all of `group`, and write its file if it is new."""
@@ -207,7 +243,7 @@ class CandleStore:
         return Piece(item.start, item.end, self._load(item), item.source, item.fetched_at)
 
     def _publish(self, manifest: Manifest) -> None:
-        """Replace the manifest, then remove files that it does not list."""
+        """Replace the manifest, then remove the files that its files replace."""
         document = {
             "symbol": self.symbol,
             "timeframe": self.timeframe,
@@ -215,7 +251,9 @@ class CandleStore:
             "outages": [[iso(first), iso(after)] for first, after in manifest.outages],
         }
         write_manifest(self.directory / "manifest.json", document)
-        sweep(self.directory, keep={item.file for item in manifest.ranges})
+        listed = {item.file for item in manifest.ranges}
+        replaced = self.files().keys() - listed - set(self.unlisted(manifest))
+        sweep(self.directory, replaced)
 
     def _load(self, item: Range) -> pl.DataFrame:
         path = self.directory / item.file
@@ -253,16 +291,63 @@ class CandleStore:
                 for item in manifest.ranges
                 if item not in bad and item.start < hole[1] and item.end > hole[0]
             ]
+        unlisted = 0
+        spans = [(item.start, item.end) for item in bad]
+        for name in self.unlisted(manifest):
+            try:
+                self._found(name)
+                unlisted += 1
+            except DamagedError as error:
+                problems.append(str(error))
+                spans += manifest.missing(span_of(name) or (0, 0))
         return Finding(
             self.name,
             tuple(problems),
             quality=inspect(candles, TIMEFRAMES[self.timeframe]),
             outages=len(manifest.outages),
-            damaged=tuple((item.start, item.end) for item in bad),
+            damaged=tuple(joined(spans)),
+            unlisted=unlisted,
         )
 
+    def _found(self, name: str) -> tuple[Range, pl.DataFrame]:
+        """Return the range of an unlisted file, and its candles.
+
+        Raises:
+            DamagedError: The file has changed since it was written, or is not sound.
+        """
+        path = self.directory / name
+        data = verified(path)
+        digest = hashlib.sha256(data).hexdigest()
+        start, end = span_of(name) or (0, 0)
+        if file_name((start, end), digest) != name:
+            raise damaged(path, "its hash does not match its name")
+        candles = from_parquet(path, data, CANDLE_SCHEMA)
+        times = timestamps_ms(candles)
+        first, last = next(iter(times.head(1)), None), next(iter(times.tail(1)), None)
+        # Names have no milliseconds, so a candle at either end may belong to this file or another.
+        bar = TIMEFRAMES[self.timeframe]
+        if last is not None and last >= end:
+            end = last + bar
+        if first is not None and first == start + bar:
+            start = first
+        item = Range(
+            start=start,
+            end=end,
+            file=name,
+            rows=len(candles),
+            first=first,
+            last=last,
+            sha256=digest,
+            source="unknown",
+            fetched_at=modified_iso(path),
+        )
+        return item, self._check(item, candles)
+
     def _sound(self, item: Range) -> pl.DataFrame:
-        frame = self._load(item)
+        return self._check(item, self._load(item))
+
+    def _check(self, item: Range, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return `frame`, the candles of `item`; raise DamagedError if they are not sound."""
         path = self.directory / item.file
         if len(frame) and not (
             item.start <= timestamps_ms(frame)[0] and timestamps_ms(frame)[-1] < item.end
@@ -286,36 +371,80 @@ class CandleStore:
         parts = [part for hole in found for part in without(hole, explained)]
         return [part for part in parts if part[1] - part[0] >= bar]
 
-    def repair(self) -> list[Span]:
-        """Drop damaged ranges and return their spans. The caller holds `lock`.
+    def rebuild(self) -> bool:
+        """List the sound files that the manifest lacks; return whether there was anything to do.
+
+        Nothing is downloaded, and no damaged file is removed. The caller holds `lock`.
 
         Raises:
             StorageError: The store cannot be read or written, or has another format version. In
-                that case, nothing is dropped.
+                that case, nothing has changed.
         """
         with storage_errors(self.directory):
+            lost = False
             try:
-                manifest = self.manifest()
+                before = self.manifest()
             except DamagedError:
-                names = (path.name for path in self.directory.glob("*.parquet"))
-                lost = joined(span for name in names if (span := span_of(name)))
-                self.remove()
-                return lost
-            lost = list(self.verify().damaged)
-            ranges = tuple(item for item in manifest.ranges if (item.start, item.end) not in lost)
-            kept = [part for span in manifest.outages for part in without(span, lost)]
-            self._publish(Manifest(ranges, tuple(kept)))
-            return lost
+                before, lost = Manifest(), True
+            sound, broken = self._divided(before.ranges)
+            found: list[Range] = []
+            for name in self.unlisted(Manifest(tuple(sound))):
+                with suppress(DamagedError):
+                    found.append(self._found(name)[0])
+            spans = [(item.start, item.end) for item in found]
+            # A damaged file stays listed, so that nobody takes its time for one without candles.
+            kept = [item for item in broken if not intersection((item.start, item.end), spans)]
+            if not found and not lost:
+                return False
+            items: list[Range | Piece] = [*sound, *kept]
+            added: list[Span] = []
+            for item in found:
+                rest = self._rest(item, [(other.start, other.end) for other in items])
+                rest = [part for part in rest if _named((part.start, part.end))]
+                items += rest
+                added += [(part.start, part.end) for part in rest]
+            items.sort(key=lambda item: item.start)
+            ranges = tuple(self._write([item]) for item in items)
+            after = Manifest(ranges, before.outages)
+            candles = [self._load(item) for item in ranges if item not in kept]
+            # All candles of a file's span are known, so a gap in it is an outage.
+            gaps = self._unexplained(
+                pl.concat([pl.DataFrame(schema=CANDLE_SCHEMA), *candles]), after, kept
+            )
+            outages = [part for gap in gaps for part in intersection(gap, added)]
+            self._publish(Manifest(ranges, tuple(joined([*before.outages, *outages]))))
+            return True
+
+    def _divided(self, ranges: Iterable[Range]) -> tuple[list[Range], list[Range]]:
+        """Return the sound ranges and the damaged ones."""
+        sound: list[Range] = []
+        broken: list[Range] = []
+        for item in ranges:
+            try:
+                self._sound(item)
+                sound.append(item)
+            except DamagedError:
+                broken.append(item)
+        return sound, broken
 
     def remove(self) -> None:
         """Remove all candles. The caller holds `lock`; its file stays for waiting processes."""
         with storage_errors(self.directory):
+            # Without a manifest, files look like a series whose manifest was deleted. On a full
+            # disk, no manifest can be written.
+            with suppress(OSError):
+                self._publish(Manifest())
+            sweep(self.directory, self.files())
             (self.directory / "manifest.json").unlink(missing_ok=True)
-            sweep(self.directory)
 
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Lock the series against other writers; see `locked`."""
         return locked(self.directory, on_wait)
+
+
+def _named(span: Span) -> bool:
+    """Return whether `span` is long enough to be seen in the names of files, which have seconds."""
+    return span[1] - span[0] >= 1000
 
 
 def _groups(items: Iterable[Range | Piece]) -> list[list[Range | Piece]]:

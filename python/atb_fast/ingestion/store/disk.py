@@ -38,6 +38,7 @@ class Finding:
         quality: Quality of the candles; None for sentiment and for unreadable candles.
         outages: Number of confirmed gaps.
         damaged: Spans whose candles failed verification.
+        unlisted: Number of sound files that the manifest does not list.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Finding:
     quality: Quality | None = None
     outages: int = 0
     damaged: tuple[Span, ...] = ()
+    unlisted: int = 0
 
 
 @contextmanager
@@ -89,6 +91,11 @@ def storage_errors(directory: Path) -> Iterator[None]:
 def now_iso() -> str:
     """Return the current time in UTC as ISO 8601 text."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def modified_iso(path: Path) -> str:
+    """Return when a file was last written, like `now_iso`."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
 
 
 def to_parquet(frame: pl.DataFrame) -> bytes:
@@ -137,8 +144,8 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return document
 
 
-def verified(path: Path, digests: Collection[str]) -> bytes:
-    """Return the content of a file after checking that its sha256 is one of `digests`.
+def verified(path: Path, digests: Collection[str] | None = None) -> bytes:
+    """Return the content of a file after checking that its sha256 is one of `digests`, if given.
 
     Raises:
         DamagedError: The hash differs, or the file is missing.
@@ -153,7 +160,7 @@ def verified(path: Path, digests: Collection[str]) -> bytes:
             f"{path} cannot be read: {error.strerror}; fix its permissions, or pass another "
             "--cache-dir"
         ) from error
-    if hashlib.sha256(data).hexdigest() not in digests:
+    if digests is not None and hashlib.sha256(data).hexdigest() not in digests:
         raise damaged(path, "its hash does not match the manifest")
     return data
 
@@ -169,13 +176,11 @@ def from_parquet(path: Path, data: bytes, schema: pl.Schema) -> pl.DataFrame:
     return frame
 
 
-def sweep(directory: Path, keep: Collection[str] = ()) -> None:
-    """Remove Parquet files that are not in `keep`, and temporary files of killed writers."""
-    for pattern in ("*.parquet", ".*.tmp"):
-        for path in directory.glob(pattern):
-            if path.name not in keep:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+def sweep(directory: Path, names: Collection[str] = ()) -> None:
+    """Remove the files with these names, and temporary files of killed writers."""
+    for path in (*(directory / name for name in names), *directory.glob(".*.tmp")):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def damaged(path: Path, what: str) -> DamagedError:

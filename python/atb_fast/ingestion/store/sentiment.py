@@ -22,6 +22,7 @@ from atb_fast.ingestion.store.disk import (
     damaged,
     from_parquet,
     locked,
+    modified_iso,
     read_manifest,
     storage_errors,
     sweep,
@@ -62,30 +63,54 @@ class SentimentStore:
         return self._load()[1]
 
     def _load(self) -> tuple[dict[str, Any], pl.DataFrame]:
-        document = read_manifest(self.directory / "manifest.json")
+        entries = self._entries()
         while True:
-            entries = {} if document is None else self._entries(document)
             try:
                 data = verified(self.path, entries)
                 break
             except StorageError:
-                newer = read_manifest(self.directory / "manifest.json")
-                if newer == document:
+                newer = self._entries()
+                if newer == entries:
                     raise
-                document = newer
-        frame = from_parquet(self.path, data, SENTIMENT_SCHEMA)
-        return entries[hashlib.sha256(data).hexdigest()], frame
+                entries = newer
+        return entries[hashlib.sha256(data).hexdigest()], self._check(data)
 
-    def _entries(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        """Return the entries of the manifest by hash."""
+        path = self.directory / "manifest.json"
+        document = read_manifest(path)
+        if document is None:
+            raise damaged(path, "the file is missing")
         try:
             return {entry["sha256"]: entry for entry in document["index"]}
         except (KeyError, TypeError) as error:
-            raise damaged(self.directory / "manifest.json", repr(error)) from error
+            raise damaged(path, "not a manifest of the index") from error
+
+    def _check(self, data: bytes) -> pl.DataFrame:
+        """Return the index in the content of the file; raise DamagedError if it is not sound."""
+        index = from_parquet(self.path, data, SENTIMENT_SCHEMA)
+        if index.is_empty() or not index["value"].is_between(0, 100).all():
+            raise damaged(self.path, "it is empty or has values outside 0..100")
+        if not (timestamps_ms(index).diff().drop_nulls() > 0).all():
+            raise damaged(self.path, "it has duplicate or unsorted days")
+        return index
 
     def replace(self, index: pl.DataFrame, source: str, fetched_at: str) -> None:
         """Replace the stored index. The caller holds `lock`."""
         data = to_parquet(index)
-        entry = {
+        entry = self._entry(index, data, source, fetched_at)
+        before: list[dict[str, Any]] = []
+        with suppress(StorageError):
+            before = [old for old in [self.entry()] if old and old["sha256"] != entry["sha256"]]
+        with storage_errors(self.directory):
+            write_manifest(self.directory / "manifest.json", {"index": [entry, *before]})
+            write_atomic(self.path, data)
+            sweep(self.directory)
+
+    def _entry(
+        self, index: pl.DataFrame, data: bytes, source: str, fetched_at: str
+    ) -> dict[str, Any]:
+        return {
             "file": self.path.name,
             "rows": len(index),
             "first": f"{index['timestamp'][0]:%Y-%m-%d}",
@@ -94,13 +119,6 @@ class SentimentStore:
             "source": source,
             "fetched_at": fetched_at,
         }
-        before: list[dict[str, Any]] = []
-        with suppress(StorageError):
-            before = [old for old in [self.entry()] if old and old["sha256"] != entry["sha256"]]
-        with storage_errors(self.directory):
-            write_manifest(self.directory / "manifest.json", {"index": [entry, *before]})
-            write_atomic(self.path, data)
-            sweep(self.directory, keep={self.path.name})
 
     def verify(self) -> Finding:
         """Return the problems of the index.
@@ -109,23 +127,34 @@ class SentimentStore:
             StorageError: The index cannot be read.
         """
         try:
-            if (
-                self.path.exists()
-                and not (timestamps_ms(self.read()).diff().drop_nulls() > 0).all()
-            ):
-                return Finding(self.name, (f"{self.path}: duplicate or unsorted days",))
+            if self.path.exists():
+                self.read()
         except DamagedError as error:
             return Finding(self.name, (str(error),))
         return Finding(self.name)
 
-    def repair(self) -> bool:
-        """Drop a damaged index and return whether there was one. The caller holds `lock`."""
-        lost = bool(self.verify().problems)
-        if lost:
-            self.remove()
+    def rebuild(self) -> bool:
+        """Write a damaged or missing manifest again if the file is sound; return whether it was.
+
+        Nothing is downloaded, and a damaged file stays. The caller holds `lock`.
+
+        Raises:
+            StorageError: The index cannot be read or written, or has another format version.
+        """
         with storage_errors(self.directory):
-            sweep(self.directory, keep={self.path.name})
-        return lost
+            with suppress(DamagedError):
+                self._entries()
+                return False
+            try:
+                data = verified(self.path)
+                index = self._check(data)
+            except DamagedError:
+                return False
+            if (index["value"] % 1 != 0).any():  # the publisher has whole numbers only
+                return False
+            entry = self._entry(index, data, "unknown", modified_iso(self.path))
+            write_manifest(self.directory / "manifest.json", {"index": [entry]})
+            return True
 
     def remove(self) -> None:
         """Remove the index. The caller holds `lock`; its file stays for waiting processes."""
