@@ -171,7 +171,7 @@ def test_near_the_present_the_time_of_the_exchange_is_requested(
 
 
 def test_unknown_symbols_and_timeframes_are_named(client: Binance) -> None:
-    with pytest.raises(ArgumentError, match="does not list the symbol 'NOPEUSDT'"):
+    with pytest.raises(ArgumentError, match="symbol 'NOPEUSDT'; check the spelling"):
         client.candles("NOPEUSDT", "1d", START, START + DAY, lambda _: None)
     with pytest.raises(ArgumentError, match="has no timeframe '1x'"):
         client._page("BTCUSDT", "1x", START, START + DAY)

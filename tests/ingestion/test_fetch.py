@@ -276,6 +276,29 @@ def test_sentiment_does_not_depend_on_the_clock(
     assert got.equals(fetcher.sentiment(None))
 
 
+def test_a_clock_that_is_behind_does_not_make_sentiment_fresh(
+    fetcher: Fetcher, exchange: Exchange
+) -> None:
+    exchange.now -= 30 * DAY
+    fetcher.sentiment(None)
+    exchange.now += 30 * DAY
+    slow = with_clock(fetcher, exchange, -1000 * DAY)
+    assert slow.sentiment(date(2024, 12, 30))["timestamp"][-1] > datetime(2024, 12, 30, tzinfo=UTC)
+    exchange.requests.clear()
+    with_clock(fetcher, exchange, -1000 * DAY).sentiment(date(2024, 12, 30))
+    assert exchange.requests == []
+
+
+def test_one_candle_is_not_called_candles(
+    fetcher: Fetcher, exchange: Exchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    daily(fetcher, LAST, LAST)
+    assert "downloaded 1 candle with 1 request in" in caplog.text
+    daily(fetcher, LAST, LAST)
+    assert "BTCUSDT 1d: 1 candle from the store" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("ahead", "said"),
     [

@@ -161,6 +161,7 @@ def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
     itself may have them.
     """
     from atb_fast.ingestion import maintenance
+    from atb_fast.ingestion.store.disk import flag
 
     if files:
         findings = [maintenance.verify_file(path) for path in files]
@@ -169,11 +170,12 @@ def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
     rows = [_report(finding, stored=not files) for finding in findings]
     _show(rows, as_json, "checked", hide=_DETAILS)
     problems = [text for finding in findings for text in finding.problems]
-    notes = [_unlisted(finding) for finding in findings if finding.unlisted]
-    if not as_json and (problems or notes):
-        click.echo("\n".join([*problems, *notes]))
+    if not as_json:
+        notes = [_unlisted(finding, flag(root)) for finding in findings if finding.unlisted]
+        click.echo("".join(f"{line}\n" for line in [*problems, *notes]), nl=False)
     if problems:
-        where, fix = ("files", "fix them") if files else ("store", "run: atb-fast data repair")
+        repair = f"run: atb-fast data repair{flag(root)}"
+        where, fix = ("files", "fix them") if files else ("store", repair)
         raise DataError(f"problems found in the {where}: {len(problems)}; {fix}")
 
 
@@ -281,11 +283,11 @@ def _report(finding: Finding, *, stored: bool) -> dict[str, Any]:
     return row | {"problems": finding.problems}
 
 
-def _unlisted(finding: Finding) -> str:
+def _unlisted(finding: Finding, cache_dir: str) -> str:
     files = "1 file is" if finding.unlisted == 1 else f"{finding.unlisted} files are"
     return (
-        f"{finding.name}: {files} sound but not in the manifest; the next download uses them, and "
-        "so does: atb-fast data repair"
+        f"{finding.name}: {files} sound but not listed in the manifest; to list them, run: "
+        f"atb-fast data repair{cache_dir}"
     )
 
 

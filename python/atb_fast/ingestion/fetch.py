@@ -98,8 +98,8 @@ class Fetcher:
             StorageError: The store is damaged or cannot be written.
         """
         store = CandleStore(self.cache_dir, symbol, timeframe)
-        if not self.offline and self._clock.ahead is None:
-            self._ask_for_time(store, first, last)
+        if self._reaches_present(store, first, last):
+            self._ask_for_time()
         span = self._span(store, first, last)
         missing = store.missing(*span)
         if missing or self._refresh:
@@ -111,7 +111,7 @@ class Fetcher:
         with suppress(OSError):  # records the last use, for `data prune`
             os.utime(store.directory / "manifest.json")
         if not missing and not self._refresh:
-            log.info("%s: %s candles from the store", store.name, f"{len(candles):,}")
+            log.info("%s: %s from the store", store.name, _counted(len(candles), "candle"))
         return candles
 
     def sentiment(self, last: date | None) -> pl.DataFrame:
@@ -125,9 +125,9 @@ class Fetcher:
             StorageError: The store is damaged or cannot be written.
         """
         store = SentimentStore(self.cache_dir)
-        today = datetime.fromtimestamp(self._now() / 1000, UTC).date()
-        newest = min(last or today, today)
-        needed = date.fromordinal(max(1, newest.toordinal() - self.freshness_days))
+        if last and last > self._today() and not self._is_fresh(store, self._needed(last)):
+            self._ask_for_time()
+        needed = self._needed(min(last or self._today(), self._today()))
         if self._refresh or not self._is_fresh(store, needed):
             if self.offline:
                 raise FetchError(
@@ -234,10 +234,10 @@ class Fetcher:
             # Because of gaps, there may be fewer rows than expected.
             self.listener.fetched(store.name, rows, rows)
             log.info(
-                "%s: downloaded %s candles with %s requests in %.1f s",
+                "%s: downloaded %s with %s in %.1f s",
                 store.name,
-                f"{rows:,}",
-                f"{exchange.requests:,}",
+                _counted(rows, "candle"),
+                _counted(exchange.requests, "request"),
                 time.perf_counter() - began,
             )
 
@@ -249,17 +249,28 @@ class Fetcher:
         """Return the millisecond before which a candle must open to have closed by now."""
         return self._now() - TIMEFRAMES[store.timeframe] + 1
 
-    def _ask_for_time(self, store: CandleStore, first: date | None, last: date | None) -> None:
-        """Ask the exchange for its time if the range reaches the present of this machine.
+    def _today(self) -> date:
+        return datetime.fromtimestamp(self._now() / 1000, UTC).date()
+
+    def _needed(self, newest: date) -> date:
+        """Return the day that a fresh index reaches, if `newest` is the last day of the range."""
+        return date.fromordinal(max(1, newest.toordinal() - self.freshness_days))
+
+    def _reaches_present(self, store: CandleStore, first: date | None, last: date | None) -> bool:
+        """Return whether candles that are not stored may not have closed yet."""
+        if last is None:
+            return True
+        start, end = max(0, midnight(first or date.min)), midnight(last) + DAY_MS
+        return end > self._closed(store) and (self._refresh or bool(store.missing(start, end)))
+
+    def _ask_for_time(self) -> None:
+        """Ask the exchange for its time, unless it is known.
 
         Raises:
             FetchError: The exchange is unreachable or sends no usable response.
         """
-        if last:
-            span = midnight(first or date.min), midnight(last) + DAY_MS
-            stored = not self._refresh and not store.missing(max(0, span[0]), span[1])
-            if stored or span[1] <= self._closed(store):
-                return
+        if self.offline or self._clock.ahead is not None:
+            return
         from atb_fast.ingestion.exchange.session import Exchange
 
         with self._asked(Exchange(self._now())) as exchange:
@@ -290,12 +301,16 @@ class Fetcher:
         stored = None if overwrite else store.entry()
         if stored and len(index) < stored["rows"]:
             raise FetchError(
-                f"{endpoints.fng} returned {len(index)} days of the index, expected at least the "
+                f"{endpoints.fng} returned {_counted(len(index), 'day')}, expected at least the "
                 f"{stored['rows']} that are stored; the response may be truncated. Try again "
                 "later, or pass --force-refresh to accept it"
             )
         store.replace(index, endpoints.fng, now_iso())
-        log.info("sentiment: downloaded %s days. %s", f"{len(index):,}", ATTRIBUTION)
+        log.info("sentiment: downloaded %s. %s", _counted(len(index), "day"), ATTRIBUTION)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _last_day(store: SentimentStore) -> date | None:
@@ -314,9 +329,9 @@ def _refuse_less(store: CandleStore, pieces: list[Piece]) -> None:
     after = sum(len(piece.candles) for piece in pieces)
     if after < before:
         raise FetchError(
-            f"{store.name}: the exchange returned {after:,} candles, expected at least the "
-            f"{before:,} that are stored; nothing was replaced. If the new data is right, first "
-            f"run {_clear(store)}"
+            f"{store.name}: the exchange returned {_counted(after, 'candle')}, expected at least "
+            f"the {before:,} that are stored; nothing was replaced. If the new data is right, "
+            f"first run {_clear(store)}"
         )
 
 

@@ -24,7 +24,7 @@ from atb_fast.ingestion.files import is_sentiment, read_candles, read_sentiment
 from atb_fast.ingestion.quality import bar_length, inspect
 from atb_fast.ingestion.spans import Span, iso
 from atb_fast.ingestion.store.candles import CandleStore
-from atb_fast.ingestion.store.disk import Finding
+from atb_fast.ingestion.store.disk import Finding, flag
 from atb_fast.ingestion.store.sentiment import SentimentStore
 from atb_fast.storage import remove_unused
 
@@ -163,7 +163,8 @@ def repair(root: Path, fetcher: Fetcher | None) -> Outcome:
             0,
             FetchError(
                 f"damaged data was not replaced{reason}, and stays where it is: {names}; run "
-                "atb-fast data repair again later, or remove the series with atb-fast data clear"
+                f"atb-fast data repair{flag(root)} again later, or remove the series with "
+                "atb-fast data clear"
             ),
         )
     return outcome

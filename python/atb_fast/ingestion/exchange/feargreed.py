@@ -34,7 +34,7 @@ def fetch_index(http: Http, endpoints: Endpoints, now: int) -> pl.DataFrame:
         try:
             return _index(json.loads(response.content), date_of(response) or now)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise MalformedError(f"the response is not the index: {error!r}") from error
+            raise MalformedError("the response is not the Fear & Greed index") from error
 
     return http.get(endpoints.fng + "/fng/", read, params={"limit": 0, "format": "json"})
 

@@ -170,9 +170,10 @@ def from_parquet(path: Path, data: bytes, schema: pl.Schema) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(data)
     except pl.exceptions.PolarsError as error:
-        raise damaged(path, str(error)) from error
+        raise damaged(path, "it cannot be read as Parquet") from error
     if frame.schema != schema:
-        raise damaged(path, f"found the columns {frame.schema}, expected {schema}")
+        names = ", ".join(f"{name} ({kind})" for name, kind in frame.schema.items())
+        raise damaged(path, f"it has the columns {names}; expected {', '.join(schema)}")
     return frame
 
 
