@@ -392,10 +392,8 @@ class CandleStore:
                 with suppress(DamagedError):
                     found.append(self._found(name)[0])
             spans = [(item.start, item.end) for item in found]
-            # A damaged file stays listed, so that nobody takes its time for one without candles.
+            # A damaged file stays listed, so that reading its candles is an error.
             kept = [item for item in broken if not intersection((item.start, item.end), spans)]
-            if not found and not lost:
-                return False
             items: list[Range | Piece] = [*sound, *kept]
             added: list[Span] = []
             for item in found:
@@ -403,6 +401,8 @@ class CandleStore:
                 rest = [part for part in rest if _named((part.start, part.end))]
                 items += rest
                 added += [(part.start, part.end) for part in rest]
+            if not added and not lost:
+                return False
             items.sort(key=lambda item: item.start)
             ranges = tuple(self._write([item]) for item in items)
             after = Manifest(ranges, before.outages)

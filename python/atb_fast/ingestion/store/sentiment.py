@@ -143,8 +143,8 @@ class SentimentStore:
         """
         with storage_errors(self.directory):
             with suppress(DamagedError):
-                self._entries()
-                return False
+                if self._entries():
+                    return False
             try:
                 data = verified(self.path)
                 index = self._check(data)
