@@ -108,6 +108,13 @@ def test_constant_prices_are_named(market: Market, caplog: pytest.LogCaptureFixt
     assert "moving averages, 17 whose RSI is undefined" in caplog.text
 
 
+@pytest.mark.parametrize("recipe", ["legacy", "basic", "causal"])
+def test_a_market_that_never_moves_is_rejected(market: Market, recipe: str) -> None:
+    flat = market.candles.with_columns(close=pl.lit(5000.0))
+    with pytest.raises(DataError, match="the close is 5000 in all 2,557 candles; use candles of"):
+        prepare(Market(flat, None), config(recipe=recipe, force_price_only=True))
+
+
 def test_price_only_has_no_sentiment(market: Market) -> None:
     made = prepare(Market(market.candles, None), config(force_price_only=True))
     assert made.model_type == "price"

@@ -42,6 +42,16 @@ class Context:
     cache: Path | None = None
 
 
+def check_moves(market: Market) -> None:
+    """Raise DataError if the close never changes, because then there is nothing to learn."""
+    close = market.candles["close"]
+    if len(close) > 1 and close.min() == close.max():
+        raise DataError(
+            f"the close is {close[0]:g} in all {len(close):,} candles; use candles of a market "
+            "whose price moves"
+        )
+
+
 class Recipe(ABC):
     """How candles become features, targets and parts, and which network learns them.
 

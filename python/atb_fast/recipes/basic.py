@@ -20,7 +20,7 @@ from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market, gaps
-from atb_fast.recipes.base import Context, Recipe
+from atb_fast.recipes.base import Context, Recipe, check_moves
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class BasicRecipe(Recipe):
     def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
         """Return the raw candles."""
         frame = market.candles
+        check_moves(market)
         return PreparedData(
             model_type="basic",
             matrix=CandleMatrix(frame, _COLUMNS),

@@ -25,7 +25,7 @@ from atb_fast.features.returns import PRICE_COLUMNS, SENTIMENT_COLUMNS, SETTLED,
 from atb_fast.features.sentiment import assess
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market, gaps
-from atb_fast.recipes.base import Context, Predict, Recipe
+from atb_fast.recipes.base import Context, Predict, Recipe, check_moves
 from atb_fast.recipes.shrinkage import shrinkage_factor
 from atb_fast.recipes.split import before, embargo_rows
 
@@ -46,6 +46,7 @@ class CausalRecipe(Recipe):
     def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
         """Return unscaled features for every candle after the warm-up."""
         candles = market.candles
+        check_moves(market)
         least = SETTLED + options.sequence_length + options.horizon
         if len(candles) < least:
             raise DataError(

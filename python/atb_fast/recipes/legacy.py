@@ -28,7 +28,7 @@ from atb_fast.features.sentiment import (
     sentiment_features,
 )
 from atb_fast.ingestion.market import Market, gaps
-from atb_fast.recipes.base import Context, Recipe
+from atb_fast.recipes.base import Context, Recipe, check_moves
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class LegacyRecipe(Recipe):
     def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
         """Return scaled features; sentiment is left out if it covers too little, unless forced."""
         asked, frame = context.asked, market.candles
+        check_moves(market)
         if len(frame) <= WARMUP:
             raise DataError(
                 f"the range has {len(frame)} candles, expected more than the {WARMUP} that the "
