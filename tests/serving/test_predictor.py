@@ -173,6 +173,27 @@ def test_bad_frames(basic: Bundle, hourly: pl.DataFrame) -> None:
     assert basic.predict(hourly[:50])["prediction"].null_count() == 50
 
 
+@pytest.mark.parametrize("kind", ["price", "sentiment", "of candles"])
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_prices_are_rejected(
+    models: Path, models_of_candles: Path, kind: str, bad: float
+) -> None:
+    root = models_of_candles if kind == "of candles" else models
+    bundle = load_bundle(f"BTCUSDT:1d:{kind if kind == 'price' else 'sentiment'}", registry=root)
+    candles = sample.candles("BTCUSDT", "1d").tail(300)
+    for name in ("close", "high", "volume"):
+        values = candles[name].to_list()
+        values[250] = bad
+        values[240] = None
+        spoilt = candles.with_columns(pl.Series(name, values))
+        if name == "volume" and bad == 0.0:  # a bar without trades
+            assert bundle.predict(spoilt, "neutral")["prediction"][251] is not None
+            continue
+        for predict in (bundle.predict, bundle.predict_last):
+            with pytest.raises(DataError, match=f"column '{name}', row 250: found"):
+                predict(spoilt, "neutral")
+
+
 def test_sentiment_is_never_left_out_silently(models: Path) -> None:
     bundle = load_bundle("BTCUSDT:1d:sentiment", registry=models)
     candles, index = sample.candles("BTCUSDT", "1d").tail(400), sample.sentiment()
@@ -191,6 +212,7 @@ def test_sentiment_is_never_left_out_silently(models: Path) -> None:
     ("change", "message"),
     [
         (pl.col("value") * 5, "expected a value from 0 to 100"),
+        (pl.col("value") / 100, "only values from 0 to 1, expected an index from 0 to 100"),
         (pl.lit(None, pl.Float64).alias("value"), "row 0: found None, expected a value from 0"),
         (pl.lit(float("nan")).alias("value"), "row 0: found nan, expected a value from 0"),
         (pl.lit("Greed").alias("value"), "column value of .* has dtype String, expected numbers"),

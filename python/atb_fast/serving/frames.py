@@ -40,16 +40,35 @@ def check_candles(table: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
             raise DataError(
                 f"column {name!r} has dtype {column.dtype}, expected Float64; cast it first"
             )
-        values = column.to_numpy()
-        least = values >= 0.0 if name == "volume" else values > 0.0
-        known = column.is_not_null().to_numpy()
-        bad = np.flatnonzero(known & ~(least & np.isfinite(values)))
-        if len(bad):
-            expected = "0 or more" if name == "volume" else "a price above 0"
-            raise DataError(
-                f"column {name!r}, row {bad[0]}: found {values[bad[0]]}, expected {expected}"
-            )
+        _check_values(column)
     return pl.DataFrame([table[name] for name in names])
+
+
+def check_prices(table: pl.DataFrame) -> None:
+    """Raise DataError if a price is not above 0, or a volume is negative. Null is a missing value.
+
+    Columns that are missing or not float64, and infinities, are left to the pipeline, because this
+    is on the path of every prediction.
+    """
+    import polars as pl
+
+    for column in table:
+        if column.name in CANDLE_COLUMNS and column.dtype == pl.Float64 and len(column):
+            least = column.to_numpy().min()
+            if not (least > 0.0 or (least == 0.0 and column.name == "volume")):  # also if it is NaN
+                _check_values(column)
+
+
+def _check_values(column: pl.Series) -> None:
+    values = column.to_numpy()
+    least = values >= 0.0 if column.name == "volume" else values > 0.0
+    known = column.is_not_null().to_numpy()
+    bad = np.flatnonzero(known & ~(least & np.isfinite(values)))
+    if len(bad):
+        expected = "0 or more" if column.name == "volume" else "a price above 0"
+        raise DataError(
+            f"column {column.name!r}, row {bad[0]}: found {values[bad[0]]}, expected {expected}"
+        )
 
 
 def check_index(index: pl.DataFrame) -> pl.DataFrame:
@@ -81,6 +100,11 @@ def check_index(index: pl.DataFrame) -> pl.DataFrame:
     if len(bad):
         raise DataError(
             f"sentiment, row {bad[0]}: found {value[int(bad[0])]}, expected a value from 0 to 100"
+        )
+    if len(numbers) and numbers.max() <= 1.0 and (numbers % 1.0 > 0.0).any():
+        raise DataError(
+            "the sentiment has only values from 0 to 1, expected an index from 0 to 100; multiply "
+            "it by 100"
         )
     # A time within a day counts for that day, as in `read_sentiment`.
     days = epoch_ms(times)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
 from atb_fast.errors import DataError
 from atb_fast.features.frames import MOMENTUM
-from atb_fast.serving.frames import check_candles, to_polars
+from atb_fast.serving.frames import check_candles, check_prices, to_polars
 from atb_fast.serving.sentiment import Sentiment, no_day, read_index, with_momentum
 
 if TYPE_CHECKING:
@@ -127,9 +127,11 @@ class FeatureWindows(ModelInput):
 
     def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
         """Return the scaled features."""
-        if self.uses_sentiment == "no":
-            return self.pipeline.transform(frame)
-        return self.pipeline.transform(with_momentum(to_polars(frame), sentiment, timeframe))
+        table = to_polars(frame)
+        check_prices(table)
+        if self.uses_sentiment != "no":
+            table = with_momentum(table, sentiment, timeframe)
+        return self.pipeline.transform(table)
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class CandlesAndSentiment(ModelInput):
     def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
         """Return the candles and, if there is sentiment, its momentum as one more column."""
         table = to_polars(frame)
+        check_prices(table)
         if sentiment is not None:
             table = with_momentum(table, sentiment, timeframe)
         if MOMENTUM not in table.columns:

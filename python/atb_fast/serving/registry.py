@@ -19,6 +19,7 @@ This module reads the registry; `bundles/publishing.py` writes to it.
 from __future__ import annotations
 
 import json
+import os
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -186,7 +187,9 @@ def regular_file(path: Path) -> Path:
         BundleError: It is missing, a link, or not a file.
     """
     if path.is_symlink() or not path.is_file():
-        found = "a link" if path.is_symlink() else "something else" if path.exists() else "nothing"
+        if not os.path.lexists(path):
+            raise BundleError(f"{path}: no such file; the bundle is not complete")
+        found = "a link" if path.is_symlink() else "something else"
         raise BundleError(f"{path}: found {found}, expected a regular file")
     return path
 
