@@ -50,7 +50,15 @@ def test_every_option_has_help() -> None:
             "--start-date 2024-02-01 is after --end-date 2024-01-01; swap them",
         ),
         ({"source": "files"}, "--source files is given without --candles; pass --candles FILE"),
-        ({"candles": Path("x.csv")}, "--source sample does not use --candles or --sentiment"),
+        ({"candles": Path("x.csv")}, "--source sample does not use --candles; leave out"),
+        (
+            {"sentiment": Path("y.csv")},
+            "--source sample does not use --sentiment; leave out --sentiment, or pass --source",
+        ),
+        (
+            {"source": None, "sentiment": Path("y.csv")},
+            "--sentiment is given without --candles; pass --candles FILE, or leave out --sentiment",
+        ),
         ({"source": None, "candles": Path("x.csv")}, "--candles is given without --sentiment"),
         (
             {"force_price_only": True, "force_sentiment": True},

@@ -193,13 +193,21 @@ class MarketOptions(_Group):
                 f"--start-date {self.start_date} is after --end-date {self.end_date}; swap them",
                 options=("start_date", "end_date"),
             )
+        if self.source is None and self.sentiment and not self.candles:
+            raise ArgumentError(
+                "--sentiment is given without --candles; pass --candles FILE, or leave out "
+                "--sentiment to download both",
+                options=("sentiment", "candles"),
+            )
         if self.source is None:
             self._set("source", "binance" if self.candles is None else "files")
-        if self.source != "files" and (self.candles or self.sentiment):
+        unused = [name for name in ("candles", "sentiment") if getattr(self, name)]
+        if self.source != "files" and unused:
+            flags = " and ".join(OPTIONS[name].flag for name in unused)
             raise ArgumentError(
-                f"--source {self.source} does not use --candles or --sentiment; pass both files "
-                "and no --source, or neither file",
-                options=("source", "candles", "sentiment"),
+                f"--source {self.source} does not use {flags}; leave out {flags}, or pass "
+                "--source files",
+                options=("source", *unused),
             )
         if self.source == "files" and self.candles is None:
             raise ArgumentError(
