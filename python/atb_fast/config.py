@@ -110,7 +110,7 @@ def check_symbol(symbol: str) -> None:
     """Raise ArgumentError unless `symbol` is valid; it becomes part of URLs and paths."""
     if not (isinstance(symbol, str) and re.fullmatch(r"[A-Z0-9]{2,30}", symbol)):
         raise ArgumentError(
-            f"symbol is {symbol!r}, expected capital letters and digits, for example BTCUSDT"
+            f"symbol is {symbol!r:.80}, expected capital letters and digits, for example BTCUSDT"
         )
 
 

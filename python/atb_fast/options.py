@@ -84,7 +84,7 @@ class Option:
 
     def _wrong(self, value: Any, expected: str) -> ArgumentError:
         received = str(value) if isinstance(value, Path) else value
-        message = f"{self.flag} is {received!r}, expected {expected}"
+        message = f"{self.flag} is {received!r:.200}, expected {expected}"
         return ArgumentError(message, options=(self.name,))
 
 

@@ -278,6 +278,14 @@ def test_bad_files(text: str, message: str) -> None:
         load(path, TABLES)
 
 
+@pytest.mark.parametrize("text", ["{} = 1", "[{}]", "[train]\n{} = 1", "[train]\nseed = '{}'"])
+def test_a_message_does_not_quote_a_whole_file(text: str) -> None:
+    Path("f.toml").write_text(text.format("k" * 100_000))
+    with pytest.raises(ArgumentError) as caught:
+        load(Path("f.toml"), TABLES)
+    assert len(str(caught.value)) < 300
+
+
 def test_files_that_cannot_be_read(home: Path) -> None:
     with pytest.raises(ArgumentError, match=r"gone\.toml cannot be read: No such file"):
         load(Path("gone.toml"), TABLES)

@@ -62,14 +62,14 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
         options = found.setdefault(name, {})
         inner = [known.removeprefix(f"{name}.") for known in tables if known.startswith(f"{name}.")]
         for key, value in table.items():
-            where = f"{path}: key {key} in [{name}]"
+            where = f"{path}: key {key:.80} in [{name}]"
             if isinstance(value, dict) and key in inner:
                 read(f"{name}.{key}", value)
                 continue
             option = key.replace("-", "_")
             _check_name(where, option, [*tables[name], *inner])
             if option in inner:
-                raise ArgumentError(f"{where} is {value!r}, expected a table, [{name}.{key}]")
+                raise ArgumentError(f"{where} is {value!r:.80}, expected a table, [{name}.{key}]")
             if option in options:
                 raise ArgumentError(
                     f"{where} is given twice, with dashes and with underscores; remove one"
@@ -79,10 +79,10 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
     for key, value in document.items():
         option = key.replace("-", "_")
         if any(option in names for names in tables.values()):
-            raise ArgumentError(f"{path}: key {key} is not in a table; move it below [train]")
-        _check_name(f"{path}: [{key}]", key, tables)
+            raise ArgumentError(f"{path}: key {key:.80} is not in a table; move it below [train]")
+        _check_name(f"{path}: [{key:.80}]", key, tables)
         if not isinstance(value, dict):
-            raise ArgumentError(f"{path}: {key} is {value!r}, expected a table, [{key}]")
+            raise ArgumentError(f"{path}: {key} is {value!r:.80}, expected a table, [{key}]")
         read(key, value)
     return found
 

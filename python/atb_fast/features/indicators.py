@@ -45,7 +45,7 @@ def from_source(name: str, source: Mapping[str, Any]) -> Feature:
     known = {None: {}, "sma": {"sma": window}, "rsi_simple_mean": {"rsi": window}}
     if transform not in known:
         raise BundleError(
-            f"feature {name} has the unknown transform {transform!r}; expected sma, "
+            f"feature {name:.80} has the unknown transform {transform!r:.80}; expected sma, "
             "rsi_simple_mean, or expanding_minmax for every feature"
         )
     column = source["column"]

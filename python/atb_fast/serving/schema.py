@@ -109,7 +109,7 @@ def _shape(schema: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
     length, features = schema["sequence_length"], schema["features"]
     if not isinstance(length, int) or not 1 <= length <= _LONGEST_WINDOW:
         raise BundleError(
-            f"sequence_length is {length!r}, expected an integer from 1 to {_LONGEST_WINDOW}"
+            f"sequence_length is {length!r:.80}, expected an integer from 1 to {_LONGEST_WINDOW}"
         )
     names = tuple(str(feature["name"]) for feature in features)
     if not 1 <= len(names) * length <= _LARGEST_WINDOW:
