@@ -70,6 +70,10 @@ class Option:
         """
         if value is None and self.optional:
             return None
+        if self.kind is Path and not str(value).strip():
+            raise ArgumentError(
+                f"{self.flag} is empty; pass a path, or leave it out", options=(self.name,)
+            )
         convert, expected = _CONVERTERS.get(self.kind, (None, ""))
         if convert:
             try:
@@ -137,7 +141,7 @@ def _to_date(value: date | str) -> date:
 
 
 def _to_path(value: Path | str) -> Path:
-    if not str(value).strip() or "\0" in str(value):
+    if "\0" in str(value):
         raise ValueError
     return Path(value).expanduser()
 

@@ -268,6 +268,8 @@ def test_other_commands_read_the_directories(home: Path) -> None:
         ("[train]\nstart_date = 2020-01-01T12:00:00Z", "expected a date such as 2024-01-31"),
         ("[train]\ntimeframe = '2d'", "timeframe is '2d', expected one of"),
         ("[train]\ncandles = ['x']", "candles is ['x'], expected a path"),
+        ("[train]\nregistry = ''", "key registry in [train]: --registry is empty; pass a path"),
+        ("[train]\ncache_dir = ''", "--cache-dir is empty; pass a path"),
         ("[train]\nbatch-size = 4\nbatch_size = 5", "key batch_size in [train] is given twice"),
     ],
 )

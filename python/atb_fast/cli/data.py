@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def _root(_context: click.Context, _parameter: click.Parameter, given: Path | None) -> Path:
+def _root(_context: click.Context, _parameter: click.Parameter, given: str | None) -> Path:
     """Return the cache directory; raise ArgumentError if it is a file."""
-    root = OPTIONS["cache_dir"].check(given) if given else default_cache_dir()
+    root = default_cache_dir() if given is None else OPTIONS["cache_dir"].check(given)
     check_cache_dir(root)
     return root
 
@@ -31,7 +31,7 @@ def _root(_context: click.Context, _parameter: click.Parameter, given: Path | No
 _cache_dir = click.option(
     "--cache-dir",
     "root",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     callback=_root,
     help="Cache directory. Default: $ATB_FAST_CACHE, else that of the platform.",
 )

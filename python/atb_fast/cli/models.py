@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _registry = click.option(
     "--registry",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     default=default_registry,
     callback=lambda _context, _option, given: OPTIONS["registry"].check(given),
     help="Directory of the model registry. Default: $MODEL_REGISTRY_PATH, else src/ml/models.",

@@ -74,7 +74,8 @@ def _click_option(item: Option) -> click.Option:
     switch = item.kind is bool
     types: dict[type, click.ParamType[Any]] = {
         date: click.DateTime(["%Y-%m-%d"]),
-        Path: click.Path(path_type=Path),
+        # Text, because an empty path would become the working directory.
+        Path: click.Path(),
         int: click.IntRange(min=item.minimum),
     }
     return click.Option(

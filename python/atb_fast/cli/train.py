@@ -90,7 +90,8 @@ def train(context: click.Context, /, as_json: bool, recorded: str | None, **opti
 
     from atb_fast.runs.repeat import read_run
 
-    run = read_run(recorded, **{name: value for name, value in options.items() if value})
+    changed = {name: value for name, value in options.items() if value not in (None, False)}
+    run = read_run(recorded, **changed)
     _train_one(run.config, as_json, Console(stderr=True, highlight=False), run)
 
 

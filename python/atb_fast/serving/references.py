@@ -59,7 +59,7 @@ def find(reference: str | Path, registry: str | Path | None = None) -> Path:
         directory = Path(reference)
         return follow(directory) if directory.is_symlink() else _directory(directory)
     wanted = Reference.parse(reference)
-    root = OPTIONS["registry"].check(registry) if registry else default_registry()
+    root = OPTIONS["registry"].check(registry) if registry is not None else default_registry()
     home = root / wanted.symbol / wanted.model_type
     if home.is_symlink() or home.parent.is_symlink():
         raise BundleError(f"{home}: found a link, expected a directory")
