@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -52,6 +53,20 @@ def test_timestamps_of_all_kinds(tmp_path: Path, stamp: str) -> None:
     assert frame.schema["timestamp"] == pl.Datetime("ms", "UTC")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "feather", "parquet"])
+@pytest.mark.parametrize("unit", [1, 1e3, 1e6, 1e9])
+def test_numbers_with_fractions_in_every_format(tmp_path: Path, suffix: str, unit: float) -> None:
+    seconds = np.array([1706659200.0, 1706659200.25, 1706659260.123, 1706659319.999])
+    path = tmp_path / f"candles.{suffix}"
+    prices = dict.fromkeys(["open", "high", "low", "close", "volume"], 1.0)
+    frame = pl.DataFrame({"timestamp": seconds * unit}).with_columns(
+        pl.lit(value).alias(name) for name, value in prices.items()
+    )
+    getattr(frame, {"csv": "write_csv", "feather": "write_ipc"}.get(suffix, "write_parquet"))(path)
+    got = read_candles(path)["timestamp"]
+    assert (got.dt.epoch("ms") - 1706659200000).to_list() == [0, 250, 60123, 119999]
+
+
 def test_rows_are_sorted_and_other_columns_dropped(tmp_path: Path) -> None:
     path = csv(
         tmp_path, "x,2024-01-02,1,1,1,2,1\ny,2024-01-01,1,1,1,1,1\n", header="name," + HEADER
@@ -73,6 +88,8 @@ def test_rows_are_sorted_and_other_columns_dropped(tmp_path: Path) -> None:
         ("01/02/2024,1,1,1,1,1\n", "found '01/02/2024', expected a time from 2000 on"),
         ("20240131,1,1,1,1,1\n", "found '20240131', expected a time from 2000 on"),
         ("1706659200000,1,1,1,1,1\n99,1,1,1,1,1\n", "timestamp, row 2: found '99', expected"),
+        ("nan,1,1,1,1,1\n", "column timestamp, row 1: found 'nan', expected a time from 2000 on"),
+        ("1706659200000,1,1,1,1,1\n9-9,1,1,1,1,1\n", "timestamp, row 2: found '9-9', expected"),
         ("yesterday,1,1,1,1,1\n", "column timestamp, row 1: found 'yesterday', expected a time"),
         (",1,1,1,1,1\n", "column timestamp, row 1: found None, expected a time"),
         ("2024-01-01,1,1,1,1,1\n" * 2, "duplicate timestamp 2024-01-01 00:00:00 UTC"),
@@ -103,6 +120,39 @@ def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match="expected a file, found a directory"):
         read_candles(tmp_path / "folder.csv")
+
+
+def test_lines_that_end_with_a_carriage_return(daily: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "candles.csv"
+    for end in ("\r", "\r\n"):
+        path.write_bytes(daily.write_csv().replace("\n", end).encode())
+        assert_frame_equal(read_candles(path), daily, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{0}",
+        "{0}\n1",
+        "{0},{0}\n1,1",
+        HEADER + "{0}",
+        HEADER + "{0},1,1,1,1,1\n",
+        HEADER + "2024-01-01,1,1,1,{0},1\n",
+    ],
+)
+def test_a_message_does_not_quote_a_whole_file(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "candles.csv"
+    path.write_text(content.format("x" * 100_000))
+    with pytest.raises(DataError) as caught:
+        read_candles(path)
+    assert len(str(caught.value)) < 600
+
+
+def test_the_first_version_of_feather(daily: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "candles.feather"
+    path.write_bytes(b"FEA1" + bytes(100) + b"FEA1")
+    with pytest.raises(DataError, match="Feather version 1 is not supported; save the file as"):
+        read_candles(path)
 
 
 @pytest.mark.parametrize("column", ["high", "volume"])
@@ -157,6 +207,14 @@ def test_an_index_is_from_0_to_100(tmp_path: Path, value: str) -> None:
     message = f"column value, row 2: found '{value}', expected a value from 0 to 100"
     with pytest.raises(DataError, match=message):
         read_sentiment(path)
+
+
+def test_an_index_from_0_to_1(tmp_path: Path) -> None:
+    rows = "2024-01-01,0.4\n2024-01-02,1\n"
+    with pytest.raises(DataError, match="only values from 0 to 1, expected an index from 0 to 100"):
+        read_sentiment(csv(tmp_path, rows, "timestamp,value\n"))
+    rows = "2024-01-01,0.4\n2024-01-02,2\n"
+    assert read_sentiment(csv(tmp_path, rows, "timestamp,value\n"))["value"].to_list() == [0.4, 2]
 
 
 def test_text_of_another_encoding(tmp_path: Path) -> None:

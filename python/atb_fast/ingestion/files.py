@@ -16,13 +16,17 @@ log = logging.getLogger(__name__)
 
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     # All columns are read as text, so that an error can name the row of an invalid value.
-    ".csv": lambda path: pl.read_csv(path, infer_schema=False, glob=False),
+    ".csv": lambda path: pl.read_csv(
+        path, infer_schema=False, glob=False, eol_char=_line_end(path)
+    ),
     ".feather": lambda path: pl.read_ipc(path.read_bytes()),
     ".parquet": lambda path: pl.read_parquet(path, glob=False),
 }
 
 #: Larger than any price or volume, and its square still fits float32.
 _LARGEST = 1e15
+#: Most characters of a file that a message quotes.
+_MOST_QUOTED = 200
 
 
 def read_candles(path: Path) -> pl.DataFrame:
@@ -43,11 +47,25 @@ def read_sentiment(path: Path) -> pl.DataFrame:
     Timestamps within a day count for that day, because the publisher does not always use midnight.
 
     Raises:
-        DataError: See `read_candles`.
+        DataError: See `read_candles`; or all values are fractions from 0 to 1.
     """
     frame = _read(path)
     frame = frame.with_columns(_timestamps(path, frame).dt.truncate("1d"))
-    return _tidy(path, frame, ("value",))
+    index = _tidy(path, frame, ("value",))
+    values = index["value"].to_numpy()
+    if values.max() <= 1.0 and (values % 1.0 > 0.0).any():
+        raise DataError(
+            f"{path}: column value has only values from 0 to 1, expected an index from 0 to 100; "
+            "multiply it by 100"
+        )
+    return index
+
+
+def _line_end(path: Path) -> str:
+    """Return the last character of a line: some programs write a carriage return alone."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    return "\r" if b"\r" in head and b"\n" not in head else "\n"
 
 
 def is_sentiment(path: Path) -> bool:
@@ -71,15 +89,14 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         frame = reader(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {reason}") from error
+        raise DataError(_unreadable(path, error)) from error
     if "\0" in "".join(frame.columns):
         raise DataError(f"{path}: the file is not UTF-8; save it as UTF-8")
     # Polars adds this suffix to the second column of the same name.
     twice = [name for name in frame.columns if re.search(r"_duplicated_\d+$", name)]
     names = [name.strip().lower() for name in frame.columns]
     if twice or len(set(names)) < len(names):
-        raise DataError(f"{path}: duplicate column names: {', '.join(frame.columns)}; rename them")
+        raise DataError(f"{path}: duplicate column names: {_names(frame)}; rename them")
     frame.columns = names
     if path.suffix.lower() == ".csv":
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
@@ -107,8 +124,28 @@ def _tidy(path: Path, frame: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataF
     return tidy
 
 
+def _unreadable(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        if file.read(4) == b"FEA1":
+            return (
+                f"{path}: Feather version 1 is not supported; save the file as Feather version 2, "
+                "for example with pandas' to_feather, or as Parquet"
+            )
+    reason = _quoted(next(iter(str(error).splitlines()), type(error).__name__))
+    return f"{path}: cannot be read as {path.suffix[1:]}: {reason}"
+
+
+def _quoted(text: str) -> str:
+    """Return `text` from a file, shortened if necessary."""
+    return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}..."
+
+
+def _names(frame: pl.DataFrame) -> str:
+    return _quoted(", ".join(frame.columns))
+
+
 def _no_column(path: Path, frame: pl.DataFrame, missing: str) -> str:
-    text = f"{path} has no column {missing} (found: {', '.join(frame.columns)}); "
+    text = f"{path} has no column {missing} (found: {_names(frame)}); "
     if path.suffix.lower() == ".csv" and frame.width == 1:
         return text + "separate columns by commas"
     return text + "add it, or rename the matching column"
@@ -130,7 +167,7 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
     bad = (~good).fill_null(value=True).arg_true()
     if len(bad):
         value = column[bad[0]]
-        found = "nothing" if value is None else repr(value)
+        found = "nothing" if value is None else _quoted(repr(value))
         raise DataError(
             f"{path}: column {column.name}, row {bad[0] + 1}: found {found}, expected {expected}"
         )
@@ -140,8 +177,8 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
 def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
     """Return the timestamp column as UTC milliseconds.
 
-    Integers are seconds, milliseconds, microseconds or nanoseconds since 1970, depending on their
-    magnitude. Times without a time zone are UTC.
+    Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970, depending on their
+    magnitude; they may have a fraction. Times without a time zone are UTC.
     """
     if "timestamp" not in frame.columns:
         raise DataError(_no_column(path, frame, "timestamp"))
@@ -151,9 +188,9 @@ def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
     bad = (~times.dt.year().is_between(2000, 2100)).fill_null(value=True).arg_true()
     if len(bad):
         raise DataError(
-            f"{path}: column timestamp, row {bad[0] + 1}: found {raw[bad[0]]!r}, expected a time "
-            "from 2000 on, such as 2024-01-31 00:00:00 or seconds, milliseconds, microseconds or "
-            "nanoseconds since 1970"
+            f"{path}: column timestamp, row {bad[0] + 1}: found {_quoted(repr(raw[bad[0]]))}, "
+            "expected a time from 2000 on, such as 2024-01-31 00:00:00 or seconds, milliseconds, "
+            "microseconds or nanoseconds since 1970"
         )
     return times
 
@@ -161,16 +198,10 @@ def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
 def _to_datetime(raw: pl.Series) -> pl.Series:
     """Return UTC milliseconds, with null where a value is not a time."""
     if raw.dtype == pl.String:
-        numbers = raw.cast(pl.Int64, strict=False)
-        # pandas writes whole seconds as 1675209600.0. The cheap search avoids the slow pattern.
-        if numbers.null_count() and raw.str.contains(".0", literal=True).any():
-            numbers = raw.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
-        # Only ISO 8601: 01/02/2024 is January in some countries and February in others.
-        iso = raw.str.contains(r"^\d{4}-\d{2}-\d{2}")
-        text = raw.set(~iso.fill_null(value=False), None)
-        raw = numbers if numbers.null_count() == 0 else _parse_iso(text)
-    if raw.dtype.is_integer():
-        numbers = raw.cast(pl.Int64, strict=False)
+        raw = _parse(raw)
+    if raw.dtype.is_numeric():
+        whole = raw.dtype.is_integer()
+        numbers = raw.cast(pl.Int64 if whole else pl.Float64, strict=False)
         # Seconds reach 1e11 in the year 5138; each finer unit is 1000 times larger.
         micros = (
             pl.when(numbers.abs() < 10**11)
@@ -179,8 +210,10 @@ def _to_datetime(raw: pl.Series) -> pl.Series:
             .then(numbers * 1_000)
             .when(numbers.abs() < 10**17)
             .then(numbers)
-            .otherwise(numbers // 1_000)
+            .otherwise(numbers // 1_000 if whole else numbers / 1_000)
         )
+        # Rounding to microseconds removes the error of fractions, which are binary.
+        micros = micros if whole else micros.round().cast(pl.Int64, strict=False)
         raw = pl.select(micros.alias("timestamp")).to_series().cast(pl.Datetime("us", "UTC"))
     if raw.dtype == pl.Date:
         raw = raw.cast(pl.Datetime("ms"))
@@ -191,10 +224,20 @@ def _to_datetime(raw: pl.Series) -> pl.Series:
     return raw.dt.convert_time_zone("UTC").dt.cast_time_unit("ms").rename("timestamp")
 
 
-def _parse_iso(text: pl.Series) -> pl.Series:
-    if text.null_count() == len(text):
-        return text.cast(pl.Datetime("us", "UTC"))
+def _parse(text: pl.Series) -> pl.Series:
+    """Return numbers or times, with null where a value is neither."""
+    numbers = text.cast(pl.Int64, strict=False)
+    if numbers.null_count() == 0:
+        return numbers
+    # Only ISO 8601: 01/02/2024 is January in some countries and February in others.
+    iso = text.str.contains(r"^\d{4}-\d{2}-\d{2}").fill_null(value=False)
+    fractions = text.cast(pl.Float64, strict=False)
+    if fractions.count() > iso.sum():
+        return fractions
+    dates = text.set(~iso, None)
+    if dates.null_count() == len(dates):
+        return dates.cast(pl.Datetime("us", "UTC"))
     try:
-        return text.str.to_datetime(time_zone="UTC", strict=False)
+        return dates.str.to_datetime(time_zone="UTC", strict=False)
     except pl.exceptions.ComputeError:  # no known format fits the first value
         return pl.Series(text.name, [None] * len(text), pl.Datetime("us", "UTC"))
