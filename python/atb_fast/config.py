@@ -157,6 +157,11 @@ class MarketOptions(_Group):
         input_file=True,
         recipes=("legacy", "causal"),
     )
+    allow_bad_candles: bool = option(
+        False,
+        "Use a file of candles even if bars are impossible: open or close is outside low..high. "
+        "Without this, it is an error, as in data verify.",
+    )
     force_price_only: bool = option(
         False, "Train without sentiment.", recipes=("legacy", "causal"), ignored=True
     )

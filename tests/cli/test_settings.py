@@ -49,6 +49,7 @@ def test_defaults() -> None:
         "source": None,
         "candles": None,
         "sentiment": None,
+        "allow_bad_candles": False,
         "force_price_only": False,
         "freshness_days": 7,
         "offline": False,

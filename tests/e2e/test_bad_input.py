@@ -18,6 +18,12 @@ def files(daily: pl.DataFrame, tmp_path: Path) -> Path:
     daily.drop("volume").write_csv(tmp_path / "no_volume.csv")
     daily.with_columns(close=pl.lit("about 7")).write_csv(tmp_path / "text.csv")
     sample.sentiment().write_csv(tmp_path / "sentiment.csv")
+    close = pl.when(pl.int_range(pl.len()) == 9).then(1e9).otherwise(pl.col("close"))
+    daily.with_columns(close=close).write_csv(tmp_path / "impossible.csv")
+    daily.with_columns(
+        pl.lit(7.0).alias(name) for name in ("open", "high", "low", "close")
+    ).write_csv(tmp_path / "flat.csv")
+    sample.sentiment().with_columns(pl.col("value") / 100).write_csv(tmp_path / "fractions.csv")
     (tmp_path / "a_file").write_text("")
     return tmp_path
 
@@ -75,6 +81,29 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
             3,
             "text.csv: column close, row 1: found 'about 7', expected a price above 0",
         ),
+        (
+            ["BTCUSDT", "--candles", "impossible.csv", "--force-price-only"],
+            3,
+            "impossible.csv: 1 of 2,557 bars is impossible, the first at 2018-01-10 00:00 UTC",
+        ),
+        (
+            ["BTCUSDT", "--candles", "candles.csv", "--sentiment", "fractions.csv"],
+            3,
+            "fractions.csv: column value has only values from 0 to 1",
+        ),
+        *(
+            (
+                ["BTCUSDT", "--candles", "flat.csv", "--force-price-only", "--recipe", recipe],
+                3,
+                "the close is 7 in all 2,557 candles; use candles of a market whose price moves",
+            )
+            for recipe in ("legacy", "causal")
+        ),
+        (["BTCUSDT", "--sentiment", "sentiment.csv"], 2, "--sentiment is given without --candles"),
+        *(
+            (["BTCUSDT", *GOOD, flag, ""], 2, f"{flag} is empty; pass a path, or leave it out")
+            for flag in ("--registry", "--cache-dir", "--candles", "--sentiment", "--tensorboard")
+        ),
         (["BTCUSDT", *GOOD, "--timeframe", "1h"], 3, "1440 minutes apart, expected 60"),
         (["BTCUSDT", *GOOD, "--registry", "a_file"], 6, "registry a_file cannot be written"),
         (["BTCUSDT", *GOOD, "--registry", "/proc/x"], 6, "writable --registry"),
@@ -108,3 +137,27 @@ def test_help_names_every_option_and_exit_code(atb_fast: Any) -> None:
     ]:  # fmt: skip
         assert flag in done.stdout
     assert "130 interrupted" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "BTCUSDT"], ["check", "leak", "BTCUSDT"], ["data", "verify"]]
+)
+def test_impossible_bars_are_refused_everywhere(
+    files: Path, atb_fast: Any, command: list[str]
+) -> None:
+    given = [] if "verify" in command else ["--force-price-only", "--candles"]
+    done = atb_fast(*command, *given, "impossible.csv")
+    assert done.returncode == 3
+    assert "1 of 2,557 bars is impossible" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["models", "ls", "--registry"], ["data", "ls", "--cache-dir"],
+                ["train", "--from", "BTCUSDT:1d:price", "--registry"]],
+)  # fmt: skip
+def test_an_empty_path_is_not_the_working_directory(
+    files: Path, atb_fast: Any, command: list[str]
+) -> None:
+    done = atb_fast(*command, "")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {command[-1]} is empty; pass a path, or leave it out\n"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from commands import CommandLine
 
@@ -156,6 +157,27 @@ def test_files_that_have_grown(train: Train, atb_fast: Run, tmp_path: Path) -> N
     assert "received 249 candles from" in error
     assert "expected 250 from" in error
     assert "Pass the files of that run as --candles" in error
+
+
+def test_allowed_impossible_bars_are_allowed_again(
+    train: Train, atb_fast: Run, tmp_path: Path
+) -> None:
+    candles = sample.candles("BTCUSDT", "1d").tail(250)
+    close = pl.when(pl.int_range(pl.len()) == 9).then(1e9).otherwise(pl.col("close"))
+    candles.with_columns(close=close).write_parquet(tmp_path / "candles.parquet")
+    quick = ["--candles", str(tmp_path / "candles.parquet"), "--force-price-only", "--skip-plots"]
+    quick += ["--sequence-length", "12", "--epochs", "1", "--engine", "keras"]
+    quick += ["--registry", str(tmp_path / "models")]
+    refused = atb_fast("train", "model", "BTCUSDT", *quick)
+    assert refused.returncode == 3
+    assert "1 of 250 bars is impossible" in refused.stderr
+    assert not (tmp_path / "models").exists()
+    first, log = train("model", "BTCUSDT", *quick, "--allow-bad-candles")
+    assert "1 of 250 bars is impossible" in log
+    bundle = Path(first["paths"]["bundle"])
+    assert metadata(bundle)["config"]["allow_bad_candles"] is True
+    again, _ = train("--from", bundle, "--registry", tmp_path / "models", *quick[:2])
+    assert again["same_onnx"] is True
 
 
 @pytest.mark.parametrize(

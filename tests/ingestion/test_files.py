@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 from atb_fast.config import TrainingConfig
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.ingestion.files import read_candles, read_sentiment
+from atb_fast.ingestion.maintenance import verify_file
 from atb_fast.ingestion.market import load_market
 
 HEADER = "timestamp,open,high,low,close,volume\n"
@@ -260,17 +261,75 @@ def test_gaps_are_logged(
     assert "2 gaps in the candles, the longest 11 days" in caplog.text
 
 
-def test_impossible_bars_are_logged(
+def test_impossible_bars_are_refused_unless_they_are_allowed(
     daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "candles.parquet"
-    bad = pl.int_range(pl.len()).is_in([7, 9])
-    low = pl.when(bad).then(pl.col("high") * 2).otherwise(pl.col("low"))
-    daily.with_columns(low=low).write_parquet(path)
+    close = pl.when(pl.int_range(pl.len()).is_in([7, 9])).then(1e9).otherwise(pl.col("close"))
+    daily.with_columns(close=close).write_parquet(path)
+    problem = verify_file(path).problems[0]
+    assert f"2 of {len(daily):,} bars are impossible, the first at 2018-01-08 00:00 UTC" in problem
+    assert "close 1000000000, volume" in problem
+    with pytest.raises(DataError, match=r"pass --allow-bad-candles to use it as it is") as refused:
+        load(path)
+    assert str(refused.value).startswith(problem)
+    assert load(path, allow_bad_candles=True)["close"][7] == 1e9
+    assert problem in caplog.text
+    # Bars outside the range are not used.
+    assert (load(path, start_date="2018-01-11")["close"] < 1e6).all()
+
+
+def test_an_unlikely_price_is_reported(
+    daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "candles.parquet"
+    high = pl.when(pl.int_range(pl.len()) == 7).then(1e9).otherwise(pl.col("high"))
+    daily.with_columns(high=high).write_parquet(path)
+    for check in (load, verify_file):
+        caplog.clear()
+        check(path)
+        assert "1 of 2,557 bars has prices that differ by a factor of more than 10" in caplog.text
+        assert "the first at 2018-01-08 00:00 UTC; check that they are right" in caplog.text
+
+
+def test_real_candles_pass(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for path in sorted((shared / "data").glob("*USDT_*.parquet")):
+        assert verify_file(path).problems == ()
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"),
+    [
+        ("ETHUSDT_1d", "ETHUSDT"),
+        ("ethusdt-2024", "ethusdt"),
+        ("ETH-USDT", "ETH-USDT"),
+        ("BTCUSDT_1d_2018-01-01", ""),
+        ("btc_usdt", ""),
+        ("candles_2024", ""),
+        ("my_USDT_prices", ""),
+    ],
+)
+def test_a_file_named_after_another_symbol(
+    daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, warned: str
+) -> None:
+    path = tmp_path / f"{name}.parquet"
+    daily.write_parquet(path)
     load(path)
-    first = daily["timestamp"][7]
-    assert "2 candles are impossible (open or close outside low..high)" in caplog.text
-    assert f"the first at {first}" in caplog.text
+    message = f"{path} is named after {warned}, but the symbol is BTCUSDT; check that it is"
+    assert (message in caplog.text) if warned else caplog.text == ""
+
+
+def test_a_file_that_covers_only_a_part_of_the_range(
+    daily: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "candles.parquet"
+    daily.filter(pl.col("timestamp").dt.year() == 2023).write_parquet(path)
+    load(path, start_date="2022-12-28", end_date="2024-01-03")
+    assert caplog.text == ""
+    load(path, start_date="2022-10-01", end_date="2024-04-30")
+    assert "begin on 2023-01-01, 92 days after --start-date 2022-10-01" in caplog.text
+    assert "end on 2023-12-31, 120 days before --end-date 2024-04-30" in caplog.text
 
 
 def test_a_cache_directory_that_is_a_file(daily: pl.DataFrame, tmp_path: Path) -> None:

@@ -77,6 +77,17 @@ def test_files_that_moved(tmp_path: Path) -> None:
         read_run(path, candles=tmp_path / "new.csv")
 
 
+def test_impossible_bars_are_allowed_as_in_the_run(tmp_path: Path) -> None:
+    recorded = document()
+    for allowed in (True, False):
+        recorded["config"]["allow_bad_candles"] = allowed
+        path = str(write(tmp_path / "metadata.json", recorded))
+        assert read_run(path).config.allow_bad_candles is allowed
+    # Early versions only warned of such bars.
+    del recorded["config"]["allow_bad_candles"]
+    assert read_run(str(write(tmp_path / "metadata.json", recorded))).config.allow_bad_candles
+
+
 def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
     path = str(write(tmp_path / "metadata.json", document()))
     with pytest.raises(ArgumentError, match="--source sample does not use --candles"):

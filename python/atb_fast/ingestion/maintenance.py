@@ -21,7 +21,7 @@ from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import ArgumentError, AtbFastError, DataError, FetchError, StorageError
 from atb_fast.ingestion.fetch import Fetcher
 from atb_fast.ingestion.files import is_sentiment, read_candles, read_sentiment
-from atb_fast.ingestion.quality import bar_length, inspect
+from atb_fast.ingestion.quality import bar_length, impossible, inspect, suspicious
 from atb_fast.ingestion.spans import Span, iso
 from atb_fast.ingestion.store.candles import CandleStore
 from atb_fast.ingestion.store.disk import Finding, flag
@@ -121,7 +121,10 @@ def verify_file(path: Path) -> Finding:
     except DataError as error:
         return Finding(path.name, (str(error),))
     quality = inspect(candles, bar_length(candles))
-    problems = (f"{path}: {quality.bad_bars} bars are impossible",) if quality.bad_bars else ()
+    problem, doubt = impossible(candles), suspicious(candles)
+    if doubt:
+        log.warning("%s: %s", path, doubt)
+    problems = (f"{path}: {problem}",) if problem else ()
     return Finding(path.name, problems, quality)
 
 

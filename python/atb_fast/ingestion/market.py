@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 
@@ -13,9 +15,17 @@ from atb_fast.config import MarketOptions, check_cache_dir
 from atb_fast.errors import DataError
 from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.fetch import Fetcher
-from atb_fast.ingestion.quality import bad_bars, bar_length, off_grid
+from atb_fast.ingestion.quality import bar_length, impossible, off_grid, suspicious
 
 log = logging.getLogger(__name__)
+
+#: A range that the candles miss at either end, and that is reported. Bars of a week may miss less.
+_REPORTED = timedelta(days=7)
+#: How a symbol looks in the name of a file: ETHUSDT, ethusdt, ETH-USDT or ETH_USDT.
+_SYMBOL_IN_NAME = re.compile(
+    r"(?<![A-Za-z0-9])(?:[A-Z0-9]{2,10}[-_]?(?:USDT|USDC|FDUSD|BUSD|TUSD|BTC|ETH|BNB|EUR|TRY)"
+    r"|[a-z0-9]{2,10}(?:usdt|usdc|fdusd|busd|tusd))(?![A-Za-z0-9])"
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,8 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
 
     Raises:
         ArgumentError: The exchange does not list the symbol, or the cache directory is a file.
-        DataError: A source cannot be read, or has no candle in the range.
+        DataError: A source cannot be read or has no candle in the range, or a file has impossible
+            bars and `allow_bad_candles` is not set.
         FetchError: Data is not stored and cannot be downloaded.
         StorageError: The store is damaged or cannot be written.
     """
@@ -66,6 +77,7 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
             sentiment = sample.sentiment()
     else:
         assert options.candles is not None  # checked by MarketOptions
+        _warn_of_another_symbol(options.candles, options.symbol)
         candles = files.read_candles(options.candles)
         if options.force_price_only:
             if options.sentiment is not None:
@@ -95,6 +107,7 @@ def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:
             f"{options.end_date or 'the end'}; {_span(times)}, choose days within it"
         )
     _check_bar_length(inside, options)
+    _warn_of_missing_ends(inside["timestamp"], options)
     missing = gaps(inside["timestamp"], options.bar_ms)
     if missing:
         log.info(
@@ -103,7 +116,7 @@ def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:
             max(missing),
         )
     if options.source == "files":  # the exchange clients and the store reject such bars
-        _warn_of_impossible(inside)
+        _check_bars(inside, options)
     astray = int(off_grid(inside, options.bar_ms).sum())
     if astray:
         log.info(
@@ -114,14 +127,47 @@ def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:
     return inside
 
 
-def _warn_of_impossible(candles: pl.DataFrame) -> None:
-    impossible = bad_bars(candles).arg_true()
-    if len(impossible):
+def _check_bars(candles: pl.DataFrame, options: MarketOptions) -> None:
+    """Raise DataError if `data verify` would reject the file, unless such bars are allowed."""
+    if problem := impossible(candles):
+        if not options.allow_bad_candles:
+            raise DataError(
+                f"{options.candles}: {problem}. Correct the file, or pass --allow-bad-candles to "
+                "use it as it is"
+            )
+        log.warning("%s: %s", options.candles, problem)
+    if doubt := suspicious(candles):
+        log.warning("%s: %s", options.candles, doubt)
+
+
+def _warn_of_another_symbol(path: Path, symbol: str) -> None:
+    """Warn if the name of the file has a symbol, but not this one."""
+    found = _SYMBOL_IN_NAME.search(path.stem)
+    if found and symbol not in re.sub(r"[-_]", "", path.stem).upper():
         log.warning(
-            "%d candles are impossible (open or close outside low..high), the first at %s; check "
-            "the file with atb-fast data verify",
-            len(impossible),
-            candles["timestamp"][impossible[0]],
+            "%s is named after %s, but the symbol is %s; check that it is the right file",
+            path,
+            found[0],
+            symbol,
+        )
+
+
+def _warn_of_missing_ends(times: pl.Series, options: MarketOptions) -> None:
+    """Warn if the candles begin long after the requested start, or end long before the end."""
+    first, last = times[0], times[-1] + timedelta(milliseconds=options.bar_ms)
+    if options.start and first - options.start > _REPORTED:
+        log.warning(
+            "the candles begin on %s, %d days after --start-date %s",
+            first.date(),
+            (first - options.start).days,
+            options.start_date,
+        )
+    if options.end and options.end - last > _REPORTED:
+        log.warning(
+            "the candles end on %s, %d days before --end-date %s",
+            times[-1].date(),
+            (options.end - last).days,
+            options.end_date,
         )
 
 

@@ -7,7 +7,12 @@ from typing import Any
 
 import polars as pl
 
+from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.ingestion.spans import DAY_MS, Span, timestamps_ms
+
+#: Factor between two prices of a bar and the close before it, above which they are suspicious. On
+#: the exchange, the most in a day is about 3.
+_JUMP = 10.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,39 @@ def bad_bars(candles: pl.DataFrame) -> pl.Series:
         & (pl.col("high") >= pl.max_horizontal("open", "close"))
     )
     return candles.select(bad=~possible.fill_null(value=False)).to_series()
+
+
+def impossible(candles: pl.DataFrame) -> str | None:
+    """Return how many bars are impossible and which is the first one; None if all are possible."""
+    bad = bad_bars(candles)
+    if not bad.any():
+        return None
+    count, first = int(bad.sum()), candles.row(bad.arg_max() or 0, named=True)
+    values = ", ".join(f"{name} {first[name]:.10g}" for name in CANDLE_COLUMNS)
+    return (
+        f"{count:,} of {len(candles):,} bars {'is' if count == 1 else 'are'} impossible, the first "
+        f"at {first['timestamp']:%Y-%m-%d %H:%M} UTC ({values}); expected open and close from low "
+        "to high"
+    )
+
+
+def suspicious(candles: pl.DataFrame) -> str | None:
+    """Return how many bars have an unlikely price and which is the first one; None if none has.
+
+    Such bars are possible, and a currency may be redenominated, so they are only reported.
+    """
+    prices = [*map(pl.col, ("open", "high", "low", "close")), pl.col("close").shift()]
+    jump = pl.max_horizontal(prices) / pl.min_horizontal(prices)
+    odd = candles.select(jump > _JUMP).to_series()
+    if not odd.any():
+        return None
+    count = int(odd.sum())
+    return (
+        f"{count:,} of {len(candles):,} bars {'has' if count == 1 else 'have'} prices that differ "
+        f"by a factor of more than {_JUMP:g} from each other or from the close before, the first "
+        f"at {candles['timestamp'][odd.arg_max() or 0]:%Y-%m-%d %H:%M} UTC; check that they are "
+        "right"
+    )
 
 
 def holes(times: pl.Series, bar_ms: int, end: int, *, start: int | None = None) -> list[Span]:

@@ -175,6 +175,8 @@ def _config(path: Path, metadata: dict[str, Any]) -> TrainingConfig:
             "install the version that wrote it"
         )
     trained = _part(path, metadata, "training_params")
+    # Versions without this option trained on such candles too. Their hash is checked.
+    recorded.setdefault("allow_bad_candles", True)
     recorded |= {name: trained[name] for name in ("engine", "batch_size") if name in trained}
     given = {
         name: value
