@@ -8,13 +8,20 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
+
+from atb_fast.ingestion import sample
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 QUICK = [
     *("--source", "sample", "--timeframe", "1d", "--start-date", "2023-01-01"),
     *("--end-date", "2023-12-31", "--sequence-length", "20", "--epochs", "1", "--engine", "keras"),
     *("--skip-onnx", "--skip-robustness", "--registry", "models", "--json"),
+]
+CAUSAL = [
+    *("--recipe", "causal", "--force-price-only", "--sequence-length", "12", "--epochs", "1"),
+    *("--engine", "keras", "--skip-onnx", "--registry", "models", "--json"),
 ]
 
 
@@ -36,3 +43,45 @@ def test_a_run_needs_no_jinja2(
     failures = json.loads((bundle / "metadata.json").read_text())["diagnostic_failures"]
     assert failures == ({"report": "ImportError: no jinja2"} if broken else {})
     assert ("report failed" in done.stderr) == broken
+
+
+def test_a_market_that_does_not_move_is_reported_without_warnings(
+    tmp_path: Path, atb_fast: Run
+) -> None:
+    still = (
+        sample.candles("BTCUSDT", "1d")
+        .tail(600)
+        .with_columns(pl.lit(100.0).alias(name) for name in ("open", "high", "low", "close"))
+    )
+    still.write_csv(tmp_path / "still.csv")
+    done = atb_fast("train", "model", "BTCUSDT", "--candles", "still.csv", *CAUSAL)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert ".py" not in done.stderr
+    bundle = tmp_path / json.loads(done.stdout)["paths"]["bundle"]
+    page = (bundle / "report.html").read_text(encoding="utf-8")
+    for note in (
+        "the loss is 0 in every epoch",
+        "all predicted returns are equal",
+        "no column has a measurable importance",
+    ):
+        assert note in page
+
+
+def test_a_model_shrunk_to_nothing_is_shown_beside_its_network(
+    tmp_path: Path, atb_fast: Run
+) -> None:
+    sample.candles("BTCUSDT", "1d").tail(700).write_csv(tmp_path / "sample.csv")
+    done = atb_fast("train", "model", "BTCUSDT", "--candles", "sample.csv", *CAUSAL)
+    assert done.returncode == 0, done.stderr
+    bundle = tmp_path / json.loads(done.stdout)["paths"]["bundle"]
+    metadata = json.loads((bundle / "metadata.json").read_text())
+    assert metadata["training_params"]["shrinkage"] == 0
+    model, network = metadata["evaluation_results"], metadata["unshrunk_results"]
+    assert model["test_rmse"] == model["persistence_rmse"] == network["persistence_rmse"]
+    assert model["directional_bars"] == 0 < network["directional_bars"]
+    page = (bundle / "report.html").read_text(encoding="utf-8")
+    for text in (f"{network['test_rmse']:,.2f}", f"{network['directional_accuracy']:.1%}"):
+        assert text in page.partition("Unshrunk test RMSE")[2].partition("Data and split")[0]
+    assert page.count(">unshrunk</text>") == 2
+    assert page.count(">left out</text>") == 1

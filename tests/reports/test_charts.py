@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,22 @@ def drawn(axis: Any) -> dict[str, Any]:
 
 def spans(axis: Any) -> dict[str, tuple[float, float]]:
     """The horizontal extent of each labeled span."""
-    return {
-        patch.get_label(): (patch.get_x(), patch.get_x() + patch.get_width())
-        for patch in axis.patches
-    }
+    return {patch.get_label(): extent(patch) for patch in axis.patches if patch.get_label()}
+
+
+def extent(patch: Any) -> tuple[float, float]:
+    return patch.get_x(), patch.get_x() + patch.get_width()
+
+
+def ticks(axis: Any, which: str = "y") -> list[float]:
+    """The visible ticks of an axis."""
+    low, high = sorted(getattr(axis, f"get_{which}lim")())
+    locations = getattr(axis, f"{which}axis").get_majorticklocs()
+    return [tick for tick in locations if low <= tick <= high]
+
+
+def texts(axis: Any) -> list[str]:
+    return [text.get_text() for text in axis.texts]
 
 
 def test_market_shows_closes_parts_and_gaps(axis: Any, data: WindowedData) -> None:
@@ -49,9 +62,9 @@ def test_market_shows_closes_parts_and_gaps(axis: Any, data: WindowedData) -> No
     assert axis.get_yscale() == "linear"
     np.testing.assert_array_equal(drawn(axis)["close"], closes)
     for label, starts in (("train", data.train), ("validation = test", data.test)):
-        times = data.times(starts[[0, -1]]).to_numpy()
-        assert spans(axis)[label] == pytest.approx(tuple(date2num(times)))
-    assert len(spans(axis)) == 2
+        first, last = date2num(data.times(starts[[0, -1]]).to_numpy())
+        assert spans(axis)[label] == pytest.approx((first, last + 1))  # until the bar is over
+    assert set(spans(axis)) == {"left out", "train", "validation = test"}
     (gap,) = (line for line in axis.lines if line.get_label() == "gap (1)")
     before = frame["timestamp"].to_numpy()[:-1][np.diff(frame["timestamp"].to_numpy()).argmax()]
     assert list(gap.get_xdata()) == [before]
@@ -65,7 +78,49 @@ def test_market_of_a_wide_range_is_logarithmic(axis: Any, data: WindowedData) ->
     chart.market(axis, wide, 86_400_000)
     assert axis.get_yscale() == "log"
     assert axis.get_ylabel() == "price, quote currency, logarithmic"
-    assert list(spans(axis)) == ["train", "validation", "test"]
+    assert {"train", "validation", "test"} < set(spans(axis))
+
+
+@pytest.mark.parametrize("embargo", [0, 20])
+def test_no_part_of_the_market_is_blank(axis: Any, data: WindowedData, embargo: int) -> None:
+    parts = replace(data.parts, validation=data.train[-50:], train=data.train[: -50 - embargo])
+    chart.market(axis, replace(data, parts=parts), 86_400_000)
+    extents = sorted(extent(patch) for patch in axis.patches)
+    times = date2num(data.prepared.frame["timestamp"].to_numpy())
+    assert extents[0][0] == times[0]
+    assert extents[-1][1] == times[-1] + 1
+    for (_, end), (start, _) in pairwise(extents):
+        assert end == start
+    hatched = [patch for patch in axis.patches if patch.get_hatch()]
+    # The first bars, and those between training and validation, with one entry in the legend.
+    assert len(hatched) == 1 + (embargo > 0)
+    assert axis.get_legend_handles_labels()[1].count("left out") == 1
+
+
+@pytest.mark.parametrize("low", [1e-9, 3.0, 740.0, 2.9e6])
+@pytest.mark.parametrize("span", [1.0001, 1.05, 3.0, 6.0, 60.0, 130.0, 5e3, 1e8])
+def test_logarithmic_axes_have_few_ticks(
+    axis: Any, data: WindowedData, fitted: FitResult, low: float, span: float
+) -> None:
+    history = {name: [low * span, low] for name in fitted.history}
+    chart.loss_by_epoch(axis, data, replace(fitted, history=history))
+    assert axis.get_yscale() == "log"
+    assert 2 <= len(ticks(axis)) <= 7
+    labels = [axis.yaxis.get_major_formatter()(tick) for tick in ticks(axis)]
+    assert len(set(labels)) == len(labels)
+
+
+def test_a_loss_of_0_cannot_be_drawn_on_a_logarithmic_axis(
+    axis: Any, data: WindowedData, fitted: FitResult
+) -> None:
+    history = {name: [2.0, 0.0] for name in fitted.history}
+    chart.loss_by_epoch(axis, data, replace(fitted, history=history))
+    assert axis.get_yscale() == "linear"
+    assert axis.get_ylim()[0] == 0
+    still = Figure().subplots()
+    history = {name: [0.0, 0.0] for name in fitted.history}
+    chart.rmse_by_epoch(still, data, replace(fitted, history=history))
+    assert texts(still) == ["the loss is 0 in every epoch"]
 
 
 def test_curves_show_the_history(axis: Any, data: WindowedData, fitted: FitResult) -> None:
@@ -106,6 +161,26 @@ def test_prices_and_residuals_are_those_of_the_model(axis: Any, data: WindowedDa
     np.testing.assert_array_equal(other.lines[1].get_ydata(), predicted - actual)
 
 
+def test_a_model_that_predicts_no_change_is_one_line_with_persistence(
+    axis: Any, data: WindowedData
+) -> None:
+    times, actual, last = chart.tested_closes(data)
+    chart.prices(axis, times, actual, last, last, unshrunk=last * 1.01)
+    assert set(drawn(axis)) == {"actual", "model = persistence", "unshrunk"}
+    np.testing.assert_array_equal(drawn(axis)["unshrunk"], last * 1.01)
+    other = Figure().subplots()
+    chart.histogram(other, last - actual, last - actual)
+    assert other.get_legend_handles_labels()[1] == ["model = persistence"]
+
+
+@pytest.mark.parametrize("residual", [0.0, 5.0, 5e-300, -1e20])
+def test_a_histogram_of_equal_residuals(axis: Any, residual: float) -> None:
+    chart.histogram(axis, np.full(9, residual), np.nextafter(np.full(9, residual), 0))
+    counts = axis.patches[0].get_data()
+    assert counts.values.sum() == 9
+    assert counts.edges[0] < residual < counts.edges[-1]
+
+
 def test_histogram_counts_every_window(axis: Any) -> None:
     rng = np.random.default_rng(1)
     chart.histogram(axis, rng.normal(0, 1, 500), rng.normal(5, 1, 500))
@@ -131,23 +206,60 @@ def test_deciles_show_returns_in_percent(axis: Any) -> None:
 
 def test_deciles_of_too_few_windows_say_so(axis: Any) -> None:
     chart.deciles(axis, np.ones(3), np.ones(3), -np.ones(3), 1)
-    assert [text.get_text() for text in axis.texts] == ["too few test windows"]
+    assert texts(axis) == ["too few test windows (3 predictions ≤ 0 omitted)"]
+
+
+def test_deciles_of_equal_returns_say_so(axis: Any) -> None:
+    chart.deciles(axis, np.ones(50), np.linspace(1, 2, 50), np.ones(50), 1)
+    assert texts(axis) == ["all predicted returns are equal"]
+
+
+def test_predicted_prices_near_0_are_returns_above_minus_100_percent(axis: Any) -> None:
+    rng = np.random.default_rng(2)
+    last, predicted = rng.uniform(50, 100, 200), rng.uniform(0.01, 0.2, 200)
+    chart.deciles(axis, last, last * 1.01, predicted, 1)
+    assert axis.get_xlim()[0] >= -100
+    # The legend must not name a line that is not there.
+    assert axis.get_legend_handles_labels()[1] == ["decile mean, 95% interval"]
+    assert texts(axis) == ["perfect calibration is outside this range"]
+
+
+def test_importance_within_its_deviation_or_float_noise_has_no_bar(axis: Any) -> None:
+    importance = {"used": 3.0, "unsure": 1.0, "noise": 1e-9, "worse": -2.0}
+    deviation = {"used": 0.5, "unsure": 1.5, "noise": 1e-11, "worse": 0.1}
+    chart.importances(axis, importance, deviation, 100.0)
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    bars = [bar.get_width() for bar in axis.patches]
+    assert dict(zip(labels, bars, strict=True)) == {
+        "used": 3.0,
+        "unsure": 0.0,
+        "noise": 0.0,
+        "worse": -2.0,
+    }
+
+
+@pytest.mark.parametrize("error", [100.0, 0.0])
+def test_importance_that_is_only_float_noise_is_not_drawn(axis: Any, error: float) -> None:
+    values = {"a": -1e-12 * error, "b": 2e-12 * error}
+    chart.importances(axis, values, {"a": 0.0, "b": 1e-12 * error}, error)
+    assert texts(axis) == ["no column has a measurable importance"]
+    assert len(axis.patches) == 0
 
 
 def test_importances_are_sorted(axis: Any) -> None:
     chart.importances(
-        axis, {"b_scaled": 1.0, "a": 3.0, "c": 2.0}, {"a": 0.1, "b_scaled": 0, "c": 0}
+        axis, {"b_scaled": 1.0, "a": 3.0, "c": 2.0}, {"a": 0.1, "b_scaled": 0, "c": 0}, 1.0
     )
     assert [bar.get_width() for bar in axis.patches] == [1.0, 2.0, 3.0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "c", "a"]
-    (segments,) = axis.containers[-1].errorbar.lines[2]
+    (segments,) = axis.containers[-1].lines[2]
     assert segments.get_segments()[-1][:, 0].tolist() == pytest.approx([2.9, 3.1])
 
 
 def test_every_axis_names_its_unit(charts: dict[str, str]) -> None:
     assert tuple(charts) == CHARTS
     for name, units in {
-        "market": ["quote currency", "UTC", "train", "validation = test", "gap (1)"],
+        "market": ["quote currency", "UTC", "train", "validation = test", "left out", "gap (1)"],
         "loss": ["mean squared error, (quote currency)²", "epoch", "training", "validation"],
         "rmse": ["RMSE, quote currency", "epoch", "best epoch", "persistence"],
         "test": ["quote currency", "UTC", "actual", "model", "persistence"],
@@ -183,6 +295,35 @@ def test_charts_of_few_windows_and_of_predictions_that_have_no_return(
         drawings = draw_charts(make_record(predictions, few), predictions)
         assert "too few test windows" in drawings["deciles"]
         assert f"{count} predictions ≤ 0 omitted" in drawings["deciles"]
+
+
+def test_charts_of_a_market_that_does_not_move(
+    data: WindowedData, make_record: Callable[..., RunRecord]
+) -> None:
+    """Warnings are errors in these tests."""
+    columns = ("open", "high", "low", "close")
+    frame = data.prepared.frame.with_columns(pl.lit(100.0).alias(name) for name in columns)
+    close = np.full(len(data.prepared.close), 100.0)
+    labels = np.zeros(len(data.labels))
+    still = replace(
+        data,
+        prepared=replace(data.prepared, frame=frame, close=close),
+        labels=labels,
+        price_scale=PriceScale.log_return(1e-6),
+    )
+    predictions = still.persistence(still.test)
+    record = make_record(predictions, still)
+    history = {name: [0.0, 0.0] for name in record.fitted.history}
+    record = replace(
+        record,
+        fitted=replace(record.fitted, history=history),
+        importance=dict.fromkeys(record.importance or {}, 0.0),
+        importance_deviation=dict.fromkeys(record.importance or {}, 0.0),
+    )
+    drawings = draw_charts(record, predictions, predictions)
+    assert "the loss is 0 in every epoch" in drawings["loss"]
+    assert "all predicted returns are equal" in drawings["deciles"]
+    assert "no column has a measurable importance" in drawings["importance"]
 
 
 def test_long_series_keep_their_extremes() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from atb_fast.bundles.contents import metadata
 from atb_fast.config import TrainingConfig
+from atb_fast.evaluation.diagnostics import errors_on_test
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.price import PriceScale
@@ -200,10 +201,64 @@ def test_a_shrinkage_factor_of_0_is_explained(
     assert page.rows["shrinkage factor"] == "0%, estimated on the validation windows"
 
 
+def test_the_network_before_shrinkage_stands_beside_the_model(
+    write: Write, make_record: Callable[..., RunRecord], data: WindowedData
+) -> None:
+    assert not [name for name in write()[0].tiles if name.startswith("Unshrunk")]
+    last, network = data.persistence(data.test), data.targets(data.test) * 1.1
+    errors = errors_on_test(data, network)
+    fitted = replace(make_record().fitted, shrinkage=0.0)
+    record = replace(make_record(last), fitted=fitted, unshrunk=errors)
+    drawings = draw_charts(record, last, network)
+    page, document = write(last, charts=drawings, fitted=fitted, unshrunk=errors)
+    tiles = page.tiles
+    assert tiles["Unshrunk test RMSE"] == f"{errors['test_rmse']:,.2f} quote currency"
+    ratio = errors["test_rmse"] / errors["persistence_rmse"]
+    assert tiles["Unshrunk RMSE ratio"].startswith(f"{ratio:.3f} ")
+    share = 100 * errors["directional_accuracy"]
+    assert tiles["Unshrunk directional accuracy"].startswith(f"{share:.1f}% ")
+    assert tiles["Directional accuracy"] == "undefined the model predicts no move"
+    assert document["unshrunk_results"] == errors
+    for name in ("test", "zoom"):
+        assert ">unshrunk<" in drawings[name]
+    assert "returns are those before shrinkage" in page.text
+    assert "decile mean" in drawings["deciles"]  # of the network
+
+
+@pytest.mark.parametrize(
+    ("promoted", "title"), [(True, "This version went live."), (False, "This version is not live.")]
+)
+def test_promotion_is_stated_near_the_headline(
+    tmp_path: Path,
+    write: Write,
+    make_record: Callable[..., RunRecord],
+    promoted: bool,
+    title: str,
+) -> None:
+    page, document = write()
+    assert "live" not in " ".join(banner.text for banner in page.find("p", "banner"))
+    reason = "The test RMSE is larger than that of “no change” beyond chance."
+    document["promotion"] = {"policy": "gate", "promoted": promoted, "reason": reason}
+    page = write_page(tmp_path, make_record(), document)
+    (banner,) = (found for found in page.find("p", "banner") if "live" in found.text)
+    assert banner.text == f"{title} {reason} (--promote gate)"
+    assert page.text.index(banner.text) < page.text.index("RMSE ratio")
+
+
+def test_steps_are_not_checks(write: Write) -> None:
+    page, _ = write()
+    assert page.rows["plots"] == "written"
+    assert page.rows["robustness"] == "measured"
+    captions = [caption.text for caption in page.find("caption")]
+    assert "Optional steps" in captions
+
+
 def test_synthetic_prices_are_named_at_the_top(write: Write) -> None:
     page, _ = write()
     titles = [banner.text for banner in page.find("p", "banner")]
     assert titles[1].startswith("Synthetic sample market.")
+    for tag in ("title", "h1"):
+        assert page.find(tag)[0].text.endswith("synthetic sample market")
     assert page.rows["sentiment"] == "synthetic index"
     assert "alternative.me" not in page.text
 
@@ -332,8 +387,8 @@ def test_hostile_text_is_escaped(
     assert {element.tag for element in page.elements} <= clean
     assert f"{ATTACK} 1d, {ATTACK} model" in page.find("h1")[0].text
     assert page.rows["source"] == f"{ATTACK}.csv"
-    assert page.rows["robustness completed"] == f"✗ failed {ATTACK}"
-    assert page.rows[f"{ATTACK} completed"] == "✗ failed x"
+    assert page.rows["robustness"] == f"✗ failed {ATTACK}"
+    assert page.rows[ATTACK] == "✗ failed x"
     assert page.text.count(ATTACK) >= 8  # a chart that is not markup is escaped as well
 
 
@@ -354,7 +409,7 @@ def test_a_run_without_onnx_and_charts(write: Write, config: TrainingConfig) -> 
     assert "Not published." in page.text
     assert page.text.count("Not drawn; see the checks.") == len(CHARTS)
     assert "Not measured; see the checks." in page.text
-    assert page.rows["robustness completed"] == "– skipped"
+    assert page.rows["robustness"] == "– skipped"
     assert page.rows["ONNX matches Keras, batch of 1"] == "– skipped"
 
 

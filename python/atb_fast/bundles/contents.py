@@ -96,6 +96,8 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
             "loss": "mse",
         },
         "evaluation_results": _evaluation(record),
+        # The network before shrinkage; empty if the model is not shrunk.
+        "unshrunk_results": dict(record.unshrunk or {}),
         "robustness_results": dict(record.robustness or {}),
         "permutation_importance": dict(record.importance or {}),
         "sentiment_assessment": prepared.assessment.to_dict() if prepared.assessment else {},

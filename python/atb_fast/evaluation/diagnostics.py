@@ -65,24 +65,57 @@ def evaluate(model: Any, data: WindowedData, test_predictions: NDArray[np.float6
         test_predictions: Its predictions for the test windows, quote currency, shape (windows,).
     """
     train_rmse = rmse(data.targets(data.train), predict(model, data, data.train))
+    errors = errors_on_test(data, test_predictions)
+    return Evaluation(train_loss=train_rmse**2, train_rmse=train_rmse, **errors)
+
+
+def errors_on_test(data: WindowedData, predictions: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the fields of `Evaluation` that are measured on the test windows, by name.
+
+    Args:
+        data: The windows.
+        predictions: Prediction for each test window, quote currency, shape (windows,).
+    """
     actual, unchanged = data.targets(data.test), data.persistence(data.test)
-    test_rmse = rmse(actual, test_predictions)
-    foreseen = direction(data, test_predictions)
-    return Evaluation(
-        train_loss=train_rmse**2,
-        train_rmse=train_rmse,
-        test_loss=test_rmse**2,
-        test_rmse=test_rmse,
-        mape=mape(actual, test_predictions),
-        persistence_rmse=rmse(actual, unchanged),
-        persistence_mape=mape(actual, unchanged),
-        directional_accuracy=foreseen.share,
-        directional_accuracy_low=foreseen.low,
-        directional_accuracy_high=foreseen.high,
-        directional_bars=foreseen.bars,
-        directional_up_share=foreseen.up_share,
-        diebold_mariano=significance.diebold_mariano(data, test_predictions),
-    )
+    test_rmse = rmse(actual, predictions)
+    foreseen = direction(data, predictions)
+    return {
+        "test_loss": test_rmse**2,
+        "test_rmse": test_rmse,
+        "mape": mape(actual, predictions),
+        "persistence_rmse": rmse(actual, unchanged),
+        "persistence_mape": mape(actual, unchanged),
+        "directional_accuracy": foreseen.share,
+        "directional_accuracy_low": foreseen.low,
+        "directional_accuracy_high": foreseen.high,
+        "directional_bars": foreseen.bars,
+        "directional_up_share": foreseen.up_share,
+        "diebold_mariano": significance.diebold_mariano(data, predictions),
+    }
+
+
+def before_shrinkage(
+    data: WindowedData, outputs: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], dict[str, Any]] | None:
+    """Return the predictions and the errors of a network before shrinkage.
+
+    Shrinkage can hide outputs of any size, so the model is sound even if these are not.
+
+    Args:
+        data: The windows.
+        outputs: Outputs for the test windows before shrinkage, shape (windows,).
+
+    Returns:
+        Predictions in quote currency, and their `errors_on_test`; None if either overflows.
+    """
+    predictions = data.prices(data.test, outputs)
+    if not np.isfinite(predictions).all():
+        return None
+    try:
+        with np.errstate(over="raise"):
+            return predictions, errors_on_test(data, predictions)
+    except FloatingPointError:
+        return None
 
 
 def robustness(

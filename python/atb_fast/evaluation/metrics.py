@@ -72,7 +72,7 @@ def direction(data: WindowedData, predicted: NDArray[np.float64]) -> Direction:
 
 @dataclass(frozen=True)
 class Deciles:
-    """Log returns by decile of the predicted return; arrays have shape (deciles,).
+    """Returns by decile of the predicted return, 0.01 for 1%; arrays have shape (deciles,).
 
     Attributes:
         predicted: Mean predicted return.
@@ -96,7 +96,7 @@ def return_deciles(
 ) -> Deciles:
     """Return predicted and actual returns by decile of the predicted return.
 
-    A return is `ln(price / last)`. Deciles with fewer than two windows are omitted because they
+    A return is `price / last - 1`. Deciles with fewer than two windows are omitted because they
     have no standard error.
 
     Args:
@@ -106,7 +106,7 @@ def return_deciles(
         horizon: Bars that a return spans. Returns overlap, so standard errors grow with it.
     """
     usable = (predicted > 0) & (actual > 0) & (last > 0)
-    expected, got = (np.log(values[usable] / last[usable]) for values in (predicted, actual))
+    expected, got = (values[usable] / last[usable] - 1 for values in (predicted, actual))
     rows = []
     if len(expected):
         # Intervals are closed on the right, like those of pandas.qcut.

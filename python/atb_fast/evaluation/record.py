@@ -24,6 +24,8 @@ class RunRecord:
         policy: The device and the precision.
         fitted: The result of the fit.
         evaluation: The errors of the model.
+        unshrunk: The errors of the network before shrinkage, see `diagnostics.errors_on_test`;
+            None if the model is not shrunk.
         robustness: See `diagnostics.robustness`; None if it was not measured.
         importance: See `diagnostics.permutation_importance`; None if it was not measured.
         importance_deviation: Standard deviation of each value in `importance`.
@@ -38,6 +40,7 @@ class RunRecord:
     policy: DevicePolicy
     fitted: FitResult
     evaluation: Evaluation
+    unshrunk: Mapping[str, float] | None = None
     robustness: Mapping[str, float] | None = None
     importance: Mapping[str, float] | None = None
     importance_deviation: Mapping[str, float] = field(default_factory=dict)

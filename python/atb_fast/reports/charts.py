@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
@@ -26,6 +27,10 @@ _SIZE = (4.8, 3.0)
 ZOOM = 100
 #: A price range wider than this factor gets a logarithmic scale.
 _LOG_SPAN = 8.0
+#: An RMSE increase below this share of the RMSE is rounding noise of float32 outputs.
+_NOISE = 1e-5
+#: Entries of a legend that fit into one row.
+_LEGEND_ROW = 5
 
 #: Names of the charts, in page order.
 CHARTS = (
@@ -34,7 +39,11 @@ CHARTS = (
 )
 
 
-def draw_charts(record: RunRecord, predictions: NDArray[np.float64]) -> dict[str, str]:
+def draw_charts(
+    record: RunRecord,
+    predictions: NDArray[np.float64],
+    unshrunk: NDArray[np.float64] | None = None,
+) -> dict[str, str]:
     """Return the charts of a run by name, each an `<svg>` as `markupsafe.Markup`.
 
     Colors are CSS variables that the page must define, one for each key of `style.LIGHT`. The same
@@ -43,27 +52,42 @@ def draw_charts(record: RunRecord, predictions: NDArray[np.float64]) -> dict[str
     Args:
         record: The run, with its importance measured.
         predictions: Prediction for each test window, quote currency, shape (windows,).
+        unshrunk: The predictions before shrinkage; None if the model is not shrunk.
     """
     data, fitted = record.data, record.fitted
-    importance, deviation = record.importance or {}, record.importance_deviation
+    importance, deviation = dict(record.importance or {}), dict(record.importance_deviation)
+    error = record.evaluation.test_rmse
     times, actual, last = tested_closes(data)
     part = slice(-ZOOM, None)
     zoom = times[part], actual[part], last[part], predictions[part]
+    full = partial(prices, unshrunk=unshrunk)
+    close_up = partial(prices, unshrunk=None if unshrunk is None else unshrunk[part])
     residuals, persistence = predictions - actual, last - actual
+    # A model that always predicts no change has no deciles, but its network has.
+    returned = (
+        unshrunk if unshrunk is not None and np.array_equal(predictions, last) else predictions
+    )
+    # The two charts stand side by side.
+    named = importance if _measurable(importance, deviation, error) else {}
+    height = max(_SIZE[1], 0.9 + 0.19 * len(named))
     return {
         "market": _svg("Closing prices and split", market, data, record.config.bar_ms),
         "loss": _svg("Loss by epoch", loss_by_epoch, data, fitted),
         "rmse": _svg("RMSE by epoch", rmse_by_epoch, data, fitted),
-        "test": _svg("Test predictions", prices, times, actual, last, predictions),
-        "zoom": _svg(f"Last {len(zoom[0])} test predictions", prices, *zoom),
+        "test": _svg("Test predictions", full, times, actual, last, predictions),
+        "zoom": _svg(f"Last {len(zoom[0])} test predictions", close_up, *zoom),
         "residuals": _svg("Residuals over time", residuals_over_time, times, residuals),
         "histogram": _svg("Distribution of residuals", histogram, residuals, persistence),
-        "deciles": _svg("Returns by decile", deciles, last, actual, predictions, data.horizon),
+        "deciles": _svg(
+            "Returns by decile",
+            *(deciles, last, actual, returned, data.horizon),
+            height=height,
+        ),
         "importance": _svg(
             "Permutation importance",
-            *(importances, importance, deviation),
-            left=0.06 + 0.016 * max(map(len, importance), default=0),
-            height=max(_SIZE[1], 0.9 + 0.19 * len(importance)),
+            *(importances, importance, deviation, error),
+            left=0.06 + 0.016 * max(map(len, named), default=0),
+            height=height,
         ),
     }
 
@@ -88,11 +112,16 @@ def _svg(
         FigureCanvasSVG(figure)
         axis = figure.subplots()
         chart(axis, *arguments)
+        if not axis.axison:  # only a note
+            left, height = 0.03, 1.0
+            figure.set_figheight(height)
         # An automatic layout would measure every text, which takes longer than drawing.
         handles, _ = axis.get_legend_handles_labels()
+        lines = -(-len(handles) // _LEGEND_ROW)
         if handles:
-            figure.legend(loc="upper left", ncols=5, borderaxespad=0, borderpad=0.1)
-        top = 1 - (0.47 if handles else 0.25) / height
+            columns = -(-len(handles) // lines)
+            figure.legend(loc="upper left", ncols=columns, borderaxespad=0, borderpad=0.1)
+        top = 1 - (0.25 + 0.22 * lines) / height
         bottom = 0.5 / height
         figure.subplots_adjust(left=left, right=0.97, bottom=bottom, top=top)
         # The y label goes above the axis, where it takes no width.
@@ -102,10 +131,10 @@ def _svg(
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=nothing)
-    return Markup(_inline(file.getvalue(), label))
+    return Markup(_inline(file.getvalue(), label, "chart" if axis.axison else "chart empty"))
 
 
-def _inline(document: str, label: str) -> str:
+def _inline(document: str, label: str, css_class: str) -> str:
     """Return an SVG document as an element for an HTML page."""
     root = ElementTree.fromstring(document)
     for element in root.iter():
@@ -116,7 +145,8 @@ def _inline(document: str, label: str) -> str:
             element.attrib.pop("id", None)  # every chart has an "axes_1"
         for child in element.findall("{*}style"):
             element.remove(child)  # its rule would apply to the whole page
-    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+    known = {"viewBox": root.attrib["viewBox"], "class": css_class}
+    root.attrib = known | {"role": "img", "aria-label": label}
     text = ElementTree.tostring(root, encoding="unicode")
     for name, color in LIGHT.items():
         text = text.replace(color, f"var(--{name})")
@@ -149,7 +179,10 @@ def label_unit(data: WindowedData) -> str:
 
 
 def market(axis: Any, data: WindowedData, bar_ms: int) -> None:
-    """Draw closes, low-high ranges, gaps, and the part that each bar belongs to."""
+    """Draw closes, low-high ranges, gaps, and the part that each bar belongs to.
+
+    Bars that belong to no part are hatched: the first ones, and those dropped between two parts.
+    """
     frame = data.prepared.frame
     times = frame["timestamp"].to_numpy()
     low, high = frame["low"].to_numpy(), frame["high"].to_numpy()
@@ -165,15 +198,24 @@ def market(axis: Any, data: WindowedData, bar_ms: int) -> None:
     if log:
         axis.set_yscale("log")
 
+    bar = np.timedelta64(bar_ms, "ms")
     parts = [("train", "train", data.train)]
     if np.array_equal(data.validation, data.test):
         parts.append(("test", "validation = test", data.test))
     else:
         parts += [("validation", "validation", data.validation), ("test", "test", data.test)]
+    edges = [times[0]]
     for role, label, starts in parts:
         first, last = target_times(data, starts[[0, -1]])
-        axis.axvspan(first, last, color=LIGHT[role], alpha=0.22, linewidth=0, label=label)
-    holes = times[:-1][np.diff(times) > np.timedelta64(bar_ms, "ms")]
+        # A bar lasts until the next one opens.
+        axis.axvspan(first, last + bar, color=LIGHT[role], alpha=0.22, linewidth=0, label=label)
+        edges += [first, last + bar]
+    edges.append(times[-1] + bar)
+    outside = [span for span in zip(edges[::2], edges[1::2], strict=True) if span[0] < span[1]]
+    for i, (first, end) in enumerate(outside):
+        style = {"facecolor": "none", "edgecolor": LIGHT["muted"], "linewidth": 0, "hatch": "///"}
+        axis.axvspan(first, end, alpha=0.5, label="left out" if i == 0 else None, **style)
+    holes = times[:-1][np.diff(times) > bar]
     if len(holes):
         # Draw one mark for all gaps that would overlap.
         share = (holes - times[0]) / (times[-1] - times[0])
@@ -192,6 +234,13 @@ def market(axis: Any, data: WindowedData, bar_ms: int) -> None:
     axis.margins(x=0.01)
     number_axis(axis.yaxis, log=log)
     time_axis(axis)
+
+
+def _note(axis: Any, text: str) -> None:
+    """Write why there is no chart in its place."""
+    axis.set_axis_off()
+    style = {"ha": "center", "va": "center", "color": LIGHT["muted"]}
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, **style)
 
 
 def loss_by_epoch(axis: Any, data: WindowedData, fitted: FitResult) -> None:
@@ -217,16 +266,25 @@ def _by_epoch(
     from matplotlib.ticker import MaxNLocator
 
     epochs = np.arange(1, fitted.epochs + 1)
+    training, validation = fitted.history[name], fitted.history[f"val_{name}"]
+    if max(*training, *validation) == 0:
+        _note(axis, "the loss is 0 in every epoch")
+        return
+    levels = [] if persistence is None else [persistence]
+    log = min(*training, *validation, *levels) > 0  # a loss is 0 if the price never moves
     marker = "o" if fitted.epochs < 30 else ""
     style: dict[str, Any] = {"marker": marker, "markersize": 3}
-    axis.plot(epochs, fitted.history[name], color=LIGHT["other"], label="training", **style)
-    validation = fitted.history[f"val_{name}"]
+    axis.plot(epochs, training, color=LIGHT["other"], label="training", **style)
     axis.plot(epochs, validation, color=LIGHT["model"], label="validation", **style)
     axis.axvline(fitted.best_epoch, color=LIGHT["ink"], linestyle=":", label="best epoch")
     if persistence is not None:
         axis.axhline(persistence, color=LIGHT["persistence"], linestyle="--", label="persistence")
-    axis.set(yscale="log", xlabel="epoch", ylabel=label)
-    number_axis(axis.yaxis, log=True)
+    axis.set(xlabel="epoch", ylabel=label)
+    if log:
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
+    number_axis(axis.yaxis, log=log)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
@@ -236,13 +294,20 @@ def prices(
     actual: NDArray[np.float64],
     last: NDArray[np.float64],
     predicted: NDArray[np.float64],
+    *,
+    unshrunk: NDArray[np.float64] | None = None,
 ) -> None:
-    """Draw actual and predicted closes, and persistence."""
+    """Draw actual and predicted closes, persistence, and the predictions before shrinkage."""
+    dotted: dict[str, Any] = {"color": LIGHT["persistence"], "linestyle": (0, (1, 1))}
     lines: dict[str, tuple[NDArray[np.float64], dict[str, Any]]] = {
-        "actual": (actual, {"color": LIGHT["ink"], "linewidth": 1.4}),
-        "persistence": (last, {"color": LIGHT["persistence"], "linestyle": (0, (1, 1))}),
-        "model": (predicted, {"color": LIGHT["model"]}),
+        "actual": (actual, {"color": LIGHT["ink"], "linewidth": 1.4})
     }
+    if unshrunk is not None:
+        lines["unshrunk"] = unshrunk, {"color": LIGHT["other"]}
+    if np.array_equal(predicted, last):  # one line would hide the other
+        lines["model = persistence"] = last, dotted
+    else:
+        lines |= {"persistence": (last, dotted), "model": (predicted, {"color": LIGHT["model"]})}
     for label, (values, style) in lines.items():
         axis.plot(*thinned(times, values), label=label, **style)
     axis.set_ylabel("close, quote currency")
@@ -263,11 +328,18 @@ def residuals_over_time(
 
 def histogram(axis: Any, residuals: NDArray[np.float64], persistence: NDArray[np.float64]) -> None:
     """Draw the distribution of the residuals of the model and of persistence."""
-    edges = np.histogram_bin_edges(np.concatenate([residuals, persistence]), 40)
-    for values, color, label in (
-        (residuals, LIGHT["model"], "model"),
-        (persistence, LIGHT["persistence"], "persistence"),
-    ):
+    both = np.concatenate([residuals, persistence])
+    low, high = both.min(), both.max()
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # too narrow to be divided
+        margin = 0.01 * max(abs(low), abs(high)) or 0.5
+        low, high = low - margin, high + margin
+    edges = np.linspace(low, high, 41)
+    drawn = [(residuals, LIGHT["model"], "model")]
+    if np.array_equal(residuals, persistence):
+        drawn = [(residuals, LIGHT["persistence"], "model = persistence")]
+    else:
+        drawn.append((persistence, LIGHT["persistence"], "persistence"))
+    for values, color, label in drawn:
         counts, _ = np.histogram(values, edges)
         axis.stairs(counts, edges, color=color, alpha=0.3, fill=True)
         axis.stairs(counts, edges, color=color, linewidth=1.2, label=label)
@@ -286,14 +358,15 @@ def deciles(
 ) -> None:
     """Draw mean actual return by decile of the predicted return."""
     found = return_deciles(last, actual, predicted, horizon)
-    axis.set(xlabel="mean predicted return, %", ylabel="mean actual return, %")
+    omitted = f" ({found.left_out:,} predictions ≤ 0 omitted)" if found.left_out else ""
+    if len(found.actual) < 2:
+        equal = len(found.actual) == 1
+        why = "all predicted returns are equal" if equal else "too few test windows"
+        _note(axis, f"{why}{omitted}")
+        return
+    axis.set(xlabel="mean predicted return, %", ylabel=f"mean actual return, %{omitted}")
     number_axis(axis.xaxis)
     number_axis(axis.yaxis)
-    if found.left_out:
-        axis.set_ylabel(f"{axis.get_ylabel()} ({found.left_out:,} predictions ≤ 0 omitted)")
-    if not len(found.actual):
-        axis.text(0.5, 0.5, "too few test windows", ha="center", transform=axis.transAxes)
-        return
     axis.axhline(0, color=LIGHT["muted"], linewidth=0.8)
     axis.errorbar(
         found.predicted * 100,
@@ -313,20 +386,52 @@ def deciles(
         axis.plot(
             limits[0], limits[0], color=LIGHT["other"], linestyle="--", label="perfect calibration"
         )
-    axis.set(xlim=limits[0], ylim=limits[1])
+    else:
+        text = "perfect calibration is outside this range"
+        axis.text(0.02, 0.02, text, color=LIGHT["muted"], transform=axis.transAxes)
+    # No price falls by more than 100%.
+    axis.set(xlim=(max(limits[0][0], -100.0), limits[0][1]), ylim=limits[1])
 
 
-def importances(axis: Any, importance: dict[str, float], deviation: dict[str, float]) -> None:
-    """Draw the RMSE increase of each column, largest on top; error bars are one `deviation`."""
+def _measurable(importance: dict[str, float], deviation: dict[str, float], error: float) -> bool:
+    """Return whether any increase or its deviation is more than rounding noise."""
+    return any(
+        max(abs(value), deviation[name]) > _NOISE * error for name, value in importance.items()
+    )
+
+
+def importances(
+    axis: Any, importance: dict[str, float], deviation: dict[str, float], error: float
+) -> None:
+    """Draw the RMSE increase of each column, largest on top; error bars are one `deviation`.
+
+    A column has no bar if its increase is within its deviation, or is rounding noise compared with
+    the RMSE `error`.
+    """
+    if not _measurable(importance, deviation, error):
+        _note(axis, "no column has a measurable importance")
+        return
     names = sorted(importance, key=lambda name: importance[name])
+    least = {name: max(deviation[name], _NOISE * error) for name in names}
+    rows = np.arange(len(names))
     axis.barh(
-        [name.removesuffix("_scaled").removesuffix("_normalized") for name in names],
-        [importance[name] for name in names],
-        xerr=[deviation[name] for name in names],
+        rows,
+        [importance[name] if abs(importance[name]) > least[name] else 0.0 for name in names],
         color=LIGHT["model"],
         height=0.65,
-        error_kw={"ecolor": LIGHT["ink"], "elinewidth": 1, "capsize": 2.5},
     )
+    shown = [i for i, name in enumerate(names) if deviation[name] > _NOISE * error]
+    axis.errorbar(
+        [importance[names[i]] for i in shown],
+        rows[shown],
+        xerr=[deviation[names[i]] for i in shown],
+        fmt="none",
+        ecolor=LIGHT["ink"],
+        elinewidth=1,
+        capsize=2.5,
+    )
+    labels = [name.removesuffix("_scaled").removesuffix("_normalized") for name in names]
+    axis.set_yticks(rows, labels)
     axis.axvline(0, color=LIGHT["muted"], linewidth=0.8)
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("RMSE increase, quote currency")

@@ -16,6 +16,7 @@ import numpy as np
 from atb_fast.bundles import onnx_export
 from atb_fast.config import TIMEFRAMES
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts import ZOOM, target_times
 from atb_fast.reports.style import LIGHT
 from atb_fast.serving.verification import SKEW, prediction_limit
@@ -30,7 +31,14 @@ _HEADLINES = {
     "as good as no change": ("note", "The model is exactly as good as persistence."),
 }
 _UNDECIDED = ("note", "The model is statistically indistinguishable from persistence.")
-_STATES = {"passed": ("good", "✓"), "failed": ("bad", "✗"), "skipped": ("note", "–")}
+#: Color and sign of each state. A step that ran says nothing about the model, so it has neither.
+_STATES = {
+    "passed": ("good", "✓"),
+    "failed": ("bad", "✗"),
+    "skipped": ("note", "–"),
+    "written": ("", ""),
+    "measured": ("", ""),
+}
 
 
 class Pair(NamedTuple):
@@ -57,7 +65,7 @@ class Banner(NamedTuple):
 
 
 class Check(NamedTuple):
-    """The outcome of a check. `state` is one of `_STATES`."""
+    """The outcome of a check or of an optional step. `state` is one of `_STATES`."""
 
     name: str
     state: str
@@ -122,16 +130,21 @@ def _values(
         "zoom": min(ZOOM, len(data.test)),
         "horizon": data.horizon,
         "validated_on_test": _validated_on_test(record),
+        "shrinkage": f"{record.fitted.shrinkage:.0%}",
         "shrunk": record.fitted.shrinkage != 1.0,
+        "shrunk_to_nothing": bool(record.unshrunk) and record.fitted.shrinkage == 0.0,
+        "unshrunk": _unshrunk(record),
+        "synthetic": document["dataset"]["synthetic"],
         "banners": list(_banners(record, document)),
         "test_rmse": _number(results["test_rmse"]),
         "persistence_rmse": _number(results["persistence_rmse"]),
         "mape": f"{results['mape']:.2f}%",
         "persistence_mape": f"{results['persistence_mape']:.2f}%",
-        "ratio": _ratio(record),
+        "ratio": _ratio(results),
         "tone": _headline(record)[0],
-        "direction": _direction(record),
+        "direction": _direction(results, record.data),
         "data": list(_data(record, document)),
+        "columns": [Pair("columns", ", ".join(data.prepared.matrix.names))],
         "fit": list(_fit(record, document)),
         "stages": _stages(stages, total),
         "total": f"{total:.1f}",
@@ -139,6 +152,7 @@ def _values(
         "robustness": _robustness(document),
         "has_sentiment": document["has_sentiment"],
         "checks": list(_checks(record, document)),
+        "steps": list(_steps(record, document)),
         "metadata": _metadata(document),
     }
 
@@ -174,6 +188,10 @@ def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Banner]
         chance = ", which can be due to chance" * (title == _UNDECIDED[1])
         text += f" (Diebold-Mariano test){chance}."
     yield Banner(tone, title, text)
+    if promotion := document.get("promotion"):
+        live = "This version went live." if promotion["promoted"] else "This version is not live."
+        policy = f"{promotion['reason']} (--promote {promotion['policy']})"
+        yield Banner("good" if promotion["promoted"] else "note", live, policy)
     if document["dataset"]["synthetic"]:
         yield Banner(
             "note",
@@ -188,39 +206,47 @@ def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Banner]
         )
 
 
-def _ratio(record: RunRecord) -> str:
-    error, unchanged = record.evaluation.test_rmse, record.evaluation.persistence_rmse
+def _ratio(results: Mapping[str, float]) -> str:
+    error, unchanged = results["test_rmse"], results["persistence_rmse"]
     if not unchanged:  # the price never moves
         return "undefined"
     ratio = error / unchanged
     return f"{ratio:.3f}" if ratio < 10 else f"{ratio:,.1f}"
 
 
-def _direction(record: RunRecord) -> dict[str, Any]:
+def _direction(results: Mapping[str, float], data: WindowedData) -> dict[str, Any]:
     """Return the directional accuracy, its interval, and a comparison with a constant forecast."""
-    found, data = record.evaluation, record.data
-    if not found.directional_bars:
+    if not results["directional_bars"]:
         moved = np.any(data.targets(data.test) != data.persistence(data.test))
         why = "the model predicts no move" if moved else "the price never moves"
         return {"share": "undefined", "text": why, "interval": None}
     low, high, up = (
-        100 * share
-        for share in (
-            found.directional_accuracy_low,
-            found.directional_accuracy_high,
-            found.directional_up_share,
-        )
+        100 * results[f"directional_{name}"]
+        for name in ("accuracy_low", "accuracy_high", "up_share")
     )
     # Prices drift, so always predicting the same direction beats a coin toss.
     always, base = ("up", up) if up >= 50 else ("down", 100 - up)
     than = "better than" if low > base else "worse than" if high < base else "no better than"
     comparison = f"{than} always predicting {always} ({base:.1f}%)"
     return {
-        "share": f"{100 * found.directional_accuracy:.1f}%",
-        "text": f"95% interval {low:.1f}% to {high:.1f}%, {found.directional_bars:,} bars; "
+        "share": f"{100 * results['directional_accuracy']:.1f}%",
+        "text": f"95% interval {low:.1f}% to {high:.1f}%, {results['directional_bars']:,} bars; "
         + comparison,
         "comparison": comparison,
         "interval": {"low": low, "width": high - low, "base": base},
+    }
+
+
+def _unshrunk(record: RunRecord) -> dict[str, Any] | None:
+    """Return the figures of the network before shrinkage; None if the model is not shrunk."""
+    results = record.unshrunk
+    if results is None:
+        return None
+    return {
+        "test_rmse": _number(results["test_rmse"]),
+        "ratio": _ratio(results),
+        "statistic": f"{abs(results['diebold_mariano']):.1f} standard errors from persistence",
+        "direction": _direction(results, record.data),
     }
 
 
@@ -249,7 +275,6 @@ def _data(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:
         yield Pair("sentiment", f"{config.sentiment} ({_ATTRIBUTION})")
     else:
         yield Pair("sentiment", _ATTRIBUTION)
-    yield Pair("columns", ", ".join(data.prepared.matrix.names))
 
 
 def _fit(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:
@@ -302,7 +327,7 @@ def _robustness(document: Mapping[str, Any]) -> list[Bar]:
 
 
 def _checks(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Check]:
-    config, failures = record.config, dict(document["diagnostic_failures"])
+    config = record.config
     verified = document.get("verification", {})
 
     def compared(name: str, difference: float | None, limit: float) -> Check:
@@ -321,11 +346,19 @@ def _checks(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Check]:
     yield compared("serving features match training features", skew, SKEW)
     difference, limit = verified.get("prediction_difference"), prediction_limit(config.onnx_input)
     yield compared("served predictions match Keras", difference, limit)
-    for name, wanted in (("robustness", not config.skip_robustness), ("plots", True)):
-        state = "passed" if document["diagnostics"][name] else "failed" if wanted else "skipped"
-        yield Check(f"{name} completed", state, failures.pop(name, ""))
+
+
+def _steps(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Check]:
+    """Return what became of the optional steps."""
+    config, failures = record.config, dict(document["diagnostic_failures"])
+    for name, done, wanted in (
+        ("robustness", "measured", not config.skip_robustness),
+        ("plots", "written", True),
+    ):
+        state = done if document["diagnostics"][name] else "failed" if wanted else "skipped"
+        yield Check(name, state, failures.pop(name, ""))
     for name, text in failures.items():
-        yield Check(f"{name} completed", "failed", text)
+        yield Check(name, "failed", text)
 
 
 def _metadata(document: Mapping[str, Any]) -> dict[str, list[Pair]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atb_fast.evaluation.metrics import rmse
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports import charts
 from atb_fast.reports.style import LIGHT, STYLE
@@ -23,6 +24,7 @@ def plot_training(
     test_predictions: NDArray[np.float64],
     importance: dict[str, float],
     deviation: dict[str, float],
+    unshrunk: NDArray[np.float64] | None = None,
 ) -> None:
     """Write a PNG with loss, RMSE, permutation importance, and the last test predictions.
 
@@ -34,6 +36,7 @@ def plot_training(
         test_predictions: Prediction for each test window, quote currency, shape (windows,).
         importance: RMSE increase by column, quote currency.
         deviation: Standard deviation of each increase, drawn as error bars.
+        unshrunk: The predictions before shrinkage; None if the model is not shrunk.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,6 +49,7 @@ def plot_training(
             test_predictions=test_predictions,
             importance=importance,
             deviation=deviation,
+            unshrunk=unshrunk,
         )
         FigureCanvasAgg(figure)  # needs no window system and no global state
         figure.savefig(path, dpi=110)
@@ -59,6 +63,7 @@ def training_figure(
     test_predictions: NDArray[np.float64],
     importance: dict[str, float],
     deviation: dict[str, float],
+    unshrunk: NDArray[np.float64] | None = None,
 ) -> Any:
     """Return the matplotlib figure of `plot_training`."""
     from matplotlib.figure import Figure
@@ -70,10 +75,12 @@ def training_figure(
     loss, error, rises, last = figure.subplots(2, 2).flat
     charts.loss_by_epoch(loss, data, fitted)
     charts.rmse_by_epoch(error, data, fitted)
-    charts.importances(rises, importance, deviation)
     times, actual, persistence = charts.tested_closes(data)
+    charts.importances(rises, importance, deviation, rmse(actual, test_predictions))
     zoom = slice(-charts.ZOOM, None)
-    charts.prices(last, times[zoom], actual[zoom], persistence[zoom], test_predictions[zoom])
+    before = None if unshrunk is None else unshrunk[zoom]
+    shown = times[zoom], actual[zoom], persistence[zoom], test_predictions[zoom]
+    charts.prices(last, *shown, unshrunk=before)
     for axis, name in (
         (loss, "Loss by epoch"),
         (error, "RMSE by epoch"),

@@ -75,11 +75,15 @@ def time_axis(axis: Any) -> None:
 
 def number_axis(axis: Any, *, log: bool = False) -> None:
     """Label `axis`, an x or a y axis, with plain numbers and thousands separators."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     if log:
         low, high = axis.axes.get_ylim()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 5 * low else range(1, 10)))
+        if high <= 5 * low:  # powers of ten would be too far apart
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        else:
+            subs = (1, 2, 5) if high <= 100 * low else (1, 3) if high <= 1000 * low else (1,)
+            axis.set_major_locator(LogLocator(subs=subs, numticks=6))
         axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
 
@@ -88,5 +92,5 @@ def number_text(value: float) -> str:
     """Format a tick label as 1,234.5 or 2e9, with a typographic minus sign."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:,.10g}".replace("-", "−")
-    mantissa, exponent = f"{value:.2e}".split("e")
+    mantissa, exponent = f"{value:.5e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}".replace("-", "−")

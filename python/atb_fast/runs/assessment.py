@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.config import TrainingConfig
-from atb_fast.evaluation.diagnostics import evaluate, permutation_importance, robustness
+from atb_fast.evaluation.diagnostics import (
+    before_shrinkage,
+    evaluate,
+    permutation_importance,
+    robustness,
+)
 from atb_fast.evaluation.record import RunRecord, portable
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts import draw_charts
@@ -46,8 +51,11 @@ def assess(trained: Trained, directory: Path, timer: StageTimer) -> RunRecord:
     with timer.stage("evaluation"):
         predictions = predict(model, data, data.test)
         evaluation = evaluate(model, data, predictions)
+        outputs = trained.fitted.unshrunk
+        network = None if outputs is None else before_shrinkage(data, outputs)
+    unshrunk, errors = network or (None, None)
     failures: dict[str, str] = {}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"unshrunk": errors}
     with timer.stage("diagnostics"):
         if config.skip_robustness:
             log.info("robustness: skipped")
@@ -58,17 +66,22 @@ def assess(trained: Trained, directory: Path, timer: StageTimer) -> RunRecord:
             log.info("plots: skipped")
         else:
             with optional("plots", failures, directory):
-                found |= _plot(trained, predictions, directory / "training.png")
+                found |= _plot(trained, predictions, unshrunk, directory / "training.png")
         record = RunRecord(
             portable(config), data, trained.policy, trained.fitted, evaluation, **found
         )
         if not config.skip_plots:
             with optional("report", failures, directory):
-                record = replace(record, charts=draw_charts(record, predictions))
+                record = replace(record, charts=draw_charts(record, predictions, unshrunk))
     return replace(record, failures=failures)
 
 
-def _plot(trained: Trained, predictions: NDArray[np.float64], picture: Path) -> dict[str, Any]:
+def _plot(
+    trained: Trained,
+    predictions: NDArray[np.float64],
+    unshrunk: NDArray[np.float64] | None,
+    picture: Path,
+) -> dict[str, Any]:
     """Draw `picture`, and return the permutation importance as fields of a record."""
     config, data = trained.config, trained.data
     importance, deviation = permutation_importance(trained.model, data, config.seed)
@@ -81,6 +94,7 @@ def _plot(trained: Trained, predictions: NDArray[np.float64], picture: Path) -> 
         test_predictions=predictions,
         importance=importance,
         deviation=deviation,
+        unshrunk=unshrunk,
     )
     return {"importance": importance, "importance_deviation": deviation}
 

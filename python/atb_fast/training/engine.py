@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import FitOptions
@@ -37,6 +38,7 @@ class FitResult:
         best_epoch: The epoch whose weights the model has, counted from 1.
         epoch_seconds: Duration of each epoch with its evaluation; the first includes compilation.
         shrinkage: Factor by which the outputs of the fitted model were multiplied.
+        unshrunk: Outputs for the test windows before that; None if the factor is 1.
         diverged: The epoch in which the loss became NaN or infinite; None if it never did. Even
             then, the model has the weights of `best_epoch`.
         checkpoint: Path of the checkpoint; None if checkpoints were off. Remove the file once the
@@ -50,6 +52,7 @@ class FitResult:
     epoch_seconds: list[float]
     diverged: int | None = None
     shrinkage: float = 1.0
+    unshrunk: NDArray[np.float64] | None = field(default=None, compare=False)
     checkpoint: Path | None = None
 
     @property

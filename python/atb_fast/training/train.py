@@ -63,7 +63,10 @@ def train(
         twin.set_weights(model.get_weights())
         model = twin
     shrinkage = recipe.shrinkage(data, lambda starts: predict_outputs(model, data, starts))
+    unshrunk = None
     if shrinkage != 1.0:
+        # A factor of 0 would leave no trace of what the network predicts.
+        unshrunk = predict_outputs(model, data, data.test)
         last = model.layers[-1]
         last.set_weights([weights * np.float32(shrinkage) for weights in last.get_weights()])
     if shrinkage == 0.0:
@@ -76,7 +79,7 @@ def train(
             "shrinkage factor of predicted returns, estimated on the validation windows: %.2f",
             shrinkage,
         )
-    return model, replace(fitted, shrinkage=shrinkage)
+    return model, replace(fitted, shrinkage=shrinkage, unshrunk=unshrunk)
 
 
 def forget_models() -> None:
