@@ -106,6 +106,7 @@ def test_logarithmic_axes_have_few_ticks(
     chart.loss_by_epoch(axis, data, replace(fitted, history=history))
     assert axis.get_yscale() == "log"
     assert 2 <= len(ticks(axis)) <= 7
+    assert min(ticks(axis, "x")) >= 1
     labels = [axis.yaxis.get_major_formatter()(tick) for tick in ticks(axis)]
     assert len(set(labels)) == len(labels)
 
@@ -221,7 +222,7 @@ def test_predicted_prices_near_0_are_returns_above_minus_100_percent(axis: Any) 
     assert axis.get_xlim()[0] >= -100
     # The legend must not name a line that is not there.
     assert axis.get_legend_handles_labels()[1] == ["decile mean, 95% interval"]
-    assert texts(axis) == ["perfect calibration is outside this range"]
+    assert "(perfect calibration is out of range)" in axis.get_xlabel()
 
 
 def test_importance_within_its_deviation_or_float_noise_has_no_bar(axis: Any) -> None:
@@ -344,3 +345,14 @@ def test_long_series_keep_their_extremes() -> None:
 )
 def test_numbers_on_axes(value: float, text: str) -> None:
     assert number_text(value) == text
+
+
+def test_times_are_labeled_with_their_own_range(axis: Any) -> None:
+    times = np.arange("2024-12-20T19", "2025-01-01T00", dtype="datetime64[h]")
+    chart.residuals_over_time(axis, times, np.arange(float(len(times))))
+    axis.figure.canvas.draw()
+    assert axis.get_xlabel() == "open time, UTC, 2024-12-20 to 2024-12-31"
+    assert axis.xaxis.get_offset_text().get_text() == ""  # it would say 2025-Jan
+    still = Figure().subplots()
+    chart.residuals_over_time(still, times[:5], np.zeros(5))
+    assert still.get_xlabel() == "open time, UTC, 2024-12-20"

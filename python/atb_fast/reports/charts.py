@@ -233,7 +233,7 @@ def market(axis: Any, data: WindowedData, bar_ms: int) -> None:
     axis.set_ylabel("price, quote currency" + ", logarithmic" * log)
     axis.margins(x=0.01)
     number_axis(axis.yaxis, log=log)
-    time_axis(axis)
+    time_axis(axis, times)
 
 
 def _note(axis: Any, text: str) -> None:
@@ -285,6 +285,7 @@ def _by_epoch(
     else:
         axis.set_ylim(bottom=0)
     number_axis(axis.yaxis, log=log)
+    axis.set_xlim(0.5, fitted.epochs + 0.5)  # there is no epoch 0
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
@@ -312,7 +313,7 @@ def prices(
         axis.plot(*thinned(times, values), label=label, **style)
     axis.set_ylabel("close, quote currency")
     number_axis(axis.yaxis)
-    time_axis(axis)
+    time_axis(axis, times)
 
 
 def residuals_over_time(
@@ -323,7 +324,7 @@ def residuals_over_time(
     axis.plot(*thinned(times, residuals), color=LIGHT["model"], linewidth=0.8)
     axis.set_ylabel("predicted − actual, quote currency")
     number_axis(axis.yaxis)
-    time_axis(axis)
+    time_axis(axis, times)
 
 
 def histogram(axis: Any, residuals: NDArray[np.float64], persistence: NDArray[np.float64]) -> None:
@@ -345,7 +346,7 @@ def histogram(axis: Any, residuals: NDArray[np.float64], persistence: NDArray[np
         axis.stairs(counts, edges, color=color, linewidth=1.2, label=label)
     axis.axvline(0, color=LIGHT["muted"], linewidth=0.8)
     axis.set(xlabel="predicted − actual, quote currency", ylabel="test windows")
-    axis.xaxis.get_major_locator().set_params(nbins=4)
+    axis.xaxis.get_major_locator().set_params(nbins=5)
     number_axis(axis.xaxis)
 
 
@@ -387,8 +388,7 @@ def deciles(
             limits[0], limits[0], color=LIGHT["other"], linestyle="--", label="perfect calibration"
         )
     else:
-        text = "perfect calibration is outside this range"
-        axis.text(0.02, 0.02, text, color=LIGHT["muted"], transform=axis.transAxes)
+        axis.set_xlabel(f"{axis.get_xlabel()} (perfect calibration is out of range)")
     # No price falls by more than 100%.
     axis.set(xlim=(max(limits[0][0], -100.0), limits[0][1]), ylim=limits[1])
 

@@ -242,10 +242,12 @@ def _unshrunk(record: RunRecord) -> dict[str, Any] | None:
     results = record.unshrunk
     if results is None:
         return None
+    gain = results["diebold_mariano"]
+    than = "better than" if gain > 0 else "worse than" if gain < 0 else "from"
     return {
         "test_rmse": _number(results["test_rmse"]),
         "ratio": _ratio(results),
-        "statistic": f"{abs(results['diebold_mariano']):.1f} standard errors from persistence",
+        "statistic": f"{abs(gain):.1f} standard errors {than} persistence",
         "direction": _direction(results, record.data),
     }
 

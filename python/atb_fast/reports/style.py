@@ -63,14 +63,16 @@ def thinned(times: Any, values: NDArray[np.float64]) -> tuple[Any, NDArray[np.fl
     return times[kept], values[kept]
 
 
-def time_axis(axis: Any) -> None:
-    """Label the x axis of `axis` with UTC times."""
+def time_axis(axis: Any, times: NDArray[np.datetime64]) -> None:
+    """Label the x axis of `axis` with UTC times, and with the range of `times`."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     locator = AutoDateLocator(minticks=3, maxticks=7)
     axis.xaxis.set_major_locator(locator)
-    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    axis.set_xlabel("open time, UTC")
+    # The formatter would name the month or the year of the last tick only.
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    days = dict.fromkeys(np.datetime_as_string(times[[0, -1]], unit="D"))
+    axis.set_xlabel(f"open time, UTC, {' to '.join(days)}")
 
 
 def number_axis(axis: Any, *, log: bool = False) -> None:
