@@ -143,7 +143,7 @@ def test_the_report_has_the_results_of_publishing(bundle: Path, metadata: Any) -
     page = (bundle / "report.html").read_text(encoding="utf-8")
     assert bundle.name in page
     assert page.count("<svg ") == 9
-    assert page.count("passed") == 7
+    assert page.count("passed") == 5
     assert "failed" not in page
     for name in ("test_rmse", "persistence_rmse"):
         assert f">{metadata['evaluation_results'][name]:,.2f}<" in page

@@ -226,23 +226,33 @@ def test_the_network_before_shrinkage_stands_beside_the_model(
 
 
 @pytest.mark.parametrize(
-    ("promoted", "title"), [(True, "This version went live."), (False, "This version is not live.")]
+    ("promoted", "better", "tone", "title"),
+    [
+        (True, True, "note", "This version went live."),
+        (True, False, "bad", "This version went live."),
+        (False, False, "note", "This version did not go live."),
+    ],
 )
 def test_promotion_is_stated_near_the_headline(
-    tmp_path: Path,
     write: Write,
+    tmp_path: Path,
     make_record: Callable[..., RunRecord],
+    data: WindowedData,
     promoted: bool,
+    better: bool,
+    tone: str,
     title: str,
 ) -> None:
     page, document = write()
-    assert "live" not in " ".join(banner.text for banner in page.find("p", "banner"))
-    reason = "The test RMSE is larger than that of “no change” beyond chance."
+    assert " live." not in " ".join(banner.text for banner in page.find("p", "banner"))
+    reason = "the model is worse than “no change” (RMSE 2 against 1)"
     document["promotion"] = {"policy": "gate", "promoted": promoted, "reason": reason}
-    page = write_page(tmp_path, make_record(), document)
-    (banner,) = (found for found in page.find("p", "banner") if "live" in found.text)
-    assert banner.text == f"{title} {reason} (--promote gate)"
-    assert page.text.index(banner.text) < page.text.index("RMSE ratio")
+    record = make_record(data.targets(data.test) * 1.0001) if better else make_record()
+    page = write_page(tmp_path, record, document)
+    banner = page.find("p", "banner")[1]
+    assert banner.text == f"{title} T{reason[1:]} (promotion policy: gate)."
+    assert banner.attributes["class"] == f"banner {tone}"
+    assert page.text.index(title) < page.text.index("RMSE ratio")
 
 
 def test_steps_are_not_checks(write: Write) -> None:

@@ -188,10 +188,14 @@ def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Banner]
         chance = ", which can be due to chance" * (title == _UNDECIDED[1])
         text += f" (Diebold-Mariano test){chance}."
     yield Banner(tone, title, text)
-    if promotion := document.get("promotion"):
-        live = "This version went live." if promotion["promoted"] else "This version is not live."
-        policy = f"{promotion['reason']} (--promote {promotion['policy']})"
-        yield Banner("good" if promotion["promoted"] else "note", live, policy)
+    promotion = document.get("promotion")
+    if promotion and document["diagnostics"]["onnx"]:
+        reason = promotion["reason"].removesuffix(".")
+        reason = f"{reason[:1].upper()}{reason[1:]} (promotion policy: {promotion['policy']})."
+        if promotion["promoted"]:
+            yield Banner("bad" if tone == "bad" else "note", "This version went live.", reason)
+        else:
+            yield Banner("note", "This version did not go live.", reason)
     if document["dataset"]["synthetic"]:
         yield Banner(
             "note",
