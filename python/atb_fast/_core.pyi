@@ -8,15 +8,17 @@ A `frame` is any object with the Arrow PyCapsule interface, such as a Polars, py
   exports its NaN as null.
 - NaN and infinities raise a DataError that names the column and the row.
 - A `timestamp` column is strictly ascending and has no nulls. It holds timestamps of any unit,
-  or int64 milliseconds since 1970.
+  or int64 numbers of seconds, milliseconds, microseconds or nanoseconds since 1970; see
+  `epoch_ms`.
 
 Arrays have no nulls. In `sma`, `rsi` and `MinMaxScaler`, NaN is a missing value.
 
-An integer out of range raises an ArgumentError that names the argument, what was received and
-what was expected.
+An argument that is out of range or of the wrong type raises an ArgumentError that names the
+argument, what was received and what was expected. Integers may be NumPy's, but not floats or
+bools. A frame that cannot be used raises a DataError.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol, TypedDict, final
 
 import numpy as np
@@ -30,6 +32,7 @@ __all__ = [
     "MinMaxScaler",
     "WindowBatches",
     "build_info",
+    "epoch_ms",
     "merge",
     "read_archive",
     "rsi",
@@ -50,6 +53,22 @@ def build_info() -> _BuildInfo:
 
     Returns:
         A dict with `version`, and `profile`, which is `release` or `debug`.
+    """
+
+def epoch_ms(times: ArrayLike) -> NDArray[np.int64]:
+    """Return whole numbers since 1970 as milliseconds, whichever unit they are in.
+
+    Numbers below 1e11 are seconds, below 1e14 milliseconds, below 1e17 microseconds, and larger
+    ones nanoseconds. So each unit is recognized from 1973 on.
+
+    Args:
+        times: Shape (n,), integers.
+
+    Returns:
+        Shape (n,), int64.
+
+    Raises:
+        ArgumentError: `times` is not a one-dimensional array of integers.
     """
 
 def read_archive(
@@ -86,7 +105,7 @@ def read_archive(
 def merge(
     candles: _ArrowStream,
     other: _ArrowStream,
-    columns: Sequence[str],
+    columns: str | Iterable[str],
     *,
     how: Literal["exact", "resampled", "asof"],
     step_ms: int | None = None,
@@ -97,7 +116,7 @@ def merge(
     Args:
         candles: The left frame. The result has one row for each of its rows.
         other: The right frame.
-        columns: Columns of `other` to join.
+        columns: Columns of `other` to join; one name, or a list.
         how: `exact` takes the row with the same time. `resampled` first repeats `other` forward on
             a grid of `step_ms` milliseconds that starts at midnight UTC of its first row and ends
             with its last row, then joins exactly (as pandas' `resample().ffill()` and a left
@@ -113,9 +132,8 @@ def merge(
     Raises:
         ArgumentError: `columns` is empty, `how` is unknown or does not go with `step_ms` and
             `lag_ms`, or one of these is out of range.
-        DataError: A column is missing or not float64, a value is NaN or infinite, or the times are
-            not strictly ascending.
-        TypeError: `candles` or `other` is not an Arrow frame.
+        DataError: `candles` or `other` is not an Arrow frame, a column is missing or not float64, a
+            value is NaN or infinite, or the times are not strictly ascending.
     """
 
 def sma(values: ArrayLike, window: int) -> NDArray[np.float64]:
@@ -132,8 +150,8 @@ def sma(values: ArrayLike, window: int) -> NDArray[np.float64]:
         Shape (n,), float64, in the unit of `values`.
 
     Raises:
-        ArgumentError: `window` is out of range.
-        TypeError, ValueError: `values` is not a one-dimensional array of numbers.
+        ArgumentError: `window` is out of range, or `values` is not a one-dimensional array of
+            numbers.
     """
 
 def rsi(
@@ -162,13 +180,13 @@ def rsi(
         Shape (n,), float64.
 
     Raises:
-        ArgumentError: `window` is out of range or `method` is unknown.
-        TypeError, ValueError: `values` is not a one-dimensional array of numbers.
+        ArgumentError: `window` is out of range, `method` is unknown, or `values` is not a
+            one-dimensional array of numbers.
     """
 
 @final
 class Feature:
-    """One column of the feature matrix, and how it is computed. Immutable.
+    """One column of the feature matrix, and how it is computed. Immutable; can be pickled.
 
     Without `sma` and `rsi` the feature is the source column itself.
 
@@ -181,7 +199,8 @@ class Feature:
             missing values are skipped. Either way their rows are left out of the matrix.
 
     Raises:
-        ArgumentError: Both `sma` and `rsi` are given, or one is out of range.
+        ArgumentError: Both `sma` and `rsi` are given, one is out of range, or an argument has the
+            wrong type.
     """
 
     def __new__(
@@ -195,6 +214,7 @@ class Feature:
     ) -> Feature: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
+    def __getnewargs_ex__(self) -> tuple[tuple[str, str], dict[str, int | float | None]]: ...
     @property
     def name(self) -> str:
         """Its name in the matrix."""
@@ -227,12 +247,13 @@ class MinMaxScaler:
         data_max: Largest value of the feature.
 
     Raises:
-        ArgumentError: The two are not finite, or `data_min` is greater than `data_max`.
+        ArgumentError: The two are not finite numbers, or `data_min` is greater than `data_max`.
     """
 
     def __new__(cls, data_min: float, data_max: float) -> MinMaxScaler: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
+    def __getnewargs__(self) -> tuple[float, float]: ...
     @property
     def data_min(self) -> float:
         """Smallest value of the feature."""
@@ -259,7 +280,7 @@ class MinMaxScaler:
             Shape (n,), float64.
 
         Raises:
-            TypeError, ValueError: `values` is not a one-dimensional array of numbers.
+            ArgumentError: `values` is not a one-dimensional array of numbers.
         """
 
     def inverse_transform(self, values: ArrayLike) -> NDArray[np.float64]:
@@ -272,25 +293,31 @@ class MinMaxScaler:
             Shape (n,), float64, in the unit of the feature.
 
         Raises:
-            TypeError, ValueError: `values` is not a one-dimensional array of numbers.
+            ArgumentError: `values` is not a one-dimensional array of numbers.
         """
 
 @final
 class FeaturePipeline:
-    """Features in channel order, and their scalers once fitted. Immutable.
+    """Features in channel order, and their scalers once fitted.
+
+    Only `fit` changes a pipeline. It can be pickled; the scalers of the copy are the same bit for
+    bit. Threads can share it: each `transform` uses the scalers of one fit.
 
     Args:
         features: At least one, with unique names.
         scalers: One for each feature. With them, the pipeline is already fitted.
 
     Raises:
-        ArgumentError: There is no feature, a name is not unique, a `null_as` is not finite, or the
-            number of scalers is wrong.
+        ArgumentError: There is no feature, a name is not unique, a `null_as` is not finite, the
+            number of scalers is wrong, or an argument has the wrong type.
     """
 
     def __new__(
         cls, features: Sequence[Feature], *, scalers: Sequence[MinMaxScaler] | None = None
     ) -> FeaturePipeline: ...
+    def __getnewargs_ex__(
+        self,
+    ) -> tuple[tuple[list[Feature]], dict[str, list[MinMaxScaler] | None]]: ...
     @property
     def features(self) -> list[Feature]:
         """The features in channel order."""
@@ -310,10 +337,11 @@ class FeaturePipeline:
         rows: tuple[int, int] | None = None,
         threads: int | None = None,
     ) -> FeaturePipeline:
-        """Return this pipeline with scalers fitted on rows of `frame`.
+        """Fit the scalers on rows of `frame`, and return this pipeline.
 
         Each scaler sees every value that its feature has on these rows, including rows that are
-        left out of the matrix because another feature is missing.
+        left out of the matrix because another feature is missing. Fitting again replaces the
+        scalers. After an error, they are those from before.
 
         Args:
             frame: Candles with the source columns, float64.
@@ -322,13 +350,13 @@ class FeaturePipeline:
                 cores. The result does not depend on it.
 
         Returns:
-            A new pipeline. This one does not change.
+            This pipeline, as in scikit-learn.
 
         Raises:
             ArgumentError: `rows` is not within the frame, or `threads` is out of range.
-            DataError: A column is missing or not float64, a value is NaN or infinite, timestamps
-                are not strictly ascending, or a feature has no value to fit on or too large ones.
-            TypeError: `frame` is not an Arrow frame.
+            DataError: `frame` is not an Arrow frame, a column is missing or not float64, a value is
+                NaN or infinite, timestamps are not strictly ascending, or a feature has no value to
+                fit on or too large ones.
         """
 
     def transform(self, frame: _ArrowStream, *, threads: int | None = None) -> FeatureMatrix:
@@ -345,9 +373,8 @@ class FeaturePipeline:
 
         Raises:
             ArgumentError: The pipeline is not fitted, or `threads` is out of range.
-            DataError: A column is missing or not float64, a value is NaN or infinite, or timestamps
-                are not strictly ascending.
-            TypeError: `frame` is not an Arrow frame.
+            DataError: `frame` is not an Arrow frame, a column is missing or not float64, a value is
+                NaN or infinite, or timestamps are not strictly ascending.
         """
 
     def transform_float64(
@@ -365,12 +392,11 @@ class FeaturePipeline:
         Raises:
             ArgumentError: As `transform`.
             DataError: As `transform`.
-            TypeError: As `transform`.
         """
 
 @final
 class FeatureMatrix:
-    """The row-major float32 feature matrix, shape (rows, features). Immutable.
+    """The row-major float32 feature matrix, shape (rows, features). Immutable; can be pickled.
 
     Args:
         values: Shape (rows, features), float32, at least one feature. They are copied.
@@ -379,17 +405,20 @@ class FeatureMatrix:
             Default: 0, 1, 2 and so on.
 
     Raises:
-        ArgumentError: The number of names or rows is wrong, or rows are not ascending from 0 on.
-        TypeError: `values` is not a two-dimensional float32 array.
+        ArgumentError: `values` is not a two-dimensional float32 array, the number of names or rows
+            is wrong, or rows are not ascending from 0 on.
     """
 
     def __new__(
         cls,
         values: NDArray[np.float32],
-        names: Sequence[str],
+        names: str | Iterable[str],
         *,
-        rows: NDArray[np.int64] | None = None,
+        rows: ArrayLike | None = None,
     ) -> FeatureMatrix: ...
+    def __getnewargs_ex__(
+        self,
+    ) -> tuple[tuple[NDArray[np.float32], list[str]], dict[str, NDArray[np.int64]]]: ...
     def __len__(self) -> int: ...
     @property
     def shape(self) -> tuple[int, int]:
@@ -432,7 +461,7 @@ class FeatureMatrix:
         """
 
     def gather(
-        self, starts: NDArray[np.int64], length: int, *, out: NDArray[np.float32] | None = None
+        self, starts: ArrayLike, length: int, *, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Copy the windows at `starts` into one contiguous array, without the GIL.
 
@@ -447,12 +476,11 @@ class FeatureMatrix:
             `out`, or a new array of shape (batch, length, features), float32.
 
         Raises:
-            ArgumentError: A window does not fit into the matrix, `length` is out of range, or `out`
-                is read-only or not as described.
+            ArgumentError: A window does not fit into the matrix, `length` is out of range,
+                `starts` is not a one-dimensional array of integers, or `out` is read-only or not
+                as described.
             DataError: The matrix has fewer rows than a window.
             MemoryError: The windows do not fit into memory.
-            TypeError: `starts` is not a one-dimensional int64 array, or `out` not a
-                three-dimensional float32 one.
         """
 
     def batches(
@@ -461,7 +489,7 @@ class FeatureMatrix:
         length: int,
         batch_size: int,
         *,
-        starts: NDArray[np.int64] | None = None,
+        starts: ArrayLike | None = None,
         seed: int | None = None,
         epoch: int = 0,
     ) -> WindowBatches:
@@ -483,11 +511,10 @@ class FeatureMatrix:
             (batch,).
 
         Raises:
-            ArgumentError: There is not one target for each row, a window does not fit, or a number
-                is out of range.
+            ArgumentError: `targets` is not a one-dimensional float32 array with one target for each
+                row, `starts` is not a one-dimensional array of integers, a window does not fit, or
+                a number is out of range.
             DataError: The matrix has too few rows for one window and its target.
-            TypeError: `targets` is not a one-dimensional float32 array, or `starts` not a
-                one-dimensional int64 one.
         """
 
 @final
@@ -496,16 +523,15 @@ class CandleMatrix:
 
     Args:
         frame: Candles with these columns, float64. They are copied. Null is a missing value.
-        columns: Names of the columns, in the order of the matrix, at least one.
+        columns: Names of the columns, in the order of the matrix, at least one; or one name.
 
     Raises:
         ArgumentError: `columns` is empty.
-        DataError: A column is missing or not float64, a value is NaN or infinite, or timestamps are
-            not strictly ascending.
-        TypeError: `frame` is not an Arrow frame.
+        DataError: `frame` is not an Arrow frame, a column is missing or not float64, a value is NaN
+            or infinite, or timestamps are not strictly ascending.
     """
 
-    def __new__(cls, frame: _ArrowStream, columns: Sequence[str]) -> CandleMatrix: ...
+    def __new__(cls, frame: _ArrowStream, columns: str | Iterable[str]) -> CandleMatrix: ...
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows and of columns."""
@@ -542,9 +568,7 @@ class CandleMatrix:
             ArgumentError: `length` is out of range.
         """
 
-    def ranges(
-        self, column: str, starts: NDArray[np.int64], length: int
-    ) -> list[NDArray[np.float64]]:
+    def ranges(self, column: str, starts: ArrayLike, length: int) -> list[NDArray[np.float64]]:
         """Return the lowest and the highest value of one column in each window.
 
         Args:
@@ -557,14 +581,13 @@ class CandleMatrix:
             skipped.
 
         Raises:
-            ArgumentError: There is no such column, a window does not fit into the matrix, or
-                `length` is out of range.
+            ArgumentError: There is no such column, a window does not fit into the matrix, `length`
+                is out of range, or `starts` is not a one-dimensional array of integers.
             DataError: The matrix has fewer rows than a window.
-            TypeError: `starts` is not a one-dimensional int64 array.
         """
 
     def gather(
-        self, starts: NDArray[np.int64], length: int, *, out: NDArray[np.float32] | None = None
+        self, starts: ArrayLike, length: int, *, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Return the windows at `starts`, each scaled by its own values, without the GIL.
 
@@ -581,13 +604,12 @@ class CandleMatrix:
             `out`, or a new array of shape (batch, length, columns), float32.
 
         Raises:
-            ArgumentError: A window does not fit into the matrix, `length` is out of range, or `out`
-                is read-only or not as described.
+            ArgumentError: A window does not fit into the matrix, `length` is out of range,
+                `starts` is not a one-dimensional array of integers, or `out` is read-only or not
+                as described.
             DataError: A window has a value that is missing, zero or negative, or the matrix has
                 fewer rows than a window.
             MemoryError: The windows do not fit into memory.
-            TypeError: `starts` is not a one-dimensional int64 array, or `out` not a
-                three-dimensional float32 one.
         """
 
 @final

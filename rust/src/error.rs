@@ -92,7 +92,7 @@ pub enum Error {
         feature: String,
     },
     /// A pipeline was used before it was fitted.
-    #[error("the pipeline has no scalers yet; call fit() first")]
+    #[error("the pipeline is not fitted; call fit() first, or pass scalers")]
     NotFitted,
     /// A window does not fit into the matrix.
     #[error(

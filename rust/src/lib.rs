@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod candles;
 pub mod column;
+pub mod epoch;
 pub mod error;
 pub mod matrix;
 pub mod memory;

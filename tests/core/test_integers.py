@@ -1,7 +1,8 @@
-"""Integers out of range: the error names the argument, what was received and what was expected."""
+"""Invalid integers: the error names the argument, what was received and what was expected."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -72,15 +73,24 @@ def test_out_of_range(call: Callable[[Any], Any], name: str, low: int, high: int
 def test_values_that_are_not_integers(
     call: Callable[[Any], Any], name: str, low: int, high: int
 ) -> None:
-    for bad in (1.0, "1", [1]):
-        with pytest.raises(TypeError):
+    for bad in (120.0, np.float64(120), "1", [1], True, np.True_):
+        received = rf"{name} is {re.escape(repr(bad))}"
+        with pytest.raises(ArgumentError, match=f"^{received}, expected an integer of at least"):
             call(bad)
+
+
+@pytest.mark.parametrize(("call", "name", "low", "high"), CALLS)
+def test_integers_of_numpy(call: Callable[[Any], Any], name: str, low: int, high: int) -> None:
+    for kind in (np.int8, np.uint64, np.int64):
+        call(kind(low if name != r"rows\[1\]" else 3))
+    with pytest.raises(ArgumentError, match=f"^{name} is -1, expected an integer of at least"):
+        call(np.int32(-1))
 
 
 def test_a_day_of_a_file() -> None:
     with pytest.raises(ArgumentError, match=f"the day of a file is {2**63}, expected .* at most"):
         _core.read_archive([(2**63, b"")], max_rows=1, day_ms=1)
-    with pytest.raises(TypeError):
+    with pytest.raises(ArgumentError, match=r"the day of a file is 0.5, expected an integer"):
         _core.read_archive([(0.5, b"")], max_rows=1, day_ms=1)  # type: ignore[list-item]
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import multiprocessing
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +22,7 @@ from atb_fast import _core
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.features.indicators import PRICE_FEATURES
+from atb_fast.features.windows import windows
 
 Pipeline = _core.FeaturePipeline
 Feature = _core.Feature
@@ -134,6 +140,122 @@ def test_other_dtypes(dtype: pl.DataType) -> None:
         Pipeline([Feature("x", "x")]).fit(frame)
 
 
+def unusable_frames() -> list[tuple[Any, str]]:
+    frame = pl.DataFrame({"x": [1.0, 2.0]})
+    text = pd.DataFrame({"x": [1.0, "a"]}, dtype=object)
+    return [
+        (frame["x"], r"got Series, expected a frame with named columns; call to_frame\(\)"),
+        (pd.Series([1.0]), r"got Series, expected a frame with named columns; call to_frame\(\)"),
+        (pa.array([1.0]), "the DoubleArray cannot be read as a frame with named columns"),
+        (frame.lazy(), "got LazyFrame, expected a Polars, pyarrow or pandas frame"),
+        (frame.to_numpy(), "got ndarray, expected a Polars, pyarrow or pandas frame"),
+        ({"x": [1.0]}, "got dict, expected a Polars, pyarrow or pandas frame"),
+        (None, "got NoneType, expected a Polars, pyarrow or pandas frame"),
+        (text, "the DataFrame cannot be read .*'a'.* column x with type object"),
+        (
+            pd.DataFrame([[1.0, 2.0]], columns=["x", "x"]),
+            r"the DataFrame cannot be read .* Duplicate column names found: \['x', 'x'\]",
+        ),
+        (frame.with_columns(x=pl.lit(None)), "column 'x' has dtype Null, because all of its"),
+        (frame.with_columns(y=pl.lit(None)), "column 'y' has dtype Null, .* cast it .* or drop it"),
+        (pd.DataFrame({"x": [None, None]}), "column 'x' has dtype Null, expected float64"),
+        (pl.DataFrame({"x": pl.Series([object()], dtype=pl.Object)}), "column 'x' has dtype"),
+    ]
+
+
+@pytest.mark.parametrize(("frame", "message"), unusable_frames())
+def test_frames_that_cannot_be_read(frame: Any, message: str) -> None:
+    good = pl.DataFrame({"timestamp": [1, 2], "x": [1.0, 2.0]})
+    fitted = Pipeline([Feature("x", "x")]).fit(good)
+    calls: list[Callable[[Any], Any]] = [
+        fitted.fit,
+        fitted.transform,
+        fitted.transform_float64,
+        lambda frame: windows(frame, 1, ["x"]),
+        lambda frame: _core.CandleMatrix(frame, ["x"]),
+    ]
+    for call in calls:
+        with pytest.raises(DataError, match=message):
+            call(frame)
+    for left, right in ((frame, good), (good, frame)):
+        with pytest.raises(DataError, match=f"{message}|'timestamp' is missing"):
+            _core.merge(left, right, ["x"], how="exact")
+
+
+def test_one_name_is_a_list_of_one() -> None:
+    frame = pl.DataFrame({"timestamp": [1, 2], "close": [1.0, 2.0]})
+    np.testing.assert_array_equal(windows(frame, 1, "close"), windows(frame, 1, ["close"]))
+    np.testing.assert_array_equal(windows(frame, 1, iter(["close"])), windows(frame, 1, ["close"]))
+    assert _core.CandleMatrix(frame, "close").names == ["close"]
+    assert _core.FeatureMatrix(np.ones((2, 1), np.float32), "close").names == ["close"]
+    merged = pl.DataFrame(_core.merge(frame, frame, "close", how="exact"))
+    assert merged.equals(frame.select("close"))
+    for bad in (None, 3, ["close", 3]):
+        calls: list[Callable[[Any], Any]] = [
+            lambda names: windows(frame, 1, names),
+            lambda names: _core.CandleMatrix(frame, names),
+            lambda names: _core.merge(frame, frame, names, how="exact"),
+        ]
+        for call in calls:
+            with pytest.raises(ArgumentError, match=r"is .*, expected a (name|string)"):
+                call(bad)
+
+
+def test_fit_changes_the_pipeline_as_in_scikit_learn(daily: pl.DataFrame) -> None:
+    pipeline = Pipeline([Feature("close", "close")])
+    with pytest.raises(ArgumentError, match=r"the pipeline is not fitted; call fit\(\) first"):
+        pipeline.transform(daily)
+    assert pipeline.fit(daily) is pipeline
+    whole = pipeline.transform(daily)
+    assert pipeline.fit(daily, rows=(0, 100)) is pipeline
+    part = pipeline.scalers
+    assert part[0].data_max == daily["close"][:100].max()
+    # A matrix does not depend on what happens to its pipeline.
+    assert whole.values.max() == 1.0
+    with pytest.raises(DataError):
+        pipeline.fit(daily.drop("close"))
+    assert pipeline.scalers == part
+
+
+def test_threads_see_the_scalers_of_one_fit() -> None:
+    frame = pl.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]})
+    frames = [frame * factor for factor in (1.0, 2.0)]
+    pipeline = Pipeline([Feature("x", "x"), Feature("y", "y")]).fit(frame)
+
+    def fit_and_transform(number: int) -> bool:
+        rows = pipeline.fit(frames[number % 2]).transform(frame).values
+        return bool(rows[1, 0] == rows[1, 1])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(fit_and_transform, range(400)))
+
+
+def transformed(pipeline: _core.FeaturePipeline, frame: pl.DataFrame) -> _core.FeatureMatrix:
+    return pipeline.transform(frame)
+
+
+def test_pickles(daily: pl.DataFrame) -> None:
+    features = [*PRICE_FEATURES, Feature("volume", "volume", null_as=-0.0)]
+    pipeline = Pipeline(features)
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        empty = pickle.loads(pickle.dumps(pipeline, protocol))
+        assert (empty.features, empty.scalers) == (features, [])
+    pipeline.fit(daily)
+    for again in (pickle.loads(pickle.dumps(pipeline)), copy.deepcopy(pipeline)):
+        assert again is not pipeline
+        assert again.features == features
+        assert [repr(scaler) for scaler in again.scalers] == list(map(repr, pipeline.scalers))
+        expected = pipeline.transform_float64(daily).tobytes()
+        assert again.transform_float64(daily).tobytes() == expected
+    matrix = pipeline.transform(daily)
+    # A spawned process has nothing but the pickle.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        there = pool.submit(transformed, pipeline, daily).result()
+    assert there.values.tobytes() == matrix.values.tobytes()
+    assert there.rows.tobytes() == matrix.rows.tobytes()
+    assert (there.names, there.shape) == (matrix.names, matrix.shape)
+
+
 def test_values_too_large_to_scale() -> None:
     frame = pl.DataFrame({"x": [1e308, 1e308, -1e308, 0.0]})
     for feature in (Feature("x", "x"), Feature("x", "x", sma=2)):
@@ -179,6 +301,7 @@ def test_repr_and_equality(daily: pl.DataFrame) -> None:
     assert repr(pipeline.fit(daily)) == "FeaturePipeline(mean, fitted)"
     assert pipeline.features == [Feature("mean", "close", sma=7)]
     assert repr(pipeline.features[0]) == "Feature('mean', 'close', sma=7)"
+    assert repr(Feature("x", "y", rsi=3, null_as=0.0)) == "Feature('x', 'y', rsi=3, null_as=0.0)"
     assert "FeatureMatrix(" in repr(pipeline.fit(daily).transform(daily))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,18 +14,17 @@ import pytest
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError, DataError
+from atb_fast.ingestion.files import read_sentiment
 
 HOUR = 3_600_000
+#: The extension, for calls that a type checker would refuse.
+UNTYPED: Any = _core
 
 
 def frame(times: list[int], **columns: list[float | None]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {"timestamp": times, **columns}, schema_overrides=dict.fromkeys(columns, pl.Float64)
-    )
-
-
-def utc(name: str = "timestamp") -> pl.Expr:
-    return pl.from_epoch(name, "ms").dt.replace_time_zone("UTC")
+    """Return a frame whose times are given in milliseconds."""
+    kinds: dict[str, Any] = {"timestamp": pl.Datetime("ms"), **dict.fromkeys(columns, pl.Float64)}
+    return pl.DataFrame({"timestamp": times, **columns}, schema=kinds)
 
 
 @pytest.fixture
@@ -71,6 +72,55 @@ def test_series_arguments() -> None:
         _core.rsi([1.0], 14, method="exponential")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("values", "received"),
+    [
+        (None, "None"),
+        ("abc", "'abc'"),
+        (["a", 1.0], r"\['a', 1.0\]"),
+        (np.ones((2, 3)), r"of type ndarray with dtype float64 and shape \(2, 3\)"),
+        (pl.DataFrame({"x": ["a"] * 99}), "of type DataFrame"),
+        (pl.Series("x", ["a"] * 99), r"of type Series with dtype String and shape \(99,\)"),
+    ],
+)
+def test_values_that_are_no_array_of_numbers(values: Any, received: str) -> None:
+    scaler = _core.MinMaxScaler(0.0, 1.0)
+    window_of_2 = [lambda given: _core.sma(given, 2), lambda given: _core.rsi(given, 2)]
+    for call in (*window_of_2, scaler.transform, scaler.inverse_transform):
+        expected = f"^values is {received}, expected a one-dimensional array of numbers"
+        with pytest.raises(ArgumentError, match=expected):
+            call(values)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: UNTYPED.rsi([1.0], 2, method=3), "method is 3, expected 'simple' or 'wilder'"),
+        (lambda: UNTYPED.merge(None, None, ["x"], how=None), "got NoneType, expected a Polars"),
+        (lambda: UNTYPED.Feature(1, "x"), "name is 1, expected a string"),
+        (lambda: UNTYPED.Feature("x", None), "source is None, expected the name of a column"),
+        (
+            lambda: UNTYPED.Feature("x", "x", null_as="0"),
+            "null_as is '0', expected a number or None",
+        ),
+        (lambda: UNTYPED.MinMaxScaler("0", 1.0), "data_min is '0', expected a number"),
+        (
+            lambda: UNTYPED.FeaturePipeline("close"),
+            "features is 'close', expected a list of Feature",
+        ),
+        (lambda: UNTYPED.FeaturePipeline(["close"]), r"features is \['close'\], expected a list"),
+        (
+            lambda: UNTYPED.FeaturePipeline([UNTYPED.Feature("x", "x")], scalers=[1]),
+            r"scalers is \[1\], expected a list of MinMaxScaler or None",
+        ),
+        (lambda: UNTYPED.epoch_ms([1.5]), r"times is \[1.5\], expected .* array of integers"),
+    ],
+)
+def test_arguments_of_the_wrong_type(call: Any, message: str) -> None:
+    with pytest.raises((ArgumentError, DataError), match=message):
+        call()
+
+
 def test_exact_merge_equals_a_polars_join() -> None:
     left = frame([0, 1, 2, 5])
     right = frame([1, 2, 3], x=[10.0, None, 30.0])
@@ -88,7 +138,7 @@ def test_resampled_merge_equals_pandas_resample() -> None:
 
     series = pd.Series(right["x"].to_numpy(), index=pd.to_datetime(days, unit="ms"))
     grid = series.resample("1h").ffill()
-    expected = grid.reindex(pd.to_datetime(left["timestamp"].to_numpy(), unit="ms"))
+    expected = grid.reindex(pd.to_datetime(left["timestamp"].to_numpy()))
     got = merged["x"].to_numpy()
     assert np.isnan(got).sum() > 20
     np.testing.assert_array_equal(got, expected.to_numpy())
@@ -98,26 +148,39 @@ def test_asof_merge_equals_polars_join_asof() -> None:
     left = frame([0, 10, 20, 30, 40])
     right = frame([5, 12, 30], x=[1.0, 2.0, 3.0])
     merged = pl.DataFrame(_core.merge(left, right, ["x"], how="asof", lag_ms=5))
-    lagged = right.with_columns(pl.col("timestamp") + 5)
+    lagged = right.with_columns(pl.col("timestamp") + timedelta(milliseconds=5))
     expected = left.join_asof(lagged, on="timestamp")
     assert merged["x"].to_list() == expected["x"].to_list() == [None, 1.0, 2.0, 2.0, 3.0]
 
 
-@pytest.mark.parametrize("unit", ["ms", "us", "ns", "s", "int"])
-def test_merge_takes_every_timestamp_unit(unit: str) -> None:
-    times = pa.array([0, 86_400_000], pa.int64())
-    if unit != "int":
-        times = times.cast(pa.timestamp("ms", "UTC")).cast(pa.timestamp(unit, "UTC"))
+@pytest.mark.parametrize("whole_numbers", [False, True])
+@pytest.mark.parametrize("unit", ["ms", "us", "ns", "s"])
+def test_merge_takes_every_timestamp_unit(unit: str, whole_numbers: bool) -> None:
+    days = [1_577_836_800_000, 1_577_923_200_000]  # from 2020-01-01 on
+    times = pa.array(days, pa.timestamp("ms", "UTC")).cast(pa.timestamp(unit, "UTC"))
+    if whole_numbers:
+        times = times.cast(pa.int64())
+        assert _core.epoch_ms(times).tolist() == days
     left = pa.table({"timestamp": times})
-    right = frame([86_400_000], x=[4.0]).with_columns(utc())
-    merged = pl.DataFrame(_core.merge(left, right, ["x"], how="exact"))
+    right = frame(days[1:], x=[4.0]).with_columns(pl.col("timestamp").dt.replace_time_zone("UTC"))
+    merged = pl.DataFrame(_core.merge(left, right, "x", how="exact"))
     assert merged["x"].to_list() == [None, 4.0]
+
+
+def test_whole_numbers_have_the_same_unit_in_files_and_in_frames(tmp_path: Path) -> None:
+    seconds = np.array([946_684_800, 1_000_000_000, 1_704_067_200, 4_102_444_799])
+    for factor in (1, 1000, 10**6, 10**9):
+        numbers = pl.DataFrame({"timestamp": seconds * factor, "value": 50.0})
+        numbers.write_parquet(tmp_path / "index.parquet")
+        days = read_sentiment(tmp_path / "index.parquet")["timestamp"].dt.epoch("ms")
+        assert _core.epoch_ms(numbers["timestamp"]).tolist() == (seconds * 1000).tolist()
+        assert days.to_list() == (seconds // 86_400 * 86_400_000).tolist()
 
 
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        ([3, 2], "row 1: timestamp 2 ms follows 3 ms"),
+        ([3, 2], "row 1: timestamp 2000 ms follows 3000 ms"),
         ([2, 2], "strictly ascending"),
         ([1, None], "row 1: the timestamp is null"),
         (["a", "b"], "has dtype .*, expected a timestamp"),
@@ -140,14 +203,14 @@ def test_merge_arguments() -> None:
             _core.merge(good, good, ["x"], how=how, **extra)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="columns is empty"):
         _core.merge(good, good, [], how="exact")
-    with pytest.raises(ArgumentError, match="would look into the future"):
+    with pytest.raises(ArgumentError, match="lag_ms is -1, expected an integer of at least 0"):
         _core.merge(good, good, ["x"], how="asof", lag_ms=-1)
-    with pytest.raises(TypeError, match=r"Arrow PyCapsule interface .* got list"):
+    with pytest.raises(DataError, match=r"got list, expected a Polars, pyarrow or pandas frame"):
         _core.merge([1], good, ["x"], how="exact")  # type: ignore[arg-type]
 
 
 def test_empty_frames_merge_to_nulls() -> None:
-    empty = frame([], x=[]).cast({"timestamp": pl.Int64})
+    empty = frame([], x=[])
     merged = pl.DataFrame(_core.merge(frame([1]), empty, ["x"], how="asof"))
     assert merged["x"].to_list() == [None]
     assert len(pl.DataFrame(_core.merge(empty, frame([1], x=[1.0]), ["x"], how="exact"))) == 0

@@ -49,8 +49,9 @@ def files() -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize("threads", [2, 3, 7, 1024])
 def test_features_do_not_depend_on_it(frame: pl.DataFrame, threads: int) -> None:
-    pipeline = _core.FeaturePipeline(PRICE_FEATURES)
-    one, several = (pipeline.fit(frame, threads=count) for count in (1, threads))
+    one, several = (
+        _core.FeaturePipeline(PRICE_FEATURES).fit(frame, threads=count) for count in (1, threads)
+    )
     for ours, theirs in zip(one.scalers, several.scalers, strict=True):
         ends = [np.array([each.data_min, each.data_max]).tobytes() for each in (ours, theirs)]
         assert ends[0] == ends[1]

@@ -115,7 +115,7 @@ def test_gather_arguments(matrix: Any) -> None:
     strided = np.empty((1, LENGTH, 2 * FEATURES), np.float32)[:, :, ::2]
     with pytest.raises(ArgumentError, match="C-contiguous"):
         matrix.gather(np.array([0]), LENGTH, out=strided)
-    with pytest.raises(TypeError, match="out is not a float32 array of three dimensions"):
+    with pytest.raises(ArgumentError, match="out is not a float32 array of three dimensions"):
         matrix.gather(np.array([0]), LENGTH, out=np.empty((1, LENGTH, FEATURES)))
     with pytest.raises(ArgumentError, match="out cannot be written"):
         matrix.gather(np.array([0]), LENGTH, out=matrix.windows(LENGTH)[:1])
@@ -126,8 +126,19 @@ def test_gather_arguments(matrix: Any) -> None:
     large = _core.FeatureMatrix(np.zeros((2**16, 1), np.float32), ["x"])
     with pytest.raises(MemoryError, match="gather fewer windows at a time"):
         large.gather(np.zeros(2**28, np.int8).astype(np.int64)[: 2**26], 2**16)
-    with pytest.raises(TypeError):
-        matrix.gather(np.array([0.5]), LENGTH)
+    bad: list[Any] = [np.array([0.5]), [0.5], None, np.array([[0]])]
+    for starts in bad:
+        with pytest.raises(ArgumentError, match=r"starts is .*, expected a one-dim.* of integers"):
+            matrix.gather(starts, LENGTH)
+    good: list[Any] = [np.array([3], np.int32), np.array([3], np.uint8), [3], pl.Series([3])]
+    for starts in good:
+        np.testing.assert_array_equal(matrix.gather(starts, LENGTH)[0], matrix.values[3:23])
+    assert matrix.gather([], LENGTH).shape == (0, LENGTH, FEATURES)
+    for values in (np.ones((2, 2)), np.ones(2, np.float32), [[1.0]], None):
+        with pytest.raises(ArgumentError, match=r"^values is .*, expected a two-dimensional float"):
+            _core.FeatureMatrix(values, ["a"])  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="names is 3, expected a name or a list of names"):
+        _core.FeatureMatrix(matrix.values, 3)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="4 columns and names has 1"):
         _core.FeatureMatrix(matrix.values, ["a"])
 
@@ -173,6 +184,10 @@ def test_batches_arguments(matrix: Any) -> None:
         ArgumentError, match="targets has 3 values, expected one for each of the 500"
     ):
         matrix.batches(targets[:3], LENGTH, 32)
+    with pytest.raises(ArgumentError, match="targets is of type ndarray with dtype float64 and "):
+        matrix.batches(targets.astype(np.float64), LENGTH, 32)
+    with pytest.raises(ArgumentError, match=r"starts is \[0.5\], expected a one-dim.* of integers"):
+        matrix.batches(targets, LENGTH, 32, starts=[0.5])
     with pytest.raises(ArgumentError, match="batch_size is 0"):
         matrix.batches(targets, LENGTH, 0)
     with pytest.raises(ArgumentError, match="window start 480"):

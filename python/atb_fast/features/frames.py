@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from atb_fast import _core
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -26,11 +28,11 @@ class ArrowFrame(Protocol):
 
 
 def epoch_ms(times: pl.Series) -> NDArray[np.int64]:
-    """Return times as milliseconds since 1970. Integers are read as milliseconds."""
+    """Return times as milliseconds since 1970; see `_core.epoch_ms` for the unit of integers."""
     import polars as pl
 
     if times.dtype.is_integer():
-        return times.cast(pl.Int64).to_numpy().copy()
+        return _core.epoch_ms(times.to_numpy())
     zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
     milliseconds = times.cast(pl.Datetime("ms", zone)).cast(pl.Int64)
     return milliseconds.to_numpy().copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from atb_fast._core import CandleMatrix, Feature, FeaturePipeline, MinMaxScaler
 from atb_fast.config import CANDLE_COLUMNS
+from atb_fast.errors import ArgumentError
 from atb_fast.features.frames import ArrowFrame
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
@@ -113,24 +114,29 @@ class WindowedData:
 
 
 def windows(
-    frame: ArrowFrame, length: int, columns: Sequence[str] = CANDLE_COLUMNS
+    frame: ArrowFrame, length: int, columns: str | Iterable[str] = CANDLE_COLUMNS
 ) -> NDArray[np.float32]:
     """Return every window of `length` rows of `frame`, unscaled.
 
     Args:
         frame: A frame with float64 `columns`. Rows with a null are skipped.
-        length: Rows in a window.
-        columns: The columns of a window, in order.
+        length: Rows in a window, at least 1.
+        columns: The columns of a window, in order; or the name of one column.
 
     Returns:
         Shape (rows - length + 1, length, columns), float32. It is a read-only view: the windows
         share the memory of one copy of the columns.
 
     Raises:
-        DataError: A column is missing, is not float64, or has NaN or infinities; or the frame has
-            fewer rows than a window.
+        ArgumentError: `length` is out of range, or `columns` is empty, has a name twice, or has
+            something else than names.
+        DataError: `frame` is not a frame; a column is missing, is not float64, or has NaN or
+            infinities; or the frame has fewer rows than a window.
     """
+    if not isinstance(columns, Iterable):
+        raise ArgumentError(f"columns is {columns!r}, expected a name or a list of names")
     unscaled = MinMaxScaler(0.0, 1.0)
-    features = [Feature(name, name) for name in columns]
+    names = [columns] if isinstance(columns, str) else columns
+    features = [Feature(name, name) for name in names]
     pipeline = FeaturePipeline(features, scalers=[unscaled] * len(features))
     return pipeline.transform(frame).windows(length)

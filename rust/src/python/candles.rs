@@ -2,14 +2,14 @@
 
 use arrow_array::ArrayRef;
 use numpy::ndarray::ArrayView2;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayLike1};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::error::{ArgumentError, bad_shape, detached, no_columns};
-use super::frame::{Frame, copied};
-use super::integer;
+use super::frame::Frame;
 use super::window::{batch, filled, frame_rows};
+use super::{argument, integer};
 use crate::candles::CandleMatrix;
 use crate::column::Column;
 use crate::memory::{self, view::read_only};
@@ -19,13 +19,12 @@ use crate::{Result, window};
 ///
 /// Args:
 ///     frame: Candles with these columns, float64. They are copied. Null is a missing value.
-///     columns: Names of the columns, in the order of the matrix, at least one.
+///     columns: Names of the columns, in the order of the matrix, at least one; or one name.
 ///
 /// Raises:
 ///     ArgumentError: `columns` is empty.
-///     DataError: A column is missing or not float64, a value is NaN or infinite, or timestamps are
-///         not strictly ascending.
-///     TypeError: `frame` is not an Arrow frame.
+///     DataError: `frame` is not an Arrow frame, a column is missing or not float64, a value is NaN
+///         or infinite, or timestamps are not strictly ascending.
 #[pyclass(name = "CandleMatrix", module = "atb_fast._core", frozen)]
 pub struct PyCandleMatrix {
     candles: CandleMatrix,
@@ -40,7 +39,11 @@ impl PyCandleMatrix {
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"
     )]
-    fn new(py: Python<'_>, frame: Frame, columns: Vec<String>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        frame: Frame,
+        #[pyo3(from_py_with = argument::columns)] columns: Vec<String>,
+    ) -> PyResult<Self> {
         if columns.is_empty() {
             return Err(no_columns());
         }
@@ -122,10 +125,9 @@ impl PyCandleMatrix {
     ///     skipped.
     ///
     /// Raises:
-    ///     ArgumentError: There is no such column, a window does not fit into the matrix, or
-    ///         `length` is out of range.
+    ///     ArgumentError: There is no such column, a window does not fit into the matrix, `length`
+    ///         is out of range, or `starts` is not a one-dimensional array of integers.
     ///     DataError: The matrix has fewer rows than a window.
-    ///     TypeError: `starts` is not a one-dimensional int64 array.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "pyo3 extracts owned arguments"
@@ -133,17 +135,16 @@ impl PyCandleMatrix {
     fn ranges<'py>(
         &self,
         py: Python<'py>,
-        column: &str,
-        starts: PyArrayLike1<'py, i64>,
+        #[pyo3(from_py_with = argument::column)] column: String,
+        #[pyo3(from_py_with = argument::starts)] starts: Vec<i64>,
         #[pyo3(from_py_with = integer::length)] length: usize,
     ) -> PyResult<[Bound<'py, PyArray1<f64>>; 2]> {
-        let Some(index) = self.names.iter().position(|name| name == column) else {
+        let Some(index) = self.names.iter().position(|name| *name == column) else {
             return Err(ArgumentError::new_err(format!(
                 "column is '{column}', expected one of {}",
                 self.names.join(", ")
             )));
         };
-        let starts = copied(&starts);
         let ends = detached(py, || self.candles.ranges(index, &starts, length))?;
         Ok(ends.map(|values| values.into_pyarray(py)))
     }
@@ -163,13 +164,12 @@ impl PyCandleMatrix {
     ///     `out`, or a new array of shape (batch, length, columns), float32.
     ///
     /// Raises:
-    ///     ArgumentError: A window does not fit into the matrix, `length` is out of range, or `out`
-    ///         is read-only or not as described.
+    ///     ArgumentError: A window does not fit into the matrix, `length` is out of range,
+    ///         `starts` is not a one-dimensional array of integers, or `out` is read-only or not
+    ///         as described.
     ///     DataError: A window has a value that is missing, zero or negative, or the matrix has
     ///         fewer rows than a window.
     ///     MemoryError: The windows do not fit into memory.
-    ///     TypeError: `starts` is not a one-dimensional int64 array, or `out` not a
-    ///         three-dimensional float32 one.
     #[pyo3(signature = (starts, length, *, out=None))]
     #[allow(
         clippy::needless_pass_by_value,
@@ -178,11 +178,10 @@ impl PyCandleMatrix {
     fn gather<'py>(
         &self,
         py: Python<'py>,
-        starts: PyArrayLike1<'py, i64>,
+        #[pyo3(from_py_with = argument::starts)] starts: Vec<i64>,
         #[pyo3(from_py_with = integer::length)] length: usize,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray3<f32>>> {
-        let starts = copied(&starts);
         let columns = self.candles.columns();
         let fill = |windows: &mut [f32]| self.candles.gather_scaled(&starts, length, windows);
         if let Some(out) = out {

@@ -8,19 +8,14 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::{DataType, SchemaRef, TimeUnit};
-use numpy::{Element, PyReadonlyArray1};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::prelude::*;
 use pyo3_arrow::input::AnyRecordBatch;
 
+use super::error::DataError;
+use crate::epoch;
 use crate::merge::check_ascending;
 use crate::{Error, Result};
-
-/// Returns a contiguous copy of an array argument. It is copied because other threads may write to
-/// the array while a kernel runs without the GIL.
-pub fn copied<T: Element + Copy>(array: &PyReadonlyArray1<'_, T>) -> Vec<T> {
-    array.as_array().to_vec()
-}
 
 /// A frame of record batches that share memory with their Python owner.
 pub struct Frame {
@@ -32,25 +27,68 @@ impl FromPyObject<'_, '_> for Frame {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        let methods = ["__arrow_c_stream__", "__arrow_c_array__"];
-        if !methods
-            .iter()
-            .any(|name| object.hasattr(*name).unwrap_or(false))
-        {
-            let found = object.get_type().qualname();
-            return Err(PyTypeError::new_err(format!(
-                "expected a frame with the Arrow PyCapsule interface \
-                 (Polars, pyarrow, pandas >= 2.2 with pyarrow), got {}",
-                found.map_or_else(|_| "something else".to_owned(), |name| name.to_string())
+        let class = object.get_type().qualname();
+        let class = class.map_or_else(|_| "object".to_owned(), |name| name.to_string());
+        let has = |name| object.hasattr(name).unwrap_or(false);
+        if !has("__arrow_c_stream__") && !has("__arrow_c_array__") {
+            return Err(DataError::new_err(format!(
+                "got {class}, expected a Polars, pyarrow or pandas frame (pandas 2.2 or newer, \
+                 with pyarrow installed)"
             )));
         }
-        let reader = object.extract::<AnyRecordBatch>()?.into_reader()?;
+        let reader = object
+            .extract::<AnyRecordBatch>()
+            .and_then(AnyRecordBatch::into_reader)
+            .map_err(|error| {
+                // pandas' and Polars' series have this method.
+                if has("to_frame") {
+                    return refused(object, error, |_| {
+                        format!("got {class}, expected a frame with named columns; call to_frame()")
+                    });
+                }
+                refused(object, error, |reason| {
+                    format!("the {class} cannot be read as a frame with named columns: {reason}")
+                })
+            })?;
         let schema = reader.schema();
         let batches = reader
             .collect::<std::result::Result<_, _>>()
-            .map_err(|error| PyTypeError::new_err(error.to_string()))?;
+            .map_err(|error| {
+                // Polars exports a column without a dtype in a form that is not Arrow's.
+                let empty = schema.fields().iter().find(|f| f.data_type().is_null());
+                DataError::new_err(match empty {
+                    Some(field) => format!(
+                        "column '{}' has dtype Null, because all of its values are null; cast it \
+                         to another dtype, or drop it",
+                        field.name()
+                    ),
+                    None => format!("the {class} cannot be read as a frame: {error}"),
+                })
+            })?;
         Ok(Self { batches, schema })
     }
+}
+
+/// Returns the `DataError` for a frame that another library refuses to export with `error`.
+fn refused(
+    object: Borrowed<'_, '_, PyAny>,
+    error: PyErr,
+    message: impl FnOnce(&str) -> String,
+) -> PyErr {
+    let py = object.py();
+    // Such as KeyboardInterrupt.
+    if !error.is_instance_of::<PyException>(py) || error.is_instance_of::<PyMemoryError>(py) {
+        return error;
+    }
+    // pyarrow passes several sentences as several arguments.
+    let reason = error
+        .value(py)
+        .getattr("args")
+        .and_then(|args| args.extract::<Vec<String>>())
+        .map_or_else(|_| error.value(py).to_string(), |args| args.join(". "));
+    let refused = DataError::new_err(message(&reason));
+    refused.set_cause(py, Some(error));
+    refused
 }
 
 impl Frame {
@@ -89,7 +127,7 @@ impl Frame {
     }
 
     /// Returns column `name` as strictly ascending milliseconds since 1970. They are not copied if
-    /// the column holds milliseconds in one chunk.
+    /// the column has the dtype of milliseconds and one chunk.
     pub fn timestamps(&self, name: &str) -> Result<ScalarBuffer<i64>> {
         let chunks = self.column(name)?;
         let times = match &chunks[..] {
@@ -112,7 +150,6 @@ impl Frame {
 
 fn milliseconds(chunk: &ArrayRef) -> Option<&ScalarBuffer<i64>> {
     match chunk.data_type() {
-        DataType::Int64 => Some(chunk.as_primitive::<Int64Type>().values()),
         DataType::Timestamp(TimeUnit::Millisecond, _) => {
             Some(chunk.as_primitive::<TimestampMillisecondType>().values())
         }
@@ -133,6 +170,10 @@ fn push_milliseconds(column: &str, chunk: &ArrayRef, times: &mut Vec<i64>) -> Re
         return Ok(());
     }
     match chunk.data_type() {
+        DataType::Int64 => {
+            let numbers = values::<Int64Type>(chunk);
+            times.extend(numbers.iter().map(|time| epoch::milliseconds(*time)));
+        }
         DataType::Timestamp(TimeUnit::Second, _) => {
             let seconds = values::<TimestampSecondType>(chunk);
             times.extend(seconds.iter().map(|t| t.saturating_mul(1000)));
@@ -149,7 +190,7 @@ fn push_milliseconds(column: &str, chunk: &ArrayRef, times: &mut Vec<i64>) -> Re
             return Err(Error::WrongType {
                 column: column.to_owned(),
                 found: other.to_string(),
-                expected: "a timestamp, or int64 milliseconds since 1970",
+                expected: "a timestamp, or int64 numbers since 1970",
             });
         }
     }

@@ -3,9 +3,11 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 
+use super::argument::wrong;
 use super::error::ArgumentError;
 use crate::parallel::Threads;
 use crate::pipeline::MAX_WINDOW;
@@ -23,7 +25,7 @@ integers! {
     batch_size: usize = 1..=usize::MAX;
     day_ms: i64 = 1..=i64::MAX;
     epoch: u64 = 0..=u64::MAX;
-    lag_ms: Option<i64> = i64::MIN..=i64::MAX; // the join has more to say about a negative lag
+    lag_ms: Option<i64> = 0..=i64::MAX;
     length: usize = 1..=usize::MAX;
     max_rows: usize = 1..=usize::MAX;
     rsi: Option<usize> = 1..=MAX_WINDOW;
@@ -65,8 +67,7 @@ trait Extract<T>: Sized {
     /// Returns `value` if it is in `range`.
     ///
     /// # Errors
-    /// An `ArgumentError` that names the argument if it is not in the range or does not even fit the
-    /// type; a `TypeError` if it is no integer.
+    /// An `ArgumentError` that names the argument if it is no integer or not in the range.
     fn extract(value: &Bound<'_, PyAny>, name: &str, range: RangeInclusive<T>) -> PyResult<Self>;
 }
 
@@ -75,16 +76,25 @@ where
     T: for<'a, 'py> FromPyObject<'a, 'py, Error = PyErr> + PartialOrd + Display,
 {
     fn extract(value: &Bound<'_, PyAny>, name: &str, range: RangeInclusive<T>) -> PyResult<Self> {
-        let too_small = match value.extract::<T>() {
-            Ok(number) if range.contains(&number) => return Ok(number),
-            Ok(number) => number < *range.start(),
-            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => value.lt(0)?,
-            Err(error) => return Err(error),
-        };
-        let (word, end) = if too_small {
-            ("least", range.start())
+        // Python's True and False are integers.
+        let number = if value.is_instance_of::<PyBool>() {
+            Err(PyTypeError::new_err("a bool"))
         } else {
+            value.extract::<T>()
+        };
+        let too_large = match number {
+            Ok(number) if range.contains(&number) => return Ok(number),
+            Ok(number) => number > *range.end(),
+            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => value.gt(0)?,
+            Err(error) => {
+                let expected = format!("an integer of at least {}", range.start());
+                return Err(wrong(value, name, &expected, error));
+            }
+        };
+        let (word, end) = if too_large {
             ("most", range.end())
+        } else {
+            ("least", range.start())
         };
         // Python does not print integers of more than 4300 digits.
         let received = value

@@ -1,19 +1,19 @@
 //! `FeatureMatrix`.
 
 use numpy::ndarray::{ArrayView2, ArrayView3, ShapeBuilder};
-use numpy::{PyArray1, PyArray2, PyArray3, PyArrayLike1, PyReadonlyArray2};
+use numpy::{PyArray1, PyArray2, PyArray3};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::{IntoPyDict, PyDict};
 
 use super::error::{ArgumentError, bad_shape, detached};
-use super::frame::copied;
-use super::integer;
 use super::window::{PyWindowBatches, batch, filled, frame_rows};
+use super::{argument, integer};
 use crate::matrix::Matrix;
 use crate::memory::view::read_only;
 use crate::window;
 
-/// The row-major float32 feature matrix, shape (rows, features). Immutable.
+/// The row-major float32 feature matrix, shape (rows, features). Immutable; can be pickled.
 ///
 /// Args:
 ///     values: Shape (rows, features), float32, at least one feature. They are copied.
@@ -22,8 +22,8 @@ use crate::window;
 ///         Default: 0, 1, 2 and so on.
 ///
 /// Raises:
-///     ArgumentError: The number of names or rows is wrong, or rows are not ascending from 0 on.
-///     TypeError: `values` is not a two-dimensional float32 array.
+///     ArgumentError: `values` is not a two-dimensional float32 array, the number of names or rows
+///         is wrong, or rows are not ascending from 0 on.
 #[pyclass(name = "FeatureMatrix", module = "atb_fast._core", frozen)]
 pub struct PyFeatureMatrix {
     matrix: Matrix<f32>,
@@ -49,27 +49,21 @@ impl PyFeatureMatrix {
 impl PyFeatureMatrix {
     #[new]
     #[pyo3(signature = (values, names, *, rows=None))]
-    #[allow(
-        clippy::needless_pass_by_value,
-        reason = "pyo3 extracts owned arguments"
-    )]
     fn py_new(
-        values: PyReadonlyArray2<'_, f32>,
-        names: Vec<String>,
-        rows: Option<PyArrayLike1<'_, i64>>,
+        #[pyo3(from_py_with = argument::matrix)] values: (Vec<f32>, usize),
+        #[pyo3(from_py_with = argument::names)] names: Vec<String>,
+        #[pyo3(from_py_with = argument::numbers_of_rows)] rows: Option<Vec<i64>>,
     ) -> PyResult<Self> {
-        let values = values.as_array();
-        if values.ncols() == 0 || values.ncols() != names.len() {
+        let (data, columns) = values;
+        if columns == 0 || columns != names.len() {
             return Err(ArgumentError::new_err(format!(
-                "values have {} columns and names has {}, expected the same number, at least 1",
-                values.ncols(),
+                "values have {columns} columns and names has {}, expected the same number, at least 1",
                 names.len()
             )));
         }
-        let data = values.iter().copied().collect();
         let matrix = Matrix::from_rows(data, names.len());
         let matrix = match rows {
-            Some(rows) => matrix.with_kept(&copied(&rows))?,
+            Some(rows) => matrix.with_kept(&rows)?,
             None => matrix,
         };
         Ok(Self::new(matrix, names))
@@ -148,12 +142,11 @@ impl PyFeatureMatrix {
     ///     `out`, or a new array of shape (batch, length, features), float32.
     ///
     /// Raises:
-    ///     ArgumentError: A window does not fit into the matrix, `length` is out of range, or `out`
-    ///         is read-only or not as described.
+    ///     ArgumentError: A window does not fit into the matrix, `length` is out of range,
+    ///         `starts` is not a one-dimensional array of integers, or `out` is read-only or not
+    ///         as described.
     ///     DataError: The matrix has fewer rows than a window.
     ///     MemoryError: The windows do not fit into memory.
-    ///     TypeError: `starts` is not a one-dimensional int64 array, or `out` not a
-    ///         three-dimensional float32 one.
     #[pyo3(signature = (starts, length, *, out=None))]
     #[allow(
         clippy::needless_pass_by_value,
@@ -162,11 +155,10 @@ impl PyFeatureMatrix {
     fn gather<'py>(
         &self,
         py: Python<'py>,
-        starts: PyArrayLike1<'py, i64>,
+        #[pyo3(from_py_with = argument::starts)] starts: Vec<i64>,
         #[pyo3(from_py_with = integer::length)] length: usize,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray3<f32>>> {
-        let starts = copied(&starts);
         let Some(out) = out else {
             let windows = detached(py, || window::gather(&self.matrix, &starts, length))?;
             return batch(py, windows, length, self.matrix.columns());
@@ -195,11 +187,10 @@ impl PyFeatureMatrix {
     ///     (batch,).
     ///
     /// Raises:
-    ///     ArgumentError: There is not one target for each row, a window does not fit, or a number
-    ///         is out of range.
+    ///     ArgumentError: `targets` is not a one-dimensional float32 array with one target for each
+    ///         row, `starts` is not a one-dimensional array of integers, a window does not fit, or
+    ///         a number is out of range.
     ///     DataError: The matrix has too few rows for one window and its target.
-    ///     TypeError: `targets` is not a one-dimensional float32 array, or `starts` not a
-    ///         one-dimensional int64 one.
     #[pyo3(signature = (targets, length, batch_size, *, starts=None, seed=None, epoch=0))]
     #[allow(clippy::too_many_arguments, reason = "all but three are keywords")]
     #[allow(
@@ -208,15 +199,14 @@ impl PyFeatureMatrix {
     )]
     fn batches(
         this: &Bound<'_, Self>,
-        targets: PyArrayLike1<'_, f32>,
+        #[pyo3(from_py_with = argument::targets)] targets: Vec<f32>,
         #[pyo3(from_py_with = integer::length)] length: usize,
         #[pyo3(from_py_with = integer::batch_size)] batch_size: usize,
-        starts: Option<PyArrayLike1<'_, i64>>,
+        #[pyo3(from_py_with = argument::optional_starts)] starts: Option<Vec<i64>>,
         #[pyo3(from_py_with = integer::seed)] seed: Option<u64>,
         #[pyo3(from_py_with = integer::epoch)] epoch: u64,
     ) -> PyResult<PyWindowBatches> {
         let rows = this.get().matrix.rows();
-        let targets = copied(&targets);
         if targets.len() != rows {
             return Err(ArgumentError::new_err(format!(
                 "targets has {} values, expected one for each of the {rows} rows",
@@ -226,7 +216,7 @@ impl PyFeatureMatrix {
         // The target of a window is in the row after it, so no window contains the last row.
         let usable = rows.saturating_sub(1);
         let mut starts = match starts {
-            Some(starts) => copied(&starts),
+            Some(starts) => starts,
             None => (0..window::count(usable, length)? as i64).collect(),
         };
         window::check_starts(usable, &starts, length)?;
@@ -236,6 +226,18 @@ impl PyFeatureMatrix {
         let matrix = this.clone().unbind();
         Ok(PyWindowBatches::new(
             matrix, targets, starts, length, batch_size,
+        ))
+    }
+
+    #[allow(clippy::type_complexity, reason = "the result that pickle expects")]
+    fn __getnewargs_ex__<'py>(
+        this: &Bound<'py, Self>,
+    ) -> PyResult<((Bound<'py, PyArray2<f32>>, Vec<String>), Bound<'py, PyDict>)> {
+        let rows = this.get().rows(this.py())?;
+        let names = this.get().names.clone();
+        Ok((
+            (Self::values(this)?, names),
+            [("rows", rows)].into_py_dict(this.py())?,
         ))
     }
 

@@ -8,7 +8,7 @@ use pyo3_arrow::PyTable;
 
 use super::error::{ArgumentError, detached, no_columns};
 use super::frame::Frame;
-use super::integer;
+use super::{argument, integer};
 use crate::Result;
 use crate::column::Column;
 use crate::merge::{How, join, take};
@@ -18,7 +18,7 @@ use crate::merge::{How, join, take};
 /// Args:
 ///     candles: The left frame. The result has one row for each of its rows.
 ///     other: The right frame.
-///     columns: Columns of `other` to join.
+///     columns: Columns of `other` to join; one name, or a list.
 ///     how: `exact` takes the row with the same time. `resampled` first repeats `other` forward on
 ///         a grid of `step_ms` milliseconds that starts at midnight UTC of its first row and ends
 ///         with its last row, then joins exactly (as pandas' `resample().ffill()` and a left
@@ -34,9 +34,8 @@ use crate::merge::{How, join, take};
 /// Raises:
 ///     ArgumentError: `columns` is empty, `how` is unknown or does not go with `step_ms` and
 ///         `lag_ms`, or one of these is out of range.
-///     DataError: A column is missing or not float64, a value is NaN or infinite, or the times are
-///         not strictly ascending.
-///     TypeError: `candles` or `other` is not an Arrow frame.
+///     DataError: `candles` or `other` is not an Arrow frame, a column is missing or not float64, a
+///         value is NaN or infinite, or the times are not strictly ascending.
 #[pyfunction]
 #[pyo3(name = "merge", signature = (candles, other, columns, *, how, step_ms=None, lag_ms=None))]
 #[allow(
@@ -47,12 +46,12 @@ pub fn py_merge(
     py: Python<'_>,
     candles: Frame,
     other: Frame,
-    columns: Vec<String>,
-    how: &str,
+    #[pyo3(from_py_with = argument::columns)] columns: Vec<String>,
+    #[pyo3(from_py_with = argument::how)] how: String,
     #[pyo3(from_py_with = integer::step_ms)] step_ms: Option<i64>,
     #[pyo3(from_py_with = integer::lag_ms)] lag_ms: Option<i64>,
 ) -> PyResult<PyTable> {
-    let how = match (how, step_ms, lag_ms) {
+    let how = match (how.as_str(), step_ms, lag_ms) {
         ("exact", None, None) => How::Exact,
         ("resampled", Some(step), None) => How::Resampled { step },
         ("asof", None, lag) => How::AsOf {

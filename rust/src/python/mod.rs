@@ -12,7 +12,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 mod archive;
+mod argument;
 mod candles;
+mod epoch;
 mod error;
 mod frame;
 mod integer;
@@ -49,12 +51,14 @@ fn py_build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 ///   exports its NaN as null.
 /// - NaN and infinities raise a DataError that names the column and the row.
 /// - A `timestamp` column is strictly ascending and has no nulls. It holds timestamps of any unit,
-///   or int64 milliseconds since 1970.
+///   or int64 numbers of seconds, milliseconds, microseconds or nanoseconds since 1970; see
+///   `epoch_ms`.
 ///
 /// Arrays have no nulls. In `sma`, `rsi` and `MinMaxScaler`, NaN is a missing value.
 ///
-/// An integer out of range raises an ArgumentError that names the argument, what was received and
-/// what was expected.
+/// An argument that is out of range or of the wrong type raises an ArgumentError that names the
+/// argument, what was received and what was expected. Integers may be NumPy's, but not floats or
+/// bools. A frame that cannot be used raises a DataError.
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<candles::PyCandleMatrix>()?;
@@ -64,6 +68,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<pipeline::PyFeaturePipeline>()?;
     m.add_class::<scale::PyMinMaxScaler>()?;
     m.add_function(wrap_pyfunction!(py_build_info, m)?)?;
+    m.add_function(wrap_pyfunction!(epoch::py_epoch_ms, m)?)?;
     m.add_function(wrap_pyfunction!(archive::py_read_archive, m)?)?;
     m.add_function(wrap_pyfunction!(merge::py_merge, m)?)?;
     m.add_function(wrap_pyfunction!(rolling::py_rsi, m)?)?;

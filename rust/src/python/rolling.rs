@@ -1,11 +1,10 @@
 //! `sma` and `rsi`.
 
-use numpy::{AllowTypeChange, IntoPyArray, PyArray1, PyArrayLike1};
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 
 use super::error::{ArgumentError, detached};
-use super::frame::copied;
-use super::integer;
+use super::{argument, integer};
 use crate::rolling;
 
 /// Return the simple moving average: the mean of the last `window` values.
@@ -21,20 +20,19 @@ use crate::rolling;
 ///     Shape (n,), float64, in the unit of `values`.
 ///
 /// Raises:
-///     ArgumentError: `window` is out of range.
-///     TypeError, ValueError: `values` is not a one-dimensional array of numbers.
+///     ArgumentError: `window` is out of range, or `values` is not a one-dimensional array of
+///         numbers.
 #[pyfunction]
 #[pyo3(name = "sma")]
 #[allow(
     clippy::needless_pass_by_value,
     reason = "pyo3 extracts owned arguments"
 )]
-pub fn py_sma<'py>(
-    py: Python<'py>,
-    values: PyArrayLike1<'py, f64, AllowTypeChange>,
+pub fn py_sma(
+    py: Python<'_>,
+    #[pyo3(from_py_with = argument::values)] values: Vec<f64>,
     #[pyo3(from_py_with = integer::window)] window: usize,
-) -> PyResult<Bound<'py, PyArray1<f64>>> {
-    let values = copied(&values);
+) -> PyResult<Bound<'_, PyArray1<f64>>> {
     Ok(detached(py, || Ok(rolling::sma(&values, window)))?.into_pyarray(py))
 }
 
@@ -61,21 +59,25 @@ pub fn py_sma<'py>(
 ///     Shape (n,), float64.
 ///
 /// Raises:
-///     ArgumentError: `window` is out of range or `method` is unknown.
-///     TypeError, ValueError: `values` is not a one-dimensional array of numbers.
+///     ArgumentError: `window` is out of range, `method` is unknown, or `values` is not a
+///         one-dimensional array of numbers.
 #[pyfunction]
-#[pyo3(name = "rsi", signature = (values, window=14, *, method="simple"))]
+#[pyo3(
+    name = "rsi",
+    signature = (values, window=14, *, method="simple".to_owned()),
+    text_signature = "(values, window=14, *, method='simple')"
+)]
 #[allow(
     clippy::needless_pass_by_value,
     reason = "pyo3 extracts owned arguments"
 )]
-pub fn py_rsi<'py>(
-    py: Python<'py>,
-    values: PyArrayLike1<'py, f64, AllowTypeChange>,
+pub fn py_rsi(
+    py: Python<'_>,
+    #[pyo3(from_py_with = argument::values)] values: Vec<f64>,
     #[pyo3(from_py_with = integer::window)] window: usize,
-    method: &str,
-) -> PyResult<Bound<'py, PyArray1<f64>>> {
-    let kernel = match method {
+    #[pyo3(from_py_with = argument::method)] method: String,
+) -> PyResult<Bound<'_, PyArray1<f64>>> {
+    let kernel = match method.as_str() {
         "simple" => rolling::rsi,
         "wilder" => rolling::rsi_wilder,
         other => {
@@ -84,6 +86,5 @@ pub fn py_rsi<'py>(
             )));
         }
     };
-    let values = copied(&values);
     Ok(detached(py, || Ok(kernel(&values, window)))?.into_pyarray(py))
 }

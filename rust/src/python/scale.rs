@@ -1,10 +1,10 @@
 //! `MinMaxScaler`.
 
-use numpy::{AllowTypeChange, IntoPyArray, PyArray1, PyArrayLike1};
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 
+use super::argument;
 use super::error::{ArgumentError, detached};
-use super::frame::copied;
 use crate::scale::MinMax;
 
 /// A fitted min-max scaler: `x * scale + min` maps `data_min` to 0 and `data_max` to 1.
@@ -17,7 +17,7 @@ use crate::scale::MinMax;
 ///     data_max: Largest value of the feature.
 ///
 /// Raises:
-///     ArgumentError: The two are not finite, or `data_min` is greater than `data_max`.
+///     ArgumentError: The two are not finite numbers, or `data_min` is greater than `data_max`.
 #[pyclass(
     name = "MinMaxScaler",
     module = "atb_fast._core",
@@ -31,7 +31,10 @@ pub struct PyMinMaxScaler(pub MinMax);
 #[pymethods]
 impl PyMinMaxScaler {
     #[new]
-    fn new(data_min: f64, data_max: f64) -> PyResult<Self> {
+    fn new(
+        #[pyo3(from_py_with = argument::data_min)] data_min: f64,
+        #[pyo3(from_py_with = argument::data_max)] data_max: f64,
+    ) -> PyResult<Self> {
         if !(data_min.is_finite() && data_max.is_finite() && data_min <= data_max) {
             return Err(ArgumentError::new_err(format!(
                 "data_min is {data_min} and data_max is {data_max}, expected finite numbers with \
@@ -74,17 +77,13 @@ impl PyMinMaxScaler {
     ///     Shape (n,), float64.
     ///
     /// Raises:
-    ///     TypeError, ValueError: `values` is not a one-dimensional array of numbers.
-    #[allow(
-        clippy::needless_pass_by_value,
-        reason = "pyo3 extracts owned arguments"
-    )]
+    ///     ArgumentError: `values` is not a one-dimensional array of numbers.
     fn transform<'py>(
         &self,
         py: Python<'py>,
-        values: PyArrayLike1<'py, f64, AllowTypeChange>,
+        #[pyo3(from_py_with = argument::values)] values: Vec<f64>,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        map(py, &values, |v| self.0.transform(v))
+        map(py, values, |v| self.0.transform(v))
     }
 
     /// Return the values whose scaled values are `values`. NaN stays NaN.
@@ -96,17 +95,17 @@ impl PyMinMaxScaler {
     ///     Shape (n,), float64, in the unit of the feature.
     ///
     /// Raises:
-    ///     TypeError, ValueError: `values` is not a one-dimensional array of numbers.
-    #[allow(
-        clippy::needless_pass_by_value,
-        reason = "pyo3 extracts owned arguments"
-    )]
+    ///     ArgumentError: `values` is not a one-dimensional array of numbers.
     fn inverse_transform<'py>(
         &self,
         py: Python<'py>,
-        values: PyArrayLike1<'py, f64, AllowTypeChange>,
+        #[pyo3(from_py_with = argument::values)] values: Vec<f64>,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        map(py, &values, |v| self.0.inverse(v))
+        map(py, values, |v| self.0.inverse(v))
+    }
+
+    fn __getnewargs__(&self) -> (f64, f64) {
+        (self.0.data_min, self.0.data_max)
     }
 
     fn __repr__(&self) -> String {
@@ -117,12 +116,11 @@ impl PyMinMaxScaler {
     }
 }
 
-fn map<'py>(
-    py: Python<'py>,
-    values: &PyArrayLike1<'py, f64, AllowTypeChange>,
+fn map(
+    py: Python<'_>,
+    mut values: Vec<f64>,
     each: impl Fn(f64) -> f64 + Sync,
-) -> PyResult<Bound<'py, PyArray1<f64>>> {
-    let mut values = copied(values);
+) -> PyResult<Bound<'_, PyArray1<f64>>> {
     detached(py, || {
         for value in &mut values {
             *value = each(*value);

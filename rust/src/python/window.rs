@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use numpy::{IntoPyArray, PyArray1, PyArray3, PyArrayMethods, PyReadwriteArray3};
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -104,7 +103,7 @@ pub fn filled<'py>(
 ) -> PyResult<Bound<'py, PyArray3<f32>>> {
     let out = out
         .cast_into::<PyArray3<f32>>()
-        .map_err(|_| PyTypeError::new_err("out is not a float32 array of three dimensions"))?;
+        .map_err(|_| ArgumentError::new_err("out is not a float32 array of three dimensions"))?;
     let mut target: PyReadwriteArray3<'py, f32> = out
         .try_readwrite()
         .map_err(|error| ArgumentError::new_err(format!("out cannot be written: {error}")))?;
