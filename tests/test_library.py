@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
 import atb_fast
-from atb_fast import _core
+from atb_fast import AtbFastError, Market, TrainingConfig, _core
+
+FRAME = pl.DataFrame({"timestamp": [1, 2], "close": [1.0, 2.0]})
+MARKET: Any = Market(FRAME, None)
 
 
 def imported_for_type_checkers() -> dict[str, str]:
@@ -46,6 +54,49 @@ def test_public_names_exist() -> None:
 
 def test_the_extension_has_the_version_of_the_package() -> None:
     assert _core.build_info()["version"] == atb_fast.__version__
+
+
+CONFIG: Any = TrainingConfig(symbol="BTCUSDT", source="sample")
+API: Any = atb_fast
+CALLS: list[tuple[Callable[[], Any], str]] = [
+    (lambda: API.load_market("BTCUSDT"), "options has type str, expected atb_fast.Market"),
+    (lambda: API.load_market(CONFIG, listener=print), "listener has type builtin_function"),
+    (lambda: API.prepare("BTCUSDT", CONFIG), "market has type str, expected atb_fast.Market"),
+    (lambda: API.prepare(MARKET, "BTCUSDT"), "config has type str, expected atb_fast.Train"),
+    (lambda: API.find_leaks(FRAME, CONFIG), "market has type polars.DataFrame, expected atb"),
+    (lambda: API.find_leaks(MARKET, None), "config has type NoneType, expected atb_fast.Tr"),
+    (lambda: API.evaluate("BTCUSDT"), "config has type str, expected atb_fast.TrainingConfig"),
+    (lambda: API.evaluate(CONFIG, listener=print), "listener has type builtin_function"),
+    (lambda: API.run_training_pipeline({}), "config has type dict, expected atb_fast.Train"),
+    (
+        lambda: API.run_training_pipeline(CONFIG, listener=print),
+        "listener has type builtin_function_or_method, expected atb_fast.Listener",
+    ),
+    (
+        lambda: API.Market(FRAME.to_pandas(), None),
+        "candles has type pandas.DataFrame, expected polars.DataFrame",
+    ),
+    (
+        lambda: API.Market(FRAME, FRAME["close"]),
+        "sentiment has type polars.Series, expected polars.DataFrame",
+    ),
+    (lambda: API.read_run(3), "got 3, expected a directory or SYMBOL:TIMEFRAME:TYPE"),
+    (lambda: API.load_bundle(3), "got 3, expected a directory or SYMBOL:TIMEFRAME:TYPE"),
+    *(
+        (call, f"{name} is {bad!r}, expected an integer of at least 1")
+        for bad in (0, -1, 2.0, True, "2")
+        for name, call in (
+            ("cuts", partial(API.find_leaks, MARKET, CONFIG, cuts=bad)),
+            ("folds", partial(API.evaluate, CONFIG, folds=bad)),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), CALLS)
+def test_arguments_of_the_wrong_type(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(AtbFastError, match=re.escape(message)):
+        call()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -129,6 +130,32 @@ def declared(group: type) -> Iterator[Option]:
             factory=factory,
             **{"choices": choices, **item.metadata},
         )
+
+
+def check_type(name: str, value: object, kind: type) -> None:
+    """Raise ArgumentError unless `value`, which the argument `name` received, is a `kind`."""
+    if not isinstance(value, kind):
+        received, expected = map(_public_name, (type(value), kind))
+        raise ArgumentError(f"{name} has type {received}, expected {expected}", [name])
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return `value`, which the argument `name` received, as an integer.
+
+    Raises:
+        ArgumentError: It is not an integer of at least 1.
+    """
+    with suppress(TypeError):
+        count = _to_int(value)
+        if count >= 1:
+            return count
+    raise ArgumentError(f"{name} is {value!r:.80}, expected an integer of at least 1", [name])
+
+
+def _public_name(kind: type) -> str:
+    """Return the name of a type, with the package that it is from, for example polars.Series."""
+    package = kind.__module__.split(".")[0]
+    return kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
 
 
 def _to_date(value: date | str) -> date:

@@ -106,10 +106,9 @@ def test_an_index_stamped_during_the_day_counts_for_that_day(bundle: Bundle) -> 
     expected = bundle.predict_last(market.candles, market.sentiment)
     noon = market.sentiment.with_columns(pl.col("timestamp") + timedelta(hours=12))
     days = market.sentiment.with_columns(pl.col("timestamp").dt.date())
-    numbers = market.sentiment.with_columns(pl.col("timestamp").dt.epoch("ms"))
-    for index in (noon, days, numbers):
-        assert bundle.predict_last(market.candles, index) == expected
     seconds = market.sentiment.with_columns(pl.col("timestamp").dt.epoch("s"))
+    for index in (noon, days, seconds):
+        assert bundle.predict_last(market.candles, index) == expected
     later = market.sentiment.with_columns(pl.col("timestamp") + timedelta(days=20_000))
     for index in (later, market.sentiment.head(0)):
         with pytest.raises(DataError, match="covers no day of the candles"):
@@ -118,7 +117,7 @@ def test_an_index_stamped_during_the_day_counts_for_that_day(bundle: Bundle) -> 
     with pytest.raises(DataError, match="pass sentiment up to the last bar"):
         bundle.predict_last(market.candles, ended)
     with pytest.raises(DataError, match=r"sentiment, row 1: found .* expected one row per day"):
-        bundle.predict_last(market.candles, seconds)
+        bundle.predict_last(market.candles, market.sentiment.reverse())
 
 
 def test_the_rsi_settles_again_after_a_missing_candle(bundle: Bundle) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pandas
 import polars as pl
 import pytest
 from packaging.requirements import Requirement
@@ -24,7 +25,7 @@ from packaging.requirements import Requirement
 import atb_fast
 from atb_fast import Bundle, FeatureMatrix, load_bundle
 from atb_fast.bundles import publishing
-from atb_fast.errors import BundleError, DataError
+from atb_fast.errors import ArgumentError, BundleError, DataError
 from atb_fast.features.sentiment import merge_sentiment, sentiment_features
 from atb_fast.ingestion import sample
 
@@ -123,11 +124,51 @@ def test_features_equal_those_of_training(shared: Path, tmp_path: Path) -> None:
 
 def test_frames_of_any_kind(basic: Bundle, hourly: pl.DataFrame) -> None:
     expected = basic.predict(hourly)
-    for frame in (hourly.to_arrow(), hourly.to_pandas(), hourly.to_pandas().set_index("timestamp")):
-        got = basic.predict(frame)
-        assert got["prediction"].equals(expected["prediction"])
-        assert got["timestamp"].dt.epoch("ms").equals(expected["timestamp"].dt.epoch("ms"))
-        assert basic.predict_last(frame) == basic.predict_last(hourly)
+    got = basic.predict(hourly.to_arrow())
+    assert isinstance(got, pl.DataFrame)
+    assert got["prediction"].equals(expected["prediction"])
+    assert got["timestamp"].dt.epoch("ms").equals(expected["timestamp"].dt.epoch("ms"))
+    assert basic.predict_last(hourly.to_arrow()) == basic.predict_last(hourly)
+
+
+@pytest.mark.parametrize("index", ["range", "labels", "timestamp", "times without a name"])
+def test_pandas_in_and_pandas_out(basic: Bundle, hourly: pl.DataFrame, index: str) -> None:
+    frame = hourly.to_pandas()
+    if index == "labels":
+        frame.index = [f"bar {number}" for number in range(len(frame))]
+    elif index != "range":
+        frame = frame.set_index("timestamp")
+        frame.index.name = "timestamp" if index == "timestamp" else None
+    before = frame.copy()
+    got = basic.predict(frame)
+    assert isinstance(got, pandas.DataFrame)
+    assert got.index.equals(frame.index)
+    expected = basic.predict(hourly)["prediction"].to_numpy()
+    np.testing.assert_array_equal(got["prediction"].to_numpy(), expected)
+    if "timestamp" in frame:
+        assert got.columns.tolist() == ["timestamp", "prediction"]
+        assert got["timestamp"].equals(frame["timestamp"])
+    else:
+        assert got.columns.tolist() == ["prediction"]
+    assert basic.predict_last(frame) == basic.predict_last(hourly)
+    pandas.testing.assert_frame_equal(frame, before)
+    # So the predictions can be joined as they are.
+    assert frame.join(got["prediction"])["prediction"].notna().sum() == len(frame) - LENGTH
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_timestamps_that_are_whole_numbers(models: Path, unit: Any) -> None:
+    def numbers(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.with_columns(pl.col("timestamp").dt.epoch(unit))
+
+    bundle = load_bundle("BTCUSDT:1d:sentiment", registry=models)
+    candles, index = sample.candles("BTCUSDT", "1d").tail(200), sample.sentiment()
+    expected = bundle.predict(candles, index)
+    got = bundle.predict(numbers(candles), numbers(index))
+    assert got["timestamp"].equals(numbers(candles)["timestamp"])
+    assert got["prediction"].equals(expected["prediction"])
+    assert bundle.predict(candles, numbers(index)).equals(expected)
+    assert bundle.predict(numbers(candles), index)["prediction"].equals(expected["prediction"])
 
 
 @pytest.mark.parametrize("bad", [None, 0.0, -1.0])
@@ -150,11 +191,19 @@ def test_bad_frames(basic: Bundle, hourly: pl.DataFrame) -> None:
     with pytest.raises(DataError, match="column 'volume' is missing; the frame has: timestamp"):
         basic.predict(hourly.drop("volume"))
     others: list[Any] = [{"close": [1.0]}, {}, hourly.lazy(), hourly["close"], hourly.to_numpy()]
+    others += [hourly["close"].to_pandas(), hourly["close"].to_arrow(), None]
     for odd in others:
         with pytest.raises(DataError, match=r"got .*, expected a"):
             basic.predict(odd)
     with pytest.raises(DataError, match="got dict, expected a Polars, pyarrow or pandas"):
         basic.predict_last(others[1])
+    mixed = hourly.to_pandas().astype({"close": object})
+    mixed.loc[3, "close"] = "about 7"
+    for call in (basic.predict, basic.predict_last, basic.features):
+        with pytest.raises(DataError, match=r"the DataFrame cannot be read .* column close with"):
+            call(mixed)
+        with pytest.raises(DataError, match="column 'close' has dtype Null, because all of its"):
+            call(hourly.with_columns(close=pl.lit(None)))
     with pytest.raises(DataError, match="the bars are 120 minutes apart, expected 60"):
         basic.predict(hourly.gather_every(2))
     with pytest.raises(DataError, match="the bars are 120 minutes apart, expected 60"):
@@ -221,6 +270,10 @@ def test_sentiment_is_never_left_out_silently(models: Path) -> None:
             "of the sentiment has dtype String, expected times",
         ),
         (pl.col("timestamp") - timedelta(days=9999), "covers no day of the candles"),
+        (
+            pl.when(pl.col("value") != pl.col("value").first()).then("timestamp"),
+            "sentiment, row 0: the timestamp is null, expected a day",
+        ),
         (pl.col("value").alias("index"), ""),
     ],
 )
@@ -239,13 +292,17 @@ def test_threads_and_pickles(basic: Bundle, hourly: pl.DataFrame) -> None:
     expected = [basic.predict_last(frame) for frame in frames]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(basic.predict_last, frames)) == expected
+    for threads in (0, -1, 2.0, True, "2"):
+        with pytest.raises(ArgumentError, match=r"threads is .*, expected an integer of at"):
+            load_bundle(basic.path, threads=threads)  # type: ignore[arg-type]
+    assert load_bundle(basic.path, threads=np.int64(2)).threads == 2  # type: ignore[arg-type]
     copy = pickle.loads(pickle.dumps(basic))
     assert copy.path == basic.path
     assert copy.predict_last(frames[0]) == expected[0]
 
 
 def in_a_child(bundle: Bundle, frame: Any, sentiment: Any, answers: Any) -> None:
-    every = bundle.predict(frame, **sentiment)["prediction"]
+    every = pl.Series(bundle.predict(frame, **sentiment)["prediction"].to_numpy(), nan_to_null=True)
     answers.put((every.to_list(), bundle.predict_last(frame, **sentiment)))
 
 

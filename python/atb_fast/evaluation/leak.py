@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from atb_fast import recipes
 from atb_fast.config import TrainingConfig
-from atb_fast.errors import ArgumentError, DataError
+from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
+from atb_fast.options import check_count, check_type
 from atb_fast.recipes.base import Context, Recipe
 
 #: The index of a day is published during that day and may be revised. A day later, it is final.
@@ -94,11 +95,12 @@ def find_leaks(
         cuts: Number of evenly spaced cuts, at least 1. The cuts where a part begins are added.
 
     Raises:
-        ArgumentError: `cuts` is out of range.
+        ArgumentError: `cuts` is out of range, or an argument has the wrong type.
         DataError: There are too few candles for the recipe.
     """
-    if type(cuts) is not int or cuts < 1:
-        raise ArgumentError(f"cuts is {cuts!r}, expected an integer of at least 1", ["cuts"])
+    check_type("market", market, Market)
+    check_type("config", config, TrainingConfig)
+    cuts = check_count("cuts", cuts)
     recipe = recipe or recipes.get(config.recipe)
     times = market.candles["timestamp"]
     prepared = recipe.prepare(market, config, Context(config, now=times[-1]))

@@ -18,6 +18,7 @@ from atb_fast.errors import ArgumentError, DataError, TrainingError
 from atb_fast.evaluation.metrics import direction, rmse
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import load_market
+from atb_fast.options import check_count, check_type
 from atb_fast.recipes.shrinkage import shrinkage_factor
 from atb_fast.recipes.split import before, embargo_rows
 from atb_fast.training.device import configure
@@ -111,12 +112,14 @@ def evaluate(
         listener: Receives the progress of downloads, epochs, windows and folds.
 
     Raises:
-        ArgumentError: `folds`, `window` or the embargo is out of range.
+        ArgumentError: `folds`, `window` or the embargo is out of range, or an argument has the
+            wrong type.
         DataError: Candles or sentiment are unusable, or too few for the folds.
         TrainingError: The loss of a fold became NaN.
     """
-    if type(folds) is not int or folds < 1:
-        raise ArgumentError(f"folds is {folds!r}, expected an integer of at least 1", ["folds"])
+    check_type("config", config, TrainingConfig)
+    check_type("listener", listener, Listener)
+    folds = check_count("folds", folds)
     if window not in get_args(Window):
         expected = " or ".join(get_args(Window))
         raise ArgumentError(f"window is {window!r}, expected {expected}", ["window"])

@@ -16,6 +16,7 @@ from atb_fast.errors import DataError
 from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.fetch import Fetcher
 from atb_fast.ingestion.quality import bar_length, impossible, off_grid, suspicious
+from atb_fast.options import check_type
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,19 @@ class Market:
     `candles` has timestamp (ms, open time), open, high, low, close (quote currency) and volume
     (base currency), all float64. `sentiment` has timestamp (ms, midnight) and value (0..100,
     float64), or is None for a model without sentiment.
+
+    Raises:
+        ArgumentError: One of them is not a Polars frame.
     """
 
     candles: pl.DataFrame
     sentiment: pl.DataFrame | None
+
+    def __post_init__(self) -> None:
+        """Check the types."""
+        check_type("candles", self.candles, pl.DataFrame)
+        if self.sentiment is not None:
+            check_type("sentiment", self.sentiment, pl.DataFrame)
 
 
 def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Market:
@@ -49,12 +59,15 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
         listener: Receives the progress of downloads.
 
     Raises:
-        ArgumentError: The exchange does not list the symbol, or the cache directory is a file.
+        ArgumentError: The exchange does not list the symbol, the cache directory is a file, or an
+            argument has the wrong type.
         DataError: A source cannot be read or has no candle in the range, or a file has impossible
             bars and `allow_bad_candles` is not set.
         FetchError: Data is not stored and cannot be downloaded.
         StorageError: The store is damaged or cannot be written.
     """
+    check_type("options", options, MarketOptions)
+    check_type("listener", listener, Listener)
     check_cache_dir(options.cache_dir)
     sentiment = None
     if options.source == "binance":

@@ -13,6 +13,7 @@ from atb_fast.config import RecipeOptions, TrainingConfig
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
+from atb_fast.options import check_type
 from atb_fast.recipes.base import Context, Recipe
 from atb_fast.recipes.basic import BasicRecipe
 from atb_fast.recipes.causal import CausalRecipe
@@ -42,8 +43,11 @@ def prepare(
         cache: Directory to cache the features in. Default: no cache.
 
     Raises:
+        ArgumentError: An argument has the wrong type.
         DataError: The market lacks something that the recipe needs.
     """
+    check_type("market", market, Market)
+    check_type("config", config, TrainingConfig)
     return get(config.recipe).prepare(market, config, Context(config, now=now, cache=cache))
 
 

@@ -25,6 +25,7 @@ from atb_fast.errors import ExportError, StorageError, TrainingError
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import load_market
+from atb_fast.options import check_type
 from atb_fast.reports.page import write_report
 from atb_fast.runs.assessment import Trained, assess, optional
 from atb_fast.runs.repeat import RecordedRun
@@ -55,6 +56,7 @@ def run_training_pipeline(
         listener: Receives the progress of downloads, stages, epochs and windows.
 
     Raises:
+        ArgumentError: An argument has the wrong type.
         DataError: Candles or sentiment cannot be used, or differ from those of the recorded run.
         FetchError: Candles or sentiment are not stored and cannot be downloaded.
         TrainingError: The loss became NaN, or the compiled engine was requested and cannot train
@@ -65,6 +67,8 @@ def run_training_pipeline(
         MissingExtraError: TensorFlow or another optional package is not installed.
         OSError: The TensorBoard directory cannot be written.
     """
+    check_type("config", config, TrainingConfig)
+    check_type("listener", listener, Listener)
     timer = StageTimer(listener)
     # Importing TensorFlow takes seconds. It happens while the input is read or downloaded.
     _ahead(import_tensorflow)

@@ -113,7 +113,7 @@ class RecordedRun:
         return same
 
 
-def read_run(reference: str, **options: Any) -> RecordedRun:
+def read_run(reference: str | Path, **options: Any) -> RecordedRun:
     """Return the run that a metadata.json records, to repeat it.
 
     Args:
@@ -125,9 +125,8 @@ def read_run(reference: str, **options: Any) -> RecordedRun:
         BundleError: There is no metadata, or it cannot be used.
         DataError: A recorded file of candles or sentiment does not exist, and no other is given.
     """
-    path = Path(reference)
-    if not path.is_file():
-        path = find(reference, options.get("registry")) / "metadata.json"
+    named = isinstance(reference, str | Path) and Path(reference).is_file()
+    path = Path(reference) if named else find(reference, options.get("registry")) / "metadata.json"
     metadata = read_json(path)
     config = _config(path, metadata)
     onnx = path.parent / "model.onnx"

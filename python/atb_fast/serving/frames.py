@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,8 +76,8 @@ def check_index(index: pl.DataFrame) -> pl.DataFrame:
     """Return timestamp (milliseconds, midnight) and value of the Fear & Greed index, checked.
 
     Raises:
-        DataError: A column is missing or of the wrong type, a value is not in 0..100, or days are
-            not ascending.
+        DataError: A column is missing or of the wrong type, a timestamp is null, a value is not in
+            0..100, or days are not ascending.
     """
     import polars as pl
 
@@ -91,6 +92,9 @@ def check_index(index: pl.DataFrame) -> pl.DataFrame:
         raise DataError(
             f"column timestamp of the sentiment has dtype {times.dtype}, expected times or dates"
         )
+    if times.null_count():
+        row = times.is_null().arg_true()[0]
+        raise DataError(f"sentiment, row {row}: the timestamp is null, expected a day")
     if not value.dtype.is_numeric():
         raise DataError(
             f"column value of the sentiment has dtype {value.dtype}, expected numbers, 0 to 100"
@@ -118,17 +122,10 @@ def check_index(index: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame([pl.Series("timestamp", days), pl.Series("value", numbers)])
 
 
-def check_type(frame: ArrowFrame) -> None:
-    """Raise DataError unless `frame` supports the Arrow PyCapsule interface."""
-    if not hasattr(frame, "__arrow_c_stream__"):
-        raise DataError(
-            f"got {type(frame).__name__}, expected a Polars, pyarrow or pandas frame (pandas 2.2 "
-            "or newer, with pyarrow installed)"
-        )
-
-
 def to_polars(frame: ArrowFrame) -> pl.DataFrame:
     """Return `frame` as a Polars frame, without a copy where Arrow allows it.
+
+    The index of a pandas frame becomes a column; one of times without a name is `timestamp`.
 
     Raises:
         DataError: `frame` is not a table with named columns.
@@ -137,12 +134,39 @@ def to_polars(frame: ArrowFrame) -> pl.DataFrame:
 
     if isinstance(frame, pl.DataFrame):
         return frame
-    check_type(frame)
+    found = type(frame).__name__
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise DataError(
+            f"got {found}, expected a Polars, pyarrow or pandas frame (pandas 2.2 or newer, with "
+            "pyarrow installed)"
+        )
     try:
         # `pl.DataFrame(frame)` would drop the index of a pandas frame.
         rows = pl.Series(frame)
-    except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"the {type(frame).__name__} cannot be read: {error}") from error
+    except Exception as error:  # pyarrow has many kinds; the message names the column
+        reason = ". ".join(map(str, error.args))
+        raise DataError(
+            f"the {found} cannot be read as a frame with named columns: {reason}"
+        ) from error
     if not isinstance(rows.dtype, pl.Struct):
         raise DataError(f"got a series of {rows.dtype}, expected a frame with named columns")
-    return rows.struct.unnest()
+    table = rows.struct.unnest()
+    index = table.get_column("__index_level_0__", default=None)  # pyarrow's name if it has none
+    if index is not None and index.dtype.is_temporal() and "timestamp" not in table.columns:
+        table = table.rename({index.name: "timestamp"})
+    return table
+
+
+def with_predictions(frame: ArrowFrame, timestamps: pl.Series, predictions: Any) -> Any:
+    """Return a frame of `timestamp` and `prediction`, with null or NaN for no prediction.
+
+    It is a pandas frame with the index of `frame` if that is one, otherwise a Polars frame.
+    """
+    import polars as pl
+
+    pandas = sys.modules.get("pandas")
+    if pandas and isinstance(frame, pandas.DataFrame):
+        times = {"timestamp": frame["timestamp"]} if "timestamp" in frame.columns else {}
+        return pandas.DataFrame({**times, "prediction": predictions}, index=frame.index)
+    # `select` would need Polars' thread pool, which does not work in a forked process.
+    return pl.DataFrame([timestamps, pl.Series("prediction", predictions, nan_to_null=True)])

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
 from atb_fast.errors import DataError
 from atb_fast.features.frames import MOMENTUM
-from atb_fast.serving.frames import check_candles, check_prices, to_polars
+from atb_fast.serving.frames import check_candles, check_prices
 from atb_fast.serving.sentiment import Sentiment, no_day, read_index, with_momentum
 
 if TYPE_CHECKING:
     import polars as pl
-
-    from atb_fast.features.frames import ArrowFrame
 
 SentimentUse = Literal["required", "optional", "no"]
 Matrix = FeatureMatrix | CandleMatrix
@@ -39,7 +37,7 @@ class ModelInput(ABC):
         return "no"
 
     @abstractmethod
-    def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> Matrix:
+    def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> Matrix:
         """Return the matrix that windows are cut from.
 
         Raises:
@@ -95,9 +93,9 @@ class ScaledWindows(ModelInput):
 
     columns: tuple[str, ...]
 
-    def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> CandleMatrix:
+    def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> CandleMatrix:
         """Return the raw candles."""
-        return CandleMatrix(frame, self.columns)
+        return CandleMatrix(table, self.columns)
 
     def windows(
         self, matrix: Matrix, length: int, horizon: int, bars: int
@@ -125,9 +123,8 @@ class FeatureWindows(ModelInput):
         sources = {feature.source for feature in self.pipeline.features}
         return "required" if {MOMENTUM, "sentiment_missing"} & sources else "no"
 
-    def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
+    def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
         """Return the scaled features."""
-        table = to_polars(frame)
         check_prices(table)
         if self.uses_sentiment != "no":
             table = with_momentum(table, sentiment, timeframe)
@@ -149,9 +146,8 @@ class CandlesAndSentiment(ModelInput):
         """Optional, because the graph has a neutral default."""
         return "optional"
 
-    def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
+    def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
         """Return the candles and, if there is sentiment, its momentum as one more column."""
-        table = to_polars(frame)
         check_prices(table)
         if sentiment is not None:
             table = with_momentum(table, sentiment, timeframe)
@@ -174,9 +170,9 @@ class CausalFeatures(FeatureWindows):
 
     lag_days: int
 
-    def matrix(self, frame: ArrowFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
+    def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
         """Return the scaled features, without rows whose averages have not settled."""
-        return self.pipeline.transform(self._columns(to_polars(frame), sentiment))
+        return self.pipeline.transform(self._columns(table, sentiment))
 
     def last_window(self, matrix: Matrix, length: int, bars: int) -> int:
         """Also reject a window that has no sentiment at all."""

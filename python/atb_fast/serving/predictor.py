@@ -7,15 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.config import TIMEFRAMES
-from atb_fast.errors import ArgumentError, BundleError, DataError
+from atb_fast.errors import BundleError, DataError
 from atb_fast.features.frames import epoch_ms
-from atb_fast.serving.frames import check_type, to_polars
+from atb_fast.options import check_count
+from atb_fast.serving.frames import to_polars, with_predictions
 from atb_fast.serving.inputs import (
     CandlesAndSentiment,
     FeatureWindows,
@@ -74,9 +75,7 @@ class Bundle:
     def __init__(
         self, path: Path, threads: int = 1, *, metadata: dict[str, Any] | None = None
     ) -> None:
-        if type(threads) is not int or threads < 1:
-            raise ArgumentError(f"threads is {threads!r}, expected an integer of at least 1")
-        self.threads = threads
+        self.threads = check_count("threads", threads)
         self.path = path.resolve()
         schema = read_documents(self.path, metadata)
         self.metadata, self.price_scale = schema.metadata, schema.price_scale
@@ -143,18 +142,25 @@ class Bundle:
 
         Args:
             frame: Candles, with a strictly ascending `timestamp` and the float64 columns open,
-                high, low, close, volume.
+                high, low, close, volume. Timestamps that are integers may be in any unit; see
+                `_core.epoch_ms`. In a pandas frame, the timestamp may be the index.
             sentiment: The Fear & Greed index, if the model uses it: a frame with timestamp and
                 value (0..100) and all known days; or `neutral` for a constant index. Not needed if
                 `frame` has a column sentiment_momentum, which takes precedence over the index.
 
         Raises:
-            DataError: A column is missing or has invalid values, or there is no sentiment.
+            DataError: `frame` is not a frame, a column is missing or has invalid values, or there
+                is no sentiment.
         """
-        check_type(frame)
-        return self._input.matrix(frame, sentiment, self.timeframe)
+        return self._input.matrix(to_polars(frame), sentiment, self.timeframe)
 
-    def predict(self, frame: ArrowFrame, sentiment: Sentiment = None) -> pl.DataFrame:
+    @overload
+    def predict(self, frame: pl.DataFrame, sentiment: Sentiment = None) -> pl.DataFrame: ...
+
+    @overload
+    def predict(self, frame: ArrowFrame, sentiment: Sentiment = None) -> Any: ...
+
+    def predict(self, frame: ArrowFrame, sentiment: Sentiment = None) -> Any:
         """Return the price predicted for each bar of `frame` from the bars before it.
 
         Args:
@@ -162,15 +168,15 @@ class Bundle:
             sentiment: See `features`.
 
         Returns:
-            `timestamp` of `frame`, and `prediction`, float64, quote currency; null where the window
-            before the bar is not complete.
+            A frame with one row for each bar: `timestamp` as in `frame`, and `prediction`, float64,
+            quote currency, null where the window before the bar is not complete. For a pandas
+            frame, it is a pandas frame with the same index, NaN instead of null, and no column
+            `timestamp` if that is the index. Otherwise, it is a Polars frame.
 
         Raises:
             DataError: See `features`; or the bars have another timeframe.
             BundleError: The model returned values that are not finite.
         """
-        import polars as pl
-
         table = to_polars(frame)
         if "timestamp" not in table.columns:
             raise DataError(
@@ -198,9 +204,7 @@ class Bundle:
                 predictions[bars[part]] = self._prices(matrix, starts[part], batch, last[part])
 
         self._run_in_threads(score, waiting)
-        # `select` would need Polars' thread pool, which does not work in a forked process.
-        prediction = pl.Series("prediction", predictions, nan_to_null=True)
-        return pl.DataFrame([table["timestamp"], prediction])
+        return with_predictions(frame, table["timestamp"], predictions)
 
     def predict_last(self, frame: ArrowFrame, sentiment: Sentiment = None) -> float:
         """Return the price predicted for the bar after the last one of `frame`.
@@ -276,6 +280,5 @@ class Bundle:
         if step != expected:
             raise DataError(
                 f"the bars are {step / 60_000:g} minutes apart, expected {expected / 60_000:g}, as "
-                "in training; pass candles of that timeframe. Integer timestamps are read as "
-                "milliseconds"
+                "in training; pass candles of that timeframe"
             )

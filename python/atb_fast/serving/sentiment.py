@@ -61,5 +61,5 @@ def no_day(index: pl.DataFrame) -> str:
     """Return the error message for an index that covers no day of the candles."""
     return (
         f"the sentiment ({len(index)} days) covers no day of the candles; pass the index of their "
-        "range. Integer timestamps are read as milliseconds"
+        "range"
     )
