@@ -21,7 +21,7 @@ TABLES = {"train": list(OPTIONS), "train.model": list(OPTIONS), "train.price": [
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in (*OPTIONS, "config"):
+    for name in (*OPTIONS, "jobs", "config"):
         for variable in variables(name):
             monkeypatch.delenv(variable, raising=False)
     return tmp_path
@@ -73,6 +73,7 @@ def test_defaults() -> None:
         "skip_robustness": False,
         "skip_onnx": False,
         "registry": "src/ml/models",
+        "jobs": None,
     }
     assert shown("price")["timeframe"] == ("1h", "default")
 
@@ -111,7 +112,35 @@ def test_help_is_grouped_and_names_the_recipes_that_a_command_takes() -> None:
     ]
     assert "[legacy|causal]" in model
     assert "basic:" not in model
+    assert "basic:" not in run("train", "--help").output
     assert "basic:" in run("evaluate", "--help").output
+
+
+def test_options_come_after_the_command_that_takes_them() -> None:
+    early = run("train", "--offline", "--json", "model", "BTCUSDT")
+    assert early.exit_code == 2
+    assert "--offline, --json must come after model: atb-fast train model SYMBOL --offline" in (
+        early.output
+    )
+    both = run("train", "--from", "x", "price", "BTCUSDT")
+    assert both.exit_code == 2
+    assert "repeats a recorded run as it was; leave out price and the symbol" in both.output
+
+
+def test_the_number_of_jobs_can_be_set_anywhere() -> None:
+    Path("atb-fast.toml").write_text("[train]\njobs = 3\n[train.price]\njobs = 2\n")
+    assert shown("model")["jobs"] == (3, "atb-fast.toml")
+    assert shown("price")["jobs"] == (2, "atb-fast.toml")
+    assert shown("price", ATB_FAST_JOBS="5")["jobs"] == (5, "ATB_FAST_JOBS")
+    # One symbol, and commands that train nothing, ignore it.
+    for arguments in (["evaluate", "btc/usdt"], ["train", "model", "btc/usdt"], ["data", "ls"]):
+        assert "jobs" not in run(*arguments).output
+    for value, message in (("0", "at least 1"), ("'2'", "an integer"), ("true", "an integer")):
+        Path("atb-fast.toml").write_text(f"[train]\njobs = {value}\n")
+        error = run("train", "model", "BTCUSDT", "ETHUSDT").exception
+        assert isinstance(error, ArgumentError)
+        assert f"expected {message}" in str(error)
+        assert "key jobs in [train]: --jobs is " in str(error)
 
 
 def test_every_kind_of_error_has_its_own_exit_code() -> None:

@@ -12,7 +12,6 @@ from atb_fast.cli import settings
 from atb_fast.cli.options import PROGRAM, as_json, print_json
 from atb_fast.cli.tables import Column, print_table
 from atb_fast.cli.train import train
-from atb_fast.config import OPTIONS
 
 settings_file = click.option(
     "--config",
@@ -42,7 +41,7 @@ def show(command: str, path: Path | None, as_json: bool) -> None:
             "from": settings.origin(context, option),
         }
         for option in context.command.params
-        if option.name in OPTIONS
+        if option.name in settings.KNOWN
     ]
     if as_json:
         print_json(rows)
@@ -67,7 +66,7 @@ def training_context(command: str, path: Path | None) -> click.Context:
 
 def _effective(name: str, value: Any) -> bool | int | str | None:
     """Return the value of an option as a JSON value; its computed default if it has none."""
-    compute_default = OPTIONS[name].factory
+    compute_default = settings.KNOWN[name].factory
     if value is None and compute_default:
         value = compute_default()
     if isinstance(value, datetime):

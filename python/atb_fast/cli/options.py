@@ -25,7 +25,11 @@ OF_THE_MACHINE = tuple(name for name, item in OPTIONS.items() if item.machine)
 #: Options that affect a basic model; the engines fix everything else about it.
 FOR_BASIC = tuple(name for name, item in OPTIONS.items() if item.affects("basic"))
 #: The tables of a settings file, and the options that each may contain.
-TABLES = {"train": tuple(OPTIONS), "train.model": tuple(OPTIONS), "train.price": FOR_BASIC}
+TABLES = {
+    "train": tuple(settings.KNOWN),
+    "train.model": tuple(settings.KNOWN),
+    "train.price": (*FOR_BASIC, settings.JOBS.name),
+}
 
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document to stdout; log to stderr."
@@ -64,13 +68,14 @@ def training_options(
         changed: Attributes of an `Option` that differ for this command, by name of the option.
     """
     return [
-        _click_option(replace(item, **changed.get(name, {})))
+        click_option(replace(item, **changed.get(name, {})))
         for name, item in OPTIONS.items()
         if name in wanted
     ]
 
 
-def _click_option(item: Option) -> click.Option:
+def click_option(item: Option) -> click.Option:
+    """Return the option of a command that is declared by `item`."""
     switch = item.kind is bool
     types: dict[type, click.ParamType[Any]] = {
         date: click.DateTime(["%Y-%m-%d"]),

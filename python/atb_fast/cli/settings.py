@@ -20,6 +20,7 @@ from click.core import ParameterSource
 
 from atb_fast.config import OPTIONS, variable_set, variables
 from atb_fast.errors import ArgumentError
+from atb_fast.options import Option
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,18 @@ _OTHER_VARIABLES = (
     *(f"ATB_FAST_{name}_URL" for name in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG")),
     *("ATB_FAST_THREADS", "ATB_FAST_SHARED", "ATB_FAST_KILLS", "ATB_FAST_FAULTS"),
 )
+
+#: How many runs there are at a time; it is not an option of one of them.
+JOBS = Option(
+    "jobs",
+    int,
+    optional=True,
+    minimum=1,
+    help="Number of symbols to train in parallel, each in its own process; they share the cores. "
+    "Default: one per two cores.",
+)
+#: Every option that a settings file may contain.
+KNOWN = {**OPTIONS, JOBS.name: JOBS}
 
 #: The directories that training writes to and that other commands read.
 _DIRECTORIES = tuple(name for name, item in OPTIONS.items() if item.factory)
@@ -89,7 +102,7 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
 
 def _plain(where: str, option: str, value: Any, directory: Path) -> bool | int | str:
     try:
-        checked = OPTIONS[option].check(value)
+        checked = KNOWN[option].check(value)
     except ArgumentError as error:
         raise ArgumentError(f"{where}: {error}") from error
     if isinstance(checked, Path):
@@ -124,7 +137,7 @@ def attach(
     options = {
         name: option
         for option in command.params
-        if (name := option.opts[0].lstrip("-").replace("-", "_")) in OPTIONS
+        if (name := option.opts[0].lstrip("-").replace("-", "_")) in KNOWN
         and (table or name in shared)
     }
     for name, option in options.items():

@@ -19,6 +19,7 @@ from atb_fast.cli.options import (
     TABLES,
     GroupedCommand,
     as_json,
+    click_option,
     print_json,
     training_config,
     training_options,
@@ -77,11 +78,20 @@ def train(context: click.Context, /, as_json: bool, recorded: str | None, **opti
     not taken from the metadata. At the end, the log says whether model.onnx is identical.
     """
     if context.invoked_subcommand:
-        given = (context.get_parameter_source(str(p.name)) for p in context.command.params)
-        if ParameterSource.COMMANDLINE in given:
+        given = [
+            parameter.opts[0]
+            for parameter in context.command.params
+            if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        ]
+        if "--from" in given:
             raise click.UsageError(
-                f"found options before {context.invoked_subcommand}; move them after it, or pass "
-                "--from without a command"
+                f"--from repeats a recorded run as it was; leave out "
+                f"{context.invoked_subcommand} and the symbol"
+            )
+        if given:
+            raise click.UsageError(
+                f"{', '.join(given)} must come after {context.invoked_subcommand}: atb-fast train "
+                f"{context.invoked_subcommand} SYMBOL {given[0]}"
             )
         return
     if not recorded:
@@ -109,13 +119,7 @@ def _command(
     params: list[click.Parameter] = [
         click.Argument(["symbols"], nargs=-1, required=True, metavar="SYMBOL..."),
         *training_options(wanted, **changed),
-        click.Option(
-            ["--jobs"],
-            type=click.IntRange(min=1),
-            envvar="ATB_FAST_JOBS",
-            help="Number of symbols to train in parallel, each in its own process; they share the "
-            "cores. Default: one per two cores.",
-        ),
+        click_option(settings.JOBS),
     ]
 
     def decorate(function: Any) -> click.Command:
