@@ -34,7 +34,7 @@ class DataError(AtbFastError, ValueError):
     """Candles, sentiment or frames that cannot be used."""
 
     exit_code = 3
-    meaning = "unusable candles or sentiment"
+    meaning = "unusable candles or sentiment, or data verify found problems"
 
 
 class TrainingError(AtbFastError, RuntimeError):
@@ -52,10 +52,14 @@ class ExportError(AtbFastError, RuntimeError):
 
 
 class StorageError(AtbFastError, OSError):
-    """The registry or the cache directory cannot be read or written, or the store is damaged."""
+    """The registry or the cache directory cannot be used, or stored data that is needed is damaged.
+
+    `data verify` and `data repair` find and replace damaged data. What `data verify` finds is a
+    `DataError`.
+    """
 
     exit_code = 6
-    meaning = "the registry or the cache directory cannot be read or written, or is damaged"
+    meaning = "the registry or the cache directory cannot be used, or stored data is damaged"
 
 
 class MissingExtraError(AtbFastError, ImportError):

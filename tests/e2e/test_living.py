@@ -178,9 +178,10 @@ def test_doctor_says_what_is_missing_and_how_to_fix_it(
     assert found[2].startswith("--force-price-only and --force-sentiment contradict")
     assert "--force-sentiment is from both.toml" in both
     done = new_process("doctor")
-    assert done.returncode == 7
+    assert done.returncode == 8
     assert done.stderr == (
-        "error: training does not work: settings, tf2onnx, registry; apply the fixes listed above\n"
+        "error: training does not work: settings, tf2onnx, registry, fng url; apply the fixes "
+        "listed above\n"
     )
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     bad = {line[1]: line[2] for line in lines if line[0] in ("problem", "missing")}
@@ -190,6 +191,26 @@ def test_doctor_says_what_is_missing_and_how_to_fix_it(
     assert bad["registry"].startswith("a_file/models is not writable: Not a directory")
     assert "pip install 'atb-fast[train]', or train with --skip-onnx" in done.stdout
     assert "set ATB_FAST_FNG_URL to a URL that starts with https:// or http://" in done.stdout
+
+
+@pytest.mark.parametrize("url", ["api.binance.com", "ftp://x", "http://", "http://[::1"])
+def test_doctor_and_training_agree_on_an_unusable_address(
+    atb_fast: Run, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATB_FAST_ARCHIVE_URL", url)
+    done = atb_fast("doctor", "--json")
+    assert done.returncode == 8
+    assert "training does not work: archive url; apply the fixes" in done.stderr
+    refused = atb_fast("train", "model", "BTCUSDT", "--start-date", "2024-01-01")
+    assert refused.returncode == 8
+    message = f"error: ATB_FAST_ARCHIVE_URL is '{url.rstrip('/')}', expected a URL that starts with"
+    assert message in refused.stderr
+    # The sample market needs no address.
+    monkeypatch.setenv("ATB_FAST_SOURCE", "sample")
+    fine = atb_fast("doctor")
+    assert fine.returncode == 0
+    assert "training works" in fine.stdout
+    assert "set ATB_FAST_ARCHIVE_URL to a URL that starts with https://" in fine.stdout
 
 
 @pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm")

@@ -16,7 +16,7 @@ from typing import Literal
 import atb_fast
 from atb_fast.bundles.workspace import check_place
 from atb_fast.config import OPTIONS, FitOptions, TrainingConfig
-from atb_fast.errors import MissingExtraError, StorageError
+from atb_fast.errors import FetchError, MissingExtraError, StorageError
 from atb_fast.ingestion.exchange.http import Endpoints
 from atb_fast.options import Option
 from atb_fast.runs.parallel import default_jobs
@@ -72,7 +72,7 @@ def examine(config: TrainingConfig) -> Iterator[Check]:
     yield Check("cores", "ok", f"{found}, --jobs {default_jobs()} by default")
     yield _directory(OPTIONS["cache_dir"], config.cache_dir)
     yield _registry(config.registry)
-    yield from _endpoints()
+    yield from _endpoints(needed=config.source == "binance" and not config.offline)
 
 
 def _extension() -> Check:
@@ -154,15 +154,14 @@ def _registry(path: Path) -> Check:
     return found
 
 
-def _endpoints() -> Iterator[Check]:
-    now = Endpoints.from_environment()
-    for item in fields(now):
-        name = f"{item.name} url"
-        url, variable = getattr(now, item.name), f"ATB_FAST_{item.name.upper()}_URL"
-        schemes = ("https://", "http://", *(["file:///"] if item.name == "archive" else []))
-        where = f"from {variable}" if os.environ.get(variable) else "default"
-        if url.startswith(schemes):
-            yield Check(name, "ok", f"{url}, {where}")
+def _endpoints(*, needed: bool) -> Iterator[Check]:
+    """Check the addresses. If they are not `needed`, training works without them."""
+    for item in fields(Endpoints):
+        name, variable = f"{item.name} url", Endpoints.variable(item.name)
+        given = Endpoints.given(item.name)
+        found = f"{given}, from {variable}" if given else f"{item.default}, default"
+        if given and (expected := Endpoints.expected(item.name, given)):
+            code = FetchError.exit_code if needed else 0
+            yield Check(name, "problem", found, f"set {variable} to {expected}", code)
         else:
-            fix = f"set {variable} to a URL that starts with {' or '.join(schemes)}"
-            yield Check(name, "problem", f"{url}, {where}", fix)
+            yield Check(name, "ok", found)

@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 
@@ -52,12 +54,36 @@ class Endpoints:
 
     @classmethod
     def from_environment(cls) -> Endpoints:
-        """Return the defaults, overridden by `ATB_FAST_BINANCE_URL` and its siblings."""
-        given = {
-            item.name: os.environ.get(f"ATB_FAST_{item.name.upper()}_URL", "").rstrip("/")
-            for item in fields(cls)
-        }
-        return cls(**{name: url for name, url in given.items() if url})
+        """Return the defaults, overridden by `ATB_FAST_BINANCE_URL` and its siblings.
+
+        Raises:
+            FetchError: A variable is not a URL that can be used.
+        """
+        urls = {item.name: cls.given(item.name) or str(item.default) for item in fields(cls)}
+        for name, url in urls.items():
+            if expected := cls.expected(name, url):
+                raise FetchError(f"{cls.variable(name)} is {url!r}, expected {expected}")
+        return cls(**urls)
+
+    @staticmethod
+    def variable(name: str) -> str:
+        """Return the variable that overrides the address `name`."""
+        return f"ATB_FAST_{name.upper()}_URL"
+
+    @classmethod
+    def given(cls, name: str) -> str:
+        """Return the address `name` in the environment, or an empty string."""
+        return os.environ.get(cls.variable(name), "").rstrip("/")
+
+    @staticmethod
+    def expected(name: str, url: str) -> str:
+        """Return what the address `name` has to be, or an empty string if `url` can be used."""
+        schemes = ["https://", "http://", *(["file:///"] if name == "archive" else [])]
+        with suppress(ValueError):  # such as http://[::1
+            found = urlsplit(url)
+            if url.startswith(tuple(schemes)) and (found.hostname or found.scheme == "file"):
+                return ""
+        return f"a URL that starts with {' or '.join(schemes)}"
 
 
 class MalformedError(Exception):
