@@ -235,6 +235,17 @@ def test_files_of_a_killed_writer_are_used(
     assert not stored.rebuild()
 
 
+def test_names_that_are_no_span_are_not_ours(stored: CandleStore, daily: pl.DataFrame) -> None:
+    stored.commit([piece(daily, 0, 10)], [])
+    path = stored.directory / "20241399T000000_20250101T000000_0123456789ab.parquet"
+    path.touch()
+    (stored.directory / "20240101T000000_20250101T000000_0123456789ab.parquet").mkdir()
+    assert stored.verify().problems == ()
+    assert not stored.rebuild()
+    stored.commit([piece(daily, 10, 20)], [])
+    assert path.exists()
+
+
 def test_spans_that_end_within_a_second(
     stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,7 @@ class CandleStore:
 
     def files(self) -> dict[str, Span]:
         """Return the files of candles, listed or not, and the span that each name states."""
-        names = (path.name for path in self.directory.glob("*.parquet"))
+        names = (path.name for path in self.directory.glob("*.parquet") if path.is_file())
         return {name: span for name in names if (span := span_of(name))}
 
     def unlisted(self, manifest: Manifest) -> list[str]:

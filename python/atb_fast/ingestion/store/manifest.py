@@ -87,7 +87,11 @@ def span_of(name: str) -> Span | None:
     found = _FILE.fullmatch(name)
     if found is None:
         return None
-    start, end = (
-        datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC) for text in found.groups()
-    )
-    return int(start.timestamp()) * 1000, int(end.timestamp()) * 1000
+    try:
+        start, end = (
+            int(datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()) * 1000
+            for text in found.groups()
+        )
+    except ValueError:  # digits that are not a time
+        return None
+    return start, end
