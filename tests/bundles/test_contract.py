@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from engine_contract import violations
+from sealing import reseal
 
 from atb_fast.errors import BundleError
 from atb_fast.serving import references, registry
@@ -189,6 +190,7 @@ def test_a_broken_rule_is_caught(models: Path, tmp_path: Path, number: int) -> N
     shutil.copytree(models / "BTCUSDT" / kind, tmp_path / "BTCUSDT" / kind, symlinks=True)
     bundle = (tmp_path / "BTCUSDT" / kind / "latest").resolve()
     break_it(bundle)
+    reseal(bundle)
     assert rule in violations(tmp_path, "BTCUSDT", kind)
     assert verify(bundle).problems
 
@@ -212,6 +214,7 @@ def test_a_basic_bundle_with_another_timeframe_is_caught(models: Path, tmp_path:
     shutil.copytree(models / "BTCUSDT" / "basic", tmp_path / "BTCUSDT" / "basic", symlinks=True)
     bundle = (tmp_path / "BTCUSDT" / "basic" / "latest").resolve()
     metadata(timeframe="4h")(bundle)
+    reseal(bundle)
     assert violations(tmp_path, "BTCUSDT", "basic") == {"basic-timeframe"}
     # A bundle of 4h may exist but not be live: see the e2e tests. This one is of 4h by name only.
     (problem,) = verify(bundle).problems
@@ -224,6 +227,7 @@ def with_samples(bundle: Path, **changes: Callable[[Any], Any]) -> None:
     for name, change in changes.items():
         arrays[name] = change(arrays[name])
     np.savez(bundle / "samples.npz", **arrays)
+    reseal(bundle)
 
 
 def moved(cells: Any) -> Any:
@@ -259,6 +263,7 @@ def test_samples_that_unpack_to_gigabytes_are_rejected(models: Path, tmp_path: P
     shutil.copytree(live, bundle)
     with zipfile.ZipFile(bundle / "samples.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("windows.npy", bytes(100 << 20))
+    reseal(bundle)
     assert "bytes unpacked, expected at most" in "; ".join(verify(bundle).problems)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_contract import VERSION, bundle_violations, scan, violations
+from sealing import reseal
 from seeds import seed_of_today
 
 from atb_fast import load_bundle
@@ -39,6 +40,7 @@ def copied(bundle: Path, version: str) -> Path:
     shutil.copytree(bundle, copy)
     metadata = json.loads((copy / "metadata.json").read_text())
     (copy / "metadata.json").write_text(json.dumps(metadata | {"version_id": version}))
+    reseal(copy)
     return copy
 
 
@@ -140,11 +142,13 @@ def test_bundles_that_fail_verification_are_not_promoted(atb_fast: Run, root: Pa
     bundle = root / "BTCUSDT" / "price" / NEWEST
     key = f"BTCUSDT:1d:price:{NEWEST}"
     (bundle / "samples.npz").rename(root.parent / "samples.npz")
+    reseal(bundle)
     done = atb_fast("models", "promote", key, "--registry", root)
     assert done.returncode == 9
     assert "could not be fully checked: train/serve skew" in done.stderr
     content = (bundle / "model.onnx").read_bytes()
     (bundle / "model.onnx").write_bytes(content[:-100])
+    reseal(bundle)
     done = atb_fast("models", "promote", key, "--force", "--registry", root)
     assert done.returncode == 9
     assert "must not go live: " in done.stderr
@@ -163,6 +167,52 @@ def test_bundles_that_fail_verification_are_not_promoted(atb_fast: Run, root: Pa
         assert "is not a version in the registry" in elsewhere.stderr
 
 
+def test_damaged_bundles_do_not_go_live(atb_fast: Run, root: Path) -> None:
+    """Files that engines do not read and that still look sound count, too."""
+    price = root / "BTCUSDT" / "price"
+    first = live(root)
+    shutil.rmtree(price / NEWER)
+    older = copied(price / first, "2001-01-01_00h00m00s_v1")
+    oldest = copied(price / first, "2000-01-01_00h00m00s_v1")
+    content = bytearray((price / NEWEST / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1  # a weight
+    (price / NEWEST / "model.onnx").write_bytes(content)
+    (older / "model.keras").unlink()
+    done = atb_fast("models", "verify", "--all", "--registry", root)
+    assert done.returncode == 9
+    assert f"{price / NEWEST / 'model.onnx'} was damaged or changed: " in done.stdout
+    assert f"{older / 'model.keras'} is missing, but listed in SHA256SUMS; " in done.stdout
+    assert "restore the bundle from a backup, or retrain the model" in done.stdout
+    assert "2 of 6 bundles must not go live" in done.stderr
+    for bundle in (price / NEWEST, older):
+        done = atb_fast("models", "promote", bundle, "--force", "--registry", root)
+        assert done.returncode == 9
+        assert done.stderr.startswith(f"error: {bundle} must not go live: ")
+        assert live(root) == first
+    done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
+    assert done.returncode == 0, done.stderr
+    assert f"{older} must not go live: {older / 'model.keras'} is missing" in done.stderr
+    assert live(root) == oldest.name
+
+
+def test_bundles_of_early_versions_go_live_as_before(atb_fast: Run, root: Path) -> None:
+    price = root / "BTCUSDT" / "price"
+    first = live(root)
+    for bundle in (price / first, price / NEWER, price / NEWEST):
+        (bundle / "SHA256SUMS").unlink()
+        metadata = json.loads((bundle / "metadata.json").read_text())
+        del metadata["checksums"]
+        (bundle / "metadata.json").write_text(json.dumps(metadata))
+    done = atb_fast("models", "verify", f"BTCUSDT:1d:price:{NEWEST}", "--registry", root)
+    assert done.returncode == 0, done.stderr
+    assert "not checked: whether its files are as they were published" in done.stdout
+    done = atb_fast("models", "promote", f"BTCUSDT:1d:price:{NEWEST}", "--registry", root)
+    assert done.returncode == 0, done.stderr
+    done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert live(root) == NEWER
+
+
 def test_another_timeframe_does_not_replace_the_live_one(atb_fast: Run, root: Path) -> None:
     before = live(root)
     bundle = root / "BTCUSDT" / "price" / NEWEST
@@ -173,6 +223,7 @@ def test_another_timeframe_does_not_replace_the_live_one(atb_fast: Run, root: Pa
         samples = dict(stored)
     samples["timestamps"] = samples["timestamps"] // 6
     np.savez(bundle / "samples.npz", **samples)
+    reseal(bundle)
     key = f"BTCUSDT:4h:price:{NEWEST}"
     done = atb_fast("models", "promote", key, "--registry", root)
     assert done.returncode == 9
@@ -231,6 +282,7 @@ def test_broken_bundles_do_not_stop_the_others(atb_fast: Run, root: Path) -> Non
         metadata = json.loads((price / live(root) / "metadata.json").read_text())
         metadata |= {"version_id": NEWEST, name: change}
         (price / NEWEST / "metadata.json").write_text(json.dumps(metadata))
+        reseal(price / NEWEST)
         for command in (["ls"], ["verify", "--all"], ["prune", "--keep", "9"]):
             done = atb_fast("models", *command, "--registry", root)
             assert done.returncode == (9 if command[0] == "verify" else 0), done.stderr

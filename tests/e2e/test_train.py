@@ -97,8 +97,8 @@ def test_layout(home: Path, bundle: Path, trained: dict[str, Any]) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\dh\d\dm\d\ds_v1", bundle.name)
     assert trained["version_id"] == bundle.name
     assert str((bundle.parent / "latest").readlink()) == bundle.name
-    files = ["feature_schema.json", "metadata.json", "model.keras", "model.onnx", "report.html"]
-    files += ["samples.npz", "training.png"]
+    files = ["SHA256SUMS", "feature_schema.json", "metadata.json", "model.keras", "model.onnx"]
+    files += ["report.html", "samples.npz", "training.png"]
     assert sorted(path.name for path in bundle.iterdir()) == files
     assert all((home / trained["paths"][name]).is_file() for name in files)
     assert (bundle / "training.png").read_bytes().startswith(b"\x89PNG")
@@ -253,6 +253,7 @@ def test_skipped_steps_are_logged_and_recorded(
     assert document["feature_count"] == 9
     assert kept.name.endswith(document["version_id"])
     assert sorted(path.name for path in kept.iterdir()) == [
+        "SHA256SUMS",
         "feature_schema.json",
         "metadata.json",
         "model.keras",

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from sealing import reseal
 
 from atb_fast import ArgumentError, Bundle, BundleError, load_bundle
 from atb_fast.ingestion import sample
@@ -29,6 +30,7 @@ def changed(models: Path, tmp_path: Path) -> Callable[[dict[str, Any]], Bundle]:
         shutil.copytree(models / "BTCUSDT" / "price" / "latest", path)
         document = path / "metadata.json"
         document.write_text(json.dumps(json.loads(document.read_text()) | change))
+        reseal(path)
         return load_bundle(path)
 
     return load
@@ -114,6 +116,7 @@ def test_an_error_in_a_thread_is_raised(models: Path, tmp_path: Path, truth: Tru
     document = path / "metadata.json"
     scale = {"price_normalization": {"mean": 1e308, "std": 1e308}}
     document.write_text(json.dumps(json.loads(document.read_text()) | scale))
+    reseal(path)
     bundle = load_bundle(path, threads=2)
     with pytest.raises(BundleError, match="or values that are not finite"):
         bundle.predict(truth("BTCUSDT", "1h").tail(1500))

@@ -13,6 +13,7 @@ import onnxruntime
 import polars as pl
 import pytest
 from engine_contract import violations
+from sealing import reseal
 
 from atb_fast import TrainingConfig, load_bundle, load_market, run_training_pipeline
 from atb_fast.errors import BundleError, DataError
@@ -202,6 +203,7 @@ def test_hostile_documents(bundle: Bundle, tmp_path: Path, change: Any, message:
     change(*documents)
     for path, document in zip((schema, metadata), documents, strict=True):
         path.write_text(json.dumps(document))
+    reseal(copy)
     with pytest.raises(BundleError, match=message):
         load_bundle(copy)
 

@@ -21,6 +21,7 @@ import pandas
 import polars as pl
 import pytest
 from packaging.requirements import Requirement
+from sealing import reseal
 
 import atb_fast
 from atb_fast import Bundle, FeatureMatrix, load_bundle
@@ -515,7 +516,7 @@ def attack(bundle: Path, name: str) -> None:
         ("wide windows", "a window has 120 rows of 5000 features"),
         ("no timeframe", "has the timeframe None; expected one of"),
         ("deep", "nested too deeply"),
-        ("huge", "is larger than 4194304 bytes"),
+        ("huge", "bytes, expected at most 4194304"),
         ("nan", "expected finite numbers"),
         ("not a document", "found list, expected a JSON object"),
         ("not text", "cannot be read: .*decode"),
@@ -530,6 +531,7 @@ def attack(bundle: Path, name: str) -> None:
 def test_hostile_bundles_are_rejected(hostile: Path, name: str, message: str) -> None:
     bundle = (hostile / "BTCUSDT" / "price" / "latest").resolve()
     attack(bundle, name)
+    reseal(bundle)
     with pytest.raises(BundleError, match=message):
         load_bundle("BTCUSDT:1d:price", registry=hostile)
 
@@ -577,9 +579,11 @@ def test_a_bundle_of_the_old_trainer(models: Path, hourly: pl.DataFrame, tmp_pat
     metadata = json.loads((new.path / "metadata.json").read_text())
     metadata["robustness_results"] = {"rmse": float("nan"), "mape": float("inf")}
     (tmp_path / "old" / "metadata.json").write_text(json.dumps(metadata))
+    reseal(tmp_path / "old")
     old = load_bundle(tmp_path / "old")
     assert old.predict(hourly).equals(new.predict(hourly))
     schema["features"] = [{"name": "close_scaled", "required": True}]
     (tmp_path / "old" / "feature_schema.json").write_text(json.dumps(schema))
+    reseal(tmp_path / "old")
     with pytest.raises(BundleError, match="does not say how close_scaled is computed"):
         load_bundle(tmp_path / "old")

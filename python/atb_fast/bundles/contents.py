@@ -10,6 +10,7 @@ from typing import Any
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.prepared import PreparedData
+from atb_fast.serving import checksums
 from atb_fast.training.environment import environment, git_state, versions
 
 
@@ -117,6 +118,8 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
             "validation_windows": len(data.validation),
             "test_windows": len(data.test),
         },
+        # Without this key, a bundle that has lost the file would look like one of early versions.
+        "checksums": checksums.NAME,
         "diagnostics": record.diagnostics,
         "diagnostic_failures": dict(record.failures),
         "onnx_difference": dict(record.onnx_difference or {}),

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from atb_fast.errors import BundleError
-from atb_fast.serving import registry
+from atb_fast.serving import checksums, registry
 from atb_fast.serving.model import load_session
 from atb_fast.serving.verification import METADATA_KEYS, Report, collected
+
+_NOT_RUN = f"whether engines can load it, because the files differ from {checksums.NAME}"
 
 
 def check(path: Path) -> Report:
@@ -27,6 +29,11 @@ def check(path: Path) -> Report:
     problems: list[str] = []
     unchecked: tuple[str, ...] = ()
     with collected(problems):
+        # A damaged bundle of atb-fast may look like that of another trainer.
+        hashes = checksums.read(path)
+        problems += checksums.differences(path, hashes) if hashes else ()
+        if problems:
+            return Report(str(path), tuple(problems), (_NOT_RUN,))
         metadata = registry.read_json(path / "metadata.json")
         registry.check_timeframe(metadata, path)
         unchecked = not_verifiable(metadata)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from atb_fast.bundles.workspace import locked, not_writable, open_workspace, temporary
 from atb_fast.errors import StorageError
+from atb_fast.serving import checksums
 from atb_fast.serving.registry import live_version, work_folder
-from atb_fast.storage import sync_directory
+from atb_fast.storage import sync_directory, write_atomic
 
 #: How long an engine may take between reading `latest` and opening the files of that version.
 _LOADING_SECONDS = 2.0
@@ -64,9 +65,16 @@ class Draft:
         Raises:
             StorageError: It cannot be written. In that case, `latest` is unchanged.
         """
+        try:
+            self._seal()
+        except OSError as error:
+            raise StorageError(
+                f"{self.directory} cannot be written: {error.strerror or error}"
+            ) from error
         bundle = self._move(self.destinations[0])
         if live:
-            promote(bundle)
+            with _says_where(bundle):
+                promote(bundle)
         return bundle
 
     def keep(self) -> Path:
@@ -75,7 +83,13 @@ class Draft:
         Raises:
             StorageError: They cannot be moved.
         """
+        with suppress(OSError):  # a full disk must not prevent that the model is kept
+            self._seal()
         return self._move(self.destinations[1])
+
+    def _seal(self) -> None:
+        """Write SHA256SUMS, the last file of a bundle."""
+        write_atomic(self.directory / checksums.NAME, checksums.content_for(self.directory))
 
     def _move(self, target: Path) -> Path:
         try:
@@ -88,6 +102,19 @@ class Draft:
                 f"the bundle cannot be moved to {target}: {error.strerror or error}"
             ) from error
         return target
+
+
+@contextmanager
+def _says_where(bundle: Path) -> Iterator[None]:
+    """Say where the published bundle is if it cannot be promoted."""
+    try:
+        yield
+    except BaseException as error:
+        text = f"the bundle is complete but not live: {bundle}"
+        if isinstance(error, StorageError):
+            raise StorageError(f"{error}; {text}") from error
+        error.add_note(text)
+        raise
 
 
 @contextmanager

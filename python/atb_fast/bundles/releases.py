@@ -97,9 +97,9 @@ def promote(path: Path, registry: Path, *, force: bool) -> tuple[Path, str | Non
     report = check(path)
     if report.problems:
         raise BundleError(f"{path} must not go live: {'; '.join(report.problems)}")
-    if report.unchecked and not force:
+    if report.incomplete and not force:
         raise BundleError(
-            f"{path} could not be fully checked: {'; '.join(report.unchecked)}; pass --force to "
+            f"{path} could not be fully checked: {'; '.join(report.incomplete)}; pass --force to "
             "promote it anyway"
         )
     timeframe = layout.timeframe(path)
@@ -165,9 +165,9 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
         if report.problems:
             log.warning("%s must not go live: %s", path, "; ".join(report.problems))
             continue
-        if report.unchecked:
-            log.warning("%s could not be fully checked: %s", path, "; ".join(report.unchecked))
-        if force or not report.unchecked or release.foreign:
+        if report.incomplete:
+            log.warning("%s could not be fully checked: %s", path, "; ".join(report.incomplete))
+        if force or not report.incomplete or release.foreign:
             return path, publishing.promote(path)
     raise BundleError(
         f"no version of {bundle} before {live.name} may go live; see atb-fast models ls, or train "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from atb_fast.errors import BundleError, MissingExtraError
 from atb_fast.features.frames import MOMENTUM
-from atb_fast.serving.registry import regular_file
+from atb_fast.serving.checksums import read_checked
 
 #: Largest model.onnx that is loaded, in bytes.
 _MOST_BYTES = 256 << 20
@@ -26,25 +27,29 @@ class OnnxModel:
             input. Without that column, sentiment is neutral.
     """
 
-    def __init__(self, path: Path, length: int, columns: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        length: int,
+        columns: int,
+        *,
+        hashes: Mapping[str, str] | None = None,
+    ) -> None:
         """Load the file.
 
         Args:
             path: Path of model.onnx.
             length: Expected rows in a window of the first input.
             columns: Expected columns of the first input.
+            hashes: Hashes of the files of the bundle; None if the file is not checked.
 
         Raises:
-            BundleError: The file cannot be loaded, or its input is another.
+            BundleError: The file cannot be loaded or is damaged, or its input is another.
             MissingExtraError: onnxruntime is not installed.
         """
-        self.path = regular_file(path)
-        if path.stat().st_size > _MOST_BYTES:
-            raise BundleError(
-                f"{path}: has {path.stat().st_size} bytes, expected at most {_MOST_BYTES}"
-            )
+        self.path = path
         # Kept in memory, so that a forked process loads the same model even if the file is deleted.
-        self._content = path.read_bytes()
+        self._content = read_checked(path, _MOST_BYTES, hashes)
         session = load_session(self._content, path)
         names = session.get_modelmeta().custom_metadata_map.get("optional_input")
         if names == MOMENTUM:

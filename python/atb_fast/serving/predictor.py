@@ -16,6 +16,7 @@ from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import BundleError, DataError
 from atb_fast.features.frames import epoch_ms
 from atb_fast.options import check_count
+from atb_fast.serving import checksums
 from atb_fast.serving.frames import to_polars, with_predictions
 from atb_fast.serving.inputs import (
     CandlesAndSentiment,
@@ -51,7 +52,8 @@ def load_bundle(
 
     Raises:
         ArgumentError: `threads` is not an integer of at least 1, or `registry` is not a path.
-        BundleError: There is no such bundle, or it is damaged or cannot be scored.
+        BundleError: There is no such bundle, or it cannot be scored; or a file that is read was
+            damaged or changed since the bundle was published.
         MissingExtraError: onnxruntime is not installed.
     """
     return Bundle(find(reference, registry), threads)
@@ -77,10 +79,14 @@ class Bundle:
     ) -> None:
         self.threads = check_count("threads", threads)
         self.path = path.resolve()
-        schema = read_documents(self.path, metadata)
+        # Verification passes the metadata, because it compares all files before.
+        hashes = checksums.read(self.path) if metadata is None else None
+        schema = read_documents(self.path, metadata, hashes=hashes)
         self.metadata, self.price_scale = schema.metadata, schema.price_scale
         self.sequence_length, self.feature_names = schema.length, list(schema.names)
-        self._model = OnnxModel(self.path / "model.onnx", schema.length, len(schema.names))
+        self._model = OnnxModel(
+            self.path / "model.onnx", schema.length, len(schema.names), hashes=hashes
+        )
         self._input = made = schema.input
         if self._model.takes_sentiment and type(made) is FeatureWindows:
             self._input = CandlesAndSentiment(made.pipeline)

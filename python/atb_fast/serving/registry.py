@@ -33,7 +33,7 @@ from atb_fast.errors import BundleError, StorageError
 _PART = re.compile(r"^[\w\-.]+$", re.ASCII)
 _VERSION = re.compile(r"(\d{4}-\d{2}-\d{2}_\d{2}h\d{2}m\d{2}s)_v(\d{1,9})", re.ASCII)
 #: Largest JSON document that is read, in bytes; real ones are far smaller.
-_MOST_BYTES = 4 << 20
+MOST_JSON_BYTES = 4 << 20
 
 
 def work_folder(registry: Path) -> Path:
@@ -194,19 +194,41 @@ def regular_file(path: Path) -> Path:
     return path
 
 
+def read_file(path: Path, most: int) -> bytes:
+    """Return the content of a file of a bundle.
+
+    Raises:
+        BundleError: It cannot be read, or has more than `most` bytes.
+    """
+    try:
+        size = regular_file(path).stat().st_size
+        if size > most:
+            raise BundleError(f"{path}: has {size} bytes, expected at most {most}")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON document of a bundle. NaN and infinities, found in old bundles, are accepted.
+    """Return a JSON document of a bundle; see `parse_json`.
 
     Raises:
         BundleError: The file cannot be read, is too large, or does not contain a JSON object.
     """
+    return parse_json(read_file(path, MOST_JSON_BYTES), path)
+
+
+def parse_json(content: bytes, path: Path) -> dict[str, Any]:
+    """Return the JSON document in `content`, which was read from `path`.
+
+    NaN and infinities, found in old bundles, are accepted.
+
+    Raises:
+        BundleError: It is not a JSON object.
+    """
     try:
-        if regular_file(path).stat().st_size > _MOST_BYTES:
-            raise BundleError(f"{path}: is larger than {_MOST_BYTES} bytes, the maximum")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, BundleError):
-            raise
+        document = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise BundleError(f"{path}: cannot be read: {reason}") from error
     if not isinstance(document, dict):

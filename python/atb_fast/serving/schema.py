@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,8 +13,9 @@ from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES
 from atb_fast.errors import BundleError
 from atb_fast.features.indicators import from_source
 from atb_fast.features.price import PriceScale
+from atb_fast.serving import checksums
 from atb_fast.serving.inputs import CausalFeatures, FeatureWindows, ModelInput, ScaledWindows
-from atb_fast.serving.registry import check_timeframe, read_json
+from atb_fast.serving.registry import MOST_JSON_BYTES, check_timeframe, parse_json
 
 #: Most rows in a window.
 _LONGEST_WINDOW = 1 << 20
@@ -40,19 +42,31 @@ class Documents:
     price_scale: PriceScale
 
 
-def read_documents(path: Path, metadata: dict[str, Any] | None = None) -> Documents:
+def read_documents(
+    path: Path,
+    metadata: dict[str, Any] | None = None,
+    *,
+    hashes: Mapping[str, str] | None = None,
+) -> Documents:
     """Return the model that the documents of the bundle in `path` describe.
 
     Args:
         path: The bundle's directory.
-        metadata: Contents of metadata.json, if it has not been written yet.
+        metadata: Contents of metadata.json, if it has been read before or is not written yet.
+        hashes: Hashes of the files of the bundle; None if they are not checked.
 
     Raises:
-        BundleError: A document is missing, cannot be read, or contradicts the other.
+        BundleError: A document is missing or damaged, cannot be read, or contradicts the other.
     """
+
+    def document(name: str) -> dict[str, Any]:
+        content = checksums.read_checked(path / name, MOST_JSON_BYTES, hashes)
+        return parse_json(content, path / name)
+
     if metadata is None:
-        metadata = read_json(path / "metadata.json")
-    schema = read_json(path / "feature_schema.json")
+        metadata = document("metadata.json")
+        checksums.check_present(metadata, hashes, path)
+    schema = document("feature_schema.json")
     try:
         length, names = _shape(schema)
         made = _input(schema["features"])

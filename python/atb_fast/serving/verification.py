@@ -22,7 +22,7 @@ import numpy as np
 from atb_fast.config import BASIC_SEQUENCE_LENGTH, CANDLE_COLUMNS
 from atb_fast.errors import AtbFastError, BundleError, MissingExtraError
 from atb_fast.features.price import PriceScale
-from atb_fast.serving import registry
+from atb_fast.serving import checksums, registry
 from atb_fast.serving.predictor import Bundle
 
 #: Largest accepted difference between a feature in training and in scoring; features are about 1.
@@ -34,6 +34,11 @@ _PREDICTION = 1e-5
 _PREDICTION_FROM_CANDLES = 1e-4
 #: Largest unpacked size of samples.npz that is read, in bytes.
 _MOST_BYTES = 64 << 20
+
+_NO_CHECKSUMS = (
+    f"whether its files are as they were published, because there is no {checksums.NAME}; bundles "
+    "of early versions have none"
+)
 
 #: Keys that metadata.json must have, and the type of each value.
 METADATA_KEYS: dict[str, type] = {
@@ -82,6 +87,11 @@ class Report:
     skew: float | None = None
     prediction_difference: float | None = None
 
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """Checks that could not be run, except those that bundles of early versions never allow."""
+        return tuple(what for what in self.unchecked if what != _NO_CHECKSUMS)
+
 
 def verify(
     path: Path,
@@ -108,9 +118,17 @@ def verify(
         symbol, model_type, version = resolved.parts[-3:]
         identity = (symbol, model_type, version)
     with collected(problems):
-        problems += _layout(path)
         if metadata is None:
+            hashes = checksums.read(path)
+            problems += checksums.differences(path, hashes) if hashes else ()
+            if problems:  # a damaged file would only cause further problems
+                unchecked.append(f"anything else, because the files differ from {checksums.NAME}")
+                return Report(str(path), tuple(problems), tuple(unchecked))
             metadata = registry.read_json(path / "metadata.json")
+            checksums.check_present(metadata, hashes, path)
+            if hashes is None:
+                unchecked.append(_NO_CHECKSUMS)
+        problems += _layout(path)
         schema = registry.read_json(path / "feature_schema.json")
         problems += _metadata(metadata)
         problems += _not_finite({"metadata.json": metadata, "feature_schema.json": schema})
