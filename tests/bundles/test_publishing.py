@@ -106,6 +106,45 @@ def test_a_kept_model_is_invisible_to_engines(registry: Path) -> None:
     assert str((before.parent / "latest").readlink()) == before.name
 
 
+@pytest.mark.parametrize("target", ["latest", "gone", "/nowhere", "../.."])
+def test_a_broken_link_is_replaced(registry: Path, target: str) -> None:
+    home = publish(registry).parent
+    (home / "latest").unlink()
+    (home / "latest").symlink_to(target)
+    assert str((home / "latest").readlink()) == target
+    path = publish(registry)
+    assert str((home / "latest").readlink()) == path.name
+
+
+def test_a_bundle_that_cannot_go_live_is_published_and_the_error_says_where(registry: Path) -> None:
+    (registry / "BTCUSDT" / "price" / "latest").mkdir(parents=True)
+    path = registry / "BTCUSDT" / "price" / FIRST
+    with pytest.raises(StorageError, match=rf"latest cannot be replaced: .* not live: {path}"):
+        publish(registry)
+    assert (path / "model.onnx").is_file()
+
+
+def test_a_kept_model_is_sealed_like_a_published_one(registry: Path) -> None:
+    published = publish(registry)
+    with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
+        write(draft)
+        kept = draft.keep()
+    for bundle in (published, kept):
+        lines = (bundle / "SHA256SUMS").read_text().splitlines()
+        assert [line[66:] for line in lines] == ["metadata.json", "model.onnx"]
+
+
+@pytest.mark.parametrize("link", ["BTCUSDT", "BTCUSDT/price"])
+def test_a_broken_link_in_the_place_of_a_directory(registry: Path, link: str) -> None:
+    (registry / link).parent.mkdir(parents=True)
+    (registry / link).symlink_to("gone")
+    with (
+        pytest.raises(StorageError, match=rf"{link} is not a directory"),
+        reserve(registry, "BTCUSDT", "price", CREATED),
+    ):
+        pass
+
+
 def test_a_failure_leaves_nothing(registry: Path) -> None:
     publish(registry)
     seen = everything(registry)

@@ -249,6 +249,49 @@ def test_a_broken_latest_keeps_all_versions(atb_fast: Run, root: Path) -> None:
     assert (price / NEWEST).is_dir()
 
 
+@pytest.mark.parametrize("target", ["latest", "other", "gone", "..", "/", "../../../.."])
+def test_a_latest_that_leads_to_no_version(atb_fast: Run, root: Path, target: str) -> None:
+    price = root / "BTCUSDT" / "price"
+    (price / "other").symlink_to("latest")  # with `latest -> other`, a loop of two
+
+    def broken(*arguments: str) -> subprocess.CompletedProcess[str]:
+        (price / "latest").unlink()
+        (price / "latest").symlink_to(target)
+        return atb_fast("models", *arguments, "--registry", root)
+
+    message = f"{price / 'latest'}: points to {target!r}, expected the name of a version in {price}"
+    listed = broken("ls", "--json")
+    assert listed.returncode == 0
+    assert message in listed.stderr
+    rows = {row["bundle"]: row for row in json.loads(listed.stdout)}
+    assert not any(row["live"] for name, row in rows.items() if ":price:" in name)
+    shown = broken("show", "BTCUSDT:1d:price")
+    assert (shown.returncode, shown.stderr.startswith(f"error: {message}")) == (9, True)
+    assert "run atb-fast models promote" in shown.stderr
+    for arguments in (["--dry-run"], []):  # the link may have pointed to any version
+        pruned = broken("prune", "--keep", "1", "--json", *arguments)
+        assert json.loads(pruned.stdout)["removed"] == []
+    for arguments in (["promote", f"BTCUSDT:1d:price:{NEWEST}"], ["rollback", "BTCUSDT:1d:price"]):
+        done = broken(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["before"] is None
+        assert live(root) == NEWEST
+
+
+def test_a_registry_that_is_a_link_to_itself(atb_fast: Run, root: Path) -> None:
+    (root.parent / "loop").symlink_to("loop")
+    bundle = root / "BTCUSDT" / "price" / NEWEST
+    for code, arguments in (
+        (6, ["ls"]),
+        (9, ["show", "BTCUSDT:1d:price"]),
+        (2, ["promote", bundle]),
+        (9, ["rollback", "BTCUSDT:1d:price"]),
+    ):
+        done = atb_fast("models", *arguments, "--registry", "loop")
+        assert done.returncode == code, done.stderr
+        assert done.stderr.startswith("error: ")
+
+
 def test_registries_that_cannot_be_read(atb_fast: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in ("nowhere", "file"):
@@ -294,6 +337,9 @@ def test_broken_bundles_do_not_stop_the_others(atb_fast: Run, root: Path) -> Non
 def test_train_price(atb_fast: Run, tmp_path: Path) -> None:
     quick = ["train", "price", "BTCUSDT", "--source", "sample", "--epochs", "1", "--json"]
     quick += ["--start-date", "2024-11-20", "--engine", "keras", "--registry", "models"]
+    # A link to itself is replaced.
+    (tmp_path / "models" / "BTCUSDT" / "basic").mkdir(parents=True)
+    (tmp_path / "models" / "BTCUSDT" / "basic" / "latest").symlink_to("latest")
     done = atb_fast(*quick)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

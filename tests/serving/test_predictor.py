@@ -543,9 +543,9 @@ def test_hostile_links_are_rejected(hostile: Path, target: str) -> None:
     home = hostile / "BTCUSDT" / "price"
     (home / "latest").unlink()
     (home / "latest").symlink_to(target)
-    with pytest.raises(BundleError, match=r"latest: points to|found a link|no bundle in"):
+    with pytest.raises(BundleError, match="latest: points to"):
         load_bundle("BTCUSDT:1d:price", registry=hostile)
-    with pytest.raises(BundleError, match=r"latest: points to|found a link|no bundle in"):
+    with pytest.raises(BundleError, match="latest: points to"):
         load_bundle(home / "latest")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from atb_fast.bundles.workspace import locked, not_writable, open_workspace, temporary
 from atb_fast.errors import StorageError
 from atb_fast.serving import checksums
-from atb_fast.serving.registry import live_version, work_folder
+from atb_fast.serving.registry import is_broken, live_version, work_folder
 from atb_fast.storage import sync_directory, write_atomic
 
 #: How long an engine may take between reading `latest` and opening the files of that version.
@@ -197,9 +197,8 @@ def remove(version: Path) -> bool:
     latest = home / "latest"
     try:
         with temporary(work) as scratch, locked(work):
-            live = live_version(home)
             # A broken link may have pointed to any version.
-            if live == version.name or (latest.is_symlink() and live is None):
+            if is_broken(home) or live_version(home) == version.name:
                 return False
             if latest.is_symlink():
                 moved = time.time() - latest.lstat().st_mtime

@@ -10,7 +10,7 @@ from typing import Any
 from atb_fast.bundles import foreign, publishing
 from atb_fast.errors import ArgumentError, BundleError
 from atb_fast.serving import registry as layout
-from atb_fast.serving.references import Reference
+from atb_fast.serving.references import Reference, follow
 from atb_fast.serving.verification import Report, verify
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,19 @@ class Release:
 def releases(registry: Path) -> list[Release]:
     """Return all versions in `registry`, by symbol and type, oldest first.
 
+    Logs a warning for each `latest` that is not a link to one of them.
+
     Raises:
         StorageError: The registry cannot be read.
     """
-    return [_release(path) for path in layout.versions(registry)]
+    found = [_release(path) for path in layout.versions(registry)]
+    for home in sorted({release.path.parent for release in found}):
+        if (home / "latest").is_symlink():
+            try:
+                follow(home / "latest")
+            except BundleError as error:
+                log.warning("%s", error)
+    return found
 
 
 def _release(path: Path) -> Release:
@@ -114,7 +123,7 @@ def promote(path: Path, registry: Path, *, force: bool) -> tuple[Path, str | Non
 
 def _inside(path: Path, registry: Path) -> Path:
     """Return `path` with links resolved if it is a version in `registry`."""
-    resolved, registry = path.resolve(), registry.resolve()
+    resolved, registry = layout.resolved(path), layout.resolved(registry)
     if resolved in layout.unpublished(registry):
         raise BundleError(
             f"{path} was not published, because it has no checked model.onnx; train the model again"
@@ -147,7 +156,8 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
         raise ArgumentError(
             f"{bundle} names a version; leave it out, or use models promote for that version"
         )
-    home = registry.resolve() / wanted.symbol / wanted.model_type
+    registry = layout.resolved(registry)
+    home = registry / wanted.symbol / wanted.model_type
     latest = home / "latest"
     if not latest.is_symlink():
         raise BundleError(
@@ -159,8 +169,8 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
             f"{latest} has the timeframe {other}, not {wanted.timeframe}; roll back that one, or "
             "promote a version with models promote --force"
         )
-    live = home / latest.readlink().name
-    for release in reversed(_before(live, registry.resolve(), wanted.timeframe)):
+    live = home / (latest.readlink().name or latest.name)  # a link to / has no name
+    for release in reversed(_before(live, registry, wanted.timeframe)):
         path, report = release.path, _check(release)
         if report.problems:
             log.warning("%s must not go live: %s", path, "; ".join(report.problems))
@@ -199,7 +209,8 @@ def prune(registry: Path, keep: int, *, dry_run: bool) -> list[Path]:
     """
     groups: dict[tuple[Path, str | None], list[Release]] = {}
     for release in releases(registry):
-        if release.metadata and not release.foreign:
+        # A broken link may have pointed to any version.
+        if release.metadata and not release.foreign and not layout.is_broken(release.path.parent):
             groups.setdefault((release.path.parent, release.timeframe), []).append(release)
     old = [release for group in groups.values() for release in group[:-keep] if not release.live]
     return [r.path for r in old if dry_run or publishing.remove(r.path)]

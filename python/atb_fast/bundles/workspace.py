@@ -76,8 +76,8 @@ def _check_directory(registry: Path) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """Return `path`, or its closest parent that exists."""
-    return next(place for place in (path, *path.absolute().parents) if place.exists())
+    """Return `path`, or its closest parent that exists, even as a broken link."""
+    return next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
 
 
 def _check_writable(place: Path) -> None:

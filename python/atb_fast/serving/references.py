@@ -85,11 +85,13 @@ def follow(link: Path) -> Path:
         BundleError: The link points elsewhere.
     """
     target = str(link.readlink())
-    if not is_part(target):
+    found = link.parent / target
+    if not is_part(target) or found.is_symlink() or not found.is_dir():
         raise BundleError(
-            f"{link}: points to {target!r}, expected the name of a version in {link.parent}"
+            f"{link}: points to {target!r}, expected the name of a version in {link.parent}; to "
+            "replace the link, run atb-fast models promote"
         )
-    return _directory(link.parent / target)
+    return found
 
 
 def _directory(path: Path) -> Path:

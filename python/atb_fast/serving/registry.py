@@ -38,14 +38,14 @@ MOST_JSON_BYTES = 4 << 20
 
 def work_folder(registry: Path) -> Path:
     """Return the work folder of `registry`, a hidden folder next to it."""
-    resolved = registry.resolve()
-    return resolved.parent / f".{resolved.name}-work"
+    real = resolved(registry)
+    return real.parent / f".{real.name}-work"
 
 
 def unpublished(registry: Path) -> list[Path]:
     """Return the trained models that were kept but not published, oldest first."""
     # Early versions of atb-fast kept them in the registry; the next write moves them.
-    folders = (work_folder(registry) / "unpublished", registry.resolve() / ".unpublished")
+    folders = (work_folder(registry) / "unpublished", resolved(registry) / ".unpublished")
     return sorted((path for folder in folders for path in folder.glob("*/")), key=lambda p: p.name)
 
 
@@ -54,8 +54,18 @@ def live_version(home: Path) -> str | None:
     link = home / "latest"
     if not link.is_symlink():
         return None
-    target = link.resolve()
-    return target.name if target.parent == home.resolve() and target.is_dir() else None
+    target = resolved(link)
+    return target.name if target.parent == resolved(home) and target.is_dir() else None
+
+
+def is_broken(home: Path) -> bool:
+    """Return whether `latest` in `home` is a link, but not to a version in `home`."""
+    return (home / "latest").is_symlink() and live_version(home) is None
+
+
+def resolved(path: Path) -> Path:
+    """Return `path` with links resolved. A link that leads to itself is not an error."""
+    return Path(os.path.realpath(path))
 
 
 def versions(registry: Path) -> list[Path]:
