@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pty
 import random
 import shutil
 import signal
@@ -290,6 +291,69 @@ def test_a_registry_that_is_a_link_to_itself(atb_fast: Run, root: Path) -> None:
         done = atb_fast("models", *arguments, "--registry", "loop")
         assert done.returncode == code, done.stderr
         assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("spelled", ["btcusdt", "BtcUSDT"])
+def test_the_symbol_is_not_case_sensitive(atb_fast: Run, root: Path, spelled: str) -> None:
+    shown = atb_fast("models", "show", f"{spelled}:1d:price:{NEWER}", "--registry", root)
+    assert shown.returncode == 0, shown.stderr
+    assert str(root / "BTCUSDT" / "price" / NEWER) in shown.stdout
+    promoted = atb_fast("models", "promote", f"{spelled}:1d:price:{NEWER}", "--registry", root)
+    assert promoted.returncode == 0, promoted.stderr
+    back = atb_fast("models", "rollback", f"{spelled}:1d:price", "--registry", root, "--json")
+    assert json.loads(back.stdout)["before"] == NEWER
+    # A directory that has exactly this name comes first.
+    (root / "btcusdt").mkdir()
+    exact = atb_fast("models", "show", "btcusdt:1d:price", "--registry", root)
+    assert (exact.returncode, "btcusdt/price/latest" in exact.stderr) == (9, True)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(
+    ("typed", "ran"),
+    [
+        ("models show btc\td:p\t:209\t0", f"models show BTCUSDT:1d:price:{NEWEST}"),
+        ("models rollback BTCUSDT:1d:p\t", "models rollback BTCUSDT:1d:price"),
+        ("models verify BTCUSDT:1h:\t BTCUSDT:1d:s\t", "models verify BTCUSDT:1h:basic "),
+        ("train --from=BTCUSDT:1d:price:209\t0", f"train --from=BTCUSDT:1d:price:{NEWEST}"),
+        ("models promote mod\tBTCUSDT/p\t2099\t0", "models promote models/BTCUSDT/price/2099"),
+    ],
+)
+def test_names_complete_in_bash(root: Path, typed: str, ran: str) -> None:
+    """Keys are typed into an interactive bash; the settings file names the registry."""
+    home = root.parent
+    (home / "atb-fast.toml").write_text("[train]\nregistry = 'models'\n")
+    program = home / "bin" / "atb-fast"
+    program.parent.mkdir()
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = completion ] || [ -n "$_ATB_FAST_COMPLETE" ] || '
+        f'{{ echo "ran: $*"; exit; }}\nexec {sys.executable} -m atb_fast "$@"\n'
+    )
+    program.chmod(0o755)
+    variables = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    ours, theirs = pty.openpty()
+    bash = subprocess.Popen(
+        ["bash", "--norc", "--noprofile", "-i"],
+        cwd=home,
+        env=variables | {"TERM": "dumb", "COLUMNS": "300", "INPUTRC": os.devnull},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    with bash:
+        try:
+            keys = f'eval "$(atb-fast completion bash)"\natb-fast {typed}\nexit\n'
+            os.write(ours, keys.encode())
+            seen = ""
+            with suppress(OSError):  # at the end
+                while part := os.read(ours, 4096):
+                    seen += part.decode(errors="replace")
+        finally:
+            bash.kill()
+            os.close(ours)
+    assert f"ran: {ran}" in seen, seen
 
 
 def test_registries_that_cannot_be_read(atb_fast: Run, tmp_path: Path) -> None:

@@ -65,12 +65,7 @@ class Draft:
         Raises:
             StorageError: It cannot be written. In that case, `latest` is unchanged.
         """
-        try:
-            self._seal()
-        except OSError as error:
-            raise StorageError(
-                f"{self.directory} cannot be written: {error.strerror or error}"
-            ) from error
+        self._seal()
         bundle = self._move(self.destinations[0])
         if live:
             with _says_where(bundle):
@@ -83,13 +78,18 @@ class Draft:
         Raises:
             StorageError: They cannot be moved.
         """
-        with suppress(OSError):  # a full disk must not prevent that the model is kept
+        with suppress(StorageError):  # even on a full disk, the model is kept
             self._seal()
         return self._move(self.destinations[1])
 
     def _seal(self) -> None:
         """Write SHA256SUMS, the last file of a bundle."""
-        write_atomic(self.directory / checksums.NAME, checksums.content_for(self.directory))
+        try:
+            write_atomic(self.directory / checksums.NAME, checksums.content_for(self.directory))
+        except OSError as error:
+            raise StorageError(
+                f"{self.directory} cannot be written: {error.strerror or error}"
+            ) from error
 
     def _move(self, target: Path) -> Path:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from atb_fast.bundles import foreign, publishing
 from atb_fast.errors import ArgumentError, BundleError
 from atb_fast.serving import registry as layout
-from atb_fast.serving.references import Reference, follow
+from atb_fast.serving.references import Reference, follow, home_of
 from atb_fast.serving.verification import Report, verify
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
             f"{bundle} names a version; leave it out, or use models promote for that version"
         )
     registry = layout.resolved(registry)
-    home = registry / wanted.symbol / wanted.model_type
+    home = home_of(wanted, registry)
     latest = home / "latest"
     if not latest.is_symlink():
         raise BundleError(

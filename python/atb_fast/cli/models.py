@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atb_fast.cli import completion
 from atb_fast.cli.options import as_json, print_json
 from atb_fast.cli.tables import Column, print_table
 from atb_fast.config import OPTIONS, default_registry
@@ -30,12 +31,15 @@ _registry = click.option(
 )
 
 
+_bundle = click.argument("bundle", shell_complete=completion.bundles)
+
+
 @click.group()
 def models() -> None:
     """List, verify, promote and delete bundles.
 
     BUNDLE is a directory, or SYMBOL:TIMEFRAME:TYPE[:VERSION], for example BTCUSDT:1h:basic. Without
-    a version, it is the live bundle, which `latest` points to.
+    a version, it is the live bundle, which `latest` points to. The symbol is not case-sensitive.
     """
 
 
@@ -62,7 +66,7 @@ def list_models(registry: Path, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("bundle")
+@_bundle
 @_registry
 @as_json
 def show(bundle: str, registry: Path, as_json: bool) -> None:
@@ -80,7 +84,7 @@ def show(bundle: str, registry: Path, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("bundles", nargs=-1, metavar="BUNDLE...")
+@click.argument("bundles", nargs=-1, metavar="BUNDLE...", shell_complete=completion.bundles)
 @click.option("--all", "every", is_flag=True, help="Verify every version in the registry.")
 @_registry
 @as_json
@@ -122,7 +126,7 @@ def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool)
 
 
 @models.command()
-@click.argument("bundle")
+@_bundle
 @click.option(
     "--force",
     is_flag=True,
@@ -139,7 +143,7 @@ def promote(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("bundle")
+@_bundle
 @click.option(
     "--force", is_flag=True, help="Accept a version that could not be checked completely."
 )

@@ -144,7 +144,8 @@ def attach(
         option.envvar = variables(name)
 
     def use(context: click.Context, _: click.Parameter, given: Path | None) -> None:
-        if context.resilient_parsing:
+        # Completing an option must not log. Completing the name of a bundle needs the registry.
+        if context.resilient_parsing and table:
             return
         left_out = (variable_set(name) for name in apart if name not in options)
         if idle := [variable for variable in left_out if variable]:

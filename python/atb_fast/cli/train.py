@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from atb_fast.cli import settings
+from atb_fast.cli import completion, settings
 from atb_fast.cli.options import (
     EXIT_CODES,
     FOR_BASIC,
@@ -62,6 +62,7 @@ _MODEL_RECIPES = tuple(name for name in RECIPES if name != "basic")
             metavar="METADATA",
             help="Repeat this run: a metadata.json, a bundle directory, or "
             "SYMBOL:TIMEFRAME:TYPE[:VERSION].",
+            shell_complete=completion.bundles,
         ),
         *training_options(_REPEATED),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from atb_fast.serving.registry import is_part, timeframe
 class Reference:
     """The name of a bundle, `SYMBOL:TIMEFRAME:TYPE[:VERSION]`.
 
-    Without a version, it names the live bundle, which `latest` points to.
+    The symbol is not case-sensitive. Without a version, it names the live bundle, which `latest`
+    points to.
     """
 
     symbol: str
@@ -60,7 +62,7 @@ def find(reference: str | Path, registry: str | Path | None = None) -> Path:
         return follow(directory) if directory.is_symlink() else _directory(directory)
     wanted = Reference.parse(reference)
     root = OPTIONS["registry"].check(registry) if registry is not None else default_registry()
-    home = root / wanted.symbol / wanted.model_type
+    home = home_of(wanted, root)
     if home.is_symlink() or home.parent.is_symlink():
         raise BundleError(f"{home}: found a link, expected a directory")
     if wanted.version:
@@ -76,6 +78,19 @@ def find(reference: str | Path, registry: str | Path | None = None) -> Path:
             "timeframe, or add the version you want"
         )
     return found
+
+
+def home_of(reference: Reference, registry: Path) -> Path:
+    """Return the directory of all versions of a symbol and type.
+
+    The symbol is not case-sensitive. If directories differ in case only, the exact name wins.
+    """
+    symbol = reference.symbol
+    if not (registry / symbol).exists():
+        with suppress(OSError):
+            names = sorted(path.name for path in registry.iterdir())
+            symbol = next((name for name in names if name.upper() == symbol.upper()), symbol)
+    return registry / symbol / reference.model_type
 
 
 def follow(link: Path) -> Path:

@@ -147,6 +147,13 @@ def is_foreign(metadata: dict[str, Any]) -> bool:
     return not all(isinstance(metadata.get(key), dict) for key in ("config", "versions"))
 
 
+def is_synthetic(metadata: dict[str, Any]) -> bool | None:
+    """Return whether a model was trained on the sample market; None if that is not recorded."""
+    dataset = metadata.get("dataset")
+    found = dataset.get("synthetic") if isinstance(dataset, dict) else None
+    return found if isinstance(found, bool) else None
+
+
 def is_part(name: str) -> bool:
     """Return whether `name` is allowed as a part of a bundle's path."""
     return bool(_PART.match(name)) and name not in (".", "..")
@@ -198,7 +205,7 @@ def regular_file(path: Path) -> Path:
     """
     if path.is_symlink() or not path.is_file():
         if not os.path.lexists(path):
-            raise BundleError(f"{path}: no such file; the bundle is not complete")
+            raise BundleError(f"{path} is missing; the bundle is not complete")
         found = "a link" if path.is_symlink() else "something else"
         raise BundleError(f"{path}: found {found}, expected a regular file")
     return path

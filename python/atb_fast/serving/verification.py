@@ -79,6 +79,7 @@ class Report:
         skew: Largest difference between a feature in training and in scoring; None if unchecked.
         prediction_difference: Largest difference between predictions of the bundle and of Keras,
             relative to the largest price; None if unchecked.
+        synthetic: Whether the model was trained on the sample market; None if unknown.
     """
 
     path: str
@@ -86,6 +87,7 @@ class Report:
     unchecked: tuple[str, ...]
     skew: float | None = None
     prediction_difference: float | None = None
+    synthetic: bool | None = None
 
     @property
     def incomplete(self) -> tuple[str, ...]:
@@ -148,7 +150,8 @@ def verify(
             problems += _too_different(bundle, *differences)
         else:
             unchecked.append("train/serve skew, because there is no samples.npz")
-    return Report(str(path), tuple(problems), tuple(unchecked), *differences)
+    synthetic = registry.is_synthetic(metadata or {})
+    return Report(str(path), tuple(problems), tuple(unchecked), *differences, synthetic)
 
 
 @contextmanager
