@@ -7,6 +7,7 @@ import logging
 import os
 import pty
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -71,12 +72,37 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
     table = atb_fast("models", "ls", "--registry", root)
     assert all(row["bundle"] in table.stdout for row in rows)
     assert "cannot be read" in table.stdout
+    basic, price = rows[:2]
+    assert (basic["recipe"], price["recipe"], price["epochs"]) == ("basic", "legacy", 1)
+    assert price["trained"][:10] == price["bundle"].split(":")[3][:10]
+    assert price["synthetic"] is True
+    assert price["directional_accuracy_low"] < price["directional_accuracy"]
+    assert price["directional_accuracy_high"] > price["directional_accuracy"]
+    header, _, *lines = table.stdout.splitlines()[1:]
+    assert max(map(len, [header.removesuffix("problem").rstrip(), lines[0]])) <= 100
+    assert re.split(r"  +", header)[:7] == [
+        *("bundle", "live", "market", "recipe", "epochs", "test RMSE", "no change")
+    ]
+    figures = [f"{basic[name]:,.2f}" for name in ("test_rmse", "persistence_rmse")]
+    assert lines[0].split() == [basic["bundle"], "yes", "sample", "basic", "1", *figures]
 
     show = atb_fast("models", "show", "BTCUSDT:1h:basic", "--registry", root)
     assert "120 rows of close_normalized, volume_normalized" in show.stdout
-    assert "persistence" in show.stdout
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in show.stdout.splitlines())
+    assert facts["market"] == "sample (synthetic prices)"
+    assert re.fullmatch(r"[\d,.]+ \(no change: [\d,.]+\)", facts["test RMSE"])
+    assert re.fullmatch(
+        r"right in [\d.]+% of \d+ bars \(95% interval [\d.]+% to [\d.]+%\); always up: [\d.]+%",
+        facts["direction"],
+    )
+    assert "promotion" not in facts
     as_json = atb_fast("models", "show", "BTCUSDT:1h:basic", "--registry", root, "--json")
-    assert json.loads(as_json.stdout)["metadata"]["model_type"] == "basic"
+    document = json.loads(as_json.stdout)
+    assert document["synthetic"] is True
+    assert document["metadata"]["model_type"] == "basic"
+    results = document["metadata"]["evaluation_results"]
+    accuracy = "directional_accuracy"
+    assert results[f"{accuracy}_low"] < results[accuracy] < results[f"{accuracy}_high"]
 
     every = atb_fast("models", "verify", "--all", "--registry", root, "--json")
     assert every.returncode == 9
@@ -87,6 +113,8 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
     one = atb_fast("models", "verify", "BTCUSDT:1h:basic", "--registry", root)
     assert one.returncode == 0
     assert "train/serve skew, largest difference of a feature: 0.0e+00" in one.stdout
+    assert "a model of the sample market, whose prices are synthetic" in one.stdout
+    assert json.loads(every.stdout)[0]["synthetic"] is True
     assert atb_fast("models", "verify", "--registry", root).returncode == 2
 
 
@@ -354,6 +382,28 @@ def test_names_complete_in_bash(root: Path, typed: str, ran: str) -> None:
             bash.kill()
             os.close(ours)
     assert f"ran: {ran}" in seen, seen
+
+
+def test_real_models_and_reasons_are_shown(atb_fast: Run, root: Path) -> None:
+    bundle = root / "BTCUSDT" / "price" / NEWEST
+    metadata = json.loads((bundle / "metadata.json").read_text())
+    metadata["dataset"]["synthetic"] = False
+    metadata["training_params"]["epochs"] = 1234
+    metadata["evaluation_results"] |= {"test_rmse": 0.0123456, "directional_bars": 0}
+    metadata["promotion"] = {"promoted": False, "reason": "It is worse than the live model."}
+    (bundle / "metadata.json").write_text(json.dumps(metadata))
+    reseal(bundle)
+    shown = atb_fast("models", "show", bundle).stdout
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in shown.splitlines())
+    assert facts["market"] == "real"
+    assert facts["promotion"] == "It is worse than the live model."
+    assert facts["test RMSE"].startswith("0.012346 (no change: ")
+    assert facts["direction"].startswith("undefined: ")
+    table = atb_fast("models", "ls", "--registry", root).stdout
+    (line,) = (line for line in table.splitlines() if NEWEST in line)
+    assert line.split()[1:5] == ["real", "legacy", "1,234", "0.012346"]
+    verified = atb_fast("models", "verify", bundle)
+    assert (verified.returncode, "synthetic" in verified.stdout) == (0, False)
 
 
 def test_registries_that_cannot_be_read(atb_fast: Run, tmp_path: Path) -> None:

@@ -16,7 +16,16 @@ from atb_fast.cli.tables import Column, print_table
 from atb_fast.config import OPTIONS, default_registry
 from atb_fast.errors import ArgumentError, BundleError
 from atb_fast.serving.references import find
-from atb_fast.serving.registry import is_foreign, live_version, read_json, unpublished, versions
+from atb_fast.serving.registry import (
+    is_foreign,
+    is_synthetic,
+    is_version,
+    live_version,
+    read_json,
+    trained_at,
+    unpublished,
+    versions,
+)
 
 if TYPE_CHECKING:
     from atb_fast.bundles.releases import Release
@@ -31,6 +40,16 @@ _registry = click.option(
 )
 
 
+#: Figures of `evaluation_results` that `ls --json` prints.
+_FIGURES = (
+    "test_rmse",
+    "persistence_rmse",
+    "directional_accuracy",
+    "directional_accuracy_low",
+    "directional_accuracy_high",
+    "directional_bars",
+    "directional_up_share",
+)
 _bundle = click.argument("bundle", shell_complete=completion.bundles)
 
 
@@ -49,7 +68,9 @@ def models() -> None:
 def list_models(registry: Path, as_json: bool) -> None:
     """List the bundles in the registry, and mark the live ones.
 
-    For bundles of other trainers, the list says what cannot be verified.
+    The test RMSE stands beside that of the forecast "no change". The version is the time of the
+    training, UTC. A model of the market "sample" was trained on synthetic prices. For bundles of
+    other trainers, the list says what cannot be verified.
     """
     from atb_fast.bundles.releases import releases
 
@@ -75,8 +96,8 @@ def show(bundle: str, registry: Path, as_json: bool) -> None:
     metadata = read_json(path / "metadata.json")
     if as_json:
         live = live_version(path.parent) == path.name
-        document = {"path": str(path), "live": live, "metadata": _finite(metadata)}
-        print_json(document)
+        document = {"path": str(path), "live": live, "synthetic": is_synthetic(metadata)}
+        print_json(document | {"metadata": _finite(metadata)})
         return
     facts = _facts(path, metadata)
     width = max(map(len, facts))
@@ -191,28 +212,42 @@ def _say_live(path: Path, before: str | None, as_json: bool) -> None:
 
 
 def _row(release: Release) -> dict[str, Any]:
-    results = release.metadata.get("evaluation_results")
-    figures = results if isinstance(results, dict) else {}
+    metadata = release.metadata
+    trained = trained_at(metadata)
+    results, params = _part(metadata, "evaluation_results"), _part(metadata, "training_params")
     row: dict[str, Any] = {
         "bundle": release.reference,
         "path": str(release.path),
         "live": release.live,
         "foreign": release.foreign,
-        "horizon": _horizon(release.metadata),
+        "synthetic": is_synthetic(metadata),
+        "recipe": _text(metadata.get("recipe")),
+        "trained": trained.isoformat() if trained else None,
+        "epochs": epochs if type(epochs := params.get("epochs")) is int else None,
+        "horizon": _horizon(metadata),
     }
-    for name in ("test_rmse", "persistence_rmse"):
-        value = figures.get(name)
-        row[name] = _finite(value) if isinstance(value, int | float) else None
+    row |= {name: _figure(results.get(name)) for name in _FIGURES}
     return row | {"unverified": release.unverified, "problem": release.problem}
 
 
-def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    def part(name: str) -> dict[str, Any]:
-        value = metadata.get(name)
-        return value if isinstance(value, dict) else {}
+def _part(metadata: dict[str, Any], name: str) -> dict[str, Any]:
+    value = metadata.get(name)
+    return value if isinstance(value, dict) else {}
 
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _figure(value: Any) -> float | None:
+    """Return `value` if it is a finite number; metadata of other trainers may have anything."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if known and math.isfinite(value) else None
+
+
+def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     dataset, results, params = (
-        part(name) for name in ("dataset", "evaluation_results", "training_params")
+        _part(metadata, name) for name in ("dataset", "evaluation_results", "training_params")
     )
 
     def listed(part: dict[str, Any], **texts: str) -> str:
@@ -228,24 +263,51 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         _number(results.get(key))
         for key in ("test_rmse", "persistence_rmse", "test_rmse_from_candles")
     )
+    horizon = _horizon(metadata)
     facts = {
         "bundle": path,
         "live": "yes" if live_version(path.parent) == path.name else "no",
+        "promotion": _text(_part(metadata, "promotion").get("reason")),
         "trainer": "other" if is_foreign(metadata) else None,
+        "market": _market(is_synthetic(metadata)),
         "symbol": listed(metadata, symbol="{}", timeframe="{}").replace(",", ""),
         "type": metadata.get("model_type"),
-        "horizon": f"{_horizon(metadata)} bars",
+        "recipe": metadata.get("recipe"),
+        "horizon": f"{horizon} bar{'s' * (horizon != 1)}",
         "input": " of ".join(filter(None, (rows, columns))),
         "created": metadata.get("created_at") or metadata.get("training_date"),
-        "candles": " to ".join(ends) + (", synthetic" if dataset.get("synthetic") else ""),
+        "candles": " to ".join(ends),
         "training": listed(
             params, epochs="{} epochs", best_epoch="best {}", seed="seed {}", engine="{}"
         ),
-        "test RMSE": rmse + (f" (persistence {persistence})" if persistence else ""),
+        "test RMSE": rmse + (f" (no change: {persistence})" if persistence else ""),
         "... from candles": from_candles and f"{from_candles}, as model.onnx computes features",
+        "direction": _direction(results),
     }
     # Bundles of other trainers lack many of these facts.
     return {name: value for name, value in facts.items() if value}
+
+
+def _market(synthetic: bool | None) -> str | None:
+    """Return what kind of prices a model was trained on; None if unknown."""
+    texts: dict[bool | None, str] = {True: "sample (synthetic prices)", False: "real"}
+    return texts.get(synthetic)
+
+
+def _direction(results: dict[str, Any]) -> str | None:
+    """Return the directional accuracy with its interval; None if it is unknown."""
+    names = [f"directional_{name}" for name in ("accuracy", "accuracy_low", "accuracy_high")]
+    share, low, high, up, bars = (
+        _figure(results.get(name)) for name in (*names, "directional_up_share", "directional_bars")
+    )
+    if bars == 0:
+        return "undefined: the model predicts no move, or the price never moves"
+    if share is None or low is None or high is None or up is None or bars is None:
+        return None
+    return (
+        f"right in {share:.1%} of {bars:,} bars (95% interval {low:.1%} to {high:.1%}); always up: "
+        f"{up:.1%}"
+    )
 
 
 def _horizon(metadata: dict[str, Any]) -> Any:
@@ -264,11 +326,16 @@ def _finite(value: Any) -> Any:
 
 
 def _number(value: Any) -> str:
-    return f"{value:,.2f}" if isinstance(value, int | float) else ""
+    """Format a price: with cents if it is large, with five significant digits if it is small."""
+    if not isinstance(value, int | float):
+        return ""
+    return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.5g}"
 
 
 def _say(report: Report) -> None:
     click.echo(f"{report.path}: {'must not go live' if report.problems else 'ok'}")
+    if report.synthetic:
+        click.echo("  a model of the sample market, whose prices are synthetic")
     for problem in report.problems:
         click.echo(f"  {problem}")
     if report.skew is not None:
@@ -285,9 +352,13 @@ def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
         Column("bundle"),
         Column("live", optional=True),
         Column("trainer", optional=True),
+        Column("market", optional=True),
+        Column("recipe", optional=True),
+        Column("trained", optional=True),
+        Column("epochs", right=True, optional=True),
         Column("horizon", optional=True),
         Column("test RMSE", right=True, optional=True),
-        Column("persistence", right=True, optional=True),
+        Column("no change", right=True, optional=True),
         Column("not verified", optional=True),
         Column("problem", optional=True),
     ]
@@ -296,6 +367,11 @@ def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
             row["bundle"],
             "yes" if row["live"] else "",
             "other" if row["foreign"] else "",
+            {True: "sample", False: "real"}.get(row["synthetic"], ""),
+            row["recipe"],
+            # Versions of atb-fast are named after the time of their training.
+            "" if is_version(Path(row["path"])) else (row["trained"] or "")[:10],
+            row["epochs"],
             "" if row["horizon"] == 1 else f"{row['horizon']} bars",
             _number(row["test_rmse"]),
             _number(row["persistence_rmse"]),
