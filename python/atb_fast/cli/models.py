@@ -68,7 +68,7 @@ def models() -> None:
 def list_models(registry: Path, as_json: bool) -> None:
     """List the bundles in the registry, and mark the live ones.
 
-    The test RMSE stands beside that of the forecast "no change". The version is the time of the
+    The test RMSE is next to that of the forecast "no change". The version is the time of the
     training, UTC. A model of the market "sample" was trained on synthetic prices. For bundles of
     other trainers, the list says what cannot be verified.
     """
