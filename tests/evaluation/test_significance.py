@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from atb_fast.evaluation.significance import diebold_mariano, verdict, wilson_interval
+from atb_fast.evaluation.significance import (
+    diebold_mariano,
+    is_worse,
+    verdict,
+    wilson_interval,
+)
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 
@@ -32,7 +37,7 @@ def test_diebold_mariano_is_a_t_statistic(data: WindowedData, horizon: int) -> N
     rng = np.random.default_rng(3)
     predicted = last + 0.3 * (actual - last) + rng.standard_normal(len(last))
     gain = (last - actual) ** 2 - (predicted - actual) ** 2
-    got = diebold_mariano(some, predicted)
+    got = diebold_mariano(actual, predicted, last, horizon)
     if horizon == 1:
         expected = stats.ttest_1samp(gain, 0.0).statistic
         assert got == pytest.approx(expected * np.sqrt(len(gain) / (len(gain) - 1)), rel=1e-9)
@@ -41,7 +46,8 @@ def test_diebold_mariano_is_a_t_statistic(data: WindowedData, horizon: int) -> N
         covariances = np.correlate(apart, apart, "full")[len(gain) - 1 :][:4] / len(gain)
         variance = 2 * covariances.sum() - covariances[0]
         assert got == pytest.approx(gain.mean() / np.sqrt(variance / len(gain)), rel=1e-9)
-    assert diebold_mariano(some, last) == 0.0
+    assert diebold_mariano(actual, last, predicted, horizon) == -got
+    assert diebold_mariano(actual, last, last, horizon) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -58,3 +64,19 @@ def test_only_significant_differences_are_called_so(
     error: float, statistic: float, expected: str
 ) -> None:
     assert verdict(error, 1.0, statistic) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "statistic", "expected"),
+    [
+        (1.1, -2.0, True),
+        (1.1, -1.9, False),
+        (1.1, 0.0, True),  # on every bar by the same amount
+        (1.0, 0.0, False),
+        (0.9, 3.0, False),
+    ],
+)
+def test_a_difference_that_never_varies_is_not_chance(
+    error: float, statistic: float, expected: bool
+) -> None:
+    assert is_worse(error, 1.0, statistic) is expected

@@ -90,7 +90,9 @@ def errors_on_test(data: WindowedData, predictions: NDArray[np.float64]) -> dict
         "directional_accuracy_high": foreseen.high,
         "directional_bars": foreseen.bars,
         "directional_up_share": foreseen.up_share,
-        "diebold_mariano": significance.diebold_mariano(data, predictions),
+        "diebold_mariano": significance.diebold_mariano(
+            actual, predictions, unchanged, data.horizon
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""Significance: confidence intervals, and a test against persistence."""
+"""Significance: confidence intervals, and a test of two forecasts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-
-from atb_fast.features.windows import WindowedData
 
 #: 95% of a normal distribution lie within this many standard deviations of its mean.
 Z95 = NormalDist().inv_cdf(0.975)
@@ -31,25 +29,44 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     return max(center - half, 0.0), min(center + half, 1.0)
 
 
-def diebold_mariano(data: WindowedData, predicted: NDArray[np.float64]) -> float:
-    """Return by how many standard errors the model beats persistence on the test windows.
+def diebold_mariano(
+    actual: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    other: NDArray[np.float64],
+    horizon: int = 1,
+) -> float:
+    """Return by how many standard errors a forecast beats another one.
 
     The statistic is the mean difference of the squared errors divided by its standard error, which
     includes the autocovariances of overlapping horizons (F. Diebold and R. Mariano, Comparing
     Predictive Accuracy, 1995). Values from -2 to 2 can be due to chance. It is 0 if the errors are
-    equal.
+    equal, or if the differences have no variance to measure chance by.
 
     Args:
-        data: The windows.
-        predicted: Prediction for each test window, quote currency, shape (windows,).
+        actual: Actual price of each bar, ascending in time, shape (bars,).
+        predicted: The forecast, shape (bars,).
+        other: The forecast that it is compared with, shape (bars,).
+        horizon: Bars that both forecasts look ahead.
     """
-    actual = data.targets(data.test)
-    gain = np.square(data.persistence(data.test) - actual) - np.square(predicted - actual)
+    gain = np.square(other - actual) - np.square(predicted - actual)
     centered = gain - gain.mean()
     variance = float(np.mean(np.square(centered)))
-    for lag in range(1, min(data.horizon, len(gain))):
+    for lag in range(1, min(horizon, len(gain))):
         variance += 2.0 * float(np.sum(centered[lag:] * centered[:-lag])) / len(gain)
     return float(gain.mean() / np.sqrt(variance / len(gain))) if variance > 0.0 else 0.0
+
+
+def is_worse(error: float, other: float, statistic: float) -> bool:
+    """Return whether a forecast is worse than another one by more than chance.
+
+    A statistic of 0 with a larger error is not chance: the difference has no variance.
+
+    Args:
+        error: RMSE of the forecast.
+        other: RMSE of the other one on the same bars.
+        statistic: See `diebold_mariano`.
+    """
+    return error > other and (statistic <= -_SIGNIFICANT or statistic == 0.0)
 
 
 def verdict(error: float, persistence: float, statistic: float) -> str:
