@@ -19,6 +19,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     root = tmp_path_factory.mktemp("models")
     config: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "timeframe": "1h"}
     config |= {"recipe": "basic", "start_date": "2024-11-20", "epochs": 1, "engine": "keras"}
+    config |= {"promote": "always"}
     run_training_pipeline(TrainingConfig(**config, registry=root, skip_plots=True))
     return load_bundle("BTCUSDT:1h:basic", registry=root)
 

@@ -166,6 +166,7 @@ def models(shared_folder: Path) -> Path:
     def train(root: Path) -> None:
         quick: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "epochs": 1}
         quick |= {"engine": "keras", "registry": root, "skip_plots": True, "skip_robustness": True}
+        quick |= {"promote": "always"}
         daily: dict[str, Any] = {"start_date": "2023-01-01", "end_date": "2024-12-01"}
         hourly: dict[str, Any] = {"start_date": "2024-11-01", "timeframe": "1h"}
         run_training_pipeline(TrainingConfig(**quick, **daily))

@@ -339,6 +339,14 @@ class OutputOptions(_Group):
         ignored=True,
     )
     skip_onnx: bool = option(False, "Do not export ONNX. The model is kept but not published.")
+    promote: Literal["always", "gate", "never"] | None = option(
+        None,
+        "Whether the new model goes live. always: even if it is worse than the live one; gate: if "
+        "its test error is not significantly worse than that of no change and of the live model; "
+        "never: it is only published. Default: always for the legacy recipe, gate for the others, "
+        "never for train --from.",
+        machine=True,
+    )
     registry: Path = option(
         default_registry,
         "Directory of the model registry. Default: $MODEL_REGISTRY_PATH, else src/ml/models.",

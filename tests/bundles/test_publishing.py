@@ -17,7 +17,7 @@ import pytest
 from atb_fast.bundles import publishing
 from atb_fast.bundles.publishing import Draft, reserve
 from atb_fast.bundles.workspace import check_place
-from atb_fast.errors import StorageError
+from atb_fast.errors import BundleError, StorageError
 from atb_fast.serving.registry import unpublished, work_folder
 from atb_fast.storage import umask
 
@@ -160,11 +160,49 @@ def test_a_failure_leaves_nothing(registry: Path) -> None:
     assert staged(registry) == unpublished(registry) == []
 
 
+def publish_synthetic(registry: Path, synthetic: bool | None) -> Path:
+    """Publish and promote a bundle whose metadata says whether its market is the sample market."""
+    with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
+        document = {} if synthetic is None else {"dataset": {"synthetic": synthetic}}
+        (draft.directory / "metadata.json").write_text(json.dumps(document))
+        return draft.publish(live=True)
+
+
+@pytest.mark.parametrize("real", [False, None])
+def test_a_model_of_the_sample_market_never_replaces_a_real_one(
+    registry: Path, real: bool | None
+) -> None:
+    samples = [publish_synthetic(registry, True) for _ in range(2)]
+    live = publish_synthetic(registry, real)
+    seen = everything(registry)
+    with pytest.raises(BundleError, match=f"never replaces a real one, and {live.name} is live"):
+        publish_synthetic(registry, True)
+    with pytest.raises(BundleError, match=rf"{samples[0]} must not go live: .*--registry"):
+        publishing.promote(samples[0])
+    assert everything(registry) == seen
+    assert str((live.parent / "latest").readlink()) == live.name
+    assert staged(registry) == []
+    publish_synthetic(registry, real)
+
+
+def test_only_what_was_compared_is_replaced(registry: Path) -> None:
+    with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
+        write(draft)
+        first = publish(registry)
+        with pytest.raises(BundleError, match=rf"{first.name} live .* with no live model"):
+            draft.publish(live=True, replacing=None)
+        assert {path.name for path in first.parent.iterdir()} == {first.name, "latest"}
+        draft.publish(live=True, replacing=first.name)
+        assert str((first.parent / "latest").readlink()) == draft.version
+
+
 def test_a_bundle_that_cannot_be_moved(registry: Path) -> None:
     with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
         write(draft)
         (registry / "BTCUSDT").write_text("a file where a directory should be")
         with pytest.raises(StorageError, match=r"the bundle cannot be moved to .*BTCUSDT/price"):
+            draft.publish(live=False)
+        with pytest.raises(StorageError, match=r"cannot be written \(.*BTCUSDT is not a directory"):
             draft.publish(live=True)
         assert draft.keep().is_dir()
 

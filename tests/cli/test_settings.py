@@ -72,6 +72,7 @@ def test_defaults() -> None:
         "skip_plots": False,
         "skip_robustness": False,
         "skip_onnx": False,
+        "promote": None,
         "registry": "src/ml/models",
         "jobs": None,
     }
@@ -88,6 +89,7 @@ def options_of(*path: str) -> set[str]:
 
 def test_each_command_offers_the_options_that_apply_to_it() -> None:
     output = {"registry", "onnx_input", "skip_plots", "skip_robustness", "skip_onnx"}
+    output |= {"promote"}
     of_fitting = {"epochs", "batch_size", "patience", "seed", "engine", "mixed_precision"}
     of_one_run = {"tensorboard", "resume"}
     assert options_of("train", "model") == OPTIONS.keys()
@@ -99,7 +101,7 @@ def test_each_command_offers_the_options_that_apply_to_it() -> None:
     assert OPTIONS.keys() - options_of("check", "leak") == output | of_one_run | of_fitting
     assert options_of("train") == {
         *("registry", "cache_dir", "candles", "sentiment", "offline", "resume"),
-        *("force_refresh", "tensorboard"),
+        *("force_refresh", "tensorboard", "promote"),
     }
 
 

@@ -70,7 +70,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with the live bundles that the pages load, trained once."""
     root = tmp_path_factory.mktemp("registry")
     quick: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "epochs": 1, "registry": root}
-    quick |= {"engine": "keras", "skip_plots": True, "skip_robustness": True}
+    quick |= {"engine": "keras", "skip_plots": True, "skip_robustness": True, "promote": "always"}
     daily: dict[str, Any] = {"start_date": "2024-01-01", "sequence_length": 20}
     run_training_pipeline(TrainingConfig(**quick, **daily))
     hourly: dict[str, Any] = {"start_date": "2024-12-20", "timeframe": "1h", "recipe": "basic"}

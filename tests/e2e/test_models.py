@@ -46,12 +46,23 @@ def copied(bundle: Path, version: str) -> Path:
     return copy
 
 
+def of_market(bundle: Path, *, synthetic: bool) -> None:
+    """Change whether the metadata says that `bundle` was trained on the sample market."""
+    metadata = json.loads((bundle / "metadata.json").read_text())
+    metadata["dataset"]["synthetic"] = synthetic
+    (bundle / "metadata.json").write_text(json.dumps(metadata))
+
+
 @pytest.fixture
 def root(models: Path, tmp_path: Path) -> Path:
-    """A copy of the registry, with newer versions of the price model that are not live."""
+    """A copy of the registry, with newer versions of the price model that are not live.
+
+    As if the price models had been trained on real candles.
+    """
     root = tmp_path / "models"
     shutil.copytree(models, root, symlinks=True, ignore=shutil.ignore_patterns(".*"))
     bundle = load_bundle("BTCUSDT:1d:price", registry=root).path
+    of_market(bundle, synthetic=False)
     for version in (NEWER, NEWEST):
         copied(bundle, version)
     return root
@@ -451,6 +462,7 @@ def test_broken_bundles_do_not_stop_the_others(atb_fast: Run, root: Path) -> Non
 def test_train_price(atb_fast: Run, tmp_path: Path) -> None:
     quick = ["train", "price", "BTCUSDT", "--source", "sample", "--epochs", "1", "--json"]
     quick += ["--start-date", "2024-11-20", "--engine", "keras", "--registry", "models"]
+    quick += ["--promote", "always"]
     # A link to itself is replaced.
     (tmp_path / "models" / "BTCUSDT" / "basic").mkdir(parents=True)
     (tmp_path / "models" / "BTCUSDT" / "basic" / "latest").symlink_to("latest")
@@ -464,7 +476,7 @@ def test_train_price(atb_fast: Run, tmp_path: Path) -> None:
     other = atb_fast(*quick, "--timeframe", "4h", "--start-date", "2024-11-01")
     assert other.returncode == 0, other.stderr
     assert (
-        "basic/latest was not moved: engines expect the timeframe 1h there, but this model has 4h"
+        "basic/latest was not moved: engines expect the timeframe 1h, but this model has 4h"
         in other.stderr
     )
     version = json.loads(other.stdout)["version_id"]

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from atb_fast import Listener, TrainingConfig, run_training_pipeline
 from atb_fast.bundles import publishing
 from atb_fast.serving.registry import age
+
+
+class Overtakes(Listener):
+    """Makes a copy of another bundle live when it is decided whether the new model goes live."""
+
+    def __init__(self, bundle: Path, copy: Path) -> None:
+        self.bundle, self.copy = bundle, copy
+        self.stages: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+        if self.stages[-3:] == ["artifacts", "evaluation", "artifacts"]:
+            shutil.copytree(self.bundle, self.copy)
+            publishing.promote(self.copy)
 
 
 class Publishes(Listener):
@@ -41,3 +57,36 @@ def test_of_two_runs_the_one_that_ends_last_is_the_newest(tmp_path: Path) -> Non
     result = run_training_pipeline(config, listener=other)
     assert other.version
     assert age(Path(other.version)) < age(Path(result.version_id))
+
+
+def test_a_model_that_another_process_has_overtaken(models: Path, tmp_path: Path) -> None:
+    """It was not compared with the model that is live now, so it must not replace that one."""
+    home = tmp_path / "models" / "BTCUSDT" / "causal"
+    config = TrainingConfig(
+        symbol="BTCUSDT",
+        source="sample",
+        start_date=date(2023, 1, 1),
+        recipe="causal",  # after one epoch, it predicts no change
+        force_price_only=True,
+        sequence_length=20,
+        epochs=1,
+        engine="keras",
+        skip_plots=True,
+        skip_robustness=True,
+        registry=tmp_path / "models",
+    )
+    other = home / "2099-01-02_03h04m05s_v1"
+    listener = Overtakes((models / "BTCUSDT" / "price" / "latest").resolve(), other)
+    result = run_training_pipeline(config, listener=listener)
+    assert (home / "latest").resolve() == other
+    assert result.published
+    assert not result.promoted
+    assert result.promotion == (
+        f"another process made {other.name} live in the meantime, and this model was compared with "
+        "no live model"
+    )
+    assert result.promote_command
+    document = json.loads(Path(result.paths["metadata.json"]).read_text())
+    assert document["promotion"]["policy"] == "gate"
+    assert document["promotion"]["promoted"] is False
+    assert document["promotion"]["reason"] == result.promotion

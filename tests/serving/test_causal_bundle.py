@@ -29,7 +29,7 @@ HORIZON = 3
 def config(**options: Any) -> TrainingConfig:
     given: dict[str, Any] = {"symbol": "BTCUSDT", "source": "sample", "recipe": "causal"}
     given |= {"start_date": "2021-06-01", "end_date": "2024-12-01", "epochs": 1, "engine": "keras"}
-    given |= {"sequence_length": 24, "horizon": HORIZON, "skip_plots": True}
+    given |= {"sequence_length": 24, "horizon": HORIZON, "skip_plots": True, "promote": "always"}
     return TrainingConfig(**given | options)
 
 

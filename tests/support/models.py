@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from atb_fast.bundles.contents import computed_features
 from atb_fast.features.windows import WindowedData
 
 
@@ -16,3 +21,53 @@ class Momentum:
 
     def predict_on_batch(self, windows: Any) -> Any:
         return (windows[:, -1, self.columns] @ [5000.0, 1000.0])[:, None]
+
+
+def write_bundle(path: Path, data: WindowedData, *, bias: float, **changes: Any) -> Path:
+    """Write a bundle whose model predicts the last close plus `bias`, trained on `data`.
+
+    It can be scored, but it lacks what engines and verification need.
+
+    Args:
+        path: Its directory.
+        data: Windows of the legacy recipe.
+        bias: Quote currency.
+        changes: Keys of metadata.json; those of `dataset` are changed one by one.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    prepared, length = data.prepared, data.length
+    assert prepared.pipeline is not None
+    names = list(prepared.pipeline.names)
+    close = prepared.pipeline.scalers[names.index("close_scaled")]
+    weights = np.zeros((len(names), 1), np.float32)
+    weights[names.index("close_scaled")] = close.data_max - close.data_min
+    constants = {
+        "last": np.array(length - 1),
+        "weights": weights,
+        "bias": np.array([close.data_min + bias], np.float32),
+    }
+    shapes = {"windows": [None, length, len(names)], "price": [None, 1]}
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    nodes = [
+        helper.make_node("Gather", ["windows", "last"], ["row"], axis=1),
+        helper.make_node("MatMul", ["row", "weights"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "bias"], ["price"]),
+    ]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "stand-in", values[:1], values[1:], initializers)
+    opsets = [helper.make_opsetid("", 17)]
+    path.mkdir(parents=True)
+    onnx.save(
+        helper.make_model(graph, opset_imports=opsets, ir_version=8), str(path / "model.onnx")
+    )
+    schema = {"sequence_length": length, "features": computed_features(prepared)}
+    (path / "feature_schema.json").write_text(json.dumps(schema))
+    last = data.times(data.validation[-1:])[0].isoformat()
+    dataset = {"synthetic": False, "last": last, "validation_last": last}
+    dataset |= changes.pop("dataset", {})
+    metadata = {"timeframe": "1d", "price_normalization": data.price_scale.to_dict()}
+    metadata |= {"config": {}, "versions": {}, "dataset": dataset}
+    (path / "metadata.json").write_text(json.dumps(metadata | changes))
+    return path

@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import EllipsisType
 
 from atb_fast.bundles.workspace import locked, not_writable, open_workspace, temporary
-from atb_fast.errors import StorageError
+from atb_fast.errors import BundleError, StorageError
 from atb_fast.serving import checksums
-from atb_fast.serving.registry import is_broken, live_version, work_folder
+from atb_fast.serving.registry import is_broken, is_sample, live_version, work_folder
 from atb_fast.storage import sync_directory, write_atomic
 
 #: How long an engine may take between reading `latest` and opening the files of that version.
@@ -56,20 +57,33 @@ class Draft:
         """The directory of all versions of this symbol and type."""
         return self.registry / self.symbol / self.model_type
 
-    def publish(self, *, live: bool) -> Path:
+    def publish(self, *, live: bool, replacing: str | EllipsisType | None = ...) -> Path:
         """Make the bundle visible to engines, and return its directory.
 
         Args:
             live: Whether to promote it.
+            replacing: The version that it was compared with, None for none: it is promoted only if
+                that is still live. By default, it replaces any version.
 
         Raises:
+            BundleError: It must not replace the live version. In that case, nothing is changed.
             StorageError: It cannot be written. In that case, `latest` is unchanged.
         """
         self._seal()
-        bundle = self._move(self.destinations[0])
-        if live:
+        if not live:
+            return self._move(self.destinations[0])
+        with _moving_latest(self.home) as scratch:
+            before = live_version(self.home)
+            if replacing not in (..., before):
+                raise BundleError(
+                    f"another process made {before or 'no version'} live in the meantime, and this "
+                    f"model was compared with {replacing or 'no live model'}"
+                )
+            if is_sample(self.directory) and (problem := sample_problem(self.home)):
+                raise BundleError(problem)
+            bundle = self._move(self.destinations[0])
             with _says_where(bundle):
-                promote(bundle)
+                _link(bundle, scratch)
         return bundle
 
     def keep(self) -> Path:
@@ -161,25 +175,59 @@ def promote(version: Path) -> str | None:
     """Point `latest` to `version`, a directory in a registry; return what was live before.
 
     Raises:
+        BundleError: It is a model of the sample market and would replace a real one.
         StorageError: The link cannot be replaced. In that case, it is unchanged.
     """
     home = version.parent
-    registry = home.parent.parent
-    work = open_workspace(registry, home)
+    with _moving_latest(home) as scratch:
+        before = live_version(home)
+        if not version.is_dir():
+            raise FileNotFoundError(2, "the version has been removed", str(version))
+        if is_sample(version) and (problem := sample_problem(home)):
+            raise BundleError(f"{version} must not go live: {problem}")
+        _link(version, scratch)
+    return before
+
+
+@contextmanager
+def _moving_latest(home: Path) -> Iterator[Path]:
+    """Hold the lock of the registry, and yield a folder to prepare the new link in."""
+    work = open_workspace(home.parent.parent, home)
     try:
         with locked(work), temporary(work) as scratch:
-            before = live_version(home)
-            if not version.is_dir():
-                raise FileNotFoundError(2, "the version has been removed", str(version))
-            link = scratch / "latest"
-            link.symlink_to(version.name)
-            link.replace(home / "latest")
-            sync_directory(home)
+            yield scratch
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(
             f"{home / 'latest'} cannot be replaced: {error.strerror or error}"
         ) from error
-    return before
+
+
+def _link(version: Path, scratch: Path) -> None:
+    """Point `latest` to `version` in one step."""
+    link, latest = scratch / "latest", version.parent / "latest"
+    try:
+        link.symlink_to(version.name)
+        link.replace(latest)
+        sync_directory(version.parent)
+    except OSError as error:
+        raise StorageError(f"{latest} cannot be replaced: {error.strerror or error}") from error
+
+
+def sample_problem(home: Path) -> str | None:
+    """Return why no model of the sample market may go live in `home`; None if one may.
+
+    It never replaces a real model. The live model is real unless its metadata says otherwise, so
+    those of other trainers are, too.
+    """
+    live = live_version(home)
+    if live is None or is_sample(home / live):
+        return None
+    return (
+        "a model of the sample market, whose prices are synthetic, never replaces a real one, and "
+        f"{live} is live; use another --registry for models of the sample market"
+    )
 
 
 def remove(version: Path) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +27,14 @@ from atb_fast.cli.options import (
     training_options,
 )
 from atb_fast.cli.tables import Column, print_table
-from atb_fast.config import BASIC_TIMEFRAME, OPTIONS, RECIPES, TrainingConfig, recipe_help
+from atb_fast.config import (
+    BASIC_TIMEFRAME,
+    OPTIONS,
+    RECIPES,
+    TrainingConfig,
+    default_registry,
+    recipe_help,
+)
 from atb_fast.errors import ArgumentError, AtbFastError, StorageError
 
 if TYPE_CHECKING:
@@ -49,6 +58,7 @@ the file, and the command line overrides both. See atb-fast config show."""
 
 #: Options that may differ from those in the metadata when a run is repeated.
 _REPEATED = (*OF_THE_MACHINE, *(name for name, item in OPTIONS.items() if item.input_file))
+_REPORT = "report.html"
 #: The recipes of train model; train price has the other one.
 _MODEL_RECIPES = tuple(name for name in RECIPES if name != "basic")
 
@@ -167,7 +177,8 @@ def _price(**options: Any) -> None:
     _train(recipe="basic", **options)
 
 
-settings.attach(train, TABLES, shared=OF_THE_MACHINE)
+# A repeated run goes live only if its own command line says so.
+settings.attach(train, TABLES, shared=[name for name in OF_THE_MACHINE if name != "promote"])
 
 
 @click.pass_context
@@ -282,6 +293,12 @@ def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
     for outcome in outcomes:
         what = outcome.error if isinstance(outcome, Failure) else _where(outcome)
         click.echo(f"{outcome.symbol}: {what}")
+        if not isinstance(outcome, Failure) and outcome.promote_command:
+            click.echo(f"  to make it live: {outcome.promote_command}")
+    first = next((outcome for outcome in outcomes if not isinstance(outcome, Failure)), None)
+    if first:
+        report = "open its report.html, or " if _REPORT in first.paths else ""
+        click.echo(f"next steps for each bundle: {report}{_steps(first)['details']}")
 
 
 def _print_result(result: TrainingResult) -> None:
@@ -300,9 +317,38 @@ def _print_result(result: TrainingResult) -> None:
         f"(first: {result.first_epoch_seconds:.2f} s), best: {result.best_epoch}\n"
         f"{_where(result)}"
     )
+    click.echo("next steps:")
+    for what, step in _steps(result).items():
+        click.echo(f"  {what:8} {step}")
 
 
 def _where(result: TrainingResult) -> str:
     """Return the directory of the model, and whether engines load it."""
-    where = "bundle" if result.published else "not published, kept in"
-    return f"{where}: {result.paths['bundle']}"
+    if not result.published:
+        return f"not published, kept in: {result.paths['bundle']}"
+    live = "live" if result.promoted else "not live"
+    return f"bundle: {result.paths['bundle']}\n{live}: {result.promotion}"
+
+
+def _steps(result: TrainingResult) -> dict[str, str]:
+    """Return what to do with a new model, by purpose."""
+    bundle = Path(result.paths["bundle"])
+    steps = {}
+    if _REPORT in result.paths:
+        steps["report"] = f"open {shlex.quote(result.paths[_REPORT])}"
+    if not result.published:
+        return steps | {"details": f"atb-fast models show {shlex.quote(str(bundle))}"}
+    name = f"{result.symbol}:{result.timeframe}:{result.model_type}"
+    if not result.promoted:
+        name += f":{result.version_id}"
+    registry, option, argument = bundle.parents[2], "", ""
+    if registry != default_registry():
+        option, argument = (
+            f" --registry {shlex.quote(str(registry))}",
+            f", registry={str(registry)!r}",
+        )
+    steps["details"] = f"atb-fast models show {name}{option}"
+    steps["score"] = f"in Python: atb_fast.load_bundle({name!r}{argument})"
+    if result.promote_command:
+        steps["go live"] = result.promote_command
+    return steps

@@ -42,10 +42,13 @@ class Trained:
     fitted: FitResult
 
 
-def assess(trained: Trained, directory: Path, timer: StageTimer) -> RunRecord:
-    """Return the record of the run so far, and draw training.png into `directory`.
+def assess(
+    trained: Trained, directory: Path, timer: StageTimer
+) -> tuple[RunRecord, NDArray[np.float64]]:
+    """Return the record of the run so far, and the predictions for the test windows as prices.
 
-    If a diagnostic fails, the error is logged and recorded.
+    Also draws training.png into `directory`. If a diagnostic fails, the error is logged and
+    recorded.
     """
     model, config, data = trained.model, trained.config, trained.data
     with timer.stage("evaluation"):
@@ -73,7 +76,7 @@ def assess(trained: Trained, directory: Path, timer: StageTimer) -> RunRecord:
         if not config.skip_plots:
             with optional("report", failures, directory):
                 record = replace(record, charts=draw_charts(record, predictions, unshrunk))
-    return replace(record, failures=failures)
+    return replace(record, failures=failures), predictions
 
 
 def _plot(

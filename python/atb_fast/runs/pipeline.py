@@ -21,17 +21,17 @@ from atb_fast.bundles.samples import write_samples
 from atb_fast.bundles.workspace import open_workspace
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TrainingConfig
-from atb_fast.errors import ExportError, StorageError, TrainingError
+from atb_fast.errors import BundleError, ExportError, StorageError, TrainingError
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import load_market
 from atb_fast.options import check_type
 from atb_fast.reports.page import write_report
 from atb_fast.runs.assessment import Trained, assess, optional
+from atb_fast.runs.promotion import Promotion, decide, policy_of, unpublished
 from atb_fast.runs.repeat import RecordedRun
 from atb_fast.runs.result import TrainingResult, result_of
 from atb_fast.runs.timing import StageTimer
-from atb_fast.serving import registry
 from atb_fast.serving.verification import verify
 from atb_fast.training import tensorboard
 from atb_fast.training.device import configure, import_tensorflow
@@ -90,19 +90,26 @@ def run_training_pipeline(
                     f"the loss became NaN in epoch {fitted.diverged} (best epoch: "
                     f"{fitted.best_epoch}); try another --seed or fewer --epochs"
                 )
-            record = assess(trained, draft.directory, timer)
+            record, predictions = assess(trained, draft.directory, timer)
             record, error = _export(trained.model, record, draft, timer)
             with timer.stage("artifacts"), _storage_errors(draft, fitted):
                 write_samples(trained.model, record, draft.directory / "samples.npz")
-                error = _write_documents(record, draft, timer, error)
-                bundle = draft.keep() if error or config.skip_onnx else _publish(draft, config)
+                document, error = _describe(record, draft, error)
+            policy = policy_of(config, repeated=recorded is not None)
+            if error or config.skip_onnx:
+                promotion = unpublished(policy, skipped=config.skip_onnx)
+            else:
+                with timer.stage("evaluation"):
+                    promotion = decide(record, predictions, draft.home, policy)
+            with timer.stage("artifacts"), _storage_errors(draft, fitted):
+                bundle, promotion = _write(record, document, promotion, draft, timer)
     if error:
         raise ExportError(f"{error}; the trained model was kept in {bundle}")
     if fitted.checkpoint:
         with suppress(OSError):
             fitted.checkpoint.unlink(missing_ok=True)
     same_onnx = recorded.compare(bundle / "model.onnx") if recorded else None
-    return result_of(record, bundle, draft.version, timer, same_onnx)
+    return result_of(record, bundle, draft.version, promotion, timer=timer, same_onnx=same_onnx)
 
 
 def _ahead(work: Callable[[], object]) -> None:
@@ -207,13 +214,12 @@ def _export(
     return replace(record, onnx_difference=found.difference, candles_rmse=found.candles_rmse), None
 
 
-def _write_documents(
-    record: RunRecord, draft: Draft, timer: StageTimer, error: ExportError | None
-) -> ExportError | None:
-    """Write feature_schema.json, verify the bundle, and write report.html and metadata.json.
+def _describe(
+    record: RunRecord, draft: Draft, error: ExportError | None
+) -> tuple[dict[str, Any], ExportError | None]:
+    """Write feature_schema.json, verify the bundle, and return metadata.json.
 
-    Returns:
-        Why the bundle must not be published: what verification found, else `error`.
+    Also returns why the bundle must not be published: what verification found, else `error`.
     """
     write_json(draft.directory / "feature_schema.json", feature_schema(record))
     document = metadata(record, version=draft.version, created=draft.created)
@@ -233,6 +239,43 @@ def _write_documents(
                 checked.skew,
                 checked.prediction_difference,
             )
+    return document, error
+
+
+def _write(
+    record: RunRecord,
+    document: dict[str, Any],
+    promotion: Promotion,
+    draft: Draft,
+    timer: StageTimer,
+) -> tuple[Path, Promotion]:
+    """Write report.html and metadata.json, and publish or keep the bundle.
+
+    Returns:
+        Its directory, and whether it is live after all.
+    """
+    _write_pages(record, document, promotion, draft, timer)
+    if not promotion.published:
+        return draft.keep(), promotion
+    try:
+        bundle = draft.publish(live=promotion.promoted, replacing=promotion.replacing)
+    except BundleError as error:  # another process has moved `latest` since the decision
+        promotion = promotion.held(str(error))
+        _write_pages(record, document, promotion, draft, timer)
+        bundle = draft.publish(live=False)
+    _log(promotion, bundle, record.config)
+    return bundle, promotion
+
+
+def _write_pages(
+    record: RunRecord,
+    document: dict[str, Any],
+    promotion: Promotion,
+    draft: Draft,
+    timer: StageTimer,
+) -> None:
+    """Write report.html, and metadata.json with the decision about promotion."""
+    document["promotion"] = promotion.to_dict()
     if not record.config.skip_plots:
         failures = dict(record.failures)
         with optional("report", failures, draft.directory):
@@ -240,26 +283,26 @@ def _write_documents(
             write_report(path, record, document, stages=timer.seconds, total=timer.total)
         document["diagnostic_failures"] = failures
     write_json(draft.directory / "metadata.json", document)
-    return error
 
 
-def _publish(draft: Draft, config: TrainingConfig) -> Path:
-    """Publish the bundle and return its directory. It goes live if its timeframe allows it."""
-    latest = draft.home / "latest"
-    other = registry.other_live_timeframe(draft.home, config.timeframe)
-    before = registry.live_version(draft.home)
-    bundle = draft.publish(live=other is None)
-    if other:
-        log.warning(
-            "%s was not moved: engines expect the timeframe %s there, but this model has %s; to "
-            "make it live anyway, run atb-fast models promote --force",
-            latest,
-            other,
-            config.timeframe,
-        )
-    else:
-        log.info("%s -> %s (before: %s)", latest, draft.version, before or "none")
-    return bundle
+def _log(promotion: Promotion, bundle: Path, config: TrainingConfig) -> None:
+    """Log whether `latest` was moved, and why."""
+    latest, reason = bundle.parent / "latest", promotion.reason
+    if promotion.promoted:
+        moved = f"{latest} -> {bundle.name} (before: {promotion.live or 'none'}): {reason}"
+        if promotion.refused:
+            log.warning("%s; pass --promote gate to keep such models from going live", moved)
+        else:
+            log.info("%s", moved)
+        return
+    command = promotion.command(bundle, config.timeframe)
+    log.log(
+        logging.INFO if promotion.policy == "never" else logging.WARNING,
+        "%s was not moved: %s%s",
+        latest,
+        reason,
+        f"; to make the model live anyway, run {command}" if command else "",
+    )
 
 
 @contextmanager

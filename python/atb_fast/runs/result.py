@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.runs.promotion import Promotion
 from atb_fast.runs.timing import StageTimer
 
 
@@ -21,6 +22,9 @@ class TrainingResult:
         horizon: Bars from the last close of a window to the predicted close.
         version_id: Version of the bundle.
         published: Whether the bundle was published. Without a checked model.onnx it is not.
+        promoted: Whether the bundle is live: `latest` points to it.
+        promotion: Why it is live or not, in one sentence.
+        promote_command: The command that makes it live; empty if it is live or must not be.
         stages: Seconds by stage.
         total_seconds: Seconds of the whole run, including the time between stages (mostly the
             import of TensorFlow).
@@ -47,6 +51,9 @@ class TrainingResult:
     horizon: int
     version_id: str
     published: bool
+    promoted: bool
+    promotion: str
+    promote_command: str
     stages: dict[str, float]
     total_seconds: float
     engine: str
@@ -65,7 +72,13 @@ class TrainingResult:
 
 
 def result_of(
-    record: RunRecord, bundle: Path, version: str, timer: StageTimer, same_onnx: bool | None
+    record: RunRecord,
+    bundle: Path,
+    version: str,
+    promotion: Promotion,
+    *,
+    timer: StageTimer,
+    same_onnx: bool | None,
 ) -> TrainingResult:
     """Return the result of a run whose bundle has been written."""
     config, fitted, evaluation = record.config, record.fitted, record.evaluation
@@ -77,6 +90,9 @@ def result_of(
         horizon=config.horizon,
         version_id=version,
         published=record.diagnostics["onnx"],
+        promoted=promotion.promoted,
+        promotion=promotion.reason,
+        promote_command=promotion.command(bundle, config.timeframe),
         stages=timer.seconds,
         total_seconds=timer.total,
         engine=fitted.engine,

@@ -154,6 +154,13 @@ def is_synthetic(metadata: dict[str, Any]) -> bool | None:
     return found if isinstance(found, bool) else None
 
 
+def is_sample(bundle: Path) -> bool:
+    """Return whether a bundle is known to be trained on the sample market."""
+    with suppress(BundleError):
+        return is_synthetic(read_json(bundle / "metadata.json")) is True
+    return False
+
+
 def is_part(name: str) -> bool:
     """Return whether `name` is allowed as a part of a bundle's path."""
     return bool(_PART.match(name)) and name not in (".", "..")

@@ -87,8 +87,25 @@ def train_end(metadata: dict[str, Any], path: Path) -> datetime | None:
     Raises:
         BundleError: The metadata of the bundle in `path` has an invalid time.
     """
+    return _close_of(metadata, path, "train_last")
+
+
+def seen_end(metadata: dict[str, Any], path: Path) -> datetime | None:
+    """Return the close of the last bar that a model was fitted or selected on, UTC.
+
+    Early versions of atb-fast did not record the end of the validation part. For their bundles, it
+    is the last bar of the data, including the test part. None if that is not recorded either.
+
+    Raises:
+        BundleError: The metadata of the bundle in `path` has an invalid time.
+    """
+    return _close_of(metadata, path, "validation_last") or _close_of(metadata, path, "last")
+
+
+def _close_of(metadata: dict[str, Any], path: Path, bar: str) -> datetime | None:
+    """Return the time at which a bar of `dataset` closed, UTC; None if it is not recorded."""
     dataset = metadata.get("dataset")
-    stamp = dataset.get("train_last") if isinstance(dataset, dict) else None
+    stamp = dataset.get(bar) if isinstance(dataset, dict) else None
     if stamp is None:
         return None
     try:
@@ -97,8 +114,7 @@ def train_end(metadata: dict[str, Any], path: Path) -> datetime | None:
         opened = datetime.min
     if opened.utcoffset() != timedelta(0):
         raise BundleError(
-            f"{path}: metadata.json has dataset.train_last {stamp!r:.80}, expected an ISO time in "
-            "UTC"
+            f"{path}: metadata.json has dataset.{bar} {stamp!r:.80}, expected an ISO time in UTC"
         )
     return opened + timedelta(milliseconds=TIMEFRAMES[check_timeframe(metadata, path)])
 
