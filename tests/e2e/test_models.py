@@ -177,6 +177,27 @@ def test_rollback_skips_damaged_versions(atb_fast: Run, root: Path) -> None:
     assert named.returncode == 2
 
 
+def test_rollback_does_not_replace_a_real_model_by_one_of_the_sample_market(
+    atb_fast: Run, root: Path
+) -> None:
+    price = root / "BTCUSDT" / "price"
+    first = live(root)
+    old = copied(price / first, "2001-01-01_00h00m00s_v1")
+    made_up = copied(price / first, "2001-01-01_00h00m00s_v2")
+    of_market(made_up, synthetic=True)
+    done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--force", "--registry", root)
+    assert done.returncode == 0, done.stderr
+    assert f"{made_up} must not go live: it is a model of the sample market" in done.stderr
+    assert live(root) == old.name
+    # If the live model itself is one, it can be rolled back.
+    of_market(price / first, synthetic=True)
+    (price / "latest").unlink()
+    (price / "latest").symlink_to(first)
+    done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
+    assert done.returncode == 0, done.stderr
+    assert live(root) == made_up.name
+
+
 def test_bundles_that_fail_verification_are_not_promoted(atb_fast: Run, root: Path) -> None:
     before = live(root)
     bundle = root / "BTCUSDT" / "price" / NEWEST

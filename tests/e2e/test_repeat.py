@@ -106,13 +106,20 @@ def test_a_killed_run_is_resumed(train: Train, home: Path, trained: dict[str, Pa
 
 def test_from_metadata(train: Train, home: Path, trained: dict[str, Path]) -> None:
     given = {"compiled": trained["compiled"], "keras": trained["keras"] / "metadata.json"}
+    settings = home / "promote.toml"
+    settings.write_text("[train]\npromote = 'always'\n")  # not given with --from
     for engine, path in given.items():
-        document, log = train("--from", path, "--registry", f"again {engine}")
+        registry = f"again {engine}"
+        document, log = train("--from", path, "--registry", registry, "--config", settings)
         assert document["same_onnx"] is True
         assert f"model.onnx is identical to the one next to {trained[engine]}" in log
         assert "may differ" not in log
         again = home / document["paths"]["bundle"]
         assert again.parents[2] == home / f"again {engine}"
+        assert not (again.parent / "latest").is_symlink()
+        assert document["promoted"] is False
+        assert document["promotion"] == "a repeated run goes live only if --promote is given"
+        assert "atb-fast models promote BTCUSDT:1d:sentiment:" in log
         assert sha256(again / "model.onnx") == sha256(trained[engine] / "model.onnx")
         new, old = metadata(again), metadata(trained[engine])
         assert new["evaluation_results"] == old["evaluation_results"]
@@ -140,7 +147,9 @@ def test_files_that_have_grown(train: Train, atb_fast: Run, tmp_path: Path) -> N
     shutil.copy(bundle / "feature_schema.json", bundle / "model.onnx")
     again: list[str | Path] = ["--from", bundle, "--registry", tmp_path / "models"]
     again += ["--candles", tmp_path / "moved.parquet"]
-    repeated, log = train(*again)
+    repeated, log = train(*again, "--promote", "always")
+    assert repeated["promoted"] is True
+    assert (bundle.parent / "latest").resolve() == Path(repeated["paths"]["bundle"])
     assert "recorded {'keras': '1.0'}, now {'keras': " in log
     assert "recorded {'cpu': '6502'}, now {'cpu': " in log
     assert "model.onnx differs from the one next to" in log

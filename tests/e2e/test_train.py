@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -90,6 +91,73 @@ def test_stderr_has_log_lines_only(trained: dict[str, Any]) -> None:
     assert any("synthetic" in line for line in lines)
     assert any(line.startswith(("CPU", "GPU")) for line in lines)
     assert not [line for line in lines if re.search(r"Warning|WARNING|Traceback|\.(py|cc):", line)]
+
+
+def test_a_bad_model_goes_live_with_a_loud_warning(
+    home: Path, trained: dict[str, Any], metadata: Any
+) -> None:
+    """The default of the legacy recipe, so that unattended jobs go on as before."""
+    assert trained["promoted"] is True
+    assert trained["promotion"].startswith(
+        "promoted although the model is significantly worse than no change (RMSE "
+    )
+    assert trained["promote_command"] == ""
+    decision = metadata["promotion"]
+    assert (decision["policy"], decision["promoted"]) == ("always", True)
+    assert decision["reason"] == trained["promotion"]
+    assert decision["live_before"] is None
+    (compared,) = decision["compared"]
+    assert compared["rmse"] == trained["test_rmse"]
+    assert compared["other_rmse"] == trained["persistence_rmse"]
+    assert compared["bars"] == metadata["dataset"]["test_windows"]
+    (line,) = (line for line in trained["stderr"].splitlines() if "latest -> " in line)
+    assert trained["promotion"] in line
+    assert "; pass --promote gate to " in line
+    # The best epoch was selected on the test windows.
+    assert metadata["dataset"]["validation_last"] == compared["last"]
+
+
+def test_a_real_model_is_not_replaced_by_one_of_the_sample_market(
+    atb_fast: Run, tmp_path: Path
+) -> None:
+    sample.candles("BTCUSDT", "1d").tail(300).write_parquet(tmp_path / "real.parquet")
+    options = ["train", "model", "BTCUSDT", "--force-price-only", "--epochs", "1", "--engine"]
+    options += ["keras", "--sequence-length", "12", "--skip-plots", "--registry", "my models"]
+    made_up = [*options, "--source", "sample", "--start-date", "2024-03-01"]
+    home = tmp_path / "my models" / "BTCUSDT" / "price"
+
+    gated = atb_fast(*options, "--candles", "real.parquet", "--promote", "gate")
+    assert gated.returncode == 0, gated.stderr
+    version = next(home.iterdir()).name
+    assert not (home / "latest").is_symlink()
+    command = f"atb-fast models promote BTCUSDT:1d:price:{version} --registry 'my models'"
+    reason = "the model is significantly worse than no change (RMSE "
+    assert f"latest was not moved: {reason}" in gated.stderr
+    assert gated.stderr.splitlines()[-1].endswith(f"; to make the model live anyway, run {command}")
+    *_, live, title, details, score, promote = gated.stdout.splitlines()
+    assert live.startswith(f"not live: {reason}")
+    assert [title, details.split(), promote.split()] == [
+        "next steps:",
+        f"details atb-fast models show BTCUSDT:1d:price:{version} --registry 'my models'".split(),
+        f"go live {command}".split(),
+    ]
+    assert f"load_bundle('BTCUSDT:1d:price:{version}', registry='my models')" in score
+    assert atb_fast(*shlex.split(command)[1:]).returncode == 0
+    assert str((home / "latest").readlink()) == version
+
+    held = atb_fast(*made_up, "--promote", "always", "--json")
+    assert held.returncode == 0, held.stderr
+    result = json.loads(held.stdout)
+    assert (result["published"], result["promoted"]) == (True, False)
+    assert f"never replaces a real one, and {version} is live" in result["promotion"]
+    assert result["promotion"] in held.stderr
+    assert result["promote_command"] == ""
+    made = f"BTCUSDT:1d:price:{result['version_id']}"
+    forced = atb_fast("models", "promote", made, "--force", "--registry", "my models")
+    assert forced.returncode == 9
+    assert f"never replaces a real one, and {version} is live" in forced.stderr
+    assert "use another --registry" in forced.stderr
+    assert str((home / "latest").readlink()) == version
 
 
 def test_layout(home: Path, bundle: Path, trained: dict[str, Any]) -> None:
@@ -245,12 +313,15 @@ def test_skipped_steps_are_logged_and_recorded(
         assert line in done.stderr
     assert "test RMSE" in done.stdout
     assert "not published, kept in" in done.stdout
+    assert done.stdout.splitlines()[-2] == "next steps:"
     assert not (home / "models" / "BTCUSDT" / "price").exists()
     (kept,) = (home / ".models-work" / "unpublished").iterdir()
     document = json.loads((kept / "metadata.json").read_text())
     assert document["diagnostics"] == {"plots": False, "robustness": False, "onnx": False}
     assert document["model_type"] == "price"
     assert document["feature_count"] == 9
+    assert document["promotion"]["promoted"] is False
+    assert "--skip-onnx was given" in document["promotion"]["reason"]
     assert kept.name.endswith(document["version_id"])
     assert sorted(path.name for path in kept.iterdir()) == [
         "SHA256SUMS",
