@@ -86,7 +86,8 @@ def train(context: click.Context, /, as_json: bool, recorded: str | None, **opti
     --from repeats a recorded run: symbol, range, engine, seed, number of threads and all other
     options that determine the model are taken from its metadata. The data must be the same; if the
     files were moved, pass --candles and --sentiment. The options below concern this machine and are
-    not taken from the metadata. At the end, the log says whether model.onnx is identical.
+    not taken from the metadata. At the end, the log says whether model.onnx is identical. The new
+    bundle goes live only if --promote is given on this command line.
     """
     if context.invoked_subcommand:
         given = [
@@ -168,8 +169,8 @@ def _price(**options: Any) -> None:
     """Train the basic model that live strategies load, for each SYMBOL.
 
     The model uses prices and volume only; each window is scaled by its own values. If the timeframe
-    is 1h, as strategies expect, the new bundle goes live. With several symbols, --json prints a
-    list.
+    is 1h, as strategies expect, the new bundle can go live; see --promote. With several symbols,
+    --json prints a list.
 
     The timeframe is read from [train.price] of the settings file only, the other options also from
     [train].

@@ -1,4 +1,4 @@
-"""Whether a new model goes live: its test error beside those of no change and of the live model."""
+"""Whether a new model goes live: its test error, compared with no change and the live model."""
 
 from __future__ import annotations
 
