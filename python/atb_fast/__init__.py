@@ -7,9 +7,11 @@ nor Polars.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in typing, which takes longer to import than all the rest
 if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editors
+    from typing import Any
+
     from atb_fast._core import CandleMatrix as CandleMatrix
     from atb_fast._core import Feature as Feature
     from atb_fast._core import FeatureMatrix as FeatureMatrix

@@ -90,8 +90,10 @@ class LeakError(AtbFastError, ValueError):
     meaning = "a recipe has look-ahead bias"
 
 
-#: Exit code of the command line after Ctrl-C or SIGTERM.
+#: Exit code of the command line after Ctrl-C, SIGTERM or SIGHUP.
 INTERRUPTED = 130
+#: Exit code of the command line if the reader of its output has ended; shells report SIGPIPE so.
+PIPE_CLOSED = 141
 
 _KINDS: list[type[AtbFastError]] = [AtbFastError, *AtbFastError.__subclasses__()]
 #: What each exit code means.
@@ -99,6 +101,7 @@ EXIT_CODES = {
     0: "success",
     **{kind.exit_code: kind.meaning for kind in _KINDS},
     INTERRUPTED: "interrupted",
+    PIPE_CLOSED: "the reader of the output has ended",
 }
 
 

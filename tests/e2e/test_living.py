@@ -110,13 +110,19 @@ def _wait_for_end_of_group(group: int) -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("everybody", [True, False], ids=["terminal", "kill"])
-def test_an_interrupt_ends_all_processes(tmp_path: Path, everybody: bool) -> None:
+@pytest.mark.parametrize(
+    ("number", "everybody"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)],
+    ids=["ctrl-c", "kill", "closed terminal"],
+)
+def test_an_interrupt_ends_all_processes(
+    tmp_path: Path, number: signal.Signals, everybody: bool
+) -> None:
     with _two_trainings(tmp_path) as process:
-        if everybody:  # a terminal sends Ctrl-C to the whole group
-            os.killpg(process.pid, signal.SIGINT)
+        if everybody:  # a terminal sends its signals to the whole group
+            os.killpg(process.pid, number)
         else:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
         _, rest = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in rest
@@ -124,6 +130,125 @@ def test_an_interrupt_ends_all_processes(tmp_path: Path, everybody: bool) -> Non
     assert rest.splitlines()[-1] == f"error: interrupted; {hint}"
     _wait_for_end_of_group(process.pid)
     assert list((tmp_path / "models").rglob("*")) == []
+
+
+#: Sends a signal to its own process from a finalizer, when that process imports Polars.
+_BUSY_FINALIZER = """
+import multiprocessing, os, sys
+class Busy:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+        for _ in range(100_000):
+            pass
+def hook(event, arguments):
+    if event == "import" and arguments[0] == "polars" and {where}:
+        Busy()
+sys.addaudithook(hook)
+"""
+
+
+def _at_startup(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make Python run `code` at its start, in this process' children and in theirs."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    _import_first(folder, monkeypatch)
+
+
+def _import_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_in_a_finalizer_is_not_lost(
+    tmp_path: Path, new_process: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Python prints exceptions of finalizers, and then ignores them."""
+    code = _BUSY_FINALIZER.format(number=int(number), where=True)
+    _at_startup(tmp_path / "startup", code, monkeypatch)
+    done = new_process("train", "model", "BTCUSDT", *QUICK, "--registry", "models")
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == "error: interrupted"
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
+
+
+def test_an_interrupt_in_a_finalizer_ends_a_child(
+    tmp_path: Path, new_process: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = "multiprocessing.parent_process()"
+    code = _BUSY_FINALIZER.format(number=int(signal.SIGTERM), where=where)
+    _at_startup(tmp_path / "startup", code, monkeypatch)
+    options = [*QUICK, "--registry", "models", "--jobs", "2"]
+    done = new_process("train", "model", "BTCUSDT", "ETHUSDT", *options)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "BTCUSDT: error: the process was interrupted" in done.stderr.splitlines()
+    assert "ETHUSDT: error: the process was interrupted" in done.stderr.splitlines()
+
+
+def test_nohup_protects_from_a_closed_terminal(
+    tmp_path: Path, new_process: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = _BUSY_FINALIZER.format(number=int(signal.SIGHUP), where=True)
+    _at_startup(
+        tmp_path / "startup", f"import signal\nsignal.signal(1, signal.SIG_IGN){code}", monkeypatch
+    )
+    done = new_process("data", "ls")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupt_while_python_imports_the_program(
+    tmp_path: Path, new_process: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "click.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)"
+    )
+    _import_first(tmp_path / "first", monkeypatch)
+    done = new_process("models", "ls")
+    assert done.returncode == 130
+    assert done.stderr == "error: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["config", "show"], ["--help"], ["train", "model", "--help"], ["doctor"]]
+)
+def test_a_reader_may_end_early(tmp_path: Path, arguments: list[str]) -> None:
+    """As in `atb-fast config show | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "atb_fast", *arguments]
+    done = subprocess.run(
+        command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+def _without_stdout(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "atb_fast", *arguments]
+    return subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command],
+        cwd=home,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+
+def test_stdout_may_be_closed(tmp_path: Path) -> None:
+    done = _without_stdout(tmp_path, "models", "ls", "--registry", "gone")
+    assert done.returncode == 6
+    assert done.stderr.startswith("error: registry gone cannot be read")
+    assert len(done.stderr.splitlines()) == 1
+    train = ["train", "model", "BTCUSDT", *QUICK, "--registry", "models", "--json"]
+    done = _without_stdout(tmp_path, *train)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    (kept,) = (tmp_path / ".models-work" / "unpublished").iterdir()
+    assert (kept / "metadata.json").is_file()
 
 
 def test_no_training_outlives_a_killed_parent(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import NoReturn
 
 import click
@@ -19,7 +19,8 @@ from atb_fast.cli.evaluate import check, evaluate
 from atb_fast.cli.models import models
 from atb_fast.cli.options import EXIT_CODES, PROGRAM, TABLES
 from atb_fast.cli.train import train
-from atb_fast.errors import INTERRUPTED, AtbFastError, message_and_code
+from atb_fast.errors import INTERRUPTED, PIPE_CLOSED, AtbFastError, message_and_code
+from atb_fast.runs import interrupts
 from atb_fast.training.startup import separate_stderr
 
 #: The completion scripts set this variable to request completions.
@@ -60,28 +61,64 @@ def completion(shell: str) -> None:
 
 def main() -> NoReturn:
     """Run the command line. An expected error becomes one line on stderr and an exit code."""
-    separate_stderr()
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("atb_fast").setLevel(logging.INFO)
-    # SIGTERM cleans up like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        interrupts.install()
+        _set_up_streams()
+        stdout = sys.stdout
         cli.main(prog_name=PROGRAM, complete_var=_COMPLETE, standalone_mode=False)
-    except click.ClickException as error:
-        settings.with_origin(error).show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort) as error:
-        # click raises Abort from the interrupt.
-        notes = getattr(error.__cause__ or error, "__notes__", [])
-        _fail("; ".join(["interrupted", *notes]), INTERRUPTED)
-    except (AtbFastError, OSError) as error:
-        _fail(*message_and_code(error))
+        sys.stdout.flush()
+    except SystemExit:
+        if sys.stdout is not stdout:  # click replaces it if the reader of a pipe has ended
+            _fail("", PIPE_CLOSED)
+        raise
+    except BaseException as error:
+        _end(error)
+    interrupts.restore()
     sys.exit(0)
 
 
+def _set_up_streams() -> None:
+    """Prepare standard streams and the log."""
+    _replace_closed_streams()
+    separate_stderr()
+    for stream in (sys.stdout, sys.stderr):  # for paths that the encoding of the terminal lacks
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("atb_fast").setLevel(logging.INFO)
+
+
+def _replace_closed_streams() -> None:
+    """Connect a standard stream that the parent process closed to the null device.
+
+    Its descriptor would be that of the next file, and C++ code that prints would write to the file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
+def _end(error: BaseException) -> NoReturn:
+    """End with a message and an exit code, or with the traceback of an internal error."""
+    if isinstance(error, click.Abort) or interrupts.requested(error):
+        what = [str(error)] if isinstance(error, AtbFastError) else []
+        _fail("; ".join(["interrupted", *what, *interrupts.notes(error)]), INTERRUPTED)
+    if isinstance(error, click.ClickException):
+        with suppress(OSError):
+            settings.with_origin(error).show()
+        _fail("", error.exit_code)
+    if isinstance(error, AtbFastError | OSError):
+        _fail(*message_and_code(error))
+    raise error
+
+
 def _fail(message: str, code: int) -> NoReturn:
+    interrupts.restore()
     with suppress(OSError):
-        click.echo(f"error: {message}", err=True)
+        if message:
+            click.echo(f"error: {message}", err=True)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TrainingConfig
-from atb_fast.errors import AtbFastError, message_and_code
+from atb_fast.errors import INTERRUPTED, AtbFastError, message_and_code
+from atb_fast.runs import interrupts
 from atb_fast.training.environment import cores
 from atb_fast.training.startup import separate_stderr
 
@@ -125,25 +126,28 @@ def _start(config: TrainingConfig, threads: int) -> tuple[Connection, SpawnProce
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C, so that processes started in this context never receive it.
+    """Block Ctrl-C and SIGHUP, so that processes started in this context never receive them.
 
-    A terminal sends Ctrl-C to all processes, and a second one would interrupt their cleanup. This
+    A terminal sends them to all processes, and a second one would interrupt their cleanup. This
     process terminates them instead.
     """
     if sys.platform == "win32":
         yield
         return
     resource_tracker.ensure_running()  # starting it later would unblock signals
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = {signal.SIGINT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
 
 
 def _vanished(symbol: str, process: SpawnProcess) -> Failure:
     code = process.exitcode or 0
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    if code == INTERRUPTED:
+        how = "was interrupted"
     hint = "; if it ran out of memory, use --jobs 1" if code == -signal.SIGKILL else ""
     return Failure(symbol, f"the process {how}{hint}", 1)
 
@@ -165,7 +169,6 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
 
 def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
     """Train, and send log records, events and the outcome to the parent."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     separate_stderr()
     for name in _THREADS:
         os.environ.setdefault(name, str(threads))
@@ -180,13 +183,16 @@ def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
     logging.getLogger("atb_fast").setLevel(logging.INFO)
 
     try:
+        interrupts.install()
         from atb_fast.runs.pipeline import run_training_pipeline
 
         send("outcome", run_training_pipeline(config, listener=_Forwarding(send)))
-    except (AtbFastError, OSError) as error:
+    except BaseException as error:
+        if interrupts.requested(error):
+            os._exit(INTERRUPTED)
+        if not isinstance(error, AtbFastError | OSError):
+            raise
         send("outcome", Failure(config.symbol, *message_and_code(error)))
-    except KeyboardInterrupt:
-        os._exit(130)
     # As in the command line, a thread that waits for a server must not keep the process alive.
     os._exit(0)
 
