@@ -192,6 +192,12 @@ def walk_forward(
         DataError: A fold has too few windows.
     """
     begin = int(len(starts) * _FIRST_SHARE)
+    if folds > len(starts) - begin:  # also keeps the edges small
+        raise DataError(
+            f"{len(starts)} windows of {options.sequence_length} bars are too few for {folds} "
+            f"folds: the newer half, {len(starts) - begin} windows, is divided into folds, so "
+            f"pass at most {len(starts) - begin} --folds, or use a longer range"
+        )
     edges = np.linspace(begin, len(starts), folds + 1).astype(int)
     parts: list[Parts] = []
     for edge, end in pairwise(edges.tolist()):
