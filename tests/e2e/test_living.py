@@ -251,6 +251,41 @@ def test_stdout_may_be_closed(tmp_path: Path) -> None:
     assert (kept / "metadata.json").is_file()
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_paths_have_letters_that_the_terminal_lacks(
+    tmp_path: Path, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    folder = tmp_path / "ü€"
+    folder.mkdir()
+    daily.tail(300).write_parquet(folder / "BTCUSDT_1d.parquet")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = _in_bytes(tmp_path, "data", "verify", "ü€/BTCUSDT_1d.parquet", "ü€/gone.csv")
+    assert done.returncode == 3
+    assert b"Traceback" not in done.stderr
+    table = done.stdout.decode("latin-1").replace("|", " ")
+    assert "BTCUSDT_1d.parquet yes 300" in " ".join(table.split())
+    monkeypatch.setenv("ATB_FAST_CACHE", str(folder))
+    done = _in_bytes(tmp_path, "config", "show")
+    assert (done.returncode, done.stderr) == (0, b"")
+    options = [*QUICK[4:], "--candles", "ü€/BTCUSDT_1d.parquet", "--force-price-only", "--registry"]
+    done = _in_bytes(tmp_path, "train", "model", "BTCUSDT", *options, "ü€/models")
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def _in_bytes(home: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "atb_fast", *arguments]
+    return subprocess.run(command, cwd=home, capture_output=True, check=False)
+
+
 def test_no_training_outlives_a_killed_parent(tmp_path: Path) -> None:
     with _two_trainings(tmp_path) as process:
         process.kill()

@@ -14,13 +14,12 @@ from atb_fast.errors import DataError
 
 log = logging.getLogger(__name__)
 
+# Polars takes every path for UTF-8, whatever the locale says, so Python reads the files.
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     # All columns are read as text, so that an error can name the row of an invalid value.
-    ".csv": lambda path: pl.read_csv(
-        path, infer_schema=False, glob=False, eol_char=_line_end(path)
-    ),
+    ".csv": lambda path: _read_csv(path.read_bytes()),
     ".feather": lambda path: pl.read_ipc(path.read_bytes()),
-    ".parquet": lambda path: pl.read_parquet(path, glob=False),
+    ".parquet": lambda path: pl.read_parquet(path.read_bytes()),
 }
 
 #: Larger than any price or volume, and its square still fits float32.
@@ -61,11 +60,11 @@ def read_sentiment(path: Path) -> pl.DataFrame:
     return index
 
 
-def _line_end(path: Path) -> str:
-    """Return the last character of a line: some programs write a carriage return alone."""
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
-    return "\r" if b"\r" in head and b"\n" not in head else "\n"
+def _read_csv(content: bytes) -> pl.DataFrame:
+    head = content[: 1 << 16]
+    # Some programs end a line with a carriage return alone.
+    end = "\r" if b"\r" in head and b"\n" not in head else "\n"
+    return pl.read_csv(content, infer_schema=False, eol_char=end)
 
 
 def is_sentiment(path: Path) -> bool:
