@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import math
+import sys
+from collections.abc import Iterator, Sequence
 
 
 class AtbFastError(Exception):
@@ -12,7 +15,7 @@ class AtbFastError(Exception):
     """
 
     exit_code = 1
-    meaning = "an internal error"
+    meaning = "an internal error, or not enough memory"
 
 
 class ArgumentError(AtbFastError, ValueError):
@@ -95,6 +98,9 @@ INTERRUPTED = 130
 #: Exit code of the command line if the reader of its output has ended; shells report SIGPIPE so.
 PIPE_CLOSED = 141
 
+#: Address space that training needs, in bytes; TensorFlow maps 2 GB of libraries.
+_NEEDED_SPACE = 4 << 30
+
 _KINDS: list[type[AtbFastError]] = [AtbFastError, *AtbFastError.__subclasses__()]
 #: What each exit code means.
 EXIT_CODES = {
@@ -105,10 +111,59 @@ EXIT_CODES = {
 }
 
 
-def message_and_code(error: AtbFastError | OSError) -> tuple[str, int]:
-    """Return the one-line message for an expected error, and its exit code."""
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and the exceptions that led to it, newest first."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = each.__cause__ or each.__context__
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether `error`, which is not expected, means that there is too little memory.
+
+    Native code reports this in many ways, and some as another error. Therefore every error means it
+    if the address space is limited to less than what training needs.
+    """
+    return _address_space() < _NEEDED_SPACE or any(
+        isinstance(each, MemoryError)
+        or type(each).__name__ == "ResourceExhaustedError"  # of TensorFlow
+        or (isinstance(each, OSError) and each.errno == errno.ENOMEM)
+        or (isinstance(each, ImportError) and "failed to map segment" in str(each))
+        for each in chain(error)
+    )
+
+
+def _address_space() -> float:
+    """Return the limit on the address space in bytes; 0 if there is not even memory to read it."""
+    if sys.platform == "win32":
+        return math.inf
+    try:
+        import resource
+    except (ImportError, MemoryError):
+        return 0.0
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return math.inf if limit == resource.RLIM_INFINITY else limit
+
+
+def message_and_code(error: BaseException) -> tuple[str, int] | None:
+    """Return the one-line message for an expected error, and its exit code; None for others."""
     if isinstance(error, AtbFastError):
         return str(error), error.exit_code
-    where = f"{error.filename}: " if error.filename else ""
-    what = error.strerror or error
-    return f"{where}{what}; check that it can be read and written", StorageError.exit_code
+    ordinary = isinstance(error, OSError) and error.errno != errno.ENOMEM
+    if not ordinary and lacks_memory(error):
+        limit = _address_space()
+        limited = f" (ulimit -v {limit / 1024:.0f})" if 0 < limit < math.inf else ""
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        return (
+            f"not enough memory{limited}: {why}; free some memory or raise its limit, or use a "
+            "shorter range, a smaller --batch-size or fewer --jobs",
+            AtbFastError.exit_code,
+        )
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        what = error.strerror or error
+        return f"{where}{what}; check that it can be read and written", StorageError.exit_code
+    return None

@@ -373,6 +373,27 @@ def test_doctor_and_training_agree_on_an_unusable_address(
     assert "set ATB_FAST_ARCHIVE_URL to a URL that starts with https://" in fine.stdout
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ImportError('x.so: failed to map segment from shared object')",
+        "MemoryError",
+        "OSError(12, 'no')",
+    ],
+)
+def test_little_memory_is_not_a_missing_package(
+    tmp_path: Path, new_process: Run, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "keras.py").write_text(f"raise {error}")
+    _import_first(tmp_path / "first", monkeypatch)
+    done = new_process("train", "model", "BTCUSDT", *QUICK, "--registry", "models")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: not enough memory: TensorFlow cannot be")
+    assert "Traceback" not in done.stderr
+    assert "pip install" not in done.stderr
+
+
 @pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm")
 def test_doctor_refuses_a_registry_that_training_refuses(
     new_process: Run, monkeypatch: pytest.MonkeyPatch

@@ -109,8 +109,8 @@ def _end(error: BaseException) -> NoReturn:
         with suppress(OSError):
             settings.with_origin(error).show()
         _fail("", error.exit_code)
-    if isinstance(error, AtbFastError | OSError):
-        _fail(*message_and_code(error))
+    if expected := message_and_code(error):
+        _fail(*expected)
     raise error
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import atb_fast
 from atb_fast.bundles.workspace import check_place
 from atb_fast.config import OPTIONS, FitOptions, TrainingConfig
-from atb_fast.errors import FetchError, MissingExtraError, StorageError
+from atb_fast.errors import AtbFastError, FetchError, MissingExtraError, StorageError, lacks_memory
 from atb_fast.ingestion.exchange.http import Endpoints
 from atb_fast.options import Option
 from atb_fast.runs.parallel import default_jobs
@@ -99,6 +99,9 @@ def _package(name: str, fix: str) -> Check:
 
 
 def _missing(name: str, error: Exception, fix: str) -> Check:
+    if lacks_memory(error):
+        fix = "free some memory, or raise its limit (ulimit -v)"
+        return Check(name, "problem", f"not enough memory: {error}", fix, AtbFastError.exit_code)
     code = MissingExtraError.exit_code
     return Check(name, "missing", f"cannot be imported: {error}", fix, code)
 
@@ -109,6 +112,9 @@ def _tensorflow(options: FitOptions) -> Iterator[Check]:
         tf = import_tensorflow()
     except MissingExtraError as error:
         yield Check("tensorflow", "missing", str(error), exit_code=error.exit_code)
+        return
+    except MemoryError as error:
+        yield _missing("tensorflow", error, "")
         return
     yield Check("tensorflow", "ok", tf.__version__)
     yield _package("keras", _TRAIN)

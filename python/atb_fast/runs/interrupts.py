@@ -11,8 +11,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from atb_fast.errors import chain
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import FrameType
 
 #: What asks a process to end. Windows has no SIGHUP, which is sent when a terminal is closed.
@@ -60,7 +61,7 @@ def requested(error: BaseException) -> bool:
 
 def notes(error: BaseException) -> list[str]:
     """Return the notes of the interrupts that led to `error`: how to continue."""
-    return [note for each in _chain(error) for note in getattr(each, "__notes__", ())]
+    return [note for each in chain(error) for note in getattr(each, "__notes__", ())]
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
@@ -81,17 +82,7 @@ def _raise_later(unraisable: sys.UnraisableHookArgs) -> None:
     A signal that is sent here would be handled here, where its exception would be ignored too.
     """
     error = unraisable.exc_value
-    if error is not None and any(isinstance(each, KeyboardInterrupt) for each in _chain(error)):
+    if error is not None and any(isinstance(each, KeyboardInterrupt) for each in chain(error)):
         signal.setitimer(signal.ITIMER_REAL, _AGAIN)
     else:
         sys.__unraisablehook__(unraisable)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error` and the exceptions that led to it, newest first."""
-    seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
-        yield each
-        each = each.__cause__ or each.__context__

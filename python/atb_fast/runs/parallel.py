@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TrainingConfig
-from atb_fast.errors import INTERRUPTED, AtbFastError, message_and_code
+from atb_fast.errors import INTERRUPTED, message_and_code
 from atb_fast.runs import interrupts
 from atb_fast.training.environment import cores
 from atb_fast.training.startup import separate_stderr
@@ -190,9 +190,10 @@ def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
     except BaseException as error:
         if interrupts.requested(error):
             os._exit(INTERRUPTED)
-        if not isinstance(error, AtbFastError | OSError):
+        expected = message_and_code(error)
+        if expected is None:
             raise
-        send("outcome", Failure(config.symbol, *message_and_code(error)))
+        send("outcome", Failure(config.symbol, *expected))
     # As in the command line, a thread that waits for a server must not keep the process alive.
     os._exit(0)
 

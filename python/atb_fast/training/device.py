@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atb_fast.config import Engine, FitOptions
-from atb_fast.errors import MissingExtraError
+from atb_fast.errors import MissingExtraError, lacks_memory
 from atb_fast.training.startup import quiet_startup
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ def import_tensorflow() -> Any:
 
     Raises:
         MissingExtraError: It is not installed.
+        MemoryError: There is too little memory.
     """
     # Unless the user asks for more, C++ code logs only errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -85,7 +86,12 @@ def import_tensorflow() -> Any:
         with _importing, quiet_startup():
             import keras
             import tensorflow as tf
-    except ImportError as error:
+    except Exception as error:
+        if lacks_memory(error):
+            why = str(error) or type(error).__name__
+            raise MemoryError(f"TensorFlow cannot be imported ({why})") from error
+        if not isinstance(error, ImportError):
+            raise
         raise MissingExtraError(
             f"training needs TensorFlow, which cannot be imported ({error}); install it with "
             "pip install 'atb-fast[train]', or 'atb-fast[train-gpu]' for NVIDIA GPUs"
