@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from zipfile import ZipFile
 
 import polars as pl
 import pytest
@@ -284,6 +285,26 @@ def test_paths_have_letters_that_the_terminal_lacks(
 def _in_bytes(home: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "atb_fast", *arguments]
     return subprocess.run(command, cwd=home, capture_output=True, check=False)
+
+
+def test_a_clock_in_1970_does_not_lose_the_model(
+    tmp_path: Path, new_process: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines without a battery start there. ZIP, and so Keras, has no dates before 1980."""
+    code = """
+import time
+now, local = time.time, time.localtime
+began = now()
+time.time = lambda: now() - began
+time.localtime = lambda seconds=None: local(time.time() if seconds is None else seconds)
+"""
+    _at_startup(tmp_path / "startup", code, monkeypatch)
+    done = new_process("train", "model", "BTCUSDT", *QUICK, "--registry", "models")
+    assert done.returncode == 0, done.stderr
+    assert "the clock of this machine says 1970-01-01" in done.stderr
+    (kept,) = (tmp_path / ".models-work" / "unpublished").iterdir()
+    with ZipFile(kept / "model.keras") as archive:
+        assert sorted(archive.namelist()) == ["config.json", "metadata.json", "model.weights.h5"]
 
 
 def test_no_training_outlives_a_killed_parent(tmp_path: Path) -> None:

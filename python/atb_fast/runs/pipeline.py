@@ -37,7 +37,7 @@ from atb_fast.training import tensorboard
 from atb_fast.training.device import configure, import_tensorflow
 from atb_fast.training.engine import FitResult
 from atb_fast.training.environment import environment, versions
-from atb_fast.training.train import train
+from atb_fast.training.train import save, train
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def run_training_pipeline(
     # A version is named after the end of its training, so the newest model sorts last.
     with publishing.reserve(config.registry, config.symbol, model_type, _now()) as draft:
         with timer.stage("artifacts"), _storage_errors(draft, fitted):
-            trained.model.save(draft.directory / "model.keras")
+            save(trained.model, draft.directory / "model.keras")
         with _kept_on_failure(draft, fitted):
             if fitted.diverged:
                 raise TrainingError(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -19,6 +22,9 @@ from atb_fast.training.engine import FitResult, fit
 from atb_fast.training.predict import predict_outputs
 
 log = logging.getLogger(__name__)
+
+#: ZIP has no earlier dates.
+_FIRST_ZIP_YEAR = 1980
 
 
 def train(
@@ -80,6 +86,30 @@ def train(
             shrinkage,
         )
     return model, replace(fitted, shrinkage=shrinkage, unshrunk=unshrunk)
+
+
+def save(model: Any, path: Path) -> None:
+    """Write `model` to `path`, a .keras file, even if the clock is before 1980.
+
+    Keras dates one of the files in it with the current time, which ZIP cannot store before 1980.
+    """
+    try:
+        model.save(path)
+    except ValueError:
+        now = time.localtime()
+        if now.tm_year >= _FIRST_ZIP_YEAR:
+            raise
+    else:
+        return
+    log.warning(
+        "the clock of this machine says %s; set it, because versions are named after it",
+        time.strftime("%Y-%m-%d", now),
+    )
+    with TemporaryDirectory() as folder:
+        model.save(folder, zipped=False)
+        with ZipFile(path, "w", strict_timestamps=False) as archive:
+            for file in sorted(filter(Path.is_file, Path(folder).rglob("*"))):
+                archive.write(file, file.relative_to(folder))
 
 
 def forget_models() -> None:
