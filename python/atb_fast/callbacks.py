@@ -12,13 +12,20 @@ class Listener:
         """Rows of a series were downloaded: `done` of about `total` so far."""
 
     def stage(self, name: str) -> None:
-        """A stage of the run begins; see `runs.timing.STAGES`."""
+        """A stage of the run begins: one of `runs.timing.STAGES`, or a step that takes seconds.
+
+        These steps are `importing TensorFlow` and `compiling`.
+        """
 
     def windows(self, done: int, total: int) -> None:
         """The model was fitted to `done` of the `total` windows of an epoch."""
 
     def epoch(self, number: int, logs: dict[str, float]) -> None:
-        """Epoch `number`, counted from 1, has ended; `logs` are those of Keras."""
+        """Epoch `number`, counted from 1, has ended.
+
+        `logs` are those of Keras, and `val_persistence_rmse`: the RMSE of persistence on the
+        validation windows, in the unit of `val_rmse`.
+        """
 
     def fold(self, fold: Any) -> None:
         """A fold of a walk-forward evaluation has ended; it is a `walk_forward.Fold`."""

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Iterator
 
+import pytest
 from rich.console import Console
 
 from atb_fast.cli.progress import Bars, bars
@@ -15,6 +18,10 @@ def shown() -> tuple[Bars, Console]:
     made = Bars(Console(force_terminal=True, width=80))
     made.progress.get_time = lambda: 0.0
     return made, Console(file=io.StringIO(), width=80)
+
+
+def logs(train: float, validation: float, unchanged: float) -> dict[str, float]:
+    return {"rmse": train, "val_rmse": validation, "val_persistence_rmse": unchanged}
 
 
 def lines(made: Bars, plain: Console) -> list[str]:
@@ -34,9 +41,9 @@ def test_epochs_loss_and_time_left_fit_a_narrow_terminal() -> None:
     listener = made.for_training(CONFIG, several=True)
     for epoch in (1, 2, 3):
         clock += 420.0  # an epoch of minute candles
-        listener.epoch(epoch, {"rmse": 23_456.7, "val_rmse": 34_567.8})
+        listener.epoch(epoch, logs(23_456.7, 34_567.8, 1_680.2))
     (line,) = lines(made, plain)
-    assert line.endswith("3/300 epochs 34:39:00 RMSE 23,457, val. 34,568")
+    assert line.endswith("3/300 epochs 34:39:00 val. 34,568, no change 1,680")
     assert line.startswith("1000SHIBUSDT")
 
 
@@ -82,15 +89,116 @@ def test_bars_of_a_symbol_disappear_at_its_end() -> None:
 def test_folds_and_their_epochs_are_shown() -> None:
     made, plain = shown()
     listener = made.for_folds(CONFIG, 5)
-    listener.epoch(1, {"loss": 0.5, "val_loss": 0.25})
+    listener.stage("importing TensorFlow")
     (line,) = lines(made, plain)
-    assert line.startswith("fold 1")
-    assert line.endswith("loss 0.5, val. 0.25")
+    assert line.startswith("walk-forward")
+    assert line.endswith("importing TensorFlow")
+    listener.stage("compiling")
+    _, line = lines(made, plain)
+    assert line.startswith("fold 1 of 5")
+    assert line.endswith("compiling")
+    # The errors of returns differ only in later digits.
+    listener.epoch(1, logs(0.02534124, 0.02541199, 0.02541187))
+    _, line = lines(made, plain)
+    assert "1/300 epochs" in line
+    assert "val. 0.0254120, no change 0.0254119" in line
 
 
-def test_nothing_is_written_without_a_terminal() -> None:
+def test_what_happens_before_the_first_epoch_is_shown() -> None:
+    made, plain = shown()
+    listener = made.for_training(CONFIG)
+    for stage in ("ingestion", "importing TensorFlow", "training", "compiling"):
+        listener.stage(stage)
+        (line,) = lines(made, plain)
+        assert line.startswith("training")
+        assert line.endswith(stage)
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return found
+
+
+@pytest.fixture
+def clock(caplog: pytest.LogCaptureFixture) -> Iterator[list[float]]:
+    """Seconds, in a list that tests change."""
+    with caplog.at_level(logging.INFO, "atb_fast"):
+        yield [0.0]
+
+
+def quiet(clock: list[float]) -> Bars:
+    """Return bars without a terminal, which follow `clock`."""
+    return Bars(Console(file=io.StringIO()), lambda: clock[0])
+
+
+def test_a_line_every_30_seconds_without_a_terminal(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = quiet(clock).for_training(CONFIG)
+    for name in ("ingestion", "importing TensorFlow", "training", "compiling"):
+        listener.stage(name)
+    clock[0] = 20.0  # for compilation
+    seen = {}
+    for epoch in range(1, 301):
+        clock[0] += 4.0
+        listener.epoch(epoch, logs(23_456.7, 34_567.8, 1_680.2))
+        if lines := logged(caplog):
+            seen[epoch] = lines
+    errors = "RMSE 23,457, val. 34,568, no change 1,680"
+    assert list(seen)[:4] == [3, 11, 19, 27]
+    assert seen[3] == [f"training: 3 of 300 epochs, {errors}, about 20 min left"]
+    assert seen[291] == [f"training: 291 of 300 epochs, {errors}, about 36 s left"]
+
+
+def test_a_short_run_logs_no_progress(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    listener = quiet(clock).for_training(CONFIG)
+    for epoch in range(1, 300):
+        clock[0] += 0.1
+        listener.epoch(epoch, logs(1.0, 1.0, 1.0))
+    listener.stage("evaluation")
+    assert logged(caplog) == []
+
+
+def test_each_symbol_has_its_lines(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    made = quiet(clock)
+    listeners = [
+        made.for_training(TrainingConfig(symbol=symbol, source="sample"), several=True)
+        for symbol in ("BTCUSDT", "ETHUSDT")
+    ]
+    for epoch in (1, 2):
+        clock[0] += 3600.0
+        for listener in listeners:
+            listener.windows(25_000, 1_000_000)
+            listener.epoch(epoch, logs(0.5, 0.25, 0.125))
+    lines = logged(caplog)
+    errors = "RMSE 0.500000, val. 0.250000, no change 0.125000"
+    assert lines[0] == f"BTCUSDT: 1 of 300 epochs, {errors}"
+    assert lines[1] == f"ETHUSDT: 1 of 300 epochs, {errors}"
+    assert lines[2] == "BTCUSDT epoch: 25,000 of 1,000,000 windows"
+    assert lines[3] == f"BTCUSDT: 2 of 300 epochs, {errors}, about 298 h 0 min left"
+
+
+def test_folds_and_downloads_have_lines(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = quiet(clock).for_folds(CONFIG, 5)
+    listener.fetched("BTCUSDT 1m", 1_000, 1_000_000)
+    clock[0] = 60.0
+    listener.fetched("BTCUSDT 1m", 251_000, 1_000_000)
+    assert logged(caplog) == ["BTCUSDT 1m: 251,000 of 1,000,000 candles, about 3 min left"]
+    listener.stage("compiling")
+    listener.epoch(1, logs(0.5, 0.25, 0.125))
+    clock[0] = 90.0
+    listener.epoch(4, logs(0.5, 0.25, 0.125))
+    errors = "RMSE 0.500000, val. 0.250000, no change 0.125000"
+    (line,) = logged(caplog)
+    assert line == f"fold 1 of 5: 4 of 300 epochs, {errors}, about 49 min left"
+
+
+def test_nothing_is_written_to_a_console_that_is_no_terminal() -> None:
     console = Console(file=io.StringIO())
     with bars(console) as made:
-        made.for_training(CONFIG).epoch(1, {"rmse": 1.0, "val_rmse": 2.0})
+        made.for_training(CONFIG).epoch(1, logs(1.0, 2.0, 3.0))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == ""

@@ -1,10 +1,11 @@
-"""Progress bars, shown on a terminal only."""
+"""Progress: bars on a terminal, and now and then a log line elsewhere."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from atb_fast.config import TrainingConfig
     from atb_fast.evaluation.walk_forward import Fold
 
+log = logging.getLogger(__name__)
+
+#: Columns of a terminal with room for all errors of an epoch.
+_WIDE = 100
+#: Seconds between two lines about the same work, and until the first one.
+_PAUSE = 30.0
 #: Epochs with more windows take more than a few seconds, so they get a bar of their own.
 _LONG_EPOCH = 20_000
 #: The stages after training, which take minutes if there are millions of windows.
@@ -24,9 +31,10 @@ _LAST_STAGES = ("evaluation", "diagnostics", "onnx", "artifacts")
 
 
 class Bars(Listener):
-    """Progress bars by name. Without a terminal, nothing is shown."""
+    """Progress bars by name. Without a terminal, each is a log line every 30 seconds."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Show bars on `console`; `monotonic` is the clock that log lines follow."""
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -51,9 +59,17 @@ class Bars(Listener):
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._lines: dict[str, _Line] = {}
+        self._monotonic = monotonic
 
     def update(self, name: str, done: int, total: int, unit: str, note: str = "") -> None:
         """Update the bar called `name`. A full bar disappears."""
+        if not self.progress.console.is_terminal:
+            line = self._lines.setdefault(name, _Line(self._monotonic))
+            if (time_left := line.update(done, total)) is not None:
+                what = f"{done:,} of {total:,} {unit}"
+                log.info("%s: %s", name, ", ".join(filter(None, (what, note, time_left))))
+            return
         if name not in self._tasks:
             self._tasks[name] = self.progress.add_task(
                 name, total=total, visible=False, unit=unit, note=note
@@ -61,6 +77,15 @@ class Bars(Listener):
         self.progress.update(
             self._tasks[name], completed=done, total=total, visible=done < total, note=note
         )
+
+    def errors(self, logs: dict[str, float]) -> str:
+        """Return the errors of an epoch next to that of persistence, as they fit the terminal."""
+        validation, unchanged = logs["val_rmse"], logs["val_persistence_rmse"]
+        text = f"val. {_short(validation)}, no change {_short(unchanged)}"
+        console = self.progress.console
+        if console.is_terminal and console.width < _WIDE:
+            return text
+        return f"RMSE {_short(logs['rmse'])}, {text}"
 
     def fetched(self, name: str, done: int, total: int) -> None:
         """Update the bar of a series that is being downloaded."""
@@ -73,6 +98,32 @@ class Bars(Listener):
     def for_folds(self, config: TrainingConfig, folds: int) -> Listener:
         """Return a listener for a walk-forward evaluation."""
         return _FoldBars(self, config.epochs, folds)
+
+
+class _Line:
+    """When a log line about some work is due, and how long the rest of it takes."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._next = monotonic() + _PAUSE
+        self._first: tuple[float, int] | None = None
+        self._last = 0
+
+    def update(self, done: int, total: int) -> str | None:
+        """Return the time left, which may be empty; None if no line is due."""
+        now = self._monotonic()
+        if done < self._last:  # the next epoch
+            self._first = None
+        self._last = done
+        if done and not self._first:  # what is done from here on takes no compilation
+            self._first = now, done
+        if done >= total or now < self._next:
+            return None
+        self._next = now + _PAUSE
+        since, before = self._first or (now, done)
+        if done == before:
+            return ""
+        return f"about {_duration((now - since) / (done - before) * (total - done))} left"
 
 
 class _EpochBars(Listener):
@@ -99,26 +150,33 @@ class _TrainingBars(_EpochBars):
     def __init__(self, bars: Bars, epochs: int, symbol: str) -> None:
         super().__init__(bars, epochs, symbol)
         self._trained = False
-        self._move(0)
+        self._done = 0
+        self._move("")
 
     def epoch(self, number: int, logs: dict[str, float]) -> None:
-        self._move(number, f"RMSE {_short(logs['rmse'])}, val. {_short(logs['val_rmse'])}")
+        self._done = number
+        self._move(self._bars.errors(logs))
 
     def stage(self, name: str) -> None:
         if name == "evaluation":
             self._trained = True
-            self._move(self._epochs)  # training may have stopped early
-        if self._trained and name in _LAST_STAGES:
+            self._done = self._epochs  # training may have stopped early
+            self._move("")
+        if not self._trained:
+            self._move(name)
+        elif name in _LAST_STAGES:
             step, steps = _LAST_STAGES.index(name), len(_LAST_STAGES)
             self._bars.update(self._name("finishing"), step, steps, "steps", name)
 
     def finished(self) -> None:
-        self._move(self._epochs)
+        self._done = self._epochs
+        self._move("")
         for name in ("epoch", "finishing"):
             self._bars.update(self._name(name), 1, 1, "")
 
-    def _move(self, epochs: int, note: str = "") -> None:
-        self._bars.update(self._symbol or "training", epochs, self._epochs, "epochs", note)
+    def _move(self, note: str) -> None:
+        name = self._symbol or "training"
+        self._bars.update(name, self._done, self._epochs, "epochs", note)
 
 
 class _FoldBars(_EpochBars):
@@ -128,21 +186,39 @@ class _FoldBars(_EpochBars):
         super().__init__(bars, epochs)
         self._folds, self._done = folds, 0
 
+    def stage(self, name: str) -> None:
+        if name == "compiling":
+            self._move(0, name)
+        else:
+            self._bars.update("walk-forward", self._done, self._folds, "folds", name)
+
     def epoch(self, number: int, logs: dict[str, float]) -> None:
-        note = f"loss {logs['loss']:.4g}, val. {logs['val_loss']:.4g}"
-        self._bars.update(f"fold {self._done + 1}", number, self._epochs, "epochs", note)
+        self._move(number, self._bars.errors(logs))
 
     def fold(self, fold: Fold) -> None:
+        self._move(self._epochs)  # training may have stopped early
         self._done = fold.number
         note = f"{fold.ratio:.3f} of no change"
         self._bars.update("walk-forward", self._done, self._folds, "folds", note)
-        # training may have stopped early
-        self._bars.update(f"fold {self._done}", self._epochs, self._epochs, "epochs")
+
+    def _move(self, epochs: int, note: str = "") -> None:
+        name = f"fold {self._done + 1} of {self._folds}"
+        self._bars.update(name, epochs, self._epochs, "epochs", note)
 
 
 def _short(error: float) -> str:
-    """Format an RMSE, which is in the thousands for prices and about 1 for scaled targets."""
-    return f"{error:,.0f}" if error >= 1000 else f"{error:.4g}"
+    """Format an RMSE, which is in the thousands for prices and may be 0.01 for returns.
+
+    It has as many digits as change from epoch to epoch.
+    """
+    return f"{error:,.0f}" if error >= 1000 else f"{error:#.6g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def evaluate(
     prepared = recipes.prepare(market, config, cache=config.cache_dir / "features")
     between = embargo_rows(prepared, config) if embargo is None else embargo
     plan = walk_forward(recipe.starts(prepared, config), config, between, folds, window)
-    policy = configure(config)
+    policy = configure(config, listener=listener)
     log.info("%s", policy.reason)
     done = []
     for number, parts in enumerate(plan, 1):

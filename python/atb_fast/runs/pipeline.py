@@ -177,7 +177,7 @@ def _train(
     listener: Listener,
 ) -> Trained:
     """Set up TensorFlow and train the model."""
-    policy = configure(config, threads=recorded.threads if recorded else None)
+    policy = configure(config, threads=recorded.threads if recorded else None, listener=listener)
     log.info("%s", policy.reason)
     if recorded:
         recorded.warn_of_differences(versions(), environment())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import Engine, FitOptions
 from atb_fast.errors import MissingExtraError, lacks_memory
 from atb_fast.training.startup import quiet_startup
@@ -105,14 +106,18 @@ def import_tensorflow() -> Any:
     return tf
 
 
-def configure(options: FitOptions, *, threads: int | None = None) -> DevicePolicy:
+def configure(
+    options: FitOptions, *, threads: int | None = None, listener: Listener = SILENT
+) -> DevicePolicy:
     """Set up TensorFlow for this machine, and return the policy.
 
     Args:
         options: The requested engine, precision and batch size.
         threads: Threads per operation; None for one per core. The exact weights depend on it.
+        listener: Told when the import begins.
     """
     log.info("loading TensorFlow")
+    listener.stage("importing TensorFlow")
     tf = import_tensorflow()
     if threads:
         try:

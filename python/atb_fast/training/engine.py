@@ -104,7 +104,8 @@ def fit(
         monitor="val_loss", mode="min", patience=options.patience, restore_best_weights=True
     )
     history = keras_callbacks.History()
-    watch = _Watch(model, listener)
+    persistence = math.nan if listener is SILENT else _persistence_rmse(data)
+    watch = _Watch(model, listener, persistence)
     # The watch comes last, so no other callback can undo its decision to stop.
     asked = [early, history, *callbacks, keras_callbacks.LambdaCallback(on_epoch_end=watch)]
     checkpoint, done = None, 0
@@ -117,6 +118,7 @@ def fit(
         model.optimizer.build(model.trainable_variables)
         done = checkpoint.find(model, resume=options.resume)
         asked.append(checkpoint)
+    listener.stage("compiling")
     run = _fit_compiled if engine == "compiled" else _fit_keras
     with checkpoint or nullcontext():
         run(
@@ -151,12 +153,14 @@ class _Watch:
     """Times and reports each epoch, and stops the fit if the loss is not finite.
 
     Attributes:
+        persistence_rmse: The RMSE of persistence, which is reported with that of the model.
         seconds: Duration of each epoch.
         diverged: The epoch, counted from 1, in which the loss was not finite.
     """
 
     model: Any
     listener: Listener
+    persistence_rmse: float
     seconds: list[float] = field(default_factory=list)
     diverged: int | None = None
     _last_end: float = field(default_factory=time.perf_counter)
@@ -168,7 +172,18 @@ class _Watch:
         if not all(math.isfinite(value) for value in logs.values()):
             self.diverged = self.diverged or epoch + 1
             self.model.stop_training = True
-        self.listener.epoch(epoch + 1, logs)
+        self.listener.epoch(epoch + 1, {**logs, "val_persistence_rmse": self.persistence_rmse})
+
+
+def _persistence_rmse(data: WindowedData) -> float:
+    """Return the RMSE of persistence on the validation windows, in the unit of the labels."""
+    starts = data.validation
+    # The last close as an output: a line through the prices of two outputs, except that an output
+    # of 0 is exactly the last close if outputs are log returns.
+    zero, one = (data.prices(starts, np.full(len(starts), output)) for output in (0.0, 1.0))
+    with np.errstate(divide="ignore", invalid="ignore"):  # the range of closes may be 0
+        outputs = (data.persistence(starts) - zero) / (one - zero)
+    return float(np.sqrt(np.mean(np.square(outputs - data.labels[starts + data.length]))))
 
 
 def _fit_compiled(
