@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from atb_fast.callbacks import Listener
+from atb_fast.training.startup import native_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -189,8 +190,9 @@ class _FoldBars(_EpochBars):
     def stage(self, name: str) -> None:
         if name == "compiling":
             self._move(0, name)
-        else:
-            self._bars.update("walk-forward", self._done, self._folds, "folds", name)
+        if not self._done:
+            note = "" if name == "compiling" else name
+            self._bars.update("walk-forward", 0, self._folds, "folds", note)
 
     def epoch(self, number: int, logs: dict[str, float]) -> None:
         self._move(number, self._bars.errors(logs))
@@ -223,7 +225,7 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def bars(console: Console) -> Iterator[Bars]:
-    """Show bars during the context; log lines appear above them."""
+    """Show bars during the context; log lines and messages of C++ code appear above them."""
     shown = Bars(console)
     if not console.is_terminal:
         yield shown
@@ -236,7 +238,8 @@ def bars(console: Console) -> Iterator[Bars]:
             if isinstance(handler, logging.StreamHandler)
         }
         try:
-            yield shown
+            with native_lines(sys.stderr.write):
+                yield shown
         finally:
             for handler, stream in streams.items():
                 handler.setStream(stream)

@@ -1,7 +1,7 @@
-"""Keeps the messages that TensorFlow prints while it loads off the terminal.
+"""Keeps the messages of TensorFlow's C++ code from cluttering the terminal.
 
-C++ code writes them to file descriptor 2 before TF_CPP_MIN_LOG_LEVEL takes effect: a banner of
-absl, the state of oneDNN, the GPU libraries found.
+C++ code writes to file descriptor 2. While TensorFlow loads, TF_CPP_MIN_LOG_LEVEL has no effect
+yet, so it prints a banner of absl, the state of oneDNN, and the GPU libraries found.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from threading import Thread
 
 #: A program that copies stdin to stderr, without messages of C++ code below errors.
 _FILTER = r"""
@@ -26,7 +27,34 @@ for line in sys.stdin.buffer:
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
 """
-#: Seconds to wait for the last lines of the filter.
+#: A program that copies a pipe to stdout, and keeps every line until stdin has a byte for it. If
+#: stdin is closed before that, the reader has crashed; then the rest is copied to stderr.
+_RELAY = r"""
+import os, select, sys
+pipe = int(sys.argv[1])
+kept, sources = b"", [0, pipe]
+while True:
+    ready = select.select(sources, [], [])[0]
+    if pipe in ready:
+        data = os.read(pipe, 65536)
+        kept += data
+        try:
+            os.write(1, data) if data else os.close(1)
+        except BrokenPipeError:
+            pass
+        if not data:
+            sources.remove(pipe)
+    if 0 in ready:
+        shown = os.read(0, 65536)
+        if not shown:
+            break
+        kept = kept.split(b"\n", len(shown))[len(shown):]
+        kept = kept[0] if kept else b""
+os.write(2, kept)
+while pipe in sources and (data := os.read(pipe, 65536)):
+    os.write(2, data)
+"""
+#: Seconds to wait for the last lines of the filter, and of C++ code.
 _GRACE = 5.0
 
 
@@ -85,3 +113,54 @@ def quiet_startup() -> Iterator[None]:
         # The filter does not end while a child process still has its pipe as stderr.
         with suppress(subprocess.TimeoutExpired):
             reader.wait(_GRACE)
+
+
+@contextmanager
+def native_lines(write: Callable[[str], object]) -> Iterator[None]:
+    """Pass each line that C++ code writes to file descriptor 2 to `write`, in another thread.
+
+    This does nothing if Python itself writes to descriptor 2; see `separate_stderr`.
+    """
+    if sys.__stderr__ is None or sys.__stderr__.fileno() == 2:
+        yield
+        return
+    terminal = os.dup(2)
+    reader, writer = os.pipe()
+    try:
+        # A process rather than a thread alone, so that the last messages are written after a crash.
+        relay = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _RELAY, str(reader)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[reader],
+            start_new_session=True,  # so that Ctrl-C does not end it
+        )
+    except OSError:  # out of processes or descriptors; then the messages are written directly
+        os.close(writer)
+        os.close(terminal)
+        yield
+        return
+    finally:
+        os.close(reader)
+    os.dup2(writer, 2)
+    os.close(writer)
+    thread = Thread(target=_copy, args=(relay, write), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        # This does not end while a child process still has the pipe as stderr.
+        thread.join(_GRACE)
+
+
+def _copy(relay: subprocess.Popen[bytes], write: Callable[[str], object]) -> None:
+    """Pass the lines of `_RELAY` to `write`, and confirm each."""
+    with relay:
+        assert relay.stdin is not None
+        assert relay.stdout is not None
+        for line in relay.stdout:
+            write(line.decode(errors="replace"))
+            relay.stdin.write(b".")
+            relay.stdin.flush()
