@@ -255,6 +255,18 @@ def test_promotion_is_stated_near_the_headline(
     assert page.text.index(title) < page.text.index("RMSE ratio")
 
 
+def test_the_page_names_the_dashed_line_only_if_it_is_drawn(
+    write: Write, make_record: Callable[..., RunRecord], data: WindowedData
+) -> None:
+    last, rng = data.persistence(data.test), np.random.default_rng(1)
+    near, far = last * rng.normal(1, 0.02, len(last)), last * rng.normal(0.05, 0.001, len(last))
+    for predictions, drawn in ((near, True), (far, False)):
+        page, _ = write(charts=draw_charts(make_record(predictions), predictions))
+        assert ("Points on the dashed line are calibrated" in page.text) == drawn
+        assert ("perfect calibration is out of range" in page.text) != drawn
+        assert ("perfect calibration</text>" in page.source) == drawn
+
+
 def test_steps_are_not_checks(write: Write) -> None:
     page, _ = write()
     assert page.rows["plots"] == "written"

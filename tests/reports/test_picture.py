@@ -64,3 +64,12 @@ def test_the_figure_shows_the_last_predictions(
     np.testing.assert_array_equal(lines["actual"], data.targets(data.test)[-100:])
     shown = {text.get_text() for text in last.get_legend().get_texts()}
     assert shown == {"actual", "persistence", "model"}
+
+
+def test_the_figure_shows_the_network_before_shrinkage(
+    data: WindowedData, arguments: dict[str, Any]
+) -> None:
+    network = data.targets(data.test) * 1.3
+    last = training_figure(**arguments, unshrunk=network).axes[-1]
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in last.lines}
+    np.testing.assert_array_equal(lines["unshrunk"], network[-100:])

@@ -387,8 +387,6 @@ def deciles(
         axis.plot(
             limits[0], limits[0], color=LIGHT["other"], linestyle="--", label="perfect calibration"
         )
-    else:
-        axis.set_xlabel(f"{axis.get_xlabel()} (perfect calibration is out of range)")
     # No price falls by more than 100%.
     axis.set(xlim=(max(limits[0][0], -100.0), limits[0][1]), ylim=limits[1])
 
