@@ -111,6 +111,11 @@ EXIT_CODES = {
 }
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, for example `1 epoch` or `2 epochs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def chain(error: BaseException) -> Iterator[BaseException]:
     """Yield `error` and the exceptions that led to it, newest first."""
     seen: set[int] = set()

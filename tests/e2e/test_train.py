@@ -312,6 +312,7 @@ def test_skipped_steps_are_logged_and_recorded(
     for line in ("robustness: skipped", "plots: skipped", "onnx: skipped"):
         assert line in done.stderr
     assert "test RMSE" in done.stdout
+    assert "\n1 keras epoch of " in done.stdout
     assert "not published, kept in" in done.stdout
     assert done.stdout.splitlines()[-2] == "next steps:"
     assert not (home / "models" / "BTCUSDT" / "price").exists()

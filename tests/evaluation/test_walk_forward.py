@@ -56,6 +56,8 @@ def test_tested_windows_equal_time_series_split() -> None:
 
 
 def test_too_few_windows() -> None:
+    with pytest.raises(DataError, match=r"are too few for 1 fold: .* an embargo of 1 bar; use"):
+        walk_forward(np.arange(3), config(), 1, 1, "expanding")
     with pytest.raises(DataError, match=r"50 windows of 10 bars are too few for 5 folds: fold 1"):
         walk_forward(np.arange(50), config(), 4, 5, "expanding")
 

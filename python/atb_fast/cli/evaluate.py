@@ -28,7 +28,7 @@ from atb_fast.config import (
     names,
     variables,
 )
-from atb_fast.errors import LeakError
+from atb_fast.errors import LeakError, counted
 
 if TYPE_CHECKING:
     from atb_fast.evaluation.leak import LeakReport
@@ -164,7 +164,7 @@ def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
     print_text(
         f"{config.symbol} {config.timeframe}, {config.recipe} recipe: RMSE is {min(ratios):.3f} to "
         f"{max(ratios):.3f} times that of persistence, worse than persistence in "
-        f"{sum(ratio > 1.0 for ratio in ratios)} of {len(folds)} folds"
+        f"{sum(ratio > 1.0 for ratio in ratios)} of {counted(len(folds), 'fold')}"
         + (f", a shrinkage factor of 0 in {shrunk}" if shrunk else "")
     )
     columns = [
@@ -200,7 +200,8 @@ def _fold_cells(fold: Fold) -> tuple[str | int, ...]:
 
 
 def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:
-    title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe, {report.cuts} cuts"
+    title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe, "
+    title += counted(report.cuts, "cut")
     if not report.leaks:
         print_text(f"{title}: no look-ahead bias in features, target or split")
         return

@@ -35,7 +35,7 @@ from atb_fast.config import (
     default_registry,
     recipe_help,
 )
-from atb_fast.errors import ArgumentError, AtbFastError, StorageError
+from atb_fast.errors import ArgumentError, AtbFastError, StorageError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -314,7 +314,7 @@ def _print_result(result: TrainingResult) -> None:
         f"test RMSE {result.test_rmse:,.2f}, persistence {result.persistence_rmse:,.2f}: the model "
         f"is {result.verdict}\n"
         f"MAPE {result.mape:.2f}%\n"
-        f"{result.epochs} {result.engine} epochs of {result.seconds_per_epoch:.2f} s "
+        f"{counted(result.epochs, f'{result.engine} epoch')} of {result.seconds_per_epoch:.2f} s "
         f"(first: {result.first_epoch_seconds:.2f} s), best: {result.best_epoch}\n"
         f"{_where(result)}"
     )

@@ -35,10 +35,10 @@ _TOLERANCE = 1e-5
 
 #: Reasons for a leak; the placeholder is for its size.
 _DIFFERS = "differs by up to {:.2g}"
-_GONE = "{:.0f} rows lose their features"
-_REACHES = "{:.0f} windows overlap a later part"
-_CHOSEN = "{:.0f} windows are selected by later data"
-_TWICE = "{:.0f} test windows also select the epoch"
+_GONE = "rows that lose their features: {:.0f}"
+_REACHES = "windows that overlap a later part: {:.0f}"
+_CHOSEN = "windows that later data selects: {:.0f}"
+_TWICE = "test windows that also select the epoch: {:.0f}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from atb_fast import recipes
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import OPTIONS, RecipeOptions, TrainingConfig
-from atb_fast.errors import ArgumentError, DataError, TrainingError
+from atb_fast.errors import ArgumentError, DataError, TrainingError, counted
 from atb_fast.evaluation.metrics import direction, rmse
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import load_market
@@ -205,11 +205,11 @@ def walk_forward(
         fold = before(starts[oldest:edge], starts[edge:end], options, embargo)
         if not fold.complete:
             raise DataError(
-                f"{len(starts)} windows of {options.sequence_length} bars are too few for {folds} "
-                f"folds: fold {len(parts) + 1} has {len(fold.train)} training, "
+                f"{len(starts)} windows of {options.sequence_length} bars are too few for "
+                f"{counted(folds, 'fold')}: fold {len(parts) + 1} has {len(fold.train)} training, "
                 f"{len(fold.validation)} validation and {len(fold.test)} test windows with an "
-                f"embargo of {embargo} bars; use a longer range, fewer --folds, a shorter "
-                "--sequence-length, or a smaller --embargo"
+                f"embargo of {counted(embargo, 'bar')}; use a longer range, fewer --folds, a "
+                "shorter --sequence-length, or a smaller --embargo"
             )
         parts.append(fold)
     return parts

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.config import MarketOptions, RecipeOptions
-from atb_fast.errors import DataError
+from atb_fast.errors import DataError, counted
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
@@ -90,7 +90,8 @@ class Recipe(ABC):
             raise DataError(
                 f"--sequence-length {options.sequence_length} requires at least "
                 f"{options.sequence_length + 2} complete rows, got {len(prepared.matrix)} from "
-                f"{prepared.candles} candles; use a longer range or a shorter --sequence-length"
+                f"{counted(prepared.candles, 'candle')}; use a longer range or a shorter "
+                "--sequence-length"
             )
         test = starts[train:]
         return Parts(starts[:train], test, test)

@@ -17,7 +17,7 @@ import polars as pl
 
 from atb_fast._core import Feature, FeaturePipeline, MinMaxScaler
 from atb_fast.config import RecipeOptions
-from atb_fast.errors import DataError
+from atb_fast.errors import DataError, counted
 from atb_fast.features.hashing import content_hash
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
@@ -50,8 +50,8 @@ class CausalRecipe(Recipe):
         least = SETTLED + options.sequence_length + options.horizon
         if len(candles) < least:
             raise DataError(
-                f"the range has {len(candles)} candles, expected at least {least}: {SETTLED} until "
-                f"the RSI has settled, {options.sequence_length} for a window and "
+                f"the range has {counted(len(candles), 'candle')}, expected at least {least}: "
+                f"{SETTLED} until the RSI has settled, {options.sequence_length} for a window and "
                 f"{options.horizon} for the horizon; use a longer range"
             )
         index = None if context.asked.force_price_only else market.sentiment

@@ -12,7 +12,7 @@ import polars as pl
 
 from atb_fast._core import Feature, FeaturePipeline
 from atb_fast.config import MarketOptions, RecipeOptions
-from atb_fast.errors import DataError
+from atb_fast.errors import DataError, counted
 from atb_fast.features import cache as feature_cache
 from atb_fast.features import indicators
 from atb_fast.features import sentiment as sentiment_code
@@ -42,8 +42,8 @@ class LegacyRecipe(Recipe):
         check_moves(market)
         if len(frame) <= WARMUP:
             raise DataError(
-                f"the range has {len(frame)} candles, expected more than the {WARMUP} that the "
-                "longest moving average needs; use a longer range"
+                f"the range has {counted(len(frame), 'candle')}, expected more than the "
+                f"{WARMUP} that the longest moving average needs; use a longer range"
             )
         features = PRICE_FEATURES
         assessment = sentiment = None

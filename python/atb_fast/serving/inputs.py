@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
-from atb_fast.errors import DataError
+from atb_fast.errors import DataError, counted
 from atb_fast.features.frames import MOMENTUM
 from atb_fast.serving.frames import check_candles, check_prices
 from atb_fast.serving.sentiment import Sentiment, no_day, read_index, with_momentum
@@ -76,8 +76,8 @@ class ModelInput(ABC):
 
     def _too_few(self, length: int, rows: int, bars: int) -> str:
         return (
-            f"a window needs {length} complete rows, got {rows} from {bars} candles; pass more "
-            "candles"
+            f"a window needs {length} complete rows, got {rows} from {counted(bars, 'candle')}; "
+            "pass more candles"
         )
 
 
@@ -191,7 +191,7 @@ class CausalFeatures(FeatureWindows):
 
         return (
             f"the last bar needs {SETTLED + length} candles without a missing value, {SETTLED} of "
-            f"them until the RSI has settled; got {bars}, of which {rows} are complete rows; pass "
+            f"them until the RSI has settled; got {bars}, {rows} of them complete; pass "
             "more candles"
         )
 

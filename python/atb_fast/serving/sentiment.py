@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from atb_fast.errors import DataError
+from atb_fast.errors import DataError, counted
 from atb_fast.features.frames import MOMENTUM
 from atb_fast.serving.frames import check_index, to_polars
 
@@ -60,6 +60,6 @@ def read_index(sentiment: Sentiment) -> pl.DataFrame:
 def no_day(index: pl.DataFrame) -> str:
     """Return the error message for an index that covers no day of the candles."""
     return (
-        f"the sentiment ({len(index)} days) covers no day of the candles; pass the index of their "
-        "range"
+        f"the sentiment ({counted(len(index), 'day')}) covers no day of the candles; pass the "
+        "index of their range"
     )
