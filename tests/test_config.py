@@ -44,7 +44,12 @@ def test_every_option_has_help() -> None:
         ({"epochs": 0}, "epochs is 0, expected at least 1"),
         ({"batch_size": -1}, "--batch-size is -1, expected at least 1"),
         ({"sequence_length": 9}, "--sequence-length is 9, expected at least 10"),
-        ({"seed": 2**32}, "seed is 4294967296"),
+        ({"seed": 2**32}, "--seed is 4294967296, expected at most 4294967295"),
+        ({"embargo": 2**31}, "--embargo is 2147483648, expected at most 2147483647"),
+        ({"sentiment_lag_days": 2**63}, "lag-days is 9223372036854775808, expected at most 2147"),
+        ({"epochs": 10**30}, f"--epochs is {10**30}, expected at most 2147483647"),
+        ({"batch_size": 10**5000}, "--batch-size is a huge integer, expected at most 2147483647"),
+        ({"patience": -(10**5000)}, "--patience is a huge integer, expected at least 1"),
         (
             {"start_date": date(2024, 2, 1), "end_date": date(2024, 1, 1)},
             "--start-date 2024-02-01 is after --end-date 2024-01-01; swap them",

@@ -297,7 +297,12 @@ class FitOptions(_Group):
     patience: int = option(
         15, "Epochs without improvement of the validation loss before training stops.", minimum=1
     )
-    seed: int = option(42, "Random seed for weights, shuffling and dropout.", minimum=0)
+    seed: int = option(
+        42,
+        "Random seed for weights, shuffling and dropout.",
+        minimum=0,
+        maximum=2**32 - 1,  # that of NumPy and TensorFlow
+    )
     engine: Engine = option(
         "auto",
         "Training loop. keras: Keras' own; compiled: whole epochs compiled by XLA, faster after a "
@@ -313,12 +318,6 @@ class FitOptions(_Group):
         "Continue an interrupted run from its last checkpoint; the final model is identical.",
         machine=True,
     )
-
-    def __post_init__(self) -> None:
-        """Check that the seed fits into 32 bits, as NumPy and TensorFlow require."""
-        super().__post_init__()
-        if self.seed >= 2**32:
-            raise ArgumentError(f"--seed is {self.seed}, expected less than 2**32", ["seed"])
 
 
 @dataclass(frozen=True, kw_only=True)

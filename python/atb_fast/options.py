@@ -29,6 +29,7 @@ class Option:
         optional: Whether None is allowed.
         choices: Allowed values; empty if every value of `kind` is.
         minimum: Smallest allowed value.
+        maximum: Largest allowed value, by default that of the integers that all libraries take.
         default: The default; None if `factory` computes it, or if there is none.
         factory: Computes the default.
         help: One or two sentences for `--help`.
@@ -45,6 +46,7 @@ class Option:
     optional: bool = False
     choices: tuple[str, ...] = ()
     minimum: int | None = None
+    maximum: int = 2**31 - 1
     default: Any = None
     factory: Callable[[], Any] | None = None
     help: str = ""
@@ -85,11 +87,13 @@ class Option:
             raise self._wrong(value, f"one of {', '.join(self.choices)}")
         if self.minimum is not None and value < self.minimum:
             raise self._wrong(value, f"at least {self.minimum}")
+        if self.kind is int and value > self.maximum:
+            raise self._wrong(value, f"at most {self.maximum}")
         return value
 
     def _wrong(self, value: Any, expected: str) -> ArgumentError:
         received = str(value) if isinstance(value, Path) else value
-        message = f"{self.flag} is {received!r:.200}, expected {expected}"
+        message = f"{self.flag} is {_shown(received)}, expected {expected}"
         return ArgumentError(message, options=(self.name,))
 
 
@@ -149,7 +153,14 @@ def check_count(name: str, value: Any) -> int:
         count = _to_int(value)
         if count >= 1:
             return count
-    raise ArgumentError(f"{name} is {value!r:.80}, expected an integer of at least 1", [name])
+    raise ArgumentError(f"{name} is {_shown(value)}, expected an integer of at least 1", [name])
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "a huge integer"
 
 
 def _public_name(kind: type) -> str:

@@ -343,7 +343,7 @@ def test_paths_are_relative_to_the_file() -> None:
     ("arguments", "environment", "message"),
     [
         (["--force-refresh"], {}, "contradict each other; pass only one (--offline is from a"),
-        (["--force-refresh", "--no-offline", "--seed", str(2**32)], {}, "less than 2**32"),
+        (["--force-refresh", "--no-offline", "--seed", str(2**32)], {}, "at most 4294967295"),
         (
             ["--no-offline", "--end-date", "2022-01-01"],
             {},
