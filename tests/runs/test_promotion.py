@@ -162,6 +162,16 @@ def test_the_figures_of_the_comparison_with_the_live_model(
     ) in found.reason
 
 
+def test_rounding_is_no_difference(decision: Decide, live: Live) -> None:
+    """The live model computes in float32, so the same model has slightly other errors."""
+    live(bias=40.0)
+    for bias in (40.0, 40.0 + TINY):
+        compared = decision(bias=bias).compared[1]
+        assert compared.rmse == compared.other_rmse
+        assert compared.diebold_mariano == 0.0
+        assert not compared.worse
+
+
 @pytest.mark.parametrize(
     ("bias", "of_live", "promoted"),
     [(0.0, HUGE, True), (TINY, 0.0, True), (HUGE, TINY, False), (HUGE, HUGE, False)],
@@ -202,7 +212,7 @@ def test_a_model_that_is_worse_than_the_live_one_only(
         ({"config": None}, "another trainer made it, so it is unknown which bars"),
         (
             {"price_normalization": {"mean": 0.0, "std": 1.0, "horizon": 2}},
-            "its horizon is 2 bars, that of the model 1",
+            "its horizon is 2, and that of the model 1",
         ),
         ({"dataset": {"validation_last": None, "last": None}}, "does not say which bars it was"),
         ({"dataset": {"validation_last": "x"}}, "dataset.validation_last 'x', expected an ISO"),
