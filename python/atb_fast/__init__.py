@@ -10,8 +10,6 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # as in typing, which takes longer to import than all the rest
 if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editors
-    from typing import Any
-
     from atb_fast._core import CandleMatrix as CandleMatrix
     from atb_fast._core import Feature as Feature
     from atb_fast._core import FeatureMatrix as FeatureMatrix
@@ -108,7 +106,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)  # noqa: PLE0605
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOME:
         found = getattr(import_module(f"atb_fast.{_HOME[name]}"), name)
     elif name == "__version__":

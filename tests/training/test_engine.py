@@ -59,6 +59,30 @@ def quick_fit(model: Any, data: WindowedData, *, around: Any = None, **options: 
     return fit(model, data, FitOptions(**given), **(around or {}))
 
 
+@pytest.mark.parametrize("recipe", ["legacy", "causal", "basic"])
+def test_epochs_report_the_error_of_persistence(market: Market, recipe: str) -> None:
+    import keras
+
+    class Logs(Listener):
+        def epoch(self, number: int, logs: dict[str, float]) -> None:
+            seen.append(logs)
+
+    seen: list[dict[str, float]] = []
+    config = TrainingConfig(symbol="BTCUSDT", source="sample", recipe=recipe)  # type: ignore[arg-type]
+    data = split(prepare(Market(market.candles.head(600), market.sentiment), config), config)
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.build((None, data.length, data.prepared.matrix.shape[1]))
+    quick_fit(model, data, epochs=1, around={"listener": Logs()})
+    starts = data.validation
+    if recipe == "causal":  # the labels are returns
+        errors = data.labels[starts + data.length]
+    else:
+        zero, one = (data.prices(starts, np.full(len(starts), output)) for output in (0.0, 1.0))
+        errors = (data.targets(starts) - data.persistence(starts)) / (one - zero)
+    expected = np.sqrt(np.mean(np.square(errors)))
+    assert seen[0]["val_persistence_rmse"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_model_is_the_legacy_one() -> None:
     model = build_model(120, 10)
     # Conv1D 3*10*64+64, 3*64*128+128; LSTM 4*((in+n)*n+n) for 128 to 100 and 100 to 50;
