@@ -56,7 +56,8 @@ def test_several_symbols_without_json(tmp_path: Path, atb_fast: Run) -> None:
     options = [*QUICK, "--registry", "models", "--jobs", "2"]
     done = atb_fast("train", "model", "btcusdt", "ETHUSDT", *options)
     assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines() if "USDT" in line]
+    *results, title, details = done.stdout.splitlines()
+    lines = [line.split() for line in results if "USDT" in line]
     assert [line[0] for line in lines] == ["BTCUSDT", "ETHUSDT", "BTCUSDT:", "ETHUSDT:"]
     for numbers, where in (lines[::2], lines[1::2]):
         assert len(numbers) == 5
@@ -64,6 +65,8 @@ def test_several_symbols_without_json(tmp_path: Path, atb_fast: Run) -> None:
         assert where[1:-1] == ["not", "published,", "kept", "in:"]
         assert (tmp_path / where[-1]).name.startswith(f"{numbers[0]}_sentiment")
         assert (tmp_path / where[-1] / "model.keras").is_file()
+    assert title == "next steps, for example for BTCUSDT:"
+    assert details.split() == ["details", "atb-fast", "models", "show", lines[2][-1]]
 
 
 @pytest.mark.parametrize(

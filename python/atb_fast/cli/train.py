@@ -58,7 +58,6 @@ the file, and the command line overrides both. See atb-fast config show."""
 
 #: Options that may differ from those in the metadata when a run is repeated.
 _REPEATED = (*OF_THE_MACHINE, *(name for name, item in OPTIONS.items() if item.input_file))
-_REPORT = "report.html"
 #: The recipes of train model; train price has the other one.
 _MODEL_RECIPES = tuple(name for name in RECIPES if name != "basic")
 
@@ -293,13 +292,12 @@ def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
     )
     for outcome in outcomes:
         what = outcome.error if isinstance(outcome, Failure) else _where(outcome)
-        click.echo(f"{outcome.symbol}: {what}")
-        if not isinstance(outcome, Failure) and outcome.promote_command:
-            click.echo(f"  to make it live: {outcome.promote_command}")
-    first = next((outcome for outcome in outcomes if not isinstance(outcome, Failure)), None)
-    if first:
-        report = "open its report.html, or " if _REPORT in first.paths else ""
-        click.echo(f"next steps for each bundle: {report}{_steps(first)['details']}")
+        click.echo(f"{outcome.symbol}: {what}".replace("\n", "\n  "))
+    trained = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+    if trained:
+        # The steps of a model that is not live include how to promote it.
+        example = next((result for result in trained if result.promote_command), trained[0])
+        _print_steps(f"next steps, for example for {example.symbol}:", example)
 
 
 def _print_result(result: TrainingResult) -> None:
@@ -318,9 +316,7 @@ def _print_result(result: TrainingResult) -> None:
         f"(first: {result.first_epoch_seconds:.2f} s), best: {result.best_epoch}\n"
         f"{_where(result)}"
     )
-    click.echo("next steps:")
-    for what, step in _steps(result).items():
-        click.echo(f"  {what:8} {step}")
+    _print_steps("next steps:", result)
 
 
 def _where(result: TrainingResult) -> str:
@@ -331,25 +327,25 @@ def _where(result: TrainingResult) -> str:
     return f"bundle: {result.paths['bundle']}\n{live}: {result.promotion}"
 
 
-def _steps(result: TrainingResult) -> dict[str, str]:
-    """Return what to do with a new model, by purpose."""
-    bundle = Path(result.paths["bundle"])
-    steps = {}
-    if _REPORT in result.paths:
-        steps["report"] = f"open {shlex.quote(result.paths[_REPORT])}"
-    if not result.published:
-        return steps | {"details": f"atb-fast models show {shlex.quote(str(bundle))}"}
-    name = f"{result.symbol}:{result.timeframe}:{result.model_type}"
-    if not result.promoted:
-        name += f":{result.version_id}"
-    registry, option, argument = bundle.parents[2], "", ""
-    if registry != default_registry():
-        option, argument = (
-            f" --registry {shlex.quote(str(registry))}",
-            f", registry={str(registry)!r}",
-        )
-    steps["details"] = f"atb-fast models show {name}{option}"
-    steps["score"] = f"in Python: atb_fast.load_bundle({name!r}{argument})"
+def _print_steps(title: str, result: TrainingResult) -> None:
+    """Print what to do with a new model."""
+    bundle, steps = Path(result.paths["bundle"]), {}
+    if "report.html" in result.paths:
+        steps["report"] = f"open {shlex.quote(result.paths['report.html'])}"
+    if result.published:
+        name = f"{result.symbol}:{result.timeframe}:{result.model_type}"
+        if not result.promoted:
+            name += f":{result.version_id}"
+        option = argument = ""
+        if (registry := bundle.parents[2]) != default_registry():
+            option, argument = (
+                f" --registry {shlex.quote(str(registry))}",
+                f", registry={str(registry)!r}",
+            )
+        steps["details"] = f"atb-fast models show {name}{option}"
+        steps["score"] = f"in Python: atb_fast.load_bundle({name!r}{argument})"
+    else:
+        steps["details"] = f"atb-fast models show {shlex.quote(str(bundle))}"
     if result.promote_command:
         steps["go live"] = result.promote_command
-    return steps
+    click.echo("\n".join([title, *(f"  {what:8} {step}" for what, step in steps.items())]))
