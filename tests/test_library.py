@@ -59,7 +59,7 @@ def test_the_extension_has_the_version_of_the_package() -> None:
 CONFIG: Any = TrainingConfig(symbol="BTCUSDT", source="sample")
 API: Any = atb_fast
 CALLS: list[tuple[Callable[[], Any], str]] = [
-    (lambda: API.load_market("BTCUSDT"), "options has type str, expected atb_fast.Market"),
+    (lambda: API.load_market("BTCUSDT"), "options has type str, expected atb_fast.Train"),
     (lambda: API.load_market(CONFIG, listener=print), "listener has type builtin_function"),
     (lambda: API.prepare("BTCUSDT", CONFIG), "market has type str, expected atb_fast.Market"),
     (lambda: API.prepare(MARKET, "BTCUSDT"), "config has type str, expected atb_fast.Train"),

@@ -136,11 +136,15 @@ def declared(group: type) -> Iterator[Option]:
         )
 
 
-def check_type(name: str, value: object, kind: type) -> None:
-    """Raise ArgumentError unless `value`, which the argument `name` received, is a `kind`."""
+def check_type(name: str, value: object, kind: type, public: str = "") -> None:
+    """Raise ArgumentError unless `value`, which the argument `name` received, is a `kind`.
+
+    `public` is the type that users pass, if `kind` is a base class of it that is not public.
+    """
     if not isinstance(value, kind):
-        received, expected = map(_public_name, (type(value), kind))
-        raise ArgumentError(f"{name} has type {received}, expected {expected}", [name])
+        expected = public or _public_name(kind)
+        message = f"{name} has type {_public_name(type(value))}, expected {expected}"
+        raise ArgumentError(message, [name])
 
 
 def check_count(name: str, value: Any) -> int:

@@ -66,7 +66,7 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
         FetchError: Data is not stored and cannot be downloaded.
         StorageError: The store is damaged or cannot be written.
     """
-    check_type("options", options, MarketOptions)
+    check_type("options", options, MarketOptions, "atb_fast.TrainingConfig")
     check_type("listener", listener, Listener)
     check_cache_dir(options.cache_dir)
     sentiment = None
