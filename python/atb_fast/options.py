@@ -162,7 +162,7 @@ def check_count(name: str, value: Any) -> int:
 
 def _shown(value: object) -> str:
     try:
-        return repr(value)
+        return f"{value!r:.200}"
     except ValueError:  # Python does not print integers of more than 4300 digits
         return "a huge integer"
 

@@ -92,9 +92,15 @@ def _two_trainings(home: Path) -> Iterator[subprocess.Popen[str]]:
     """Start two trainings in a new process group, as a shell does, and wait until both train."""
     command = [sys.executable, "-m", "atb_fast", "train", "model", "BTCUSDT", "ETHUSDT", *QUICK]
     command += ["--epochs", "10000", "--patience", "10000", "--registry", "models", "--jobs", "2"]
-    with subprocess.Popen(
-        command, cwd=home, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    # A signal that is ignored, as under nohup, stays ignored in new programs.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        started = subprocess.Popen(
+            command, cwd=home, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with started as process:
         assert process.stderr is not None
         begun: set[str] = set()
         for line in process.stderr:

@@ -51,6 +51,7 @@ def of_market(bundle: Path, *, synthetic: bool) -> None:
     metadata = json.loads((bundle / "metadata.json").read_text())
     metadata["dataset"]["synthetic"] = synthetic
     (bundle / "metadata.json").write_text(json.dumps(metadata))
+    reseal(bundle)
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
     basic, price = rows[:2]
     assert (basic["recipe"], price["recipe"], price["epochs"]) == ("basic", "legacy", 1)
     assert price["trained"][:10] == price["bundle"].split(":")[3][:10]
-    assert price["synthetic"] is True
+    assert (basic["synthetic"], price["synthetic"]) == (True, False)
     assert price["directional_accuracy_low"] < price["directional_accuracy"]
     assert price["directional_accuracy_high"] > price["directional_accuracy"]
     header, _, *lines = table.stdout.splitlines()[1:]
@@ -106,7 +107,7 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
         r"right in [\d.]+% of \d+ bars \(95% interval [\d.]+% to [\d.]+%\); always up: [\d.]+%",
         facts["direction"],
     )
-    assert "promotion" not in facts
+    assert facts["promotion"].startswith("promoted although the model is significantly worse")
     as_json = atb_fast("models", "show", "BTCUSDT:1h:basic", "--registry", root, "--json")
     document = json.loads(as_json.stdout)
     assert document["synthetic"] is True

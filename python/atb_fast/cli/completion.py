@@ -27,7 +27,7 @@ def bundles(
     The names of the live bundles come first, without a version.
     """
     registry = context.params.get("registry")
-    names = _names(registry) if isinstance(registry, Path) else []
+    names = _names(Path(registry)) if registry else []
     matching = [name for name in names if name.upper().startswith(typed.upper())]
     # A bundle is also a directory, and --from also takes a metadata.json.
     path = "dir" if isinstance(parameter, click.Argument) else "file"
