@@ -159,8 +159,8 @@ class MarketOptions(_Group):
     )
     allow_bad_candles: bool = option(
         False,
-        "Use a file of candles even if bars are impossible: open or close is outside low..high. "
-        "Without this, it is an error, as in data verify.",
+        "Accept a file of candles with bars whose open or close is not between low and high. "
+        "Without this option, such a file is an error, as in data verify.",
     )
     force_price_only: bool = option(
         False, "Train without sentiment.", recipes=("legacy", "causal"), ignored=True
@@ -301,7 +301,7 @@ class FitOptions(_Group):
         42,
         "Random seed for weights, shuffling and dropout.",
         minimum=0,
-        maximum=2**32 - 1,  # that of NumPy and TensorFlow
+        maximum=2**32 - 1,  # the limit of NumPy and TensorFlow
     )
     engine: Engine = option(
         "auto",
@@ -340,10 +340,10 @@ class OutputOptions(_Group):
     skip_onnx: bool = option(False, "Do not export ONNX. The model is kept but not published.")
     promote: Literal["always", "gate", "never"] | None = option(
         None,
-        "Whether the new model goes live. always: even if it is worse than the live one; gate: if "
-        "its test error is not significantly worse than that of no change and of the live model; "
-        "never: it is only published. Default: always for the legacy recipe, gate for the others, "
-        "never for train --from.",
+        "Whether the new model goes live. always: even if it is worse than the live one; gate: "
+        'only if its test error is not significantly larger than that of "no change" or of the '
+        "live model; never: it is only published. Default: always for the legacy recipe, gate for "
+        "the others, never for train --from.",
         machine=True,
     )
     registry: Path = option(

@@ -95,7 +95,8 @@ class LeakError(AtbFastError, ValueError):
 
 #: Exit code of the command line after Ctrl-C, SIGTERM or SIGHUP.
 INTERRUPTED = 130
-#: Exit code of the command line if the reader of its output has ended; shells report SIGPIPE so.
+#: Exit code of the command line if the program that reads its output has exited; shells report the
+#: same code for SIGPIPE.
 PIPE_CLOSED = 141
 
 #: Address space that training needs, in bytes; TensorFlow maps 2 GB of libraries.
@@ -107,7 +108,7 @@ EXIT_CODES = {
     0: "success",
     **{kind.exit_code: kind.meaning for kind in _KINDS},
     INTERRUPTED: "interrupted",
-    PIPE_CLOSED: "the reader of the output has ended",
+    PIPE_CLOSED: "the program that reads the output has exited",
 }
 
 
@@ -127,10 +128,10 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Return whether `error`, which is not expected, means that there is too little memory.
+    """Return whether `error`, which is unexpected, means that there is not enough memory.
 
-    Native code reports this in many ways, and some as another error. Therefore every error means it
-    if the address space is limited to less than what training needs.
+    Native code reports this in many ways, some of which look like another error. So if the address
+    space is limited to less than what training needs, every error counts.
     """
     return _address_space() < _NEEDED_SPACE or any(
         isinstance(each, MemoryError)
@@ -142,7 +143,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def _address_space() -> float:
-    """Return the limit on the address space in bytes; 0 if there is not even memory to read it."""
+    """Return the limit on the address space in bytes; 0 if memory is too low to read it."""
     if sys.platform == "win32":
         return math.inf
     try:
@@ -163,7 +164,7 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
         limited = f" (ulimit -v {limit / 1024:.0f})" if 0 < limit < math.inf else ""
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
         return (
-            f"not enough memory{limited}: {why}; free some memory or raise its limit, or use a "
+            f"not enough memory{limited}: {why}; free some memory, raise the limit, or use a "
             "shorter range, a smaller --batch-size or fewer --jobs",
             AtbFastError.exit_code,
         )

@@ -29,7 +29,7 @@ class Option:
         optional: Whether None is allowed.
         choices: Allowed values; empty if every value of `kind` is.
         minimum: Smallest allowed value.
-        maximum: Largest allowed value, by default that of the integers that all libraries take.
+        maximum: Largest allowed value, by default the largest integer that every library accepts.
         default: The default; None if `factory` computes it, or if there is none.
         factory: Computes the default.
         help: One or two sentences for `--help`.
@@ -168,7 +168,7 @@ def _shown(value: object) -> str:
 
 
 def _public_name(kind: type) -> str:
-    """Return the name of a type, with the package that it is from, for example polars.Series."""
+    """Return the name of a type with its package, for example polars.Series."""
     package = kind.__module__.split(".")[0]
     return kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
 

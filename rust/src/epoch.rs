@@ -1,4 +1,4 @@
-//! Times as whole numbers since 1970, in a unit that their magnitude tells.
+//! Integer times since 1970, whose magnitude determines their unit.
 
 /// Returns a number of seconds, milliseconds, microseconds or nanoseconds since 1970 as
 /// milliseconds.

@@ -196,7 +196,7 @@ def test_folds_and_downloads_have_lines(
     assert line == f"fold 1 of 5: 4 of 300 epochs, {errors}, about 49 min left"
 
 
-def test_nothing_is_written_to_a_console_that_is_no_terminal() -> None:
+def test_nothing_is_written_to_a_console_that_is_not_a_terminal() -> None:
     console = Console(file=io.StringIO())
     with bars(console) as made:
         made.for_training(CONFIG).epoch(1, logs(1.0, 2.0, 3.0))

@@ -150,7 +150,7 @@ def test_every_kind_of_error_has_its_own_exit_code() -> None:
     assert sorted(kind.exit_code for kind in kinds) == list(range(1, 11))
     epilog = " ".join(run("--help").output.split())
     assert all(f"{kind.exit_code} {kind.meaning}" in epilog for kind in kinds)
-    assert "130 interrupted, 141 the reader of the output has ended." in epilog
+    assert "130 interrupted, 141 the program that reads the output has exited." in epilog
 
 
 def test_environment_overrides_the_file() -> None:

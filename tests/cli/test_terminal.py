@@ -89,7 +89,7 @@ def test_messages_of_native_code_appear_above_the_bar(
     assert visible.count("a native message") == 2
 
 
-def test_the_last_words_of_a_crash_are_shown(
+def test_the_last_messages_before_a_crash_are_shown(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(_NATIVE.format(then="os.abort()"))

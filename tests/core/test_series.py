@@ -83,7 +83,7 @@ def test_series_arguments() -> None:
         (pl.Series("x", ["a"] * 99), r"of type Series with dtype String and shape \(99,\)"),
     ],
 )
-def test_values_that_are_no_array_of_numbers(values: Any, received: str) -> None:
+def test_values_that_are_not_an_array_of_numbers(values: Any, received: str) -> None:
     scaler = _core.MinMaxScaler(0.0, 1.0)
     window_of_2 = [lambda given: _core.sma(given, 2), lambda given: _core.rsi(given, 2)]
     for call in (*window_of_2, scaler.transform, scaler.inverse_transform):

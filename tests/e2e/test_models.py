@@ -125,7 +125,7 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
     one = atb_fast("models", "verify", "BTCUSDT:1h:basic", "--registry", root)
     assert one.returncode == 0
     assert "train/serve skew, largest difference of a feature: 0.0e+00" in one.stdout
-    assert "a model of the sample market, whose prices are synthetic" in one.stdout
+    assert "trained on the sample market, whose prices are synthetic" in one.stdout
     assert json.loads(every.stdout)[0]["synthetic"] is True
     assert atb_fast("models", "verify", "--registry", root).returncode == 2
 
@@ -188,7 +188,7 @@ def test_rollback_does_not_replace_a_real_model_by_one_of_the_sample_market(
     of_market(made_up, synthetic=True)
     done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--force", "--registry", root)
     assert done.returncode == 0, done.stderr
-    assert f"{made_up} must not go live: it is a model of the sample market" in done.stderr
+    assert f"{made_up} must not go live: it was trained on the sample market" in done.stderr
     assert live(root) == old.name
     # If the live model itself is one, it can be rolled back.
     of_market(price / first, synthetic=True)
@@ -267,7 +267,7 @@ def test_bundles_of_early_versions_go_live_as_before(atb_fast: Run, root: Path) 
         (bundle / "metadata.json").write_text(json.dumps(metadata))
     done = atb_fast("models", "verify", f"BTCUSDT:1d:price:{NEWEST}", "--registry", root)
     assert done.returncode == 0, done.stderr
-    assert "not checked: whether its files are as they were published" in done.stdout
+    assert "not checked: whether its files have changed since they were published" in done.stdout
     done = atb_fast("models", "promote", f"BTCUSDT:1d:price:{NEWEST}", "--registry", root)
     assert done.returncode == 0, done.stderr
     done = atb_fast("models", "rollback", "BTCUSDT:1d:price", "--registry", root)
@@ -312,7 +312,7 @@ def test_a_broken_latest_keeps_all_versions(atb_fast: Run, root: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["latest", "other", "gone", "..", "/", "../../../.."])
-def test_a_latest_that_leads_to_no_version(atb_fast: Run, root: Path, target: str) -> None:
+def test_a_latest_that_points_to_no_version(atb_fast: Run, root: Path, target: str) -> None:
     price = root / "BTCUSDT" / "price"
     (price / "other").symlink_to("latest")  # with `latest -> other`, a loop of two
 

@@ -68,7 +68,7 @@ def test_a_market_that_does_not_move_is_reported_without_warnings(
         assert note in page
 
 
-def test_a_model_shrunk_to_nothing_is_shown_beside_its_network(
+def test_a_model_shrunk_to_nothing_is_shown_next_to_its_network(
     tmp_path: Path, atb_fast: Run
 ) -> None:
     sample.candles("BTCUSDT", "1d").tail(700).write_csv(tmp_path / "sample.csv")

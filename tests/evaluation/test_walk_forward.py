@@ -64,7 +64,7 @@ def test_too_few_windows() -> None:
 
 @pytest.mark.parametrize("folds", [26, 10**9, 2**63 - 1, 10**21])
 def test_more_folds_than_windows(folds: int) -> None:
-    message = f"50 windows of 10 bars are too few for {folds} folds: .*pass at most 25 --folds"
+    message = f"50 windows of 10 bars are too few for {folds} folds: .*pass --folds 25 or less"
     with pytest.raises(DataError, match=message):
         walk_forward(np.arange(50), config(), 4, folds, "expanding")
 

@@ -235,7 +235,9 @@ def test_files_of_a_killed_writer_are_used(
     assert not stored.rebuild()
 
 
-def test_names_that_are_no_span_are_not_ours(stored: CandleStore, daily: pl.DataFrame) -> None:
+def test_files_whose_names_are_not_a_span_are_ignored(
+    stored: CandleStore, daily: pl.DataFrame
+) -> None:
     stored.commit([piece(daily, 0, 10)], [])
     path = stored.directory / "20241399T000000_20250101T000000_0123456789ab.parquet"
     path.touch()
@@ -249,7 +251,7 @@ def test_names_that_are_no_span_are_not_ours(stored: CandleStore, daily: pl.Data
 def test_spans_that_end_within_a_second(
     stored: CandleStore, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The names of files have no milliseconds, and no candle is lost by that."""
+    """File names have no milliseconds, and no candle is lost because of that."""
     monkeypatch.setattr(module, "FILE_ROWS", 10)
     border = START + 9 * DAY + 500  # the candle of day 9 belongs to the first file
     ten, rest = piece(daily, 0, 10), piece(daily, 10, 20)

@@ -201,7 +201,7 @@ def test_a_shrinkage_factor_of_0_is_explained(
     assert page.rows["shrinkage factor"] == "0%, estimated on the validation windows"
 
 
-def test_the_network_before_shrinkage_stands_beside_the_model(
+def test_the_network_before_shrinkage_is_shown_next_to_the_model(
     write: Write, make_record: Callable[..., RunRecord], data: WindowedData
 ) -> None:
     assert not [name for name in write()[0].tiles if name.startswith("Unshrunk")]

@@ -82,7 +82,7 @@ def test_a_model_that_another_process_has_overtaken(models: Path, tmp_path: Path
     assert result.published
     assert not result.promoted
     assert result.promotion == (
-        f"another process made {other.name} live in the meantime, and this model was compared with "
+        f"another process made {other.name} live in the meantime, but this model was compared with "
         "no live model"
     )
     assert result.promote_command

@@ -25,7 +25,7 @@ from atb_fast.training.engine import FitResult
 LIVE = "2026-01-02_03h04m05s_v1"
 #: Candles that the live model knows, and all of them.
 KNOWN, CANDLES = 700, 800
-#: Errors in quote currency that are large beside a day's move of the price, and small.
+#: Errors in quote currency that are large and small compared with a day's move of the price.
 HUGE, TINY = 5_000.0, 0.01
 
 Decide = Callable[..., Promotion]
@@ -212,7 +212,7 @@ def test_a_model_that_is_worse_than_the_live_one_only(
         ({"config": None}, "another trainer made it, so it is unknown which bars"),
         (
             {"price_normalization": {"mean": 0.0, "std": 1.0, "horizon": 2}},
-            "its horizon is 2, and that of the model 1",
+            "its horizon is 2, but that of the new model is 1",
         ),
         ({"dataset": {"validation_last": None, "last": None}}, "does not say which bars it was"),
         ({"dataset": {"validation_last": "x"}}, "dataset.validation_last 'x', expected an ISO"),
@@ -262,7 +262,7 @@ def test_a_real_model_replaces_one_of_the_sample_market(decision: Decide, live: 
     live(dataset={"synthetic": True})
     found = decision(bias=TINY)
     assert found.promoted
-    assert found.reason.endswith(f", and the live model {LIVE} is of the sample market")
+    assert found.reason.endswith(f", and the live model {LIVE} was trained on the sample market")
     assert [comparison.other for comparison in found.compared] == ["no change"]
     assert not decision(bias=HUGE).promoted
 
@@ -279,8 +279,8 @@ def test_a_model_of_the_sample_market_never_replaces_a_real_one(
     found = decision(policy, **SAMPLE)
     assert not found.promoted
     assert found.reason == (
-        "a model of the sample market, whose prices are synthetic, never replaces a real one, and "
-        f"{LIVE} is live; use another --registry for models of the sample market"
+        "a model trained on the sample market, whose prices are synthetic, never replaces a real "
+        f"one, and {LIVE} is live; use another --registry for such models"
     )
     assert found.command(Path("models/BTCUSDT/sentiment/v2"), "1d") == ""
 
@@ -302,7 +302,7 @@ def test_never(decision: Decide, live: Live) -> None:
     live()
     repeated, asked = decision("never"), decision("never", promote="never")
     assert [repeated.promoted, asked.promoted] == [False, False]
-    assert repeated.reason == "a repeated run goes live only if --promote is given"
+    assert repeated.reason == "the model of a repeated run goes live only if --promote is given"
     assert asked.reason == "--promote never was given"
 
 

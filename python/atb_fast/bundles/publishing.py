@@ -62,8 +62,8 @@ class Draft:
 
         Args:
             live: Whether to promote it.
-            replacing: The version that it was compared with, None for none: it is promoted only if
-                that is still live. By default, it replaces any version.
+            replacing: The version that it was compared with; None if no version was live. It is
+                promoted only if that has not changed. By default, it replaces any version.
 
         Raises:
             BundleError: It must not replace the live version. In that case, nothing is changed.
@@ -76,7 +76,7 @@ class Draft:
             before = live_version(self.home)
             if replacing not in (..., before):
                 raise BundleError(
-                    f"another process made {before or 'no version'} live in the meantime, and this "
+                    f"another process made {before or 'no version'} live in the meantime, but this "
                     f"model was compared with {replacing or 'no live model'}"
                 )
             if is_sample(self.directory) and (problem := sample_problem(self.home)):
@@ -175,7 +175,7 @@ def promote(version: Path) -> str | None:
     """Point `latest` to `version`, a directory in a registry; return what was live before.
 
     Raises:
-        BundleError: It is a model of the sample market and would replace a real one.
+        BundleError: It was trained on the sample market and would replace a real model.
         StorageError: The link cannot be replaced. In that case, it is unchanged.
     """
     home = version.parent
@@ -216,17 +216,17 @@ def _link(version: Path, scratch: Path) -> None:
 
 
 def sample_problem(home: Path) -> str | None:
-    """Return why no model of the sample market may go live in `home`; None if one may.
+    """Return why no model trained on the sample market may go live in `home`; None if one may.
 
-    It never replaces a real model. The live model is real unless its metadata says otherwise, so
-    those of other trainers are, too.
+    Such a model never replaces a real one. The live model counts as real unless its metadata says
+    otherwise; so do models of other trainers.
     """
     live = live_version(home)
     if live is None or is_sample(home / live):
         return None
     return (
-        "a model of the sample market, whose prices are synthetic, never replaces a real one, and "
-        f"{live} is live; use another --registry for models of the sample market"
+        "a model trained on the sample market, whose prices are synthetic, never replaces a real "
+        f"one, and {live} is live; use another --registry for such models"
     )
 
 

@@ -96,7 +96,7 @@ def promote(path: Path, registry: Path, *, force: bool) -> tuple[Path, str | Non
         path: A version in `registry`.
         registry: The registry.
         force: Do so even if it was not fully checked, or if `latest` has another timeframe. A model
-            of the sample market never replaces a real one.
+            trained on the sample market never replaces a real one.
 
     Raises:
         ArgumentError: `path` is not a version in `registry`.
@@ -140,8 +140,8 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
     """Make the newest older version that passes its checks live; return it and the one before.
 
     Bundles of other trainers are accepted if engines can load them, so that it is possible to
-    return to a model from before atb-fast. Models of the sample market are skipped unless the live
-    one is known to be of it, too.
+    return to a model from before atb-fast. Models trained on the sample market are skipped unless
+    the live one is known to be one of them.
 
     Args:
         bundle: SYMBOL:TIMEFRAME:TYPE.
@@ -175,7 +175,7 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
     for release in reversed(_before(live, registry, wanted.timeframe)):
         path = release.path
         if layout.is_sample(path) and not layout.is_sample(live):
-            log.warning("%s must not go live: it is a model of the sample market", path)
+            log.warning("%s must not go live: it was trained on the sample market", path)
             continue
         report = _check(release)
         if report.problems:

@@ -186,9 +186,8 @@ def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
 def repair(offline: bool, root: Path, as_json: bool) -> None:
     """Repair the store.
 
-    Manifests that are damaged or missing are written again from the stored files. Damaged files are
-    downloaded again and replaced once the download is complete; until then, they stay where they
-    are.
+    Damaged and missing manifests are rebuilt from the stored files. Damaged files are downloaded
+    again. They stay in place until the download is complete.
     """
     from atb_fast.ingestion import maintenance
     from atb_fast.ingestion.fetch import Fetcher
@@ -284,9 +283,9 @@ def _report(finding: Finding, *, stored: bool) -> dict[str, Any]:
 
 
 def _unlisted(finding: Finding, cache_dir: str) -> str:
-    files = "1 file is" if finding.unlisted == 1 else f"{finding.unlisted} files are"
+    files = "1 intact file is" if finding.unlisted == 1 else f"{finding.unlisted} intact files are"
     return (
-        f"{finding.name}: {files} sound but not listed in the manifest; to list them, run: "
+        f"{finding.name}: {files} not listed in the manifest; to rebuild it, run: "
         f"atb-fast data repair{cache_dir}"
     )
 

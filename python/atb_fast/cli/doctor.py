@@ -28,9 +28,9 @@ _SYMBOL = "BTCUSDT"
 def doctor(path: Path | None, as_json: bool) -> None:
     """Check the installation and the settings, and print fixes.
 
-    Opens no connection. The exit code is 0 if training works. Otherwise it is the highest of these:
-    2 if the settings must be fixed first, 6 if the cache directory or the registry must be, 7 if a
-    package is not installed, and 8 if an address to download from cannot be used.
+    Opens no connection. The exit code is 0 if training works. Otherwise it is the highest of those
+    that apply: 2 if the settings are invalid, 6 if the cache directory or the registry cannot be
+    used, 7 if a package is not installed, 8 if an address to download from cannot be used.
     """
     from atb_fast.runs.installation import examine
 

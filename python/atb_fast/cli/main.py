@@ -68,7 +68,7 @@ def main() -> NoReturn:
         cli.main(prog_name=PROGRAM, complete_var=_COMPLETE, standalone_mode=False)
         sys.stdout.flush()
     except SystemExit:
-        if sys.stdout is not stdout:  # click replaces it if the reader of a pipe has ended
+        if sys.stdout is not stdout:  # click replaces it if the reader of a pipe has exited
             _fail("", PIPE_CLOSED)
         raise
     except BaseException as error:

@@ -68,9 +68,9 @@ def models() -> None:
 def list_models(registry: Path, as_json: bool) -> None:
     """List the bundles in the registry, and mark the live ones.
 
-    The test RMSE is next to that of the forecast "no change". The version is the time of the
-    training, UTC. A model of the market "sample" was trained on synthetic prices. For bundles of
-    other trainers, the list says what cannot be verified.
+    Compare the test RMSE with that of the forecast "no change". A version is named after the time
+    of its training, UTC. Models of the market "sample" were trained on synthetic prices. For
+    bundles of other trainers, the list says what cannot be verified.
     """
     from atb_fast.bundles.releases import releases
 
@@ -335,7 +335,7 @@ def _number(value: Any) -> str:
 def _say(report: Report) -> None:
     click.echo(f"{report.path}: {'must not go live' if report.problems else 'ok'}")
     if report.synthetic:
-        click.echo("  a model of the sample market, whose prices are synthetic")
+        click.echo("  trained on the sample market, whose prices are synthetic")
     for problem in report.problems:
         click.echo(f"  {problem}")
     if report.skew is not None:

@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, and now and then a log line elsewhere."""
+"""Progress: bars on a terminal, otherwise a log line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Bars(Listener):
 
 
 class _Line:
-    """When a log line about some work is due, and how long the rest of it takes."""
+    """When the next log line about some work is due, and an estimate of the time left."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -116,7 +116,7 @@ class _Line:
         if done < self._last:  # the next epoch
             self._first = None
         self._last = done
-        if done and not self._first:  # what is done from here on takes no compilation
+        if done and not self._first:  # the time left is estimated without the compilation
             self._first = now, done
         if done >= total or now < self._next:
             return None

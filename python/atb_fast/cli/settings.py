@@ -33,7 +33,7 @@ _OTHER_VARIABLES = (
     *("ATB_FAST_THREADS", "ATB_FAST_SHARED", "ATB_FAST_KILLS", "ATB_FAST_FAULTS"),
 )
 
-#: How many runs there are at a time; it is not an option of one of them.
+#: The number of parallel runs; it is not an option of a single run.
 JOBS = Option(
     "jobs",
     int,

@@ -177,7 +177,7 @@ def _price(**options: Any) -> None:
     _train(recipe="basic", **options)
 
 
-# A repeated run goes live only if its own command line says so.
+# The model of a repeated run goes live only if the command line itself says so.
 settings.attach(train, TABLES, shared=[name for name in OF_THE_MACHINE if name != "promote"])
 
 

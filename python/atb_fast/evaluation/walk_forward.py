@@ -195,8 +195,8 @@ def walk_forward(
     if folds > len(starts) - begin:  # also keeps the edges small
         raise DataError(
             f"{len(starts)} windows of {options.sequence_length} bars are too few for {folds} "
-            f"folds: the newer half, {len(starts) - begin} windows, is divided into folds, so "
-            f"pass at most {len(starts) - begin} --folds, or use a longer range"
+            f"folds: the newer half, {len(starts) - begin} windows, is divided into folds; "
+            f"pass --folds {len(starts) - begin} or less, or use a longer range"
         )
     edges = np.linspace(begin, len(starts), folds + 1).astype(int)
     parts: list[Parts] = []

@@ -128,8 +128,8 @@ def windows(
         share the memory of one copy of the columns.
 
     Raises:
-        ArgumentError: `length` is out of range, or `columns` is empty, has a name twice, or has
-            something else than names.
+        ArgumentError: `length` is out of range, or `columns` is empty, has a name twice, or
+            contains anything but names.
         DataError: `frame` is not a frame; a column is missing, is not float64, or has NaN or
             infinities; or the frame has fewer rows than a window.
     """

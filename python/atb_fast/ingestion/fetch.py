@@ -65,7 +65,7 @@ class Fetcher:
         freshness_days: Days by which stored sentiment may be older than the requested end.
         listener: Receives the progress of downloads.
         now: Returns the time of this machine, in milliseconds since 1970.
-        without_sentiment: The option that does without sentiment, for messages.
+        without_sentiment: The option that skips sentiment, named in error messages.
     """
 
     cache_dir: Path

@@ -14,7 +14,7 @@ from atb_fast.errors import DataError
 
 log = logging.getLogger(__name__)
 
-# Polars takes every path for UTF-8, whatever the locale says, so Python reads the files.
+# Polars assumes that paths are UTF-8, whatever the locale is, so Python reads the files.
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     # All columns are read as text, so that an error can name the row of an invalid value.
     ".csv": lambda path: _read_csv(path.read_bytes()),
@@ -211,7 +211,7 @@ def _to_datetime(raw: pl.Series) -> pl.Series:
             .then(numbers)
             .otherwise(numbers // 1_000 if whole else numbers / 1_000)
         )
-        # Rounding to microseconds removes the error of fractions, which are binary.
+        # Most fractions have no exact binary value; rounding to microseconds removes the error.
         micros = micros if whole else micros.round().cast(pl.Int64, strict=False)
         raw = pl.select(micros.alias("timestamp")).to_series().cast(pl.Datetime("us", "UTC"))
     if raw.dtype == pl.Date:

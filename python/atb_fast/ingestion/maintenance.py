@@ -110,7 +110,7 @@ def verify(root: Path) -> list[Finding]:
 def verify_file(path: Path) -> Finding:
     """Return the problems of a file of candles or of the Fear & Greed index.
 
-    Candles have a quality as well. The columns say which of both it is.
+    For candles, the quality too. The columns tell which of the two it is.
     """
     try:
         if is_sentiment(path):
@@ -131,7 +131,7 @@ def verify_file(path: Path) -> Finding:
 def repair(root: Path, fetcher: Fetcher | None) -> Outcome:
     """Repair the cache directory `root`; nothing is removed before its replacement is stored.
 
-    Damaged and missing manifests are written again from the files, without a download. Damaged
+    Damaged and missing manifests are rebuilt from the files, without a download. Damaged
     files are downloaded again, and stay where they are if that fails.
 
     Args:
@@ -185,7 +185,9 @@ def prune(root: Path, older_than: float, *, dry_run: bool = False) -> list[Row]:
         ArgumentError: `older_than` is negative or not finite.
     """
     if not 0 <= older_than < math.inf:
-        raise ArgumentError(f"--older-than is {older_than:g}, expected a number of days from 0 on")
+        raise ArgumentError(
+            f"--older-than is {older_than:g}, expected a finite number of days, at least 0"
+        )
     deadline = time.time() - older_than * 86_400
 
     def unused(store: Store) -> bool:

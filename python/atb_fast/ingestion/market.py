@@ -20,9 +20,9 @@ from atb_fast.options import check_type
 
 log = logging.getLogger(__name__)
 
-#: A range that the candles miss at either end, and that is reported. Bars of a week may miss less.
+#: A longer range without candles at either end is reported. Weekly bars can miss up to a week.
 _REPORTED = timedelta(days=7)
-#: How a symbol looks in the name of a file: ETHUSDT, ethusdt, ETH-USDT or ETH_USDT.
+#: A symbol in the name of a file: ETHUSDT, ethusdt, ETH-USDT or ETH_USDT.
 _SYMBOL_IN_NAME = re.compile(
     r"(?<![A-Za-z0-9])(?:[A-Z0-9]{2,10}[-_]?(?:USDT|USDC|FDUSD|BUSD|TUSD|BTC|ETH|BNB|EUR|TRY)"
     r"|[a-z0-9]{2,10}(?:usdt|usdc|fdusd|busd|tusd))(?![A-Za-z0-9])"

@@ -10,8 +10,8 @@ import polars as pl
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.ingestion.spans import DAY_MS, Span, timestamps_ms
 
-#: Factor between two prices of a bar and the close before it, above which they are suspicious. On
-#: the exchange, the most in a day is about 3.
+#: Prices of a bar and the previous close are suspicious if they differ by more than this factor. On
+#: the exchange, the largest factor in a day is about 3.
 _JUMP = 10.0
 
 
@@ -120,8 +120,8 @@ def impossible(candles: pl.DataFrame) -> str | None:
     values = ", ".join(f"{name} {first[name]:.10g}" for name in CANDLE_COLUMNS)
     return (
         f"{count:,} of {len(candles):,} bars {'is' if count == 1 else 'are'} impossible, the first "
-        f"at {first['timestamp']:%Y-%m-%d %H:%M} UTC ({values}); expected open and close from low "
-        "to high"
+        f"at {first['timestamp']:%Y-%m-%d %H:%M} UTC ({values}); expected open and close between "
+        "low and high"
     )
 
 
@@ -138,7 +138,7 @@ def suspicious(candles: pl.DataFrame) -> str | None:
     count = int(odd.sum())
     return (
         f"{count:,} of {len(candles):,} bars {'has' if count == 1 else 'have'} prices that differ "
-        f"by a factor of more than {_JUMP:g} from each other or from the close before, the first "
+        f"by a factor of more than {_JUMP:g} from each other or from the previous close, the first "
         f"at {candles['timestamp'][odd.arg_max() or 0]:%Y-%m-%d %H:%M} UTC; check that they are "
         "right"
     )

@@ -100,7 +100,7 @@ def _package(name: str, fix: str) -> Check:
 
 def _missing(name: str, error: Exception, fix: str) -> Check:
     if lacks_memory(error):
-        fix = "free some memory, or raise its limit (ulimit -v)"
+        fix = "free some memory, or raise the limit (ulimit -v)"
         return Check(name, "problem", f"not enough memory: {error}", fix, AtbFastError.exit_code)
     code = MissingExtraError.exit_code
     return Check(name, "missing", f"cannot be imported: {error}", fix, code)

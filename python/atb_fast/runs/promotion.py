@@ -98,7 +98,7 @@ class Promotion:
         return self.live if self.policy == "gate" else ...
 
     def held(self, reason: str) -> Promotion:
-        """Return that the model does not go live after all."""
+        """Return the decision that the model does not go live after all."""
         return replace(self, promoted=False, reason=reason)
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def policy_of(config: TrainingConfig, *, repeated: bool) -> str:
 
 
 def unpublished(policy: str, *, skipped: bool) -> Promotion:
-    """Return that a model does not go live because it is not published.
+    """Return the decision about a model that is not published.
 
     Args:
         policy: See `policy_of`.
@@ -165,14 +165,14 @@ def decide(
     if policy == "never":
         reason = "--promote never was given"
         if config.promote is None:
-            reason = "a repeated run goes live only if --promote is given"
+            reason = "the model of a repeated run goes live only if --promote is given"
         return Promotion(policy, False, reason, live)
 
     compared, objections, note = [_with_no_change(record)], [], ""
     if live is None:
         note = ", and no model was live"
     elif registry.is_sample(home / live) and config.source != "sample":
-        note = f", and the live model {live} is of the sample market"
+        note = f", and the live model {live} was trained on the sample market"
     else:
         path = (home / live).resolve()
         try:
@@ -217,7 +217,9 @@ def _with_live(data: WindowedData, predictions: NDArray[np.float64], path: Path)
         raise BundleError("another trainer made it, so it is unknown which bars it was trained on")
     bundle = load_bundle(path)
     if bundle.horizon != data.horizon:
-        raise BundleError(f"its horizon is {bundle.horizon}, and that of the model {data.horizon}")
+        raise BundleError(
+            f"its horizon is {bundle.horizon}, but that of the new model is {data.horizon}"
+        )
     seen = seen_end(metadata, path)
     if seen is None:
         raise BundleError("its metadata does not say which bars it was trained on")
@@ -232,7 +234,7 @@ def _with_live(data: WindowedData, predictions: NDArray[np.float64], path: Path)
     if len(starts) < least:
         raise BundleError(
             f"{len(starts)} test bars are later than its training and validation, which end at "
-            f"{seen:%Y-%m-%d %H:%M}, and at least {least} are needed"
+            f"{seen:%Y-%m-%d %H:%M}, but at least {least} are needed"
         )
     new = predictions[np.isin(data.test, starts)]
     # Keras made the new predictions, and onnxruntime the old ones: their rounding is no difference.

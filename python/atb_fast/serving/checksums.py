@@ -1,7 +1,7 @@
 """SHA256SUMS: the hash of every other file of a bundle, in the format of `sha256sum`.
 
 It is written last, before engines can see the bundle. Bundles of early versions of atb-fast and of
-other trainers have none; metadata.json names the file if there is one, so its loss is noticed.
+other trainers have none; metadata.json names the file if there is one, so that its loss is noticed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read(bundle: Path) -> dict[str, str] | None:
     found = {match[2]: match[1] for match in matches if match}
     if rest or not found or len(found) != len(lines):
         raise BundleError(
-            f"{path}: is damaged: expected lines with a SHA-256 hash, two spaces and a file name, "
+            f"{path} is damaged: expected lines with a SHA-256 hash, two spaces and a file name, "
             f"and each name once; {_REMEDY}"
         )
     return found
@@ -77,7 +77,7 @@ def read_checked(path: Path, most: int, hashes: Mapping[str, str] | None) -> byt
 
 
 def differences(bundle: Path, hashes: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is not as in SHA256SUMS: damaged, missing and additional files of a bundle."""
+    """Yield the differences from SHA256SUMS: damaged, missing and additional files of a bundle."""
     for name, expected in hashes.items():
         path = bundle / name
         if not os.path.lexists(path):

@@ -44,7 +44,7 @@ class OnnxModel:
             hashes: Hashes of the files of the bundle; None if the file is not checked.
 
         Raises:
-            BundleError: The file cannot be loaded or is damaged, or its input is another.
+            BundleError: The file cannot be loaded, is damaged, or has another input.
             MissingExtraError: onnxruntime is not installed.
         """
         self.path = path

@@ -36,8 +36,8 @@ _PREDICTION_FROM_CANDLES = 1e-4
 _MOST_BYTES = 64 << 20
 
 _NO_CHECKSUMS = (
-    f"whether its files are as they were published, because there is no {checksums.NAME}; bundles "
-    "of early versions have none"
+    f"whether its files have changed since they were published, because there is no "
+    f"{checksums.NAME}; bundles of early versions have none"
 )
 
 #: Keys that metadata.json must have, and the type of each value.

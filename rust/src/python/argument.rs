@@ -27,7 +27,7 @@ pub fn wrong(value: &Bound<'_, PyAny>, name: &str, expected: &str, error: PyErr)
     refused
 }
 
-/// Describes a value in one line: what is short as it is, arrays by shape and dtype, the rest by
+/// Describes a value in one line: short values as they are, arrays by shape and dtype, others by
 /// type.
 fn received(value: &Bound<'_, PyAny>) -> String {
     let attribute = |name| value.getattr(name).and_then(|found| found.str());

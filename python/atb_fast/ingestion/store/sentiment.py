@@ -134,7 +134,7 @@ class SentimentStore:
         return Finding(self.name)
 
     def rebuild(self) -> bool:
-        """Write a damaged or missing manifest again if the file is sound; return whether it was.
+        """Rebuild a damaged or missing manifest if the file is sound; return whether it did.
 
         Nothing is downloaded, and a damaged file stays. The caller holds `lock`.
 
