@@ -113,8 +113,8 @@ EXIT_CODES = {
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, for example `1 epoch` or `2 epochs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """Return a number with its noun, for example `1 epoch` or `2,000 epochs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

@@ -121,12 +121,12 @@ class Draft:
 @contextmanager
 def _says_where(bundle: Path) -> Iterator[None]:
     """Say where the published bundle is if it cannot be promoted."""
+    text = f"the bundle is complete but not live: {bundle}"
     try:
         yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}; {text}") from error
     except BaseException as error:
-        text = f"the bundle is complete but not live: {bundle}"
-        if isinstance(error, StorageError):
-            raise StorageError(f"{error}; {text}") from error
         error.add_note(text)
         raise
 
@@ -206,13 +206,10 @@ def _moving_latest(home: Path) -> Iterator[Path]:
 
 def _link(version: Path, scratch: Path) -> None:
     """Point `latest` to `version` in one step."""
-    link, latest = scratch / "latest", version.parent / "latest"
-    try:
-        link.symlink_to(version.name)
-        link.replace(latest)
-        sync_directory(version.parent)
-    except OSError as error:
-        raise StorageError(f"{latest} cannot be replaced: {error.strerror or error}") from error
+    link = scratch / "latest"
+    link.symlink_to(version.name)
+    link.replace(version.parent / "latest")
+    sync_directory(version.parent)
 
 
 def sample_problem(home: Path) -> str | None:

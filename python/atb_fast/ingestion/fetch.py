@@ -16,7 +16,7 @@ import polars as pl
 
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TIMEFRAMES
-from atb_fast.errors import ArgumentError, DataError, FetchError, StorageError
+from atb_fast.errors import ArgumentError, DataError, FetchError, StorageError, counted
 from atb_fast.ingestion.legacy_files import take_old_files
 from atb_fast.ingestion.schemas import ATTRIBUTION
 from atb_fast.ingestion.spans import DAY_MS, Span, intersection, midnight, text, without
@@ -111,7 +111,7 @@ class Fetcher:
         with suppress(OSError):  # records the last use, for `data prune`
             os.utime(store.directory / "manifest.json")
         if not missing and not self._refresh:
-            log.info("%s: %s from the store", store.name, _counted(len(candles), "candle"))
+            log.info("%s: %s from the store", store.name, counted(len(candles), "candle"))
         return candles
 
     def sentiment(self, last: date | None) -> pl.DataFrame:
@@ -236,8 +236,8 @@ class Fetcher:
             log.info(
                 "%s: downloaded %s with %s in %.1f s",
                 store.name,
-                _counted(rows, "candle"),
-                _counted(exchange.requests, "request"),
+                counted(rows, "candle"),
+                counted(exchange.requests, "request"),
                 time.perf_counter() - began,
             )
 
@@ -301,16 +301,12 @@ class Fetcher:
         stored = None if overwrite else store.entry()
         if stored and len(index) < stored["rows"]:
             raise FetchError(
-                f"{endpoints.fng} returned {_counted(len(index), 'day')}, expected at least the "
+                f"{endpoints.fng} returned {counted(len(index), 'day')}, expected at least the "
                 f"{stored['rows']} that are stored; the response may be truncated. Try again "
                 "later, or pass --force-refresh to accept it"
             )
         store.replace(index, endpoints.fng, now_iso())
-        log.info("sentiment: downloaded %s. %s", _counted(len(index), "day"), ATTRIBUTION)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+        log.info("sentiment: downloaded %s. %s", counted(len(index), "day"), ATTRIBUTION)
 
 
 def _last_day(store: SentimentStore) -> date | None:
@@ -329,7 +325,7 @@ def _refuse_less(store: CandleStore, pieces: list[Piece]) -> None:
     after = sum(len(piece.candles) for piece in pieces)
     if after < before:
         raise FetchError(
-            f"{store.name}: the exchange returned {_counted(after, 'candle')}, expected at least "
+            f"{store.name}: the exchange returned {counted(after, 'candle')}, expected at least "
             f"the {before:,} that are stored; nothing was replaced. If the new data is right, "
             f"first run {_clear(store)}"
         )
