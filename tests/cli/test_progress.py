@@ -72,6 +72,9 @@ def test_stages_after_training_are_shown() -> None:
         (line,) = lines(made, plain)
         assert f"{step}/4 steps" in line
         assert line.endswith(stage)
+    listener.stage("evaluation")  # the comparison with the live model
+    (line,) = lines(made, plain)
+    assert "3/4 steps" in line
 
 
 def test_bars_of_a_symbol_disappear_at_its_end() -> None:

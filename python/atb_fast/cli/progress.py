@@ -151,7 +151,7 @@ class _TrainingBars(_EpochBars):
     def __init__(self, bars: Bars, epochs: int, symbol: str) -> None:
         super().__init__(bars, epochs, symbol)
         self._trained = False
-        self._done = 0
+        self._done = self._step = 0
         self._move("")
 
     def epoch(self, number: int, logs: dict[str, float]) -> None:
@@ -166,8 +166,10 @@ class _TrainingBars(_EpochBars):
         if not self._trained:
             self._move(name)
         elif name in _LAST_STAGES:
-            step, steps = _LAST_STAGES.index(name), len(_LAST_STAGES)
-            self._bars.update(self._name("finishing"), step, steps, "steps", name)
+            # The comparison with the live model is evaluation again, when most steps are done.
+            self._step = max(self._step, _LAST_STAGES.index(name))
+            steps = len(_LAST_STAGES)
+            self._bars.update(self._name("finishing"), self._step, steps, "steps", name)
 
     def finished(self) -> None:
         self._done = self._epochs
