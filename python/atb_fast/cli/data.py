@@ -13,7 +13,7 @@ import click
 from atb_fast.cli.options import as_json, print_json
 from atb_fast.cli.tables import Column, print_table
 from atb_fast.config import OPTIONS, TIMEFRAMES, check_cache_dir, check_symbol, default_cache_dir
-from atb_fast.errors import ArgumentError, AtbFastError, DataError
+from atb_fast.errors import ArgumentError, AtbFastError, DataError, counted
 
 if TYPE_CHECKING:
     from atb_fast.ingestion.store.disk import Finding
@@ -283,10 +283,9 @@ def _report(finding: Finding, *, stored: bool) -> dict[str, Any]:
 
 
 def _unlisted(finding: Finding, cache_dir: str) -> str:
-    files = "1 intact file is" if finding.unlisted == 1 else f"{finding.unlisted} intact files are"
     return (
-        f"{finding.name}: {files} not listed in the manifest; to rebuild it, run: "
-        f"atb-fast data repair{cache_dir}"
+        f"{finding.name}: intact, but not listed in the manifest: "
+        f"{counted(finding.unlisted, 'file')}; to rebuild it, run: atb-fast data repair{cache_dir}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast import _core
+from atb_fast._core import epoch_ms as integers_to_ms
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,7 +32,7 @@ def epoch_ms(times: pl.Series) -> NDArray[np.int64]:
     import polars as pl
 
     if times.dtype.is_integer():
-        return _core.epoch_ms(times.to_numpy())
+        return integers_to_ms(times.to_numpy())
     zone = times.dtype.time_zone if isinstance(times.dtype, pl.Datetime) else None
     milliseconds = times.cast(pl.Datetime("ms", zone)).cast(pl.Int64)
     return milliseconds.to_numpy().copy()
