@@ -105,13 +105,8 @@ def contents(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
 
 
-@pytest.mark.parametrize("how", ["offline", "unreachable", "fewer", "none", "delisted"])
-def test_a_repair_that_cannot_download_changes_nothing(
-    root: Path, fetcher: Fetcher, exchange: Exchange, how: str
-) -> None:
-    damage(root, "candles/BTCUSDT/1d/*.parquet")
-    damage(root, "sentiment/*.parquet")
-    before = contents(root)
+def withdraw(exchange: Exchange, how: str) -> None:
+    """Let the exchange have fewer candles, none, or not even the symbol."""
     times, values = exchange.candles["BTCUSDT", "1d"]
     if how == "fewer":
         day = times.index(1731283200000)  # 2024-11-11
@@ -120,7 +115,17 @@ def test_a_repair_that_cannot_download_changes_nothing(
         del times[:], values[:]
     elif how == "delisted":
         exchange.candles.clear()
-    elif how == "unreachable":
+
+
+@pytest.mark.parametrize("how", ["offline", "unreachable", "fewer", "none", "delisted"])
+def test_a_repair_that_cannot_download_changes_nothing(
+    root: Path, fetcher: Fetcher, exchange: Exchange, how: str
+) -> None:
+    damage(root, "candles/BTCUSDT/1d/*.parquet")
+    damage(root, "sentiment/*.parquet")
+    before = contents(root)
+    withdraw(exchange, how)
+    if how == "unreachable":
         exchange.fault("klines", Answer(403, b"<html>"), times=9)
     exchange.fault("fng", Answer(403, b"<html>"), times=9)
     exchange.requests.clear()
@@ -129,12 +134,27 @@ def test_a_repair_that_cannot_download_changes_nothing(
         ("BTCUSDT 1d", "not replaced"),
         ("sentiment", "not replaced"),
     ]
-    assert {type(error) for error in errors} == {FetchError}
+    assert all(isinstance(error, FetchError) for error in errors)
     assert "damaged data was not replaced" in str(errors[0])
     assert "stays where it is: BTCUSDT 1d, sentiment" in str(errors[0])
     assert (exchange.requests == []) == (how == "offline")
     assert contents(root) == before
     assert [len(finding.problems) for finding in maintenance.verify(root)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("how", ["fewer", "none", "delisted"])
+def test_a_series_that_cannot_be_replaced_does_not_stop_the_others(
+    root: Path, fetcher: Fetcher, exchange: Exchange, how: str
+) -> None:
+    damage(root, "candles/BTCUSDT/1d/*.parquet")
+    damage(root, "sentiment/*.parquet")
+    withdraw(exchange, how)
+    rows, errors = maintenance.repair(root, fetcher)
+    assert [(row["series"], row["result"]) for row in rows] == [
+        ("BTCUSDT 1d", "not replaced"),
+        ("sentiment", "replaced"),
+    ]
+    assert "stays where it is: BTCUSDT 1d; run" in str(errors[0])
 
 
 @pytest.mark.parametrize("how", ["deleted", "empty", "cut", "of nothing"])

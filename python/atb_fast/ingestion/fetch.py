@@ -38,6 +38,10 @@ CHUNK_ROWS = 100_000
 _CLOCKS_DIFFER_MS = 60_000
 
 
+class NoReplacementError(FetchError):
+    """The exchange responded, but what it has must not replace what is stored."""
+
+
 @dataclass
 class _Clock:
     """What is known about the clock of the exchange.
@@ -205,9 +209,9 @@ class Fetcher:
         try:
             self._fetch(store, [span], overwrite=True)
         except ArgumentError as error:  # the symbol is no longer listed
-            raise FetchError(str(error)) from error
+            raise NoReplacementError(str(error)) from error
         if intersection(span, store.verify().damaged):
-            raise FetchError(
+            raise NoReplacementError(
                 f"{store.name}: the exchange has no candles for {text(span)}. To do without them, "
                 f"run: {_clear(store)}"
             )
@@ -324,7 +328,7 @@ def _refuse_less(store: CandleStore, pieces: list[Piece]) -> None:
         before = sum(item.rows for item in ranges if not without((item.start, item.end), spans))
     after = sum(len(piece.candles) for piece in pieces)
     if after < before:
-        raise FetchError(
+        raise NoReplacementError(
             f"{store.name}: the exchange returned {counted(after, 'candle')}, expected at least "
             f"the {before:,} that are stored; nothing was replaced. If the new data is right, "
             f"first run {_clear(store)}"

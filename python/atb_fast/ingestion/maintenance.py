@@ -19,7 +19,7 @@ import polars as pl
 
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import ArgumentError, AtbFastError, DataError, FetchError, StorageError
-from atb_fast.ingestion.fetch import Fetcher
+from atb_fast.ingestion.fetch import Fetcher, NoReplacementError
 from atb_fast.ingestion.files import is_sentiment, read_candles, read_sentiment
 from atb_fast.ingestion.quality import bar_length, impossible, inspect, suspicious
 from atb_fast.ingestion.spans import Span, iso
@@ -256,7 +256,10 @@ def _collected(outcome: Outcome) -> Iterator[None]:
 
 def _unreachable(outcome: Outcome) -> bool:
     """Return whether the exchange could not be reached, so further series would fail too."""
-    return any(isinstance(error, FetchError) for error in outcome.errors)
+    return any(
+        isinstance(error, FetchError) and not isinstance(error, NoReplacementError)
+        for error in outcome.errors
+    )
 
 
 def _series(root: Path) -> list[CandleStore]:
