@@ -4,11 +4,11 @@ use numpy::{
     AllowTypeChange, PyArray1, PyArrayLike1, PyArrayMethods, PyReadonlyArray2,
     PyUntypedArrayMethods, TypeMustMatch,
 };
-use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::error::ArgumentError;
+use super::error::{ArgumentError, caused, class};
 use super::pipeline::PyFeature;
 use super::scale::PyMinMaxScaler;
 
@@ -16,23 +16,19 @@ const NUMBERS: &str = "a one-dimensional array of numbers";
 
 /// Returns the `ArgumentError` for a value of the wrong type, caused by `error`.
 pub fn wrong(value: &Bound<'_, PyAny>, name: &str, expected: &str, error: PyErr) -> PyErr {
-    let py = value.py();
-    // Such as KeyboardInterrupt.
-    if !error.is_instance_of::<PyException>(py) || error.is_instance_of::<PyMemoryError>(py) {
-        return error;
-    }
-    let message = format!("{name} is {}, expected {expected}", received(value));
-    let refused = ArgumentError::new_err(message);
-    refused.set_cause(py, Some(error));
-    refused
+    caused(value.py(), error, |_| {
+        ArgumentError::new_err(format!(
+            "{name} is {}, expected {expected}",
+            received(value)
+        ))
+    })
 }
 
 /// Describes a value in one line: short values as they are, arrays by shape and dtype, others by
 /// type.
 fn received(value: &Bound<'_, PyAny>) -> String {
     let attribute = |name| value.getattr(name).and_then(|found| found.str());
-    let class = value.get_type().qualname();
-    let class = class.map_or_else(|_| "object".to_owned(), |name| name.to_string());
+    let class = class(value);
     match (attribute("dtype"), attribute("shape"), value.repr()) {
         (Ok(dtype), Ok(shape), _) if shape != "()" => {
             format!("of type {class} with dtype {dtype} and shape {shape}")

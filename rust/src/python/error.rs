@@ -1,7 +1,7 @@
 //! The one place that releases the GIL and converts errors of kernels to Python exceptions.
 
 use numpy::ndarray::ShapeError;
-use pyo3::exceptions::PyMemoryError;
+use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::prelude::*;
 
 use crate::{Error, Result};
@@ -36,4 +36,21 @@ pub fn bad_shape(error: ShapeError) -> PyErr {
 /// Returns the exception for an empty list of column names.
 pub fn no_columns() -> PyErr {
     ArgumentError::new_err("columns is empty, expected at least one name")
+}
+
+/// Returns `refused`, caused by `error`. Errors that are not about the value, such as
+/// `KeyboardInterrupt`, are returned as they are.
+pub fn caused(py: Python<'_>, error: PyErr, refused: impl FnOnce(&PyErr) -> PyErr) -> PyErr {
+    if !error.is_instance_of::<PyException>(py) || error.is_instance_of::<PyMemoryError>(py) {
+        return error;
+    }
+    let refused = refused(&error);
+    refused.set_cause(py, Some(error));
+    refused
+}
+
+/// Returns the name of the type of `value`.
+pub fn class(value: &Bound<'_, PyAny>) -> String {
+    let name = value.get_type().qualname();
+    name.map_or_else(|_| "object".to_owned(), |name| name.to_string())
 }

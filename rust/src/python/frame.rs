@@ -8,11 +8,10 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::{DataType, SchemaRef, TimeUnit};
-use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::prelude::*;
 use pyo3_arrow::input::AnyRecordBatch;
 
-use super::error::DataError;
+use super::error::{DataError, caused, class};
 use crate::epoch;
 use crate::merge::check_ascending;
 use crate::{Error, Result};
@@ -27,8 +26,7 @@ impl FromPyObject<'_, '_> for Frame {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        let class = object.get_type().qualname();
-        let class = class.map_or_else(|_| "object".to_owned(), |name| name.to_string());
+        let class = class(&object);
         let has = |name| object.hasattr(name).unwrap_or(false);
         if !has("__arrow_c_stream__") && !has("__arrow_c_array__") {
             return Err(DataError::new_err(format!(
@@ -40,14 +38,16 @@ impl FromPyObject<'_, '_> for Frame {
             .extract::<AnyRecordBatch>()
             .and_then(AnyRecordBatch::into_reader)
             .map_err(|error| {
-                // pandas' and Polars' series have this method.
-                if has("to_frame") {
-                    return refused(object, error, |_| {
+                caused(object.py(), error, |error| {
+                    // pandas' and Polars' series have this method.
+                    DataError::new_err(if has("to_frame") {
                         format!("got {class}, expected a frame with named columns; call to_frame()")
-                    });
-                }
-                refused(object, error, |reason| {
-                    format!("the {class} cannot be read as a frame with named columns: {reason}")
+                    } else {
+                        let reason = reason(object.py(), error);
+                        format!(
+                            "the {class} cannot be read as a frame with named columns: {reason}"
+                        )
+                    })
                 })
             })?;
         let schema = reader.schema();
@@ -69,26 +69,14 @@ impl FromPyObject<'_, '_> for Frame {
     }
 }
 
-/// Returns the `DataError` for a frame that another library refuses to export with `error`.
-fn refused(
-    object: Borrowed<'_, '_, PyAny>,
-    error: PyErr,
-    message: impl FnOnce(&str) -> String,
-) -> PyErr {
-    let py = object.py();
-    // Such as KeyboardInterrupt.
-    if !error.is_instance_of::<PyException>(py) || error.is_instance_of::<PyMemoryError>(py) {
-        return error;
-    }
-    // pyarrow passes several sentences as several arguments.
-    let reason = error
+/// Returns the reason of an error of another library. pyarrow passes several sentences as several
+/// arguments.
+fn reason(py: Python<'_>, error: &PyErr) -> String {
+    error
         .value(py)
         .getattr("args")
         .and_then(|args| args.extract::<Vec<String>>())
-        .map_or_else(|_| error.value(py).to_string(), |args| args.join(". "));
-    let refused = DataError::new_err(message(&reason));
-    refused.set_cause(py, Some(error));
-    refused
+        .map_or_else(|_| error.value(py).to_string(), |args| args.join(". "))
 }
 
 impl Frame {
