@@ -14,7 +14,7 @@ from atb_fast.cli import completion
 from atb_fast.cli.options import as_json, print_json
 from atb_fast.cli.tables import Column, print_table
 from atb_fast.config import OPTIONS, default_registry
-from atb_fast.errors import ArgumentError, BundleError
+from atb_fast.errors import ArgumentError, BundleError, counted
 from atb_fast.serving.references import find
 from atb_fast.serving.registry import (
     is_foreign,
@@ -142,7 +142,7 @@ def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool)
     bad = sum(bool(report.problems) for report in reports)
     if bad:
         raise BundleError(
-            f"{bad} of {len(reports)} bundles must not go live; see the problems above"
+            f"{bad} of {counted(len(reports), 'bundle')} must not go live; see the problems above"
         )
 
 
