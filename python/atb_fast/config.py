@@ -41,6 +41,8 @@ TIMEFRAMES = {
 
 #: The columns of a candle, without its timestamp, in the order that models use.
 CANDLE_COLUMNS = ("open", "high", "low", "close", "volume")
+#: Larger than any price or volume, and its square still fits float32.
+LARGEST_VALUE = 1e15
 
 #: The timeframe of a basic bundle that strategies expect.
 BASIC_TIMEFRAME = "1h"

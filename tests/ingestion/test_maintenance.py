@@ -216,7 +216,9 @@ def test_files_that_the_manifest_does_not_list_are_seen_and_used(
 @pytest.mark.parametrize("days", [math.nan, math.inf, -math.inf, -1.0])
 def test_an_invalid_number_of_days_is_an_error(root: Path, days: float) -> None:
     before = contents(root)
-    with pytest.raises(ArgumentError, match=r"--older-than is .*, expected a finite number of days"):
+    with pytest.raises(
+        ArgumentError, match=r"--older-than is .*, expected a finite number of days"
+    ):
         maintenance.prune(root, days)
     assert contents(root) == before
 

@@ -152,7 +152,8 @@ def test_candles_in_another_order(bundle: Bundle) -> None:
         ("close", 0.0, "column 'close', row 1000: found 0.0, expected a price above 0"),
         ("low", -1.0, "column 'low', row 1000: found -1.0, expected a price above 0"),
         ("close", float("nan"), "column 'close', row 1000: found nan, expected a price above 0"),
-        ("volume", -1.0, "column 'volume', row 1000: found -1.0, expected 0 or more"),
+        ("volume", -1.0, "column 'volume', row 1000: found -1.0, expected a number from 0 up to"),
+        ("close", 1e30, r"column 'close', row 1000: found 1e\+30, expected .*, up to 1e\+15"),
     ],
 )
 def test_invalid_candles(bundle: Bundle, column: str, value: float, message: str) -> None:

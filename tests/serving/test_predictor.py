@@ -224,7 +224,7 @@ def test_bad_frames(basic: Bundle, hourly: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("kind", ["price", "sentiment", "of candles"])
-@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("bad", [0.0, -1.0, 1e30, float("nan"), float("inf")])
 def test_impossible_prices_are_rejected(
     models: Path, models_of_candles: Path, kind: str, bad: float
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from atb_fast.config import CANDLE_COLUMNS
+from atb_fast.config import CANDLE_COLUMNS, LARGEST_VALUE
 from atb_fast.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,6 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".parquet": lambda path: pl.read_parquet(path.read_bytes()),
 }
 
-#: Larger than any price or volume, and its square still fits float32.
-_LARGEST = 1e15
 #: Most characters of a file that a message quotes.
 _MOST_QUOTED = 200
 
@@ -158,10 +156,11 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
     if column.name not in CANDLE_COLUMNS:
         expected, good = "a value from 0 to 100", numbers.is_between(0, 100)
     elif column.name == "volume":  # bars without trades have 0
-        expected, good = f"a number from 0 to {_LARGEST:.0e}", numbers.is_between(0, _LARGEST)
+        expected = f"a number from 0 to {LARGEST_VALUE:.0e}"
+        good = numbers.is_between(0, LARGEST_VALUE)
     else:  # later stages divide by prices
-        expected = f"a price above 0, up to {_LARGEST:.0e}"
-        good = (numbers > 0) & (numbers <= _LARGEST)
+        expected = f"a price above 0, up to {LARGEST_VALUE:.0e}"
+        good = (numbers > 0) & (numbers <= LARGEST_VALUE)
     good &= numbers.is_finite()
     bad = (~good).fill_null(value=True).arg_true()
     if len(bad):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES
+from atb_fast.config import CANDLE_COLUMNS, LARGEST_VALUE, TIMEFRAMES
 from atb_fast.errors import DataError
 from atb_fast.features.frames import epoch_ms
 
@@ -46,17 +46,19 @@ def check_candles(table: pl.DataFrame, *, timed: bool) -> pl.DataFrame:
 
 
 def check_prices(table: pl.DataFrame) -> None:
-    """Raise DataError if a price is not above 0, or a volume is negative. Null is a missing value.
+    """Raise DataError if a price is not above 0, a volume is negative, or either is absurdly large.
 
-    Columns that are missing or not float64, and infinities, are left to the pipeline, because this
-    is on the path of every prediction.
+    Null is a missing value. Columns that are missing or not float64 are left to the pipeline,
+    because this is on the path of every prediction.
     """
     import polars as pl
 
     for column in table:
         if column.name in CANDLE_COLUMNS and column.dtype == pl.Float64 and len(column):
-            least = column.to_numpy().min()
-            if not (least > 0.0 or (least == 0.0 and column.name == "volume")):  # also if it is NaN
+            values = column.to_numpy()
+            least, most = values.min(), values.max()
+            above = least > 0.0 or (least == 0.0 and column.name == "volume")  # not if it is NaN
+            if not (above and most <= LARGEST_VALUE):
                 _check_values(column)
 
 
@@ -64,11 +66,12 @@ def _check_values(column: pl.Series) -> None:
     values = column.to_numpy()
     least = values >= 0.0 if column.name == "volume" else values > 0.0
     known = column.is_not_null().to_numpy()
-    bad = np.flatnonzero(known & ~(least & np.isfinite(values)))
+    bad = np.flatnonzero(known & ~(least & (values <= LARGEST_VALUE)))
     if len(bad):
-        expected = "0 or more" if column.name == "volume" else "a price above 0"
+        expected = "a number from 0" if column.name == "volume" else "a price above 0,"
         raise DataError(
-            f"column {column.name!r}, row {bad[0]}: found {values[bad[0]]}, expected {expected}"
+            f"column {column.name!r}, row {bad[0]}: found {values[bad[0]]}, expected {expected} "
+            f"up to {LARGEST_VALUE:.0e}"
         )
 
 
