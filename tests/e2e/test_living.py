@@ -237,6 +237,24 @@ def test_a_reader_may_end_early(tmp_path: Path, arguments: list[str]) -> None:
     assert done.stderr == ""
 
 
+def test_the_reader_of_the_log_may_end_early(tmp_path: Path) -> None:
+    """As in `atb-fast check leak BTCUSDT 2>&1 >leaks.txt | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "atb_fast", "check", "leak", "BTCUSDT", "--json"]
+    options = ["--source", "sample", "--start-date", "2023-01-01", "--recipe", "causal"]
+    done = subprocess.run(
+        [*command, *options, "--cuts", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["leaks"] == []
+
+
 def _without_stdout(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "atb_fast", *arguments]
     return subprocess.run(

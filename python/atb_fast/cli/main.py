@@ -74,6 +74,10 @@ def main() -> NoReturn:
     except BaseException as error:
         _end(error)
     interrupts.restore()
+    try:
+        sys.stderr.flush()
+    except OSError:  # nobody reads the log any more; Python would exit with code 120
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     sys.exit(0)
 
 
