@@ -18,8 +18,10 @@ import pytest
 
 import atb_fast
 from atb_fast import AtbFastError, Market, TrainingConfig, _core
+from atb_fast.config import CANDLE_COLUMNS
 
-FRAME = pl.DataFrame({"timestamp": [1, 2], "close": [1.0, 2.0]})
+TIMES = pl.Series([1, 2]).cast(pl.Datetime("ms", "UTC"))
+FRAME = pl.DataFrame({"timestamp": TIMES, **{name: [1.0, 2.0] for name in CANDLE_COLUMNS}})
 MARKET: Any = Market(FRAME, None)
 
 
@@ -79,6 +81,20 @@ CALLS: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: API.Market(FRAME, FRAME["close"]),
         "sentiment has type polars.Series, expected polars.DataFrame",
+    ),
+    (lambda: API.Market(FRAME.clear(), None), "candles has no rows, expected at least one"),
+    (lambda: API.Market(FRAME.drop("close"), None), "candles has no column close (found: time"),
+    (
+        lambda: API.Market(FRAME.with_columns(close=None), None),
+        "column close of candles has dtype Null, expected Float64; cast it first",
+    ),
+    (
+        lambda: API.Market(FRAME.with_columns(timestamp=1), None),
+        "column timestamp of candles has dtype Int32, expected a Datetime; cast it first",
+    ),
+    (
+        lambda: API.Market(FRAME, FRAME),
+        "sentiment has no column value (found: timestamp, open, high, low, close, volume); expec",
     ),
     (lambda: API.read_run(3), "got 3, expected a directory or SYMBOL:TIMEFRAME:TYPE"),
     (lambda: API.load_bundle(3), "got 3, expected a directory or SYMBOL:TIMEFRAME:TYPE"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from atb_fast.callbacks import SILENT, Listener
-from atb_fast.config import MarketOptions, check_cache_dir
+from atb_fast.config import CANDLE_COLUMNS, MarketOptions, check_cache_dir
 from atb_fast.errors import DataError
 from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.fetch import Fetcher
@@ -39,6 +40,7 @@ class Market:
 
     Raises:
         ArgumentError: One of them is not a Polars frame.
+        DataError: There are no candles, or a column is missing or has another type.
     """
 
     candles: pl.DataFrame
@@ -47,8 +49,29 @@ class Market:
     def __post_init__(self) -> None:
         """Check the types."""
         check_type("candles", self.candles, pl.DataFrame)
+        _check_columns("candles", self.candles, CANDLE_COLUMNS)
+        if self.candles.is_empty():
+            raise DataError("candles has no rows, expected at least one")
         if self.sentiment is not None:
             check_type("sentiment", self.sentiment, pl.DataFrame)
+            _check_columns("sentiment", self.sentiment, ["value"])
+
+
+def _check_columns(frame: str, given: pl.DataFrame, numbers: Iterable[str]) -> None:
+    kinds = {"timestamp": ("a Datetime", pl.Datetime)} | dict.fromkeys(
+        numbers, ("Float64", pl.Float64)
+    )
+    for name, (expected, kind) in kinds.items():
+        if name not in given.columns:
+            raise DataError(
+                f"{frame} has no column {name} (found: {', '.join(given.columns)}); expected "
+                f"{', '.join(kinds)}"
+            )
+        if given[name].dtype != kind:
+            raise DataError(
+                f"column {name} of {frame} has dtype {given[name].dtype}, expected {expected}; "
+                "cast it first"
+            )
 
 
 def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Market:

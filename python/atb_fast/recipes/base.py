@@ -44,7 +44,7 @@ class Context:
 
 def check_moves(market: Market) -> None:
     """Raise DataError if the close never changes, because then there is nothing to learn."""
-    close = market.candles["close"]
+    close = market.candles["close"].drop_nulls()
     if len(close) > 1 and close.min() == close.max():
         raise DataError(
             f"the close is {close[0]:g} in all {len(close):,} candles; use candles of a market "
