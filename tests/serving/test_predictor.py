@@ -26,7 +26,7 @@ from sealing import reseal
 import atb_fast
 from atb_fast import Bundle, FeatureMatrix, load_bundle
 from atb_fast.bundles import publishing
-from atb_fast.errors import ArgumentError, BundleError, DataError
+from atb_fast.errors import ArgumentError, BundleError, DataError, StorageError
 from atb_fast.features.sentiment import merge_sentiment, sentiment_features
 from atb_fast.ingestion import sample
 
@@ -547,6 +547,12 @@ def test_hostile_links_are_rejected(hostile: Path, target: str) -> None:
         load_bundle("BTCUSDT:1d:price", registry=hostile)
     with pytest.raises(BundleError, match="latest: points to"):
         load_bundle(home / "latest")
+
+
+@pytest.mark.parametrize("reference", ["x" * 5000, "x" * 300 + "/y", "BTCUSDT:1d:" + "x" * 300])
+def test_references_that_the_file_system_refuses(models: Path, reference: str) -> None:
+    with pytest.raises(StorageError, match="cannot be read: File name too long"):
+        load_bundle(reference, registry=models)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atb_fast.config import OPTIONS, TIMEFRAMES, default_registry
-from atb_fast.errors import BundleError
+from atb_fast.errors import BundleError, StorageError
 from atb_fast.serving.registry import is_part, timeframe
 
 
@@ -54,9 +54,19 @@ def find(reference: str | Path, registry: str | Path | None = None) -> Path:
     Raises:
         ArgumentError: `registry` is not a path.
         BundleError: There is no such bundle, or a link points out of its directory.
+        StorageError: The file system refuses the path.
     """
     if not isinstance(reference, str | Path):
         raise BundleError(f"got {reference!r}, expected a directory or SYMBOL:TIMEFRAME:TYPE")
+    try:
+        return _find(reference, registry)
+    except StorageError:
+        raise
+    except OSError as error:  # for example, a name that is too long, or a directory of another user
+        raise StorageError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _find(reference: str | Path, registry: str | Path | None) -> Path:
     if isinstance(reference, Path) or "/" in reference or (reference and Path(reference).is_dir()):
         directory = Path(reference)
         return follow(directory) if directory.is_symlink() else _directory(directory)
