@@ -185,6 +185,24 @@ def test_a_model_of_the_sample_market_never_replaces_a_real_one(
     publish_synthetic(registry, real)
 
 
+@pytest.mark.parametrize("target", ["latest", "removed"])
+def test_a_sample_model_does_not_go_live_if_a_real_one_may_have_been(
+    registry: Path, target: str
+) -> None:
+    sample = publish_synthetic(registry, True)
+    latest = sample.parent / "latest"
+    latest.unlink()
+    latest.symlink_to(target)
+    assert publishing.promote(sample) is None  # no real model
+    real = publish_synthetic(registry, False)
+    latest.unlink()
+    latest.symlink_to(target)
+    with pytest.raises(BundleError, match=f"latest is broken: {real.name} may have been live"):
+        publishing.promote(sample)
+    assert str(latest.readlink()) == target
+    publishing.promote(real)
+
+
 def test_only_what_was_compared_is_replaced(registry: Path) -> None:
     with reserve(registry, "BTCUSDT", "price", CREATED) as draft:
         write(draft)

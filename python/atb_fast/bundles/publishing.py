@@ -19,7 +19,13 @@ from types import EllipsisType
 from atb_fast.bundles.workspace import locked, not_writable, open_workspace, temporary
 from atb_fast.errors import BundleError, StorageError
 from atb_fast.serving import checksums
-from atb_fast.serving.registry import is_broken, is_sample, live_version, work_folder
+from atb_fast.serving.registry import (
+    is_broken,
+    is_sample,
+    live_version,
+    versions_in,
+    work_folder,
+)
 from atb_fast.storage import sync_directory, write_atomic
 
 #: How long an engine may take between reading `latest` and opening the files of that version.
@@ -216,14 +222,18 @@ def sample_problem(home: Path) -> str | None:
     """Return why no model trained on the sample market may go live in `home`; None if one may.
 
     Such a model never replaces a real one. The live model counts as real unless its metadata says
-    otherwise; so do models of other trainers.
+    otherwise; so do models of other trainers. If `latest` is broken, any version may have been
+    live.
     """
     live = live_version(home)
-    if live is None or is_sample(home / live):
+    candidates = [home / live] if live else versions_in(home) if is_broken(home) else []
+    real = next((version.name for version in candidates if not is_sample(version)), None)
+    if real is None:
         return None
+    state = f"{real} is live" if live else f"latest is broken: {real} may have been live"
     return (
         "a model trained on the sample market, whose prices are synthetic, never replaces a real "
-        f"one, and {live} is live; use another --registry for such models"
+        f"one, and {state}; use another --registry for such models"
     )
 
 

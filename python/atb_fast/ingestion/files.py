@@ -129,7 +129,10 @@ def _unreadable(path: Path, error: Exception) -> str:
                 "for example with pandas' to_feather, or as Parquet"
             )
     reason = _quoted(next(iter(str(error).splitlines()), type(error).__name__))
-    return f"{path}: cannot be read as {path.suffix[1:]}: {reason}"
+    return (
+        f"{path}: cannot be read as {path.suffix[1:]} ({reason}); it may be damaged, or of another "
+        "type"
+    )
 
 
 def _quoted(text: str) -> str:

@@ -79,16 +79,18 @@ def versions(registry: Path) -> list[Path]:
     """
     try:
         homes = [home for symbol in _directories(registry) for home in _directories(symbol)]
-        found = [
-            sorted((path for path in _directories(home) if is_bundle(path)), key=age)
-            for home in homes
-        ]
+        found = [versions_in(home) for home in homes]
     except OSError as error:
         raise StorageError(
             f"registry {registry} cannot be read ({error.strerror}: {error.filename}); pass "
             "--registry or set MODEL_REGISTRY_PATH"
         ) from error
     return [version for group in found for version in group]
+
+
+def versions_in(home: Path) -> list[Path]:
+    """Return the directories of the versions of one symbol and type, oldest first."""
+    return sorted((path for path in _directories(home) if is_bundle(path)), key=age)
 
 
 def _directories(path: Path) -> list[Path]:
