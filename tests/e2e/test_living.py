@@ -26,6 +26,14 @@ QUICK = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """New programs do not ignore SIGHUP, even if the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_a_failed_symbol_does_not_stop_the_others(
     tmp_path: Path, atb_fast: Run, daily: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,15 +100,9 @@ def _two_trainings(home: Path) -> Iterator[subprocess.Popen[str]]:
     """Start two trainings in a new process group, as a shell does, and wait until both train."""
     command = [sys.executable, "-m", "atb_fast", "train", "model", "BTCUSDT", "ETHUSDT", *QUICK]
     command += ["--epochs", "10000", "--patience", "10000", "--registry", "models", "--jobs", "2"]
-    # A signal that is ignored, as under nohup, stays ignored in new programs.
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    try:
-        started = subprocess.Popen(
-            command, cwd=home, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    with started as process:
+    with subprocess.Popen(
+        command, cwd=home, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         assert process.stderr is not None
         begun: set[str] = set()
         for line in process.stderr:
