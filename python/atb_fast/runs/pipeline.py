@@ -254,28 +254,23 @@ def _write(
     Returns:
         Its directory, and whether it is live after all.
     """
-    _write_pages(record, document, promotion, draft, timer)
+    _write_pages(record, document | {"promotion": promotion.to_dict()}, draft, timer)
     if not promotion.published:
         return draft.keep(), promotion
     try:
         bundle = draft.publish(live=promotion.promoted, replacing=promotion.replacing)
     except BundleError as error:  # another process has moved `latest` since the decision
         promotion = promotion.held(str(error))
-        _write_pages(record, document, promotion, draft, timer)
+        _write_pages(record, document | {"promotion": promotion.to_dict()}, draft, timer)
         bundle = draft.publish(live=False)
     _log(promotion, bundle, record.config)
     return bundle, promotion
 
 
 def _write_pages(
-    record: RunRecord,
-    document: dict[str, Any],
-    promotion: Promotion,
-    draft: Draft,
-    timer: StageTimer,
+    record: RunRecord, document: dict[str, Any], draft: Draft, timer: StageTimer
 ) -> None:
-    """Write report.html, and metadata.json with the decision about promotion."""
-    document["promotion"] = promotion.to_dict()
+    """Write report.html and metadata.json."""
     if not record.config.skip_plots:
         failures = dict(record.failures)
         with optional("report", failures, draft.directory):
