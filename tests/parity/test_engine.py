@@ -16,7 +16,7 @@ from atb_fast.ingestion.market import Market, load_market
 from atb_fast.recipes import prepare, split
 from atb_fast.recipes.networks import build_basic_model, build_model
 from atb_fast.training import compiled
-from atb_fast.training.compiled import CompiledModel
+from atb_fast.training.compiled import CompiledModel, Windows, draw_mask, squared_error
 from atb_fast.training.engine import fit
 from atb_fast.training.layers import unsupported
 
@@ -87,12 +87,13 @@ def test_gradients_equal_keras(data: WindowedData, size: int, dropout: bool) -> 
         mask = given[layer.name][parts[part]]
         return tf.constant(np.moveaxis(mask, 0, -2) if mask.ndim == 3 else mask)
 
-    program = CompiledModel(model, data, padded, seed=0)
+    windows = Windows.of(data)
 
     @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
     def compute(starts: Any, weights: Any) -> Any:
         with tf.GradientTape() as tape:
-            error = program.squared_error(starts, weights, draw if dropout else None)
+            masked = draw if dropout else None
+            error = squared_error(model, windows, starts, weights, masked)
         return error, tape.gradient(error, model.trainable_variables)
 
     error, got = compute(starts, weights)
@@ -200,13 +201,14 @@ def test_evaluation_equals_keras(data: WindowedData, monkeypatch: pytest.MonkeyP
 
 
 def test_dropout_masks(data: WindowedData) -> None:
+    import tensorflow as tf
+
     model = made(data)
-    program = CompiledModel(model, data, 32, seed=1)
     first, second, _ = (layer for layer in model.layers if "rate" in vars(layer))
     shape = (60, 16, 100)
 
-    def draw(layer: Any = first, part: int = 0, program: Any = program) -> Any:
-        return program.draw_mask(layer, part, shape).numpy()
+    def draw(layer: Any = first, part: int = 0, seed: int = 1) -> Any:
+        return draw_mask(model, tf.constant(seed, tf.uint32), layer, part, shape).numpy()
 
     mask = draw()
     assert set(np.unique(mask)) == {0.0, np.float32(1.25)}
@@ -214,7 +216,7 @@ def test_dropout_masks(data: WindowedData) -> None:
     assert np.mean(mask == 0) == pytest.approx(0.2, abs=0.006)
     assert np.mean(mask == 0, axis=(1, 2)) == pytest.approx(0.2, abs=0.05)
     np.testing.assert_array_equal(draw(), mask)
-    others = [draw(second), draw(part=1), draw(program=CompiledModel(model, data, 32, seed=2))]
+    others = [draw(second), draw(part=1), draw(seed=2)]
     model.optimizer.iterations.assign_add(1)
     others.append(draw())
     for other in others:

@@ -62,10 +62,10 @@ def test_other_threads_still_write_to_the_terminal() -> None:
     """A log line of exactly the form that is dropped from C++ code arrives, on a terminal."""
     code = f"""if True:
         import logging, os, sys, threading
-        from atb_fast.training.startup import quiet_startup, separate_stderr
+        from atb_fast.training.startup import quiet, separate_stderr
         separate_stderr()
         logging.basicConfig(format="%(message)s")
-        with quiet_startup():
+        with quiet():
             os.write(2, {NOISE!r}.encode())
             line = "I0000 00:00:00.0 1 a.cc:1] on a terminal: %s"
             logger = threading.Thread(target=logging.error, args=(line, sys.stderr.isatty()))

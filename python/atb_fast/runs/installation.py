@@ -22,7 +22,7 @@ from atb_fast.options import Option
 from atb_fast.runs.parallel import default_jobs
 from atb_fast.training.device import decide, import_tensorflow
 from atb_fast.training.environment import cores
-from atb_fast.training.startup import quiet_startup
+from atb_fast.training.startup import quiet
 
 _TRAIN = "pip install 'atb-fast[train]'"
 #: Required packages other than TensorFlow and Keras, and how to install each.
@@ -64,7 +64,7 @@ def examine(config: TrainingConfig) -> Iterator[Check]:
     yield _extension()
     # TensorFlow comes first: tf2onnx imports it too, without suppressing its messages.
     yield from _tensorflow(config)
-    with quiet_startup():  # tf2onnx imports TensorFlow again if that failed
+    with quiet():  # tf2onnx imports TensorFlow again if that failed
         packages = [_package(name, fix) for name, fix in _PACKAGES.items()]
     yield from packages
     threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "not set")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import Engine, FitOptions
 from atb_fast.errors import MissingExtraError, lacks_memory
-from atb_fast.training.startup import quiet_startup
+from atb_fast.training.startup import quiet
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ def import_tensorflow() -> Any:
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the user may have configured another one
     try:
         # Only one thread may redirect stderr; the others wait until it has imported TensorFlow.
-        with _importing, quiet_startup():
+        with _importing, nullcontext() if "tensorflow" in sys.modules else quiet():
             import keras
             import tensorflow as tf
     except Exception as error:

@@ -1,7 +1,9 @@
 """Keeps the messages of TensorFlow's C++ code from cluttering the terminal.
 
 C++ code writes to file descriptor 2. While TensorFlow loads, TF_CPP_MIN_LOG_LEVEL has no effect
-yet, so it prints a banner of absl, the state of oneDNN, and the GPU libraries found.
+yet, so it prints a banner of absl, the state of oneDNN, and the GPU libraries found. When XLA loads
+a stored program, it reports as errors that the file is not text, and that the program was compiled
+with settings that are not features of a processor.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ noise = re.compile(
     rb"|[IW]\d{4} \d\d:\d\d:[\d.]+ +\d+ [\w./-]+\.(cc|cu|h):\d+\]"
     rb"|\d{4}-\d\d-\d\d \d\d:\d\d:[\d.]+: [IW] [\w./-]+\.(cc|cu|h):\d+\]"
     rb"|To enable the following instructions: "
+    rb"|E\d{4} \d\d:\d\d:[\d.]+ +\d+ text_format\.cc:\d+\] .*XlaSerializedCacheEntry"
+    rb"|E\d{4} \d\d:\d\d:[\d.]+ +\d+ cpu_aot_loader\.cc:\d+\] .*Target machine feature \+prefer-no-"
 )
 for line in sys.stdin.buffer:
     if not noise.match(line):
@@ -61,7 +65,7 @@ _GRACE = 5.0
 def separate_stderr() -> None:
     """Give `sys.stderr` a file descriptor of its own, so that only C++ code writes to 2.
 
-    Log lines and progress bars then reach the terminal unchanged during `quiet_startup`. Call this
+    Log lines and progress bars then reach the terminal unchanged during `quiet`. Call this
     only in a program that owns its process, and before anything stores `sys.stderr`.
     """
     stderr = sys.__stderr__
@@ -77,17 +81,20 @@ def separate_stderr() -> None:
     sys.__stderr__ = sys.stderr  # type: ignore[misc]  # for code that restores sys.stderr
 
 
+def owns_stderr() -> bool:
+    """Return whether only C++ code writes to file descriptor 2; see `separate_stderr`."""
+    return sys.__stderr__ is not None and sys.__stderr__.fileno() != 2
+
+
 @contextmanager
-def quiet_startup() -> Iterator[None]:
-    """Drop messages of C++ code below errors that are written to file descriptor 2.
+def quiet() -> Iterator[None]:
+    """Drop messages of C++ code that are not errors from file descriptor 2.
 
     Everything else still reaches the terminal, including the messages of a crash. This does nothing
-    if TensorFlow is already imported, if Python itself writes to descriptor 2 (see
-    `separate_stderr`), or if TF_CPP_MIN_LOG_LEVEL asks for the messages.
+    if Python itself writes to descriptor 2, or if TF_CPP_MIN_LOG_LEVEL asks for the messages. Only
+    one thread at a time may use it.
     """
-    wanted = os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1")
-    shared = sys.__stderr__ is None or sys.__stderr__.fileno() == 2
-    if "tensorflow" in sys.modules or wanted or shared:
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1") or not owns_stderr():
         yield
         return
     try:
@@ -121,7 +128,7 @@ def native_lines(write: Callable[[str], object]) -> Iterator[None]:
 
     This does nothing if Python itself writes to descriptor 2; see `separate_stderr`.
     """
-    if sys.__stderr__ is None or sys.__stderr__.fileno() == 2:
+    if not owns_stderr():
         yield
         return
     terminal = os.dup(2)
