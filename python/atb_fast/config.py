@@ -315,6 +315,12 @@ class FitOptions(_Group):
     tensorboard: Path | None = option(
         None, "Write TensorBoard logs to this directory.", machine=True
     )
+    compile_cache: bool = option(
+        True,
+        "Keep compiled programs in the cache directory, so that the next run starts sooner; the "
+        "model is identical.",
+        machine=True,
+    )
     resume: bool = option(
         False,
         "Continue an interrupted run from its last checkpoint; the final model is identical.",

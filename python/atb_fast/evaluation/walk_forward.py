@@ -21,6 +21,7 @@ from atb_fast.ingestion.market import load_market
 from atb_fast.options import check_count, check_type
 from atb_fast.recipes.shrinkage import shrinkage_factor
 from atb_fast.recipes.split import before, embargo_rows
+from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import configure
 from atb_fast.training.predict import predict
 from atb_fast.training.train import forget_models, train
@@ -125,6 +126,8 @@ def evaluate(
         raise ArgumentError(f"window is {window!r}, expected {expected}", ["window"])
     embargo = OPTIONS["embargo"].check(embargo)
     recipe = recipes.get(config.recipe)
+    if config.compile_cache:
+        open_cache(config.cache_dir)
     market = load_market(config, listener=listener)
     prepared = recipes.prepare(market, config, cache=config.cache_dir / "features")
     between = embargo_rows(prepared, config) if embargo is None else embargo

@@ -34,6 +34,7 @@ from atb_fast.runs.result import TrainingResult, result_of
 from atb_fast.runs.timing import StageTimer
 from atb_fast.serving.verification import verify
 from atb_fast.training import tensorboard
+from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import configure, import_tensorflow
 from atb_fast.training.engine import FitResult
 from atb_fast.training.environment import environment, versions
@@ -70,6 +71,9 @@ def run_training_pipeline(
     check_type("config", config, TrainingConfig)
     check_type("listener", listener, Listener)
     timer = StageTimer(listener)
+    threads = recorded.threads if recorded else None
+    if config.compile_cache:
+        open_cache(config.cache_dir, threads=threads)
     # Importing TensorFlow takes seconds. It happens while the input is read or downloaded.
     _ahead(import_tensorflow)
     data = _load(config, recorded, timer, listener)

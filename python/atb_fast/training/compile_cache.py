@@ -46,8 +46,12 @@ _DIGEST = hashlib.sha256().digest_size
 _open: list[tuple[Path, Path]] = []
 
 
-def open_cache(cache_dir: Path) -> None:
+def open_cache(cache_dir: Path, *, threads: int | None = None) -> None:
     """Let XLA find the programs in `cache_dir`. Call this before TensorFlow is imported.
+
+    Args:
+        cache_dir: The cache directory.
+        threads: Threads per operation; None for one per core.
 
     Nothing is stored if the processor is unknown, because machine code for another processor must
     not be run, nor if Python writes to file descriptor 2: XLA prints false alarms when it loads a
@@ -57,7 +61,12 @@ def open_cache(cache_dir: Path) -> None:
     if _open or not processor or not owns_stderr() or "tensorflow" in sys.modules:
         return
     root = cache_dir / "compiled"
-    what = [processor, cores(), versions(), {name: os.environ.get(name) for name in _VARIABLES}]
+    what = [
+        processor,
+        threads or cores(),
+        versions(),
+        {name: os.environ.get(name) for name in _VARIABLES},
+    ]
     stored = root / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     try:
         stored.mkdir(parents=True, exist_ok=True)
@@ -68,10 +77,7 @@ def open_cache(cache_dir: Path) -> None:
     except OSError as error:
         log.warning("compiled programs are not stored: %s", error)
         return
-    flags = (
-        f"--tf_xla_persistent_cache_directory={own} "
-        "--tf_xla_persistent_cache_device_types=XLA_CPU_JIT"
-    )
+    flags = f"--tf_xla_persistent_cache_directory={own} --tf_xla_persistent_cache_device_types=CPU"
     os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {flags}".strip()
     _open.append((stored, own))
 
@@ -134,7 +140,7 @@ def _remove_abandoned(root: Path) -> None:
 def _remove_oldest(root: Path) -> None:
     """Remove the least recently used programs until their total size is small enough."""
     found = []
-    for path in root.glob("*/*.pb"):
+    for path in root.glob("[!.]*/*.pb"):
         with suppress(FileNotFoundError):
             found.append((path.stat().st_mtime, path.stat().st_size, path))
     total = sum(size for _, size, _ in found)

@@ -14,7 +14,7 @@ from typing import Any
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import Engine, FitOptions
 from atb_fast.errors import MissingExtraError, lacks_memory
-from atb_fast.training.startup import quiet
+from atb_fast.training.startup import quick_startup
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def import_tensorflow() -> Any:
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the user may have configured another one
     try:
         # Only one thread may redirect stderr; the others wait until it has imported TensorFlow.
-        with _importing, nullcontext() if "tensorflow" in sys.modules else quiet():
+        with _importing, nullcontext() if "tensorflow" in sys.modules else quick_startup():
             import keras
             import tensorflow as tf
     except Exception as error:

@@ -31,6 +31,8 @@ for line in sys.stdin.buffer:
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
 """
+#: Packages that Keras imports if they are installed.
+_UNUSED = ("sklearn", "matplotlib", "pandas")
 #: A program that copies a pipe to stdout, and keeps every line until stdin has a byte for it. If
 #: stdin is closed before that, the reader has crashed; then the rest is copied to stderr.
 _RELAY = r"""
@@ -84,6 +86,24 @@ def separate_stderr() -> None:
 def owns_stderr() -> bool:
     """Return whether only C++ code writes to file descriptor 2; see `separate_stderr`."""
     return sys.__stderr__ is not None and sys.__stderr__.fileno() != 2
+
+
+@contextmanager
+def quick_startup() -> Iterator[None]:
+    """Import TensorFlow and Keras quietly, without packages that only other programs need.
+
+    If they are installed, Keras imports scikit-learn for its wrappers, pyplot for galleries and
+    pandas for datasets; that takes a third of the whole import. This does nothing in a process of
+    another program, which may need them.
+    """
+    unused = [name for name in _UNUSED if owns_stderr() and name not in sys.modules]
+    try:
+        sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]  # None stops an import
+        with quiet():
+            yield
+    finally:
+        for name in unused:
+            del sys.modules[name]
 
 
 @contextmanager
