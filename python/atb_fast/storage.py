@@ -47,6 +47,8 @@ def umask() -> int:
     return mask
 
 
+#: Patterns of cached files: arrays, and compiled programs.
+CACHED = ("*.npz", "*.pb")
 #: Cached files that have not been used for this many days are removed when others are written.
 UNUSED_DAYS = 30
 
@@ -57,7 +59,7 @@ def remove_unused(directory: Path, days: float, *, dry_run: bool = False) -> lis
     Temporary files are kept for at least a day, because another run may still be writing them.
     """
     removed = []
-    for pattern, least in (("*.npz", 0.0), (".*.tmp", 1.0)):
+    for pattern, least in (*((pattern, 0.0) for pattern in CACHED), (".*.tmp", 1.0)):
         for path in directory.glob(pattern):
             with suppress(FileNotFoundError):  # another process removed it first
                 stat = path.stat()

@@ -224,10 +224,12 @@ def test_clear_removes_what_is_named(atb_fast: Run, store: Path) -> None:
     assert left() == {"BTCUSDT 1d"}
     assert document(atb_fast("data", "prune", "--older-than", "1", "--json")) == []
     assert left() == {"BTCUSDT 1d"}
-    for name in ("features", "checkpoints"):
-        (store / name).mkdir()
-        (store / name / "x.npz").touch()
+    for path in ("features/x.npz", "checkpoints/x.npz", "compiled/x.pb"):
+        (store / path).parent.mkdir()
+        (store / path).touch()
     document(atb_fast("data", "clear", "--features", "--json"))
+    assert left() == {"BTCUSDT 1d", "checkpoints", "compiled"}
+    document(atb_fast("data", "clear", "--compiled", "--json"))
     assert left() == {"BTCUSDT 1d", "checkpoints"}
     document(atb_fast("data", "prune", "--older-than", "0", "--json"))
     assert left() == set()

@@ -103,13 +103,15 @@ def test_a_failed_write_is_not_an_error(
 
 
 def test_unused_files_are_removed(tmp_path: Path) -> None:
-    for name, days in (("old.npz", 31), ("new.npz", 29), (".a.tmp", 2), (".b.tmp", 0), ("x", 99)):
+    files = [("old.npz", 31), ("new.npz", 29), ("old.pb", 31), (".a.tmp", 2), (".b.tmp", 0)]
+    for name, days in (*files, ("x", 99)):
         (tmp_path / name).write_bytes(b"12345")
         then = (tmp_path / name).stat().st_mtime - days * 86_400
         os.utime(tmp_path / name, (then, then))
     (tmp_path / "folder").mkdir()
-    assert remove_unused(tmp_path, 30, dry_run=True) == [(tmp_path / "old.npz", 5)]
-    assert remove_unused(tmp_path, 30) == [(tmp_path / "old.npz", 5)]
+    old = [(tmp_path / "old.npz", 5), (tmp_path / "old.pb", 5)]
+    assert remove_unused(tmp_path, 30, dry_run=True) == old
+    assert remove_unused(tmp_path, 30) == old
     remove_unused(tmp_path, 0)
     assert {path.name for path in tmp_path.iterdir()} == {".b.tmp", "x", "folder"}
 

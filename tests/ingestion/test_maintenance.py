@@ -49,11 +49,14 @@ def damage(root: Path, pattern: str) -> None:
 def test_stored_data_is_listed(root: Path) -> None:
     (root / "features").mkdir()
     (root / "features" / "x.npz").write_bytes(bytes(7))
-    daily, hourly, index, features = maintenance.stored(root)
+    (root / "compiled").mkdir()
+    (root / "compiled" / "x.pb").write_bytes(bytes(9))
+    daily, hourly, index, features, compiled = maintenance.stored(root)
     assert (daily["rows"], hourly["rows"]) == (30, 720)
     assert (daily["first"], daily["last"]) == ("2024-11-01 00:00", "2024-11-30 00:00")
     assert daily["state"] == index["state"] == "ok"
     assert features == {"series": "features", "files": 1, "bytes": 7}
+    assert compiled == {"series": "compiled", "files": 1, "bytes": 9}
     (root / "candles/BTCUSDT/1d/manifest.json").write_text("{")
     assert maintenance.stored(root)[0] == {"series": "BTCUSDT 1d", "state": "damaged"}
 
@@ -250,10 +253,10 @@ def test_only_unused_data_is_pruned(root: Path) -> None:
 
 
 def test_only_named_data_is_cleared(root: Path) -> None:
-    for name in ("features", "checkpoints"):
-        (root / name).mkdir()
-        (root / name / "x.npz").touch()
-    everything = ["BTCUSDT 1d", "BTCUSDT 1h", "sentiment", "features", "checkpoints"]
+    for path in ("features/x.npz", "checkpoints/x.npz", "compiled/x.pb"):
+        (root / path).parent.mkdir()
+        (root / path).touch()
+    everything = ["BTCUSDT 1d", "BTCUSDT 1h", "sentiment", "features", "checkpoints", "compiled"]
     assert names(maintenance.clear(root)) == []
     assert names(maintenance.clear(root, symbols=["ETHUSDT"], timeframes=["1d"])) == []
     assert names(maintenance.clear(root, everything=True, dry_run=True)) == everything
@@ -262,10 +265,13 @@ def test_only_named_data_is_cleared(root: Path) -> None:
         "BTCUSDT 1h",
         "features",
     ]
+    assert names(maintenance.clear(root, compiled=True)) == ["compiled"]
+    (root / "compiled/x.pb").touch()
     assert names(maintenance.clear(root, everything=True)) == [
         "BTCUSDT 1d",
         "sentiment",
         "checkpoints",
+        "compiled",
     ]
     assert maintenance.stored(root) == []
 

@@ -17,8 +17,16 @@ I0000 00:00:1795527477.220431   21228 port.cc:153] oneDNN custom operations are 
 W0000 00:00:1795527477.220431   21228 computation_placer.cc:177] already registered
 2026-11-24 13:00:00.000001: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.
 To enable the following instructions: AVX2 FMA, rebuild TensorFlow.
+E0000 00:00:1795552241.200465   11338 text_format.cc:378] Error parsing text-format \
+tensorflow.XlaSerializedCacheEntry: 2:1: Expected identifier, got: 4
+E0000 00:00:1795552241.202200   11338 cpu_aot_loader.cc:220] Loading XLA:CPU AOT result. Target \
+machine feature +prefer-no-scatter is not  supported on the host machine.
 """
-ERROR = "E0000 00:00:1795527477.220431   21228 cuda_driver.cc:152] failed call to cuInit\n"
+ERROR = """\
+E0000 00:00:1795527477.220431   21228 cuda_driver.cc:152] failed call to cuInit
+E0000 00:00:1795552241.202200   11338 cpu_aot_loader.cc:220] Loading XLA:CPU AOT result. Target \
+machine feature +avx512f is not  supported on the host machine.
+"""
 
 
 def doctor(folder: Path, tensorflow: str) -> subprocess.CompletedProcess[str]:

@@ -224,6 +224,7 @@ def prune(older_than: float, dry_run: bool, root: Path, as_json: bool) -> None:
 @_timeframes
 @click.option("--sentiment", is_flag=True, help="Remove the Fear & Greed index.")
 @click.option("--features", is_flag=True, help="Remove prepared features.")
+@click.option("--compiled", is_flag=True, help="Remove compiled programs.")
 @click.option("--all", "everything", is_flag=True, help="Remove everything.")
 @_dry_run
 @_cache_dir
@@ -234,6 +235,7 @@ def clear(
     timeframes: tuple[str, ...],
     sentiment: bool,
     features: bool,
+    compiled: bool,
     everything: bool,
     dry_run: bool,
     root: Path,
@@ -241,13 +243,14 @@ def clear(
 ) -> None:
     """Remove stored data by name.
 
-    SYMBOL and --timeframe select candles; sentiment and features have flags of their own.
+    SYMBOL and --timeframe select candles; everything else has a flag of its own.
     """
     from atb_fast.ingestion import maintenance
 
-    if not (symbols or timeframes or sentiment or features or everything):
+    if not (symbols or timeframes or sentiment or features or compiled or everything):
         raise ArgumentError(
-            "nothing to remove; pass SYMBOL, --timeframe, --sentiment, --features or --all"
+            "nothing to remove; pass SYMBOL, --timeframe, --sentiment, --features, --compiled or "
+            "--all"
         )
     rows = maintenance.clear(
         root,
@@ -255,6 +258,7 @@ def clear(
         timeframes=timeframes,
         sentiment=sentiment,
         features=features,
+        compiled=compiled,
         everything=everything,
         dry_run=dry_run,
     )

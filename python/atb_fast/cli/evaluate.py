@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from atb_fast.evaluation.walk_forward import Fold
 
 _DATA = names(MarketOptions, RecipeOptions)
-#: Neither command writes anything, so the options of output do not apply.
-_FITTING = tuple(name for name in names(FitOptions) if name not in OF_THE_MACHINE)
+#: Neither command writes results, so the options of output do not apply.
+_FITTING = tuple(
+    name for name in names(FitOptions) if name not in OF_THE_MACHINE or name == "compile_cache"
+)
 
 
 def _count(name: str, default: int, help_text: str) -> click.Option:

@@ -22,7 +22,7 @@ from atb_fast.options import check_count, check_type
 from atb_fast.recipes.shrinkage import shrinkage_factor
 from atb_fast.recipes.split import before, embargo_rows
 from atb_fast.training.compile_cache import open_cache
-from atb_fast.training.device import configure
+from atb_fast.training.device import configure, import_ahead
 from atb_fast.training.predict import predict
 from atb_fast.training.train import forget_models, train
 
@@ -128,6 +128,7 @@ def evaluate(
     recipe = recipes.get(config.recipe)
     if config.compile_cache:
         open_cache(config.cache_dir)
+    import_ahead()  # while the input is read or downloaded
     market = load_market(config, listener=listener)
     prepared = recipes.prepare(market, config, cache=config.cache_dir / "features")
     between = embargo_rows(prepared, config) if embargo is None else embargo

@@ -26,12 +26,12 @@ from atb_fast.ingestion.spans import Span, iso
 from atb_fast.ingestion.store.candles import CandleStore
 from atb_fast.ingestion.store.disk import Finding, flag
 from atb_fast.ingestion.store.sentiment import SentimentStore
-from atb_fast.storage import remove_unused
+from atb_fast.storage import CACHED, remove_unused
 
 log = logging.getLogger(__name__)
 
 #: Folders of the cache directory that hold files rather than series.
-_FOLDERS = ("features", "checkpoints")
+_FOLDERS = ("features", "checkpoints", "compiled")
 
 Row = dict[str, Any]
 Store = CandleStore | SentimentStore
@@ -97,7 +97,7 @@ def stored(root: Path) -> list[Row]:
             log.warning("%s", error)
         rows += [row] if row else []
     for name in _FOLDERS:
-        found = (root / name).glob("*.npz")
+        found = [path for pattern in CACHED for path in (root / name).glob(pattern)]
         rows += _files_row(name, [(path, path.stat().st_size) for path in found])
     return rows
 
@@ -211,6 +211,7 @@ def clear(
     timeframes: Collection[str] = (),
     sentiment: bool = False,
     features: bool = False,
+    compiled: bool = False,
     everything: bool = False,
     dry_run: bool = False,
 ) -> list[Row]:
@@ -222,6 +223,7 @@ def clear(
         timeframes: Remove the candles of these timeframes. With `symbols`, both must match.
         sentiment: Remove the Fear & Greed index.
         features: Remove prepared features.
+        compiled: Remove compiled programs.
         everything: Remove everything, checkpoints included.
         dry_run: Only return what would be removed.
     """
@@ -239,8 +241,9 @@ def clear(
     if (sentiment or everything) and index.path.exists():
         chosen.append(index)
     rows = [row for store in chosen if (row := _remove(store, dry_run=dry_run))]
+    named = [name for name, given in (("features", features), ("compiled", compiled)) if given]
     for name in _FOLDERS:
-        if everything or (features and name == "features"):
+        if everything or name in named:
             rows += _files_row(name, remove_unused(root / name, 0, dry_run=dry_run))
     return rows
 

@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -15,11 +15,19 @@ from typing import Literal
 
 import atb_fast
 from atb_fast.bundles.workspace import check_place
-from atb_fast.config import OPTIONS, FitOptions, TrainingConfig
-from atb_fast.errors import AtbFastError, FetchError, MissingExtraError, StorageError, lacks_memory
+from atb_fast.config import OPTIONS, TrainingConfig
+from atb_fast.errors import (
+    AtbFastError,
+    FetchError,
+    MissingExtraError,
+    StorageError,
+    counted,
+    lacks_memory,
+)
 from atb_fast.ingestion.exchange.http import Endpoints
 from atb_fast.options import Option
 from atb_fast.runs.parallel import default_jobs
+from atb_fast.training import compile_cache
 from atb_fast.training.device import decide, import_tensorflow
 from atb_fast.training.environment import cores
 from atb_fast.training.startup import quiet
@@ -106,8 +114,8 @@ def _missing(name: str, error: Exception, fix: str) -> Check:
     return Check(name, "missing", f"cannot be imported: {error}", fix, code)
 
 
-def _tensorflow(options: FitOptions) -> Iterator[Check]:
-    """Yield the checks of TensorFlow, Keras, and the device that they would train on."""
+def _tensorflow(config: TrainingConfig) -> Iterator[Check]:
+    """Yield the checks of TensorFlow, Keras, the device to train on, and compiled programs."""
     try:
         tf = import_tensorflow()
     except MissingExtraError as error:
@@ -127,11 +135,28 @@ def _tensorflow(options: FitOptions) -> Iterator[Check]:
         yield Check("gpu", "ok", ", ".join(gpus) or "none")
     policy = decide(
         gpus,
-        engine=options.engine,
-        mixed_precision=options.mixed_precision,
-        batch_size=options.batch_size,
+        engine=config.engine,
+        mixed_precision=config.mixed_precision,
+        batch_size=config.batch_size,
     )
     yield Check("device", "ok", policy.reason)
+    yield _programs(config, gpus)
+
+
+def _programs(config: TrainingConfig, gpus: Sequence[str]) -> Check:
+    """Say where compiled programs are kept, or why they are not."""
+    if not config.compile_cache:
+        why = "--no-compile-cache is set"
+    elif gpus:
+        why = "programs for a GPU are not"
+    else:
+        why = compile_cache.obstacle()
+    if why:
+        return Check("compiled programs", "ok", f"not kept: {why}")
+    directory = compile_cache.stored_in(config.cache_dir)
+    sizes = [path.stat().st_size for path in directory.glob("*.pb")]
+    found = f"{counted(len(sizes), 'program')}, {sum(sizes) / 1e6:.1f} MB, kept in {directory}"
+    return Check("compiled programs", "ok", found)
 
 
 def _directory(option: Option, path: Path) -> Check:

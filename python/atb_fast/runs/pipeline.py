@@ -35,7 +35,7 @@ from atb_fast.runs.timing import StageTimer
 from atb_fast.serving.verification import verify
 from atb_fast.training import tensorboard
 from atb_fast.training.compile_cache import open_cache
-from atb_fast.training.device import configure, import_tensorflow
+from atb_fast.training.device import configure, import_ahead
 from atb_fast.training.engine import FitResult
 from atb_fast.training.environment import environment, versions
 from atb_fast.training.train import save, train
@@ -74,8 +74,7 @@ def run_training_pipeline(
     threads = recorded.threads if recorded else None
     if config.compile_cache:
         open_cache(config.cache_dir, threads=threads)
-    # Importing TensorFlow takes seconds. It happens while the input is read or downloaded.
-    _ahead(import_tensorflow)
+    import_ahead()  # while the input is read or downloaded
     data = _load(config, recorded, timer, listener)
     if not config.skip_onnx:
         onnx_export.check_packages()

@@ -1,15 +1,15 @@
 """Keeps compiled programs in the cache directory, so that only the first run compiles them.
 
-XLA stores its programs in a directory if asked to, but does not check what it reads there. Damaged
-machine code would crash or, worse, compute something else. Therefore each process gets a directory
-of its own, which XLA reads and writes. It is filled with copies of the stored programs, whose
-checksums are verified, and new programs in it are added to those.
+XLA can keep its programs in a directory, but it does not check what it reads there: damaged machine
+code would crash or, worse, compute something else. And a program that cannot be written there, for
+example because the disk is full, cannot be run either. Therefore XLA gets a directory in memory. It
+is filled with the stored programs, whose checksums are verified, and new programs in it are stored.
 
-    {cache_dir}/compiled/{key}/{name}.pb     SHA-256 of a program, then the program itself
-    {cache_dir}/compiled/.{pid}-xxxx/        the directory of a running process, with its lock
+    {cache_dir}/compiled/{key}-{name}.pb     SHA-256 of file name and program, then the program
 
-The key covers everything that machine code depends on: the processor, the number of threads, and
-the versions of all packages.
+The key covers everything that machine code depends on: the processor, the number of threads, the
+build of TensorFlow and its flags. The name comes from XLA, which uses a program only if it was
+compiled from exactly the same computation.
 """
 
 from __future__ import annotations
@@ -18,134 +18,185 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import sys
-import tempfile
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-from atb_fast.storage import write_atomic
-from atb_fast.training.environment import cores, versions
+from atb_fast._core import build_info
+from atb_fast.storage import UNUSED_DAYS, remove_unused, write_atomic
+from atb_fast.training.environment import cores
 from atb_fast.training.startup import owns_stderr
 
 log = logging.getLogger(__name__)
 
-#: Total size of the stored programs, in bytes; the least recently used are removed. One has 3 MB.
+#: Total size of the stored programs, in bytes. Those of a model have about 3 MB.
 _MOST_BYTES = 64 << 20
-#: Environment variables that change what XLA compiles.
+#: XLA's directory, in the file system that TensorFlow has in the memory of each process.
+_MEMORY = "ram://atb-fast"
+_FLAGS = f"--tf_xla_persistent_cache_directory={_MEMORY} --tf_xla_persistent_cache_device_types=CPU"
+#: Environment variables that change what XLA compiles, besides TF_XLA_FLAGS.
 _VARIABLES = (
+    "XLA_FLAGS",
     "TF_ENABLE_ONEDNN_OPTS",
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
-    "TF_XLA_FLAGS",
-    "XLA_FLAGS",
 )
+#: Lines of /proc/cpuinfo that tell processors apart, on x86 and on ARM.
+_PROCESSOR = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "Features")
+#: The oldest TensorFlow that gives the same computation the same name in every process.
+_OLDEST = [2, 20]
 _DIGEST = hashlib.sha256().digest_size
 
-#: Where programs are stored, and the directory of this process; empty if nothing is stored.
-_open: list[tuple[Path, Path]] = []
+#: The directory and the key of stored programs; empty if this process stores none.
+_open: list[tuple[Path, str]] = []
 
 
 def open_cache(cache_dir: Path, *, threads: int | None = None) -> None:
-    """Let XLA find the programs in `cache_dir`. Call this before TensorFlow is imported.
+    """Let XLA keep programs in `cache_dir`. Call this before TensorFlow is imported.
 
     Args:
         cache_dir: The cache directory.
         threads: Threads per operation; None for one per core.
 
-    Nothing is stored if the processor is unknown, because machine code for another processor must
-    not be run, nor if Python writes to file descriptor 2: XLA prints false alarms when it loads a
-    program, which can be kept off the terminal only if nothing else is written there.
+    This does nothing where there is an `obstacle`, nor if Python writes to file descriptor 2: XLA
+    prints false alarms when it loads a program, which can be kept off the terminal only if nothing
+    else is written there.
     """
-    processor = _processor()
-    if _open or not processor or not owns_stderr() or "tensorflow" in sys.modules:
+    if _open or "tensorflow" in sys.modules or not owns_stderr() or obstacle():
         return
-    root = cache_dir / "compiled"
-    what = [
-        processor,
-        threads or cores(),
-        versions(),
-        {name: os.environ.get(name) for name in _VARIABLES},
-    ]
-    stored = root / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    try:
-        stored.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(root)
-        own = Path(tempfile.mkdtemp(dir=root, prefix=f".{os.getpid()}-"))
-        _hold(own)
-        _fill(own, stored)
-    except OSError as error:
-        log.warning("compiled programs are not stored: %s", error)
-        return
-    flags = f"--tf_xla_persistent_cache_directory={own} --tf_xla_persistent_cache_device_types=CPU"
-    os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {flags}".strip()
-    _open.append((stored, own))
+    flags = _flags()
+    variables = {name: os.environ.get(name) for name in _VARIABLES}
+    version = build_info()["version"]
+    what = [_processor(), threads or cores(), _libraries(), version, flags, variables]
+    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    os.environ["TF_XLA_FLAGS"] = f"{_FLAGS} {flags}".strip()
+    _open.append((stored_in(cache_dir), key))
 
 
-def store() -> None:
-    """Add the programs that this process has compiled to the stored ones."""
-    for stored, own in _open:
+def stored_in(cache_dir: Path) -> Path:
+    """Return the directory of stored programs."""
+    return cache_dir / "compiled"
+
+
+def obstacle() -> str:
+    """Return why programs cannot be kept on this machine; empty if they can."""
+    if not _processor():
+        return "the processor is unknown, because there is no /proc/cpuinfo"
+    if not _libraries():
+        return "TensorFlow is not the package tensorflow or tensorflow-cpu, so its build is unknown"
+    for found in _distributions():
+        if [int(part) for part in found.version.split(".")[:2]] < _OLDEST:
+            return f"TensorFlow {found.version} does not find them again; install 2.20 or newer"
+    if "persistent_cache" in _flags():
+        return "TF_XLA_FLAGS already sets a directory for them"
+    for name, value in (("TF_XLA_FLAGS", _flags()), ("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))):
+        if value.strip() and not value.strip().startswith("-"):
+            return f"{name} is the name of a file, not a list of flags"
+    return ""
+
+
+@contextmanager
+def kept_programs() -> Iterator[None]:
+    """Let XLA find the stored programs, and store those that it compiles in this context."""
+    for directory, key in _open:
+        _load(directory, key)
+    yield
+    for directory, key in _open:
         try:
-            for path in own.glob("*.pb"):
-                if not (stored / path.name).exists():
-                    program = path.read_bytes()
-                    write_atomic(stored / path.name, hashlib.sha256(program).digest() + program)
-            _remove_oldest(stored.parent)
+            _store(directory, key)
         except OSError as error:
-            log.warning("compiled programs are not stored: %s", error)
+            log.warning(
+                "compiled programs not cached: %s cannot be written: %s", directory, error.strerror
+            )
+            _open.clear()
 
 
-def _processor() -> str:
-    """Return the model and the features of the processor; empty if the platform has no list."""
+def _load(directory: Path, key: str) -> None:
+    """Copy the stored programs to the memory of XLA; remove damaged ones."""
+    from tensorflow.io import gfile
+
+    gfile.makedirs(_MEMORY)
+    known = set(gfile.listdir(_MEMORY))
+    for path in _oldest_first(directory, f"{key}-*.pb"):
+        name = path.name.removeprefix(f"{key}-")
+        if name in known:
+            continue
+        with suppress(OSError):  # removed by another process, or not readable
+            content = path.read_bytes()
+            digest, program = content[:_DIGEST], content[_DIGEST:]
+            if digest != _digest(path.name, program):
+                log.warning("%s is damaged; compiling the program again", path)
+                path.unlink()
+                continue
+            with gfile.GFile(f"{_MEMORY}/{name}", "wb") as file:
+                file.write(program)
+            # Records the last use. Explicit times keep the order.
+            os.utime(path, ns=(time.time_ns(), time.time_ns()))
+
+
+def _store(directory: Path, key: str) -> None:
+    """Write the programs in the memory of XLA that are not stored yet."""
+    from tensorflow.io import gfile
+
+    for name in gfile.listdir(_MEMORY):
+        path = directory / f"{key}-{name}"
+        if path.exists():
+            continue
+        with gfile.GFile(f"{_MEMORY}/{name}", "rb") as file:
+            program = file.read()
+        directory.mkdir(parents=True, exist_ok=True)
+        remove_unused(directory, UNUSED_DAYS)
+        write_atomic(path, _digest(path.name, program) + program)
+    newest_first = reversed(_oldest_first(directory))
+    total = 0
+    for path in newest_first:
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+            if total > _MOST_BYTES:
+                path.unlink()
+
+
+def _oldest_first(directory: Path, pattern: str = "*.pb") -> list[Path]:
+    """Return stored programs, the least recently used first."""
+    found = []
+    for path in directory.glob(pattern):
+        with suppress(FileNotFoundError):  # another process has removed it
+            found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found)]
+
+
+def _digest(name: str, program: bytes) -> bytes:
+    """Return a checksum that does not fit a program under another name."""
+    return hashlib.sha256(name.encode() + program).digest()
+
+
+def _flags() -> str:
+    """Return TF_XLA_FLAGS without what a parent process has added to it."""
+    return os.environ.get("TF_XLA_FLAGS", "").replace(_FLAGS, "").strip()
+
+
+def _processor() -> list[str]:
+    """Return the models and the features of the processors; empty if they are unknown."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return ""
-    first = text.partition("\n\n")[0].splitlines()
-    return "\n".join(sorted(line for line in first if line.startswith(("model name", "flags"))))
+        return []
+    return sorted({line for line in text.splitlines() if line.startswith(_PROCESSOR)})
 
 
-def _fill(own: Path, stored: Path) -> None:
-    """Copy the stored programs into `own`; remove damaged ones."""
-    for path in stored.glob("*.pb"):
-        with suppress(FileNotFoundError):  # another process has removed it
-            content = path.read_bytes()
-            digest, program = content[:_DIGEST], content[_DIGEST:]
-            if hashlib.sha256(program).digest() != digest:
-                log.warning("%s is damaged and was removed", path)
-                path.unlink()
-                continue
-            (own / path.name).write_bytes(program)
-            os.utime(path)
+def _libraries() -> list[str]:
+    """Return the names and the hashes of TensorFlow's libraries; empty if they are unknown."""
+    lines = [
+        line for each in _distributions() for line in (each.read_text("RECORD") or "").splitlines()
+    ]
+    return sorted(line for line in lines if ".so" in line)
 
 
-def _hold(own: Path) -> None:
-    """Lock `own` until this process ends."""
-    import fcntl
-
-    descriptor = os.open(own / "lock", os.O_CREAT | os.O_RDWR)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Remove the directories of processes that have ended."""
-    import fcntl  # missing on Windows
-
-    for own in root.glob(".*-*/"):
-        with suppress(OSError), (own / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(own)
-
-
-def _remove_oldest(root: Path) -> None:
-    """Remove the least recently used programs until their total size is small enough."""
-    found = []
-    for path in root.glob("[!.]*/*.pb"):
-        with suppress(FileNotFoundError):
-            found.append((path.stat().st_mtime, path.stat().st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if total <= _MOST_BYTES:
-            break
-        path.unlink(missing_ok=True)
-        total -= size
+def _distributions() -> Iterator[Distribution]:
+    """Yield the installed packages of TensorFlow."""
+    for name in ("tensorflow", "tensorflow-cpu"):
+        with suppress(PackageNotFoundError):
+            yield distribution(name)

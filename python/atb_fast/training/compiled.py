@@ -31,7 +31,7 @@ from keras.saving import deserialize_keras_object, serialize_keras_object
 from numpy.typing import NDArray
 
 from atb_fast.features.windows import WindowedData
-from atb_fast.training import compile_cache
+from atb_fast.training.compile_cache import kept_programs
 from atb_fast.training.layers import DrawMask, apply
 from atb_fast.training.startup import quiet
 from atb_fast.training.tf_data import scaled_by_window
@@ -159,10 +159,9 @@ class _Program:
         shapes = tuple(tuple(array.shape) for array in tf.nest.flatten(arguments))
         if shapes in self._compiled:
             return float(self._function(*arguments))
-        with quiet():
+        with quiet(), kept_programs():
             result = float(self._function(*arguments))
         self._compiled.add(shapes)
-        compile_cache.store()
         return result
 
 

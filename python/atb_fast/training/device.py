@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,19 @@ def import_tensorflow() -> Any:
         )
     tf.get_logger().setLevel("ERROR")
     return tf
+
+
+def import_ahead() -> None:
+    """Start to import TensorFlow in the background, which takes seconds.
+
+    Errors are ignored: `import_tensorflow` raises them again.
+    """
+
+    def run() -> None:
+        with suppress(Exception):
+            import_tensorflow()
+
+    threading.Thread(target=run, daemon=True).start()
 
 
 def configure(

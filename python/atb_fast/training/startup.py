@@ -23,7 +23,7 @@ noise = re.compile(
     rb"|[IW]\d{4} \d\d:\d\d:[\d.]+ +\d+ [\w./-]+\.(cc|cu|h):\d+\]"
     rb"|\d{4}-\d\d-\d\d \d\d:\d\d:[\d.]+: [IW] [\w./-]+\.(cc|cu|h):\d+\]"
     rb"|To enable the following instructions: "
-    rb"|E\d{4} \d\d:\d\d:[\d.]+ +\d+ text_format\.cc:\d+\] .*XlaSerializedCacheEntry"
+    rb"|E\d{4} \d\d:\d\d:[\d.]+ +\d+ text_format\.cc:\d+\] Error parsing .*XlaSerializedCacheEntry"
     rb"|E\d{4} \d\d:\d\d:[\d.]+ +\d+ cpu_aot_loader\.cc:\d+\] .*Target machine feature \+prefer-no-"
 )
 for line in sys.stdin.buffer:
