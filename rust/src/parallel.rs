@@ -3,12 +3,16 @@
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::thread;
 
 use crate::{Error, Result};
 
 /// The environment variable with the number of threads for calls without `threads`.
 pub const VARIABLE: &str = "ATB_FAST_THREADS";
+
+/// The number of cores that this process can use.
+static CORES: OnceLock<Threads> = OnceLock::new();
 
 /// The number of threads that a call may use. No result depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +48,9 @@ impl Threads {
     fn from_variable(value: Option<&OsStr>) -> Result<Self> {
         match value.map(OsStr::to_string_lossy) {
             Some(text) if !text.is_empty() => Self::named(VARIABLE, text.parse().ok(), &text),
-            _ => Ok(thread::available_parallelism().map_or(Self::ONE, Self)),
+            // Looked up once, because the limits of a control group are read from files, which takes
+            // longer than the features of one window.
+            _ => Ok(*CORES.get_or_init(|| thread::available_parallelism().map_or(Self::ONE, Self))),
         }
     }
 
