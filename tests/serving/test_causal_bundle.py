@@ -91,6 +91,20 @@ def test_predict_last_is_the_bar_of_the_horizon(bundle: Bundle) -> None:
     assert last == pytest.approx(every["prediction"][-1], rel=1e-9)
 
 
+def test_only_the_newest_candles_decide_about_the_next_bar(bundle: Bundle) -> None:
+    market = load_market(config())
+    close = [-1.0, *market.candles["close"][1:]]
+    spoilt = market.candles.with_columns(close=pl.Series(close))
+    with pytest.raises(DataError, match=r"column 'close', row 0: found -1\.0"):
+        bundle.predict(spoilt, market.sentiment)
+    last = bundle.predict_last(market.candles, market.sentiment)
+    assert bundle.predict_last(spoilt, market.sentiment) == last
+    assert bundle.predict_last(market.candles.tail(824), market.sentiment) == last
+    assert bundle.predict_last(market.candles.tail(424), market.sentiment) == pytest.approx(
+        last, rel=1e-9
+    )
+
+
 def test_neutral_and_missing_sentiment(bundle: Bundle) -> None:
     market = load_market(config())
     with pytest.raises(DataError, match="this model uses sentiment"):

@@ -100,6 +100,66 @@ def test_one_bar_equals_all_at_once(models: Path, kind: str) -> None:
         bundle.predict_last(candles[: first - 1], **sentiment)
 
 
+@pytest.mark.parametrize("kind", ["basic", "price", "sentiment", "of candles"])
+@pytest.mark.parametrize("library", ["polars", "pandas", "pyarrow"])
+def test_only_the_newest_bars_decide_about_the_next(
+    models: Path, models_of_candles: Path, kind: str, library: str
+) -> None:
+    root = models_of_candles if kind == "of candles" else models
+    name = "sentiment" if kind == "of candles" else kind
+    bundle = load_bundle(root / "BTCUSDT" / name / "latest")
+    candles = sample.candles("BTCUSDT", bundle.timeframe).tail(1000)
+    close = [-1.0, *candles["close"][1:]]
+    spoilt = candles.with_columns(close=pl.Series(close))
+    sentiment: Any = "neutral" if name == "sentiment" else None
+    if kind != "basic":
+        with pytest.raises(DataError, match=r"column 'close', row 0: found -1\.0"):
+            bundle.predict(spoilt, sentiment)
+    frame: Any = {"polars": spoilt, "pandas": spoilt.to_pandas(), "pyarrow": spoilt.to_arrow()}
+    expected = bundle.predict_last(candles.tail(200), sentiment)
+    assert bundle.predict_last(frame[library], sentiment) == expected
+    assert bundle.predict_last(candles, sentiment) == expected
+    for bars in range(145, 155):  # around the bars of a window and its averages
+        every = bundle.predict(candles.tail(bars + 1), sentiment)["prediction"]
+        if every[-1] is not None:
+            assert bundle.predict_last(candles.tail(bars + 1).head(bars), sentiment) == every[-1]
+
+
+@pytest.mark.parametrize("column", ["open", "close"])
+@pytest.mark.parametrize("age", [1, 100, 119, 120, 130, 149, 150])
+def test_a_window_that_skips_a_bar_begins_earlier(models: Path, column: str, age: int) -> None:
+    bundle = load_bundle("BTCUSDT:1d:price", registry=models)
+    candles = sample.candles("BTCUSDT", "1d").tail(500)
+    values = candles[column].to_list()
+    values[-2 - age] = None
+    holed = candles.with_columns(pl.Series(column, values))
+    expected = bundle.predict(holed)["prediction"][-1]
+    if column == "close" and age < 30:  # the average of the last bar is missing
+        with pytest.raises(DataError, match="the last bar, row 498, lacks a feature"):
+            bundle.predict_last(holed.head(499))
+    else:
+        assert bundle.predict_last(holed.head(499)) == expected
+
+
+def test_a_prediction_does_not_depend_on_the_others(models: Path) -> None:
+    """To the last bit, although they are scored in batches."""
+    bundle = load_bundle("BTCUSDT:1d:price", registry=models)
+    candles = sample.candles("BTCUSDT", "1d").tail(400)
+    every = bundle.predict(candles)["prediction"]
+    assert every.n_unique() > 200
+    for bars in (*range(150, 190), 300, 399):
+        assert bundle.predict(candles.head(bars))["prediction"].equals(every.head(bars))
+        assert bundle.predict_last(candles.head(bars)) == every[bars]
+
+
+def test_a_column_without_a_value(models: Path) -> None:
+    bundle = load_bundle("BTCUSDT:1d:price", registry=models)
+    nothing = sample.candles("BTCUSDT", "1d").tail(300).with_columns(high=pl.lit(None, pl.Float64))
+    assert bundle.predict(nothing)["prediction"].null_count() == 300
+    with pytest.raises(DataError, match="a window needs 120 complete rows, got 0 from 300 candles"):
+        bundle.predict_last(nothing)
+
+
 def test_features_equal_those_of_training(shared: Path, tmp_path: Path) -> None:
     """Computed from the bundle alone, on real candles, they also equal those of the old trainer."""
     from atb_fast import TrainingConfig, run_training_pipeline
@@ -170,6 +230,22 @@ def test_timestamps_that_are_whole_numbers(models: Path, unit: Any) -> None:
     assert got["prediction"].equals(expected["prediction"])
     assert bundle.predict(candles, numbers(index)).equals(expected)
     assert bundle.predict(numbers(candles), index)["prediction"].equals(expected["prediction"])
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("zone", ["UTC", None])
+def test_the_timeframe_is_checked_for_timestamps_of_any_kind(
+    basic: Bundle, hourly: pl.DataFrame, unit: Any, zone: str | None
+) -> None:
+    times = hourly["timestamp"].dt.cast_time_unit(unit).dt.replace_time_zone(zone)
+    frame = hourly.with_columns(timestamp=times)
+    assert basic.predict_last(frame) == basic.predict_last(hourly)
+    assert basic.predict_last(frame[:400].vstack(frame[401:])) == basic.predict_last(
+        hourly[:400].vstack(hourly[401:])
+    )  # a gap
+    for predict in (basic.predict, basic.predict_last):
+        with pytest.raises(DataError, match="the bars are 120 minutes apart, expected 60"):
+            predict(frame.gather_every(2))
 
 
 @pytest.mark.parametrize("bad", [None, 0.0, -1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +55,13 @@ def check_prices(table: pl.DataFrame) -> None:
     import polars as pl
 
     for column in table:
-        if column.name in CANDLE_COLUMNS and column.dtype == pl.Float64 and len(column):
-            values = column.to_numpy()
-            least, most = values.min(), values.max()
-            above = least > 0.0 or (least == 0.0 and column.name == "volume")  # not if it is NaN
-            if not (above and most <= LARGEST_VALUE):
+        if column.name in CANDLE_COLUMNS and column.dtype == pl.Float64:
+            # For a few rows, Polars is three times as fast as NumPy. It skips null, and NaN except
+            # in a sum. The least value is None if all are null.
+            least: Any = column.min()
+            most: Any = column.max()
+            above = least is not None and (least > 0 or (least == 0 and column.name == "volume"))
+            if not above or most > LARGEST_VALUE or math.isnan(column.sum()):
                 _check_values(column)
 
 
@@ -158,6 +161,26 @@ def to_polars(frame: ArrowFrame) -> pl.DataFrame:
     if index is not None and index.dtype.is_temporal() and "timestamp" not in table.columns:
         table = table.rename({index.name: "timestamp"})
     return table
+
+
+def newest_rows(frame: ArrowFrame, rows: int) -> pl.DataFrame:
+    """Return the last `rows` rows of `frame`, or all of them if there are fewer.
+
+    The time does not depend on the number of rows, except for a pandas frame with columns of
+    objects.
+
+    Raises:
+        DataError: See `to_polars`.
+    """
+    import polars as pl
+
+    if not isinstance(frame, pl.DataFrame):
+        pandas = sys.modules.get("pandas")
+        # The type of a column of objects depends on all of its values.
+        if pandas and isinstance(frame, pandas.DataFrame) and object not in frame.dtypes.tolist():
+            frame = frame.tail(rows)  # because converting a pandas frame copies it
+        frame = to_polars(frame)
+    return frame.tail(rows) if frame.height > rows else frame
 
 
 def with_predictions(frame: ArrowFrame, timestamps: pl.Series, predictions: Any) -> Any:

@@ -36,6 +36,11 @@ class ModelInput(ABC):
         """Whether sentiment is required, optional (neutral if it is not given), or not used."""
         return "no"
 
+    @property
+    def warm_up(self) -> int:
+        """Number of rows before a window on which its values may depend."""
+        return 0
+
     @abstractmethod
     def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> Matrix:
         """Return the matrix that windows are cut from.
@@ -123,6 +128,11 @@ class FeatureWindows(ModelInput):
         sources = {feature.source for feature in self.pipeline.features}
         return "required" if {MOMENTUM, "sentiment_missing"} & sources else "no"
 
+    @property
+    def warm_up(self) -> int:
+        """Number of rows in the longest moving average or RSI."""
+        return max(feature.sma or feature.rsi or 0 for feature in self.pipeline.features)
+
     def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
         """Return the scaled features."""
         check_prices(table)
@@ -169,6 +179,13 @@ class CausalFeatures(FeatureWindows):
     price_scales = ("linear", "log_return")
 
     lag_days: int
+
+    @property
+    def warm_up(self) -> int:
+        """Number of rows until the RSI does not depend on earlier ones in any digit."""
+        from atb_fast.features.returns import SETTLED
+
+        return 2 * SETTLED
 
     def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
         """Return the scaled features, without rows whose averages have not settled."""

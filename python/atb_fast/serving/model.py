@@ -64,6 +64,7 @@ class OnnxModel:
                 "the model"
             )
         self._sessions = {os.getpid(): session}
+        self._outputs = [output.name for output in session.get_outputs()]
         self._columns = columns
         self._input = self._check_input(length, columns)
 
@@ -80,7 +81,7 @@ class OnnxModel:
                 MOMENTUM: windows[:, :, self._columns :],
             }
         try:
-            return np.asarray(self._session.run(None, feeds)[0])
+            return np.asarray(self._session.run(self._outputs, feeds)[0])
         except Exception as error:  # onnxruntime has no common base class
             reason = str(error).splitlines()[0]
             raise BundleError(f"{self.path}: onnxruntime cannot run the model: {reason}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -17,7 +18,7 @@ from atb_fast.errors import BundleError, DataError
 from atb_fast.features.frames import epoch_ms
 from atb_fast.options import check_count
 from atb_fast.serving import checksums
-from atb_fast.serving.frames import to_polars, with_predictions
+from atb_fast.serving.frames import newest_rows, to_polars, with_predictions
 from atb_fast.serving.inputs import (
     CandlesAndSentiment,
     FeatureWindows,
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
 
     from atb_fast.features.frames import ArrowFrame
 
-#: Windows in a batch. Larger batches are not faster in onnxruntime.
-_BATCH = 64
+#: Windows in a batch. Larger ones are slower in onnxruntime, see docs/benchmarks.md. Predictions do
+#: not depend on it.
+_BATCH = 16
+#: For each dtype of timestamps, the number of units in a millisecond.
+_TICKS = {"<M8[ms]": 1, "<M8[us]": 1000, "<M8[ns]": 1_000_000}
 
 
 def load_bundle(
@@ -90,6 +94,7 @@ class Bundle:
         self._input = made = schema.input
         if self._model.takes_sentiment and type(made) is FeatureWindows:
             self._input = CandlesAndSentiment(made.pipeline)
+        self._warm_up = self._input.warm_up
 
     @property
     def symbol(self) -> str:
@@ -189,7 +194,7 @@ class Bundle:
                 f"column 'timestamp' is missing; the frame has: {', '.join(table.columns)}"
             )
         matrix = self.features(table, sentiment)
-        self._check_timeframe(table)
+        self._check_timeframe(table, len(table))
         length = self.sequence_length
         bars, starts = self._input.windows(matrix, length, self.horizon, len(table))
         last = table["close"].to_numpy()[bars - self.horizon]
@@ -215,24 +220,43 @@ class Bundle:
     def predict_last(self, frame: ArrowFrame, sentiment: Sentiment = None) -> float:
         """Return the price predicted for the bar after the last one of `frame`.
 
-        If the horizon of the model is n bars, it is the price n bars after the last one. All of
-        `frame` is processed, so pass only some more bars than a window has.
+        If the horizon of the model is n bars, it is the price n bars after the last one.
 
         Args:
-            frame: See `features`; `timestamp` may be missing.
+            frame: See `features`; `timestamp` may be missing. Only the bars that the price depends
+                on are read and checked: those of the window, and those before it from which its
+                features are computed. If one of them is incomplete, all are.
             sentiment: See `features`.
 
         Raises:
             DataError: See `predict`; or the window that ends with the last bar is not complete.
             BundleError: The model returned values that are not finite.
         """
-        table = to_polars(frame)
-        matrix = self.features(table, sentiment)
-        self._check_timeframe(table[-self.sequence_length :])
-        start = self._input.last_window(matrix, self.sequence_length, len(table))
+        needed = self._warm_up + self.sequence_length
+        table = newest_rows(frame, needed)
+        if len(table) == needed:
+            with suppress(DataError):
+                return self._price_after(table, sentiment, self._warm_up)
+            # A window that skips incomplete rows begins earlier. If that is not the reason, the
+            # error message has the row number in `frame`.
+            table = to_polars(frame)
+        return self._price_after(table, sentiment)
+
+    def _price_after(self, table: pl.DataFrame, sentiment: Sentiment, warm_up: int = 0) -> float:
+        """Return the price predicted for the bar after the last one of `table`.
+
+        Raises:
+            DataError: See `predict_last`; or fewer than `warm_up` rows precede the window.
+        """
+        matrix = self._input.matrix(table, sentiment, self.timeframe)
+        length = self.sequence_length
+        self._check_timeframe(table, length)
+        start = self._input.last_window(matrix, length, len(table))
+        if warm_up and matrix.rows[start] < warm_up:
+            raise DataError(f"the window begins at row {matrix.rows[start]}, expected {warm_up}")
         starts = np.array([start])
-        windows = matrix.gather(starts, self.sequence_length)
-        last = table["close"][-1:].to_numpy()
+        windows = matrix.gather(starts, length)
+        last = table.get_column("close").to_numpy()[-1:]
         return float(self._prices(matrix, starts, windows, last)[0])
 
     def run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -272,17 +296,27 @@ class Bundle:
             )
         return prices
 
-    def _check_timeframe(self, table: pl.DataFrame) -> None:
-        if len(table) < 2 or "timestamp" not in table.columns:
+    def _check_timeframe(self, table: pl.DataFrame, rows: int) -> None:
+        """Raise DataError unless the newest `rows` bars have the timeframe of the model."""
+        times = table.get_column("timestamp", default=None)
+        if times is None or len(times) < 2:
             return
-        steps = np.diff(epoch_ms(table["timestamp"]))
+        expected = TIMEFRAMES[self.timeframe]
+        newest = times.to_numpy()[-rows:]
+        ticks = expected * _TICKS.get(newest.dtype.str, 0)
+        if ticks:
+            # Without a gap, as usual, this is enough, and it takes a fifth of the time of the rest.
+            numbers = newest.view(np.int64)
+            if (numbers[1:] - numbers[:-1] == ticks).all():
+                return
+        steps = np.diff(epoch_ms(times[-rows:]))
         late = np.flatnonzero(steps <= 0)
         if len(late):
             raise DataError(
                 f"row {late[0] + 1} is not later than the row before it; sort the candles by "
                 "timestamp and remove duplicates"
             )
-        step, expected = float(np.median(steps)), TIMEFRAMES[self.timeframe]
+        step = float(np.median(steps))
         if step != expected:
             raise DataError(
                 f"the bars are {step / 60_000:g} minutes apart, expected {expected / 60_000:g}, as "
