@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from incumbents import Case
 
@@ -32,7 +36,7 @@ def test_every_bar(benchmark: Any, bundle: Bundle, case: Case, way: str) -> None
     candles = case.candles.tail(2000 + LENGTH)
     matrix = bundle.features(candles)
     starts = np.arange(2000)
-    parts = [matrix.gather(part, LENGTH) for part in np.split(starts, range(64, 2000, 64))]
+    parts = [matrix.gather(part, LENGTH) for part in np.split(starts, range(16, 2000, 16))]
 
     two = load_bundle(bundle.path, threads=2)
 
@@ -52,15 +56,70 @@ def test_every_bar(benchmark: Any, bundle: Bundle, case: Case, way: str) -> None
 
 
 @HOURLY
-@pytest.mark.parametrize("way", ["predict_last", "onnxruntime"])
-def test_one_bar(benchmark: Any, bundle: Bundle, case: Case, way: str) -> None:
-    """Score the newest bar, from 120 candles."""
+def test_one_bar(benchmark: Any, bundle: Bundle, case: Case) -> None:
+    """Score the newest bar, from 120 candles, and print what `predict_last` adds to the session.
+
+    Both alternate in one loop, because the speed of a shared machine changes from second to second.
+    """
     benchmark.group = f"scoring one bar, {case}"
     candles = case.candles.tail(LENGTH)
     window = bundle.features(candles).gather(np.array([0]), LENGTH)
-    ways: dict[str, Any] = {
-        "predict_last": lambda: bundle.predict_last(candles),
-        "onnxruntime": lambda: bundle.run(window),
-    }
-    result = benchmark.pedantic(ways[way], rounds=400, warmup_rounds=50)
-    assert np.isfinite(result)
+    session = onnxruntime.InferenceSession(bundle.path / "model.onnx", _one_thread())
+    feed = {session.get_inputs()[0].name: window}
+    seconds: dict[str, list[float]] = {"session.run": [], "predict_last": []}
+
+    def both() -> float:
+        for _ in range(20):
+            begin = perf_counter()
+            session.run(None, feed)
+            seconds["session.run"].append(perf_counter() - begin)
+        for _ in range(20):
+            begin = perf_counter()
+            price = bundle.predict_last(candles)
+            seconds["predict_last"].append(perf_counter() - begin)
+        return price
+
+    assert np.isfinite(benchmark.pedantic(both, rounds=40, warmup_rounds=3))
+    alone, whole = (median(seconds[way]) * 1e3 for way in seconds)
+    print(
+        f"\none bar: predict_last {whole:.3f} ms, session.run {alone:.3f} ms, "
+        f"difference {whole - alone:.3f} ms"
+    )
+
+
+@pytest.mark.parametrize("case", ["1.3M"], indirect=True)
+@pytest.mark.parametrize("library", ["polars", "pyarrow", "pandas"])
+def test_one_bar_of_a_long_market(benchmark: Any, bundle: Bundle, case: Case, library: str) -> None:
+    """Score the newest bar from every candle there is: the time must not depend on their number."""
+    benchmark.group = "scoring one bar, given 1.3M candles"
+    minute = load_bundle(bundle.path)
+    minute.metadata["timeframe"] = "1m"
+    candles = case.candles
+    frame = {"polars": candles, "pyarrow": candles.to_arrow(), "pandas": candles.to_pandas()}
+    price = benchmark.pedantic(minute.predict_last, (frame[library],), rounds=100, warmup_rounds=5)
+    assert price == minute.predict_last(candles.tail(LENGTH))
+
+
+@HOURLY
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 16, 32, 64, 128, 256, 512])
+def test_batches(benchmark: Any, bundle: Bundle, case: Case, batch: int, threads: int) -> None:
+    """Run onnxruntime alone on 1,024 windows; the batch size of `predict` was chosen by this."""
+    benchmark.group = f"batches of windows, {case}, threads: {threads}"
+    windows = bundle.features(case.candles.tail(1024 + LENGTH)).gather(np.arange(1024), LENGTH)
+    parts = [windows[first : first + batch] for first in range(0, 1024, batch)]
+
+    def run() -> Any:
+        if threads == 1:
+            return np.concatenate([bundle.run(part) for part in parts])
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(bundle.run, parts)))
+
+    got = benchmark.pedantic(run, rounds=3, warmup_rounds=1)
+    np.testing.assert_array_equal(got, bundle.run(windows))  # equal to the last bit
+
+
+def _one_thread() -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return options
