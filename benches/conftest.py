@@ -1,14 +1,18 @@
-"""The data of the benchmarks: real candles if there are any, else the sample market."""
+"""The data of the benchmarks, and their results as Markdown tables.
+
+The data are real candles if there are any, else the sample market.
+"""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from common import SHARED, duration, header, machine, row
 from incumbents import Case
 
 from atb_fast import _core
@@ -38,21 +42,53 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With --gate, compare the speedups of this run with the floors."""
+    """Print a table for each module; with --gate, compare the speedups with the floors."""
+    benches = session.config._benchmarksession.benchmarks  # type: ignore[attr-defined]
+    # Unlike print, this also writes while pytest captures the output.
+    show = session.config.get_terminal_writer().line
+    show(f"\n\n{machine()}")
+    for module in dict.fromkeys(bench.fullname.partition("::")[0] for bench in benches):
+        show(f"\n{module}:\n")
+        for line in table([bench for bench in benches if bench.fullname.startswith(module)]):
+            show(line)
     if not session.config.getoption("--gate"):
         return
-    medians = {
-        (bench.group, bench.params["way"]): bench.stats.median
-        for bench in session.config._benchmarksession.benchmarks  # type: ignore[attr-defined]
-    }
-    print("\nspeedups at 64k rows:")
+    # Other programs on the machine slow down some rounds, so the fastest one says most.
+    fastest = {(bench.group, bench.params["way"]): bench.stats.min for bench in benches}
+    show("\nspeedups at 64k rows:")
     for name, floors in FLOORS.items():
         for way, floor in floors.items():
-            ratio = medians[f"{name} 64k", way] / medians[f"{name} 64k", "atb_fast"]
+            ratio = fastest[f"{name} 64k", way] / fastest[f"{name} 64k", "atb_fast"]
             fast = ratio >= floor
-            print(f"  {name}, {way}: {ratio:.1f}, floor {floor}{'' if fast else ': TOO SLOW'}")
+            show(f"  {name}, {way}: {ratio:.1f}, floor {floor}{'' if fast else ': TOO SLOW'}")
             if not fast:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def table(benches: list[Any]) -> Iterator[str]:
+    """Yield a table of medians. The first way of a group comes first; ratios are to its time."""
+    sizes = list(dict.fromkeys(bench.params["case"] for bench in benches))
+    # The last word of a group is the size.
+    names = sorted({bench.group.rpartition(" ")[0] for bench in benches})
+    yield header(
+        "rows of candles",
+        *(f"{size}{'' if (SHARED / _FILES[size]).exists() else ', sample'}" for size in sizes),
+    )
+    for name in names:
+        rows: dict[str, dict[str, float]] = {}
+        for bench in benches:
+            if bench.group.rpartition(" ")[0] == name:
+                way = bench.params.get("way", "")
+                rows.setdefault(way, {})[bench.params["case"]] = bench.stats.median
+        (_, base), *others = rows.items()
+        cells = (duration(base[size]) if size in base else "" for size in sizes)
+        yield row(f"**{name.rstrip(',')}**", *cells)
+        for way, times in others:
+            cells = (
+                f"{duration(times[size])}, {times[size] / base[size]:.1f}x" if size in times else ""
+                for size in sizes
+            )
+            yield row(way.replace("_", " "), *cells)
 
 
 def pytest_sessionstart() -> None:
@@ -64,16 +100,11 @@ def pytest_sessionstart() -> None:
 @pytest.fixture(scope="session", params=["2k", "64k", "1.3M"])
 def case(request: pytest.FixtureRequest) -> Case:
     size: str = request.param
-    shared = Path(os.environ.get("ATB_FAST_SHARED", Path(__file__).parents[2] / "shared"))
-    path = shared / "data" / _FILES[size]
+    path = SHARED / _FILES[size]
     timeframe = _TIMEFRAMES[size]
-    real = path.exists()
-    hint = "the sample market; for real candles, set ATB_FAST_SHARED"
-    print(f"\n{size}: {'real candles' if real else hint}")
-    if real:
+    if path.exists():
         candles = files.read_candles(path)
-        index = shared / "data" / "fear_greed_1d_2018-02-01_2025-05-02.parquet"
-        sentiment = files.read_sentiment(index)
+        sentiment = files.read_sentiment(SHARED / "fear_greed_1d_2018-02-01_2025-05-02.parquet")
     else:
         candles, sentiment = sample.candles("BTCUSDT", timeframe), sample.sentiment()
         if size == "1.3M":

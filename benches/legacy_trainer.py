@@ -160,6 +160,7 @@ def main() -> None:
     result = {
         "seed": given.seed,
         "epochs": len(fitted.epoch),
+        "first_epoch_seconds": ends[1] - ends[0],
         "seconds_per_epoch": float(np.median(np.diff(ends)[1:])),
         "test_rmse": rmse,
         "train_rmse": float(np.sqrt(train_loss)),

@@ -1,10 +1,16 @@
-"""Compares whole training runs of the old trainer and of atb-fast on the same candles.
+"""Compares whole training runs: those of the old trainer and of atb-fast, on the same candles.
 
-Runs alternate between both. Each is a separate process, timed from outside. With --results, results
-are appended to a file, one JSON document per line, and runs that are already in it are skipped.
+Each run is a separate process, timed from outside. The sides alternate. With --results, results are
+appended to a file, one JSON document per line, and runs that are already in it are skipped.
 Therefore an interrupted comparison can be continued, and seeds can be added.
 
     python benches/run.py --seeds 1 2 3 --results runs.jsonl
+    python benches/run.py --epochs 3 --sides uncached cold new
+    python benches/run.py --epochs 12 --sides before new --before ../another-checkout
+
+The sides: `old` is the trainer that atb-fast replaces. `new` is atb-fast as it runs all day, with
+the compiled programs of an earlier run; `cold` starts with an empty cache directory; `uncached`
+keeps no compiled programs; `before` is another checkout, with its extension built.
 """
 
 from __future__ import annotations
@@ -12,117 +18,97 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+from common import HERE, duration, header, inputs, machine, row, timed
 from scipy import stats
 
-from atb_fast.ingestion import sample
+SIDES = ("old", "new", "cold", "uncached", "before")
+CANONICAL = ["--timeframe", "1d", "--start-date", "2019-01-01", "--end-date", "2024-12-01"]
+KEPT = ("epochs", "first_epoch_seconds", "seconds_per_epoch", "test_rmse", "persistence_rmse")
 
-HERE = Path(__file__).parent
-SIDES = ("old", "new")
-#: For each case: the timeframe, the flags of both trainers, and whether sentiment is used.
-CASES: dict[str, tuple[str, list[str], bool]] = {
-    "canonical": ("1d", [], True),
-    "batch-256": ("1d", ["--batch-size", "256"], True),
-    "length-60": ("1d", ["--sequence-length", "60"], True),
-    "price-only": ("1d", [], False),
-    "hourly": ("1h", [], True),
-}
+Run = dict[str, Any]
 
 
-def inputs(timeframe: str, scratch: Path) -> tuple[Path, Path, str]:
-    """Return files of candles and sentiment, and a description. Synthetic ones are in `scratch`."""
-    shared = Path(os.environ.get("ATB_FAST_SHARED", HERE.parents[1] / "shared")) / "data"
-    candles = shared / f"BTCUSDT_{timeframe}_2017-08-17_2024-12-31.parquet"
-    if candles.exists():
-        return candles, shared / "fear_greed_1d_2018-02-01_2025-05-02.parquet", "real candles"
-    made = scratch / "candles.parquet", scratch / "sentiment.parquet"
-    for frame, path in zip(
-        (sample.candles("BTCUSDT", timeframe), sample.sentiment()), made, strict=True
-    ):
-        frame.with_columns(pl.col("timestamp").cast(pl.Datetime("ms", "UTC"))).write_parquet(path)
-    return *made, "the synthetic sample market; for real candles, set ATB_FAST_SHARED"
-
-
-def run(side: str, seed: int, case: str, epochs: int, files: tuple[Path, Path]) -> dict[str, Any]:
+def run(side: str, options: list[str], scratch: Path, before: Path | None) -> Run:
     """Run one side once, and return its seconds by stage, its epochs and its errors."""
-    timeframe, flags, with_sentiment = CASES[case]
     with tempfile.TemporaryDirectory() as out:
-        given = ["--candles", str(files[0]), "--timeframe", timeframe, "--seed", str(seed)]
-        given += ["--start-date", "2019-01-01", "--end-date", "2024-12-01"]
-        given += ["--epochs", str(epochs), *flags]
-        if with_sentiment:
-            given += ["--sentiment", str(files[1])]
         if side == "old":
-            command = [sys.executable, str(HERE / "legacy_trainer.py"), *given, "--out", out]
+            command = [str(HERE / "legacy_trainer.py"), *options, "--out", out]
+            seconds, result = timed(command)
         else:
-            command = [sys.executable, "-m", "atb_fast", "train", "model", "BTCUSDT", *given]
-            command += ["--registry", out, "--json"]
-            command += [] if with_sentiment else ["--force-price-only"]
-        begin = time.perf_counter()
-        quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=quiet)
-        seconds = time.perf_counter() - begin
-    if done.returncode != 0:
-        sys.exit(f"{side} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")
-    result = json.loads(done.stdout)
-    names = ("epochs", "seconds_per_epoch", "test_rmse", "persistence_rmse", "stages")
-    kept = {name: result[name] for name in names}
-    if side == "new" and result["engine"] != "compiled":
-        sys.exit(f"atb-fast trained with the engine {result['engine']}, expected compiled")
-    return (
-        {"side": side, "seed": seed, "case": case, "max_epochs": epochs}
-        | kept
-        | {"seconds": seconds}
+            command = ["-m", "atb_fast", "train", "model", "BTCUSDT", *options, "--json"]
+            cache = Path(out) / "cache" if side == "cold" else scratch / side
+            command += ["--registry", out, "--cache-dir", str(cache)]
+            command += ["--no-compile-cache"] if side == "uncached" else []
+            checkout = before if side == "before" else None
+            if side in {"new", "before"} and not cache.exists():
+                warm_up = [*command, "--epochs", "1", "--registry", str(scratch / "warm-up")]
+                timed(warm_up, checkout=checkout)
+            seconds, result = timed(command, checkout=checkout)
+            if result["engine"] != "compiled":
+                sys.exit(f"atb-fast used the engine {result['engine']}, expected compiled")
+    return {name: result[name] for name in (*KEPT, "stages")} | {"seconds": seconds}
+
+
+def table(runs: list[Run], sides: list[str]) -> dict[str, float]:
+    """Print a table of all sides; return the ratios of the first to the last, by row."""
+    by_side = {side: [r for r in runs if r["side"] == side] for side in sides}
+    ratios = {}
+
+    def line(name: str, value: Callable[[Run], float]) -> None:
+        base, *others = (statistics.median(map(value, by_side[side])) for side in sides)
+        cells = (f"{duration(v)}, {base / v:.2f}x" if v and base else duration(v) for v in others)
+        print(row(name, duration(base), *cells))
+        ratios[name] = base / others[-1] if others[-1] else math.nan
+
+    print(header("medians", *(f"{side}, {len(by_side[side])} runs" for side in sides)))
+    line("whole run", lambda r: r["seconds"])
+    line("first epoch", lambda r: r["first_epoch_seconds"])
+    line("one epoch", lambda r: r["seconds_per_epoch"])
+    line("all but training", lambda r: r["seconds"] - r["stages"]["training"])
+    # The old trainer lacks some stages. Those that are short in every run are left out.
+    for stage in dict.fromkeys(n for r in runs for n, took in r["stages"].items() if took > 0.05):
+        line(f"stage: {stage}", partial(_stage, stage))
+    epochs = (statistics.median(r["epochs"] for r in by_side[side]) for side in sides)
+    print(row("epochs", *(f"{count:.0f}" for count in epochs)))
+    errors = [[float(r["test_rmse"]) for r in by_side[side]] for side in sides]
+    print(row("test RMSE, mean (deviation)", *(_errors(errors[0], values) for values in errors)))
+    persistence = (f"{by_side[side][0]['persistence_rmse']:,.0f}" for side in sides)
+    print(row("RMSE of persistence", *persistence))
+    ratios["mean test RMSE"] = statistics.mean(errors[0]) / statistics.mean(errors[-1])
+    first, last = (
+        {r["seed"]: r["seconds"] for r in by_side[side]} for side in sides[:: len(sides) - 1]
     )
+    paired = ", ".join(f"{first[seed] / last[seed]:.2f}" for seed in sorted(first))
+    print(f"\nWhole run by seed, {sides[0]} / {sides[-1]}: {paired}")
+    return ratios
 
 
-def table(runs: list[dict[str, Any]]) -> tuple[float, float]:
-    """Print a table of both sides, and return the ratios of whole runs and of epochs."""
-    old, new = ([r for r in runs if r["side"] == side] for side in SIDES)
+def _stage(name: str, run: Run) -> float:
+    seconds: dict[str, float] = run["stages"]
+    return seconds.get(name, 0.0)
 
-    def line(name: str, value: Callable[[dict[str, Any]], float]) -> float:
-        a, b = (statistics.median(value(r) for r in side) for side in (old, new))
-        print(f"{name:20} {a:10.2f} {b:10.2f} {a / b:8.2f}")
-        return a / b
 
-    print(f"{'medians':20} {f'old, {len(old)}':>10} {f'new, {len(new)}':>10} {'ratio':>8}")
-    for stage in dict.fromkeys(name for r in runs for name in r["stages"]):
-        took = ([r["stages"].get(stage, 0.0) for r in side] for side in (old, new))
-        print(f"  {stage + ', s':18}", *(f"{statistics.median(seconds):10.2f}" for seconds in took))
-    line("all but training, s", lambda r: r["seconds"] - r["stages"]["training"])
-    line("epochs", lambda r: r["epochs"])
-    by_epoch = line("one epoch, s", lambda r: r["seconds_per_epoch"])
-    whole = line("whole run, s", lambda r: r["seconds"])
-    line("test RMSE", lambda r: r["test_rmse"])
-    line("persistence RMSE", lambda r: r["persistence_rmse"])
-
-    seconds = [{r["seed"]: r["seconds"] for r in side} for side in (old, new)]
-    paired = [
-        seconds[0][seed] / seconds[1][seed] for seed in sorted(seconds[0].keys() & seconds[1])
-    ]
-    print("whole run by seed, old / new:", ", ".join(f"{ratio:.2f}" for ratio in paired))
-    errors = [[r["test_rmse"] for r in side] for side in (old, new)]
-    for side, values in zip(SIDES, errors, strict=True):
-        spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        print(f"test RMSE, {side}: mean {statistics.mean(values):,.0f}, deviation {spread:,.0f}")
-    if min(map(len, errors)) > 1:
-        # Welch's interval for the difference between the means of the logarithms.
-        logs = [[math.log(value) for value in values] for values in reversed(errors)]
-        low, high = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
-        ratio = math.exp(statistics.mean(logs[0]) - statistics.mean(logs[1]))
-        interval = f"{math.exp(low):.3f} to {math.exp(high):.3f}"
-        print(f"test RMSE, new / old: {ratio:.3f}, 95% interval {interval}")
-    return whole, by_epoch
+def _errors(base: list[float], values: list[float]) -> str:
+    """Return the mean and the deviation of errors, and how they compare with those of `base`."""
+    mean = f"{statistics.mean(values):,.0f}"
+    if len(values) == 1:
+        return mean
+    mean += f" ({statistics.stdev(values):,.0f})"
+    if values is base:
+        return mean
+    # Welch's interval for the difference between the means of the logarithms.
+    logs = [[math.log(value) for value in side] for side in (values, base)]
+    low, high = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
+    ratio = math.exp(statistics.mean(logs[0]) - statistics.mean(logs[1]))
+    return f"{mean}, {ratio:.3f}x, 95% interval {math.exp(low):.3f} to {math.exp(high):.3f}"
 
 
 def main() -> None:
@@ -130,62 +116,69 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=300)
-    parser.add_argument("--case", choices=tuple(CASES), default="canonical")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=["old", "new"])
+    parser.add_argument("--before", type=Path, help="The other checkout, for the side `before`.")
     parser.add_argument("--results", type=Path, help="File for the results. Default: none.")
     parser.add_argument(
-        "--min-run", type=float, default=0.0, help="Fail if the ratio of whole runs is lower."
+        "--min-run",
+        type=float,
+        default=0.0,
+        help="Fail if the whole run, first side / last, is lower.",
     )
     parser.add_argument(
-        "--min-epoch", type=float, default=0.0, help="Fail if the ratio of epochs is lower."
+        "--min-epoch",
+        type=float,
+        default=0.0,
+        help="Fail if an epoch, first side / last, is lower.",
     )
     parser.add_argument(
-        "--max-error", type=float, default=math.inf, help="Fail if RMSE, new / old, is higher."
+        "--max-error",
+        type=float,
+        default=math.inf,
+        help="Fail if the test RMSE, last / first, is higher.",
     )
     given = parser.parse_args()
+    if len(set(given.sides)) < 2 or ("before" in given.sides) != bool(given.before):
+        parser.error("expected at least two --sides, and --before PATH for the side `before` only")
     scratch = tempfile.TemporaryDirectory(prefix="atb-fast-bench-")
-    *files, what = inputs(CASES[given.case][0], Path(scratch.name))
-    print(f"{given.case}: {what}")
-    runs: list[dict[str, Any]] = []
+    data, what = inputs(Path(scratch.name))
+    print(machine())
+    print(f"\nBTCUSDT 1d, {' '.join(CANONICAL[2:])} --epochs {given.epochs}, {what}:", flush=True)
+    done: list[Run] = []
     if given.results and given.results.exists():
-        runs = [json.loads(line) for line in given.results.read_text().splitlines()]
-    key = (given.case, given.epochs)
+        done = [json.loads(line) for line in given.results.read_text().splitlines()]
+    chosen: list[Run] = []
     for number, seed in enumerate(given.seeds):
-        # The order alternates, so that a machine that gets slower favors neither side.
+        # The order alternates, so that a machine that gets slower favors no side.
         for side in given.sides[:: 1 if number % 2 == 0 else -1]:
-            if any(
-                (r["side"], r["seed"], r["case"], r["max_epochs"]) == (side, seed, *key)
-                for r in runs
-            ):
-                continue
-            result = run(side, seed, given.case, given.epochs, (files[0], files[1]))
-            runs.append(result)
-            print(
-                f"  {side}, seed {seed}: {result['seconds']:.0f} s, {result['epochs']} epochs, "
-                f"test RMSE {result['test_rmse']:,.0f}",
-                flush=True,
-            )
-            if given.results:
-                with given.results.open("a") as out:
-                    out.write(json.dumps(result) + "\n")
-    chosen = [r for r in runs if (r["case"], r["max_epochs"]) == key and r["seed"] in given.seeds]
-    if {r["side"] for r in chosen} != set(SIDES):
-        sys.exit("only one side has results, so there is nothing to compare; run both --sides")
+            key = {"side": side, "seed": seed, "max_epochs": given.epochs}
+            result = next((r for r in done if key.items() <= r.items()), None)
+            if result is None:
+                options = [*data, *CANONICAL, "--seed", str(seed), "--epochs", str(given.epochs)]
+                result = key | run(side, options, Path(scratch.name), given.before)
+                print(
+                    f"- {side}, seed {seed}: {duration(result['seconds'])}, "
+                    f"{result['epochs']} epochs, test RMSE {result['test_rmse']:,.0f}",
+                    flush=True,
+                )
+                if given.results:
+                    with given.results.open("a") as out:
+                        out.write(json.dumps(result) + "\n")
+            chosen.append(result)
     unchanged = [r["persistence_rmse"] for r in chosen]
     if not math.isclose(min(unchanged), max(unchanged), rel_tol=1e-9):
         sys.exit(
             "the test rows differ between runs: the RMSE of persistence is from "
             f"{min(unchanged)} to {max(unchanged)}; delete old --results"
         )
-    whole, by_epoch = table(chosen)
-    means = [statistics.mean(r["test_rmse"] for r in chosen if r["side"] == s) for s in SIDES]
-    for name, ratio, floor in (
-        ("whole run, old / new", whole, given.min_run),
-        ("one epoch, old / new", by_epoch, given.min_epoch),
-        ("mean test RMSE, old / new", means[0] / means[1], 1 / given.max_error),
-    ):
-        if not ratio >= floor:
-            sys.exit(f"{name} is {ratio:.3f}, expected at least {floor:.3f}")
+    print()
+    ratios = table(chosen, given.sides)
+    floors = {"whole run": given.min_run, "one epoch": given.min_epoch}
+    floors["mean test RMSE"] = 1 / given.max_error
+    for name, floor in floors.items():
+        if not ratios[name] >= floor:
+            sides = f"{given.sides[0]} / {given.sides[-1]}"
+            sys.exit(f"{name}, {sides}, is {ratios[name]:.3f}, expected at least {floor:.3f}")
 
 
 if __name__ == "__main__":
