@@ -72,6 +72,41 @@ def test_every_page_is_linked_from_the_index() -> None:
     assert missing == ["README.md", "index.md"]
 
 
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of the rows of all tables, without their headers."""
+    tables = re.findall(r"^\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    lines = (line for table in tables for line in table.splitlines())
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_figures_of_the_readme_name_their_command() -> None:
+    section = (
+        (ROOT / "README.md").read_text("utf-8").partition("## How fast")[2].partition("\n## ")[0]
+    )
+    assert rows(section)
+    assert [cells for cells in rows(section) if not cells[-1].startswith("`make bench")] == []
+
+
+def test_tables_of_benchmarks_name_their_command() -> None:
+    _, *sections = (ROOT / "docs" / "benchmarks.md").read_text("utf-8").split("\n## ")
+    command = re.compile(r"make bench|python benches/\w+\.py|atb-fast evaluate")
+    assert [
+        text.splitlines()[0] for text in sections if rows(text) and not command.search(text)
+    ] == []
+
+
+def test_rows_of_benchmarks_are_printed_by_a_benchmark() -> None:
+    """Otherwise, a figure can no longer be reproduced: its benchmark was renamed or removed."""
+    sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "benches").glob("*.py"))
+    timed, _, _ = (ROOT / "docs" / "benchmarks.md").read_text("utf-8").partition("## Walk-forward")
+    labels = {cells[0].strip("*") for cells in rows(timed)}
+    assert len(labels) > 20
+    # Ways have underscores, the size follows groups, and steps are named after numbers.
+    words = {label: "[ _]".join(map(re.escape, label.split(" "))) for label in labels}
+    printed = {label for label, word in words.items() if re.search(rf'["(]{word}[",) ]', sources)}
+    assert labels - printed == set()
+
+
 @pytest.mark.parametrize("page", DOCUMENTS, ids=name)
 def test_plain_english(page: Path) -> None:
     for number, line in enumerate(prose(page).splitlines(), 1):
