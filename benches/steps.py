@@ -21,7 +21,7 @@ from typing import Any
 from common import HERE, duration, header, inputs, machine, row, timed
 
 #: Threads, bars of a window and windows of a batch.
-CASES = [(2, 120, 32), (1, 120, 32), (2, 60, 32), (2, 120, 256)]
+CASES = [(2, 120, 32), (1, 120, 32), (2, 120, 256)]
 ROUNDS = 2
 EPOCHS = {"compiled": 7, "keras": 4}
 
