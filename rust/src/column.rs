@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use arrow_array::{Array, ArrayRef, Float64Array};
+use arrow_buffer::NullBuffer;
 
-use crate::{Error, Result};
+use crate::{Error, Result, simd};
 
 /// A borrowed float64 column, chunked or not.
 #[derive(Debug)]
@@ -53,6 +54,32 @@ impl<'a> Column<'a> {
         self.len == 0
     }
 
+    /// Returns `rows`, null as NaN: a view of them if they are in one chunk and none is null, else
+    /// `buffer` after copying them there.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    ///
+    /// # Panics
+    /// As [`Self::read`].
+    pub fn view<'b>(&self, rows: Range<usize>, buffer: &'b mut [f64]) -> Result<&'b [f64]>
+    where
+        'a: 'b,
+    {
+        for &(first, array) in &self.chunks {
+            if first <= rows.start && rows.end <= first + array.len() {
+                let within = rows.start - first..rows.end - first;
+                if nulls_within(array, &within).is_none() {
+                    let values = &array.values()[within];
+                    self.check_finite(rows.start, values)?;
+                    return Ok(values);
+                }
+            }
+        }
+        self.read(rows, buffer)?;
+        Ok(buffer)
+    }
+
     /// Copies `rows` into `out`, null as NaN.
     ///
     /// # Errors
@@ -72,20 +99,31 @@ impl<'a> Column<'a> {
             let within = start - first..end - first;
             let target = &mut out[start - rows.start..end - rows.start];
             target.copy_from_slice(&array.values()[within.clone()]);
-            if let Some(nulls) = array.nulls().filter(|nulls| nulls.null_count() > 0) {
+            if let Some(nulls) = nulls_within(array, &within) {
                 // The value behind a null is undefined, so it is overwritten without being checked.
-                for (value, row) in target.iter_mut().zip(within) {
+                for (row, value) in target.iter_mut().enumerate() {
                     if nulls.is_null(row) {
                         *value = f64::NAN;
                     } else if !value.is_finite() {
-                        return Err(self.not_finite(first + row, *value));
+                        return Err(self.not_finite(start + row, *value));
                     }
                 }
-            } else if let Some(bad) = first_not_finite(target) {
-                return Err(self.not_finite(start + bad, target[bad]));
+            } else {
+                self.check_finite(start, target)?;
             }
         }
         Ok(())
+    }
+
+    /// Returns an error if one of `values`, which start at row `first`, is NaN or infinite.
+    fn check_finite(&self, first: usize, values: &[f64]) -> Result<()> {
+        if simd::all_finite(values) {
+            return Ok(());
+        }
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(()),
+            Some(bad) => Err(self.not_finite(first + bad, values[bad])),
+        }
     }
 
     fn not_finite(&self, row: usize, value: f64) -> Error {
@@ -97,14 +135,11 @@ impl<'a> Column<'a> {
     }
 }
 
-fn first_not_finite(values: &[f64]) -> Option<usize> {
-    // Without an early exit, the check vectorizes. Only on failure, the position is searched for.
-    let finite = values.iter().fold(true, |all, v| all & v.is_finite());
-    if finite {
-        None
-    } else {
-        values.iter().position(|v| !v.is_finite())
-    }
+/// Returns which of the rows `within` of an array are null, `None` if none is.
+fn nulls_within(array: &Float64Array, within: &Range<usize>) -> Option<NullBuffer> {
+    let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0)?;
+    let nulls = nulls.slice(within.start, within.len());
+    (nulls.null_count() > 0).then_some(nulls)
 }
 
 #[cfg(test)]

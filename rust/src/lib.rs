@@ -15,6 +15,7 @@ pub mod parallel;
 pub mod pipeline;
 pub mod rolling;
 pub mod scale;
+pub mod simd;
 pub mod window;
 
 #[cfg(feature = "python")]

@@ -2,16 +2,26 @@
 
 use std::ops::Range;
 
+use crate::memory::Spare;
 use crate::scale::MinMax;
-use crate::{Error, Result, memory, parallel};
+use crate::{Error, Result, parallel, simd};
 
 /// A number type of a feature matrix.
 pub trait Element: Copy + Default + Send + Sync + 'static {
+    /// Memory of a matrix that was dropped.
+    #[doc(hidden)]
+    fn spare() -> &'static Spare<Self>;
+
     /// Returns the nearest value of this type.
     fn from_f64(value: f64) -> Self;
 }
 
 impl Element for f64 {
+    fn spare() -> &'static Spare<Self> {
+        static SPARE: Spare<f64> = Spare::new();
+        &SPARE
+    }
+
     #[inline]
     fn from_f64(value: f64) -> Self {
         value
@@ -19,6 +29,11 @@ impl Element for f64 {
 }
 
 impl Element for f32 {
+    fn spare() -> &'static Spare<Self> {
+        static SPARE: Spare<f32> = Spare::new();
+        &SPARE
+    }
+
     #[inline]
     fn from_f64(value: f64) -> Self {
         value as f32
@@ -27,7 +42,7 @@ impl Element for f32 {
 
 /// A matrix of features, row after row, with the number of each row in its frame.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Matrix<T> {
+pub struct Matrix<T: Element> {
     data: Vec<T>,
     columns: usize,
     kept: Vec<Range<usize>>,
@@ -84,7 +99,7 @@ impl<T: Element> Matrix<T> {
     ) -> Result<Self> {
         assert!(columns > 0);
         let rows: usize = parts.iter().map(ExactSizeIterator::len).sum();
-        let mut data = memory::defaults(rows * columns);
+        let mut data = T::spare().take(rows * columns);
 
         let mut rest = data.as_mut_slice();
         let mut tasks = Vec::with_capacity(parts.len());
@@ -127,8 +142,8 @@ impl<T: Element> Matrix<T> {
 
     /// Returns the values, row after row.
     #[must_use]
-    pub fn into_data(self) -> Vec<T> {
-        self.data
+    pub fn into_data(mut self) -> Vec<T> {
+        std::mem::take(&mut self.data)
     }
 
     /// Number of rows.
@@ -147,6 +162,12 @@ impl<T: Element> Matrix<T> {
     #[must_use]
     pub fn kept(&self) -> &[Range<usize>] {
         &self.kept
+    }
+}
+
+impl<T: Element> Drop for Matrix<T> {
+    fn drop(&mut self) {
+        T::spare().keep(std::mem::take(&mut self.data));
     }
 }
 
@@ -184,9 +205,7 @@ impl<'a, T: Element> Writer<'a, T> {
         let rows = columns[0].len();
         assert!(columns.iter().all(|column| column.len() == rows));
         let complete = |row: usize| columns.iter().all(|column| !column[row].is_nan());
-        let has_nan = columns
-            .iter()
-            .any(|column| column.iter().fold(false, |any, v| any | v.is_nan()));
+        let has_nan = columns.iter().any(|column| simd::any_nan(column));
         let mut row = 0;
         while row < rows {
             let start = row;
@@ -207,22 +226,9 @@ impl<'a, T: Element> Writer<'a, T> {
         let end = self.filled + rows.len() * self.columns;
         let target = &mut self.target[self.filled..end];
         self.filled = end;
-        // Scaling goes down the columns, which vectorizes. Writing goes along the rows, so that memory
-        // is written in order. The tile between the two stays in the L1 cache.
         for (tile, cells) in target.chunks_mut(TILE * self.columns).enumerate() {
             let first = rows.start + tile * TILE;
-            let parts = self.tile.chunks_exact_mut(TILE);
-            for ((column, scaler), scaled) in columns.iter().zip(scalers).zip(parts) {
-                let values = &column[first..rows.end.min(first + TILE)];
-                for (to, value) in scaled.iter_mut().zip(values) {
-                    *to = T::from_f64(scaler.transform(*value));
-                }
-            }
-            for (r, row) in cells.chunks_exact_mut(self.columns).enumerate() {
-                for (to, value) in row.iter_mut().zip(self.tile[r..].iter().step_by(TILE)) {
-                    *to = *value;
-                }
-            }
+            simd::write_rows(columns, first, scalers, &mut self.tile, cells);
         }
     }
 }

@@ -1,18 +1,63 @@
-//! Memory for large arrays. This is the only module with unsafe code; its functions are safe.
+//! Memory for large arrays. Its functions are safe, although they need unsafe code.
 
 #![allow(
     unsafe_code,
     reason = "neither madvise nor NumPy views of foreign memory have a safe interface"
 )]
 
+use std::sync::Mutex;
+
 use crate::{Error, Result};
 
-/// Returns that many default values, backed by huge pages if they are large.
-#[must_use]
-pub fn defaults<T: Copy + Default>(values: usize) -> Vec<T> {
-    let mut data = vec![T::default(); values];
-    advise_huge_pages(&mut data);
-    data
+/// Smallest array that huge pages are used for, and that is kept when it is dropped.
+const LARGE: usize = 4 << 20;
+
+/// Largest array that is kept when it is dropped.
+const KEPT: usize = 128 << 20;
+
+/// The memory of one large array that was dropped. The first write to new memory is slow, because
+/// the kernel fills each page with zeros.
+#[derive(Debug)]
+pub struct Spare<T>(Mutex<Vec<T>>);
+
+impl<T: Copy + Default> Spare<T> {
+    /// Returns an empty one.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// Returns that many values, in the memory that was kept if it is of about that size. They are
+    /// arbitrary, and the caller overwrites them.
+    pub fn take(&self, values: usize) -> Vec<T> {
+        // Nobody waits for the lock: after a fork, it may never become free.
+        if let Ok(mut kept) = self.0.try_lock()
+            && (values..=values.saturating_mul(2)).contains(&kept.capacity())
+        {
+            let mut data = std::mem::take(&mut *kept);
+            data.resize(values, T::default());
+            return data;
+        }
+        let mut data = vec![T::default(); values];
+        advise_huge_pages(&mut data);
+        data
+    }
+
+    /// Keeps the memory of `data` in place of what was kept before, if it is large but not too
+    /// large.
+    pub fn keep(&self, data: Vec<T>) {
+        if (LARGE..=KEPT).contains(&(data.capacity() * size_of::<T>()))
+            && let Ok(mut kept) = self.0.try_lock()
+        {
+            *kept = data;
+        }
+    }
+}
+
+impl<T: Copy + Default> Default for Spare<T> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Returns an empty vector with room for exactly that many values, backed by huge pages if it is
@@ -34,7 +79,7 @@ pub fn room<T>(values: usize) -> Result<Vec<T>> {
 /// times as fast. If the kernel refuses, nothing changes.
 fn advise_huge_pages<T>(data: &mut [T]) {
     #[cfg(target_os = "linux")]
-    if size_of_val(data) >= 4 << 20 {
+    if size_of_val(data) >= LARGE {
         const PAGE: usize = 4096;
         let start = data.as_mut_ptr().cast::<u8>();
         let skip = start.align_offset(PAGE);
@@ -88,9 +133,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_arrays_start_with_defaults() {
-        let large = defaults::<f32>(3 << 20);
-        assert!(large.iter().all(|value| value.to_bits() == 0));
+    fn large_arrays_are_reused_for_those_of_about_their_size() {
+        let spare = Spare::<f32>::new();
+        let large = spare.take(3 << 20);
+        let start = large.as_ptr();
+        spare.keep(large);
+        spare.keep(vec![1.0; 100]);
+        let small = spare.take(1 << 20);
+        assert_eq!((small.len(), small.capacity()), (1 << 20, 1 << 20));
+        let again = spare.take(2 << 20);
+        assert_eq!((again.as_ptr(), again.len()), (start, 2 << 20));
+        let other = spare.take(2 << 20);
+        assert_ne!(other.as_ptr(), start);
     }
 
     #[test]

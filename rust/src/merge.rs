@@ -7,7 +7,7 @@ use arrow_array::Float64Array;
 use arrow_buffer::NullBufferBuilder;
 
 use crate::column::Column;
-use crate::{Error, Result, memory};
+use crate::{Error, Result, memory, simd};
 
 /// Which row of the right side a candle gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +33,10 @@ pub enum How {
 /// # Errors
 /// [`Error::NotAscending`] with the first row that is not later than the one before it.
 pub fn check_ascending<'a>(column: &str, times: &'a [i64]) -> Result<&'a [i64]> {
-    // Without an early exit, the check is several times faster. Only on failure, the row is searched
-    // for.
-    let pairs = || times.iter().zip(times.iter().skip(1));
-    if pairs().filter(|(a, b)| a >= b).count() == 0 {
+    if simd::ascending(times) {
         return Ok(times);
     }
-    match pairs().position(|(a, b)| a >= b) {
+    match times.windows(2).position(|pair| pair[0] >= pair[1]) {
         None => Ok(times),
         Some(i) => Err(Error::NotAscending {
             column: column.to_owned(),
@@ -88,31 +85,58 @@ pub fn join(left: &[i64], right: &[i64], how: How) -> Result<Vec<Run>> {
     let origin = right
         .first()
         .map_or(0, |t| t.saturating_sub(t.rem_euclid(DAY)));
-    // Most candles are one step after the last one on the grid. Only the others need a division.
-    let mut on_grid: Option<i64> = None;
+    let on_grid = |time: i64| time.saturating_sub(origin) % step == 0;
+    let last = right.last().copied();
     let mut runs: Vec<Run> = Vec::new();
-    let mut next = 0; // right[..next] is not later than the candle
-    for &time in left {
-        while next < right.len() && right[next].saturating_add(lag) <= time {
+    let mut push = |candles: usize, row: Option<usize>| match runs.last_mut() {
+        Some(run) if run.row == row => run.candles += candles,
+        _ if candles > 0 => runs.push(Run { candles, row }),
+        _ => {}
+    };
+    let mut next = 0; // right[..next] is not later than the candles that remain
+    let mut rest = left;
+    while let Some(&first) = rest.first() {
+        while next < right.len() && right[next].saturating_add(lag) <= first {
             next += 1;
         }
-        let row = next.checked_sub(1).filter(|&row| match how {
-            How::Exact => right[row] == time,
-            How::Resampled { .. } => {
-                let follows = on_grid.is_some_and(|last| last.checked_add(step) == Some(time));
-                if follows || time.saturating_sub(origin) % step == 0 {
-                    on_grid = Some(time);
-                }
-                on_grid == Some(time) && time <= right[right.len() - 1]
-            }
-            How::AsOf { .. } => true,
+        // The candles up to the next row have the same newest row.
+        let end = right.get(next).map_or(rest.len(), |&time| {
+            position(rest, |candle| time.saturating_add(lag) > candle)
         });
-        match runs.last_mut() {
-            Some(run) if run.row == row => run.candles += 1,
-            _ => runs.push(Run { candles: 1, row }),
+        let (candles, later) = rest.split_at(end);
+        rest = later;
+        let row = next.checked_sub(1);
+        match (how, row) {
+            (_, None) | (How::AsOf { .. }, _) => push(candles.len(), row),
+            (How::Exact, Some(newest)) => {
+                let same = usize::from(right[newest] == first);
+                push(same, row);
+                push(candles.len() - same, None);
+            }
+            (How::Resampled { .. }, Some(_)) => {
+                let end = position(candles, |candle| Some(candle) <= last);
+                let (candles, late) = candles.split_at(end);
+                if on_grid(first) && simd::evenly_spaced(candles, step) {
+                    push(candles.len(), row);
+                } else {
+                    for &candle in candles {
+                        push(1, row.filter(|_| on_grid(candle)));
+                    }
+                }
+                push(late.len(), None);
+            }
         }
     }
     Ok(runs)
+}
+
+/// Returns how many of the first `times` are `within`, in a time that depends on that number only.
+fn position(times: &[i64], within: impl Fn(i64) -> bool) -> usize {
+    let mut bound = 1;
+    while bound < times.len() && within(times[bound - 1]) {
+        bound *= 2;
+    }
+    times[..bound.min(times.len())].partition_point(|time| within(*time))
 }
 
 const DAY: i64 = 86_400_000;
@@ -120,7 +144,8 @@ const DAY: i64 = 86_400_000;
 /// Returns for each candle the value of its row of `column`; null where row or value is missing.
 ///
 /// # Errors
-/// [`Error::NotFinite`] when a value that is not null is NaN or infinite.
+/// [`Error::NotFinite`] when a value that is not null is NaN or infinite, [`Error::TooLarge`] when
+/// the result does not fit into memory.
 ///
 /// # Panics
 /// When a row is outside of the column.
@@ -128,14 +153,11 @@ pub fn take(column: &Column, runs: &[Run]) -> Result<Float64Array> {
     let mut source = vec![0.0; column.len()];
     column.read(0..column.len(), &mut source)?;
     let candles = runs.iter().map(|run| run.candles).sum();
-    let mut values = memory::defaults(candles);
+    let mut values = memory::room(candles)?;
     let mut valid = NullBufferBuilder::new(candles);
-    let mut rest = values.as_mut_slice();
     for run in runs {
         let value = run.row.map(|row| source[row]).filter(|v| !v.is_nan());
-        let (part, tail) = rest.split_at_mut(run.candles);
-        part.fill(value.unwrap_or(0.0));
-        rest = tail;
+        values.resize(values.len() + run.candles, value.unwrap_or(0.0));
         if value.is_some() {
             valid.append_n_non_nulls(run.candles);
         } else {

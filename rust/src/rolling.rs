@@ -5,66 +5,61 @@
 //! non-negative values is therefore at most `2 * log2(window)` roundings for any number of rows, and
 //! a NaN affects only the windows that contain it.
 
+use crate::simd;
+
 /// Sums over windows of one series. Windows of several lengths share the work.
 #[derive(Debug, Default)]
 pub struct WindowSums {
-    /// `levels[k][i]` is the sum of the `2^k` values from index `i` on.
+    /// `levels[k - 1][i]` is the sum of the `2^k` values from index `i` on.
     levels: Vec<Vec<f64>>,
 }
 
 impl WindowSums {
-    /// Replaces the series by `values`, for windows of up to `longest` values.
+    /// Prepares sums over windows of up to `longest` values.
     ///
     /// # Panics
     /// Unless `1 <= longest <= values.len()`.
     pub fn update(&mut self, values: &[f64], longest: usize) {
         assert!(1 <= longest && longest <= values.len());
-        let count = longest.ilog2() as usize + 1;
+        let count = longest.ilog2() as usize;
         self.levels
             .resize_with(count.max(self.levels.len()), Vec::new);
-        self.levels[0].clear();
-        self.levels[0].extend_from_slice(values);
-        for k in 1..count {
-            let (lower, upper) = self.levels.split_at_mut(k);
-            let (half, sums) = (&lower[k - 1], &mut upper[0]);
-            sums.clear();
-            sums.extend(half.iter().zip(&half[1 << (k - 1)..]).map(|(a, b)| a + b));
+        for k in 1..=count {
+            let (lower, upper) = self.levels.split_at_mut(k - 1);
+            let half = lower.last().map_or(values, Vec::as_slice);
+            let sums = &mut upper[0];
+            sums.resize(values.len() + 1 - (1 << k), 0.0);
+            simd::add(sums, half, &half[1 << (k - 1)..]);
         }
     }
 
-    /// Writes the sum of the last `window` values at each of the last `out.len()` positions.
+    /// Writes the sum of the last `window` values at each of the last `out.len()` positions of
+    /// `values`, which are those of [`Self::update`].
     ///
     /// # Panics
     /// When `window` is 0 or longer than `longest` was, or fewer positions have that many values.
-    pub fn write(&self, window: usize, out: &mut [f64]) {
+    pub fn write(&self, values: &[f64], window: usize, out: &mut [f64]) {
         assert!(window >= 1);
         // The bits of the window that are set are the levels to add, two in each pass.
-        let mut from = self.levels[0].len() + 1 - window - out.len();
+        let rows = out.len();
+        let mut from = values.len() + 1 - window - rows;
         let mut levels = (0..=window.ilog2() as usize)
             .filter(|k| window >> k & 1 == 1)
             .map(|k| {
-                let part = &self.levels[k][from..];
+                let level = k.checked_sub(1).map_or(values, |k| &self.levels[k]);
+                let part = &level[from..][..rows];
                 from += 1 << k;
                 part
             });
         let first = levels.next().expect("a window has a bit set");
         match levels.next() {
-            None => out.copy_from_slice(&first[..out.len()]),
-            Some(second) => {
-                for ((sum, a), b) in out.iter_mut().zip(first).zip(second) {
-                    *sum = a + b;
-                }
-            }
+            None => out.copy_from_slice(first),
+            Some(second) => simd::add(out, first, second),
         }
         while let Some(first) = levels.next() {
-            if let Some(second) = levels.next() {
-                for ((sum, a), b) in out.iter_mut().zip(first).zip(second) {
-                    *sum += a + b;
-                }
-            } else {
-                for (sum, a) in out.iter_mut().zip(first) {
-                    *sum += a;
-                }
+            match levels.next() {
+                None => simd::add_one(out, first),
+                Some(second) => simd::add_two(out, first, second),
             }
         }
     }
@@ -73,11 +68,9 @@ impl WindowSums {
     ///
     /// # Panics
     /// As [`Self::write`].
-    pub fn write_mean(&self, window: usize, out: &mut [f64]) {
-        self.write(window, out);
-        for sum in out {
-            *sum /= window as f64;
-        }
+    pub fn write_mean(&self, values: &[f64], window: usize, out: &mut [f64]) {
+        self.write(values, window, out);
+        simd::divide(out, window as f64);
     }
 }
 
@@ -101,37 +94,30 @@ impl RsiSums {
         if out.is_empty() {
             return;
         }
-        let earlier = values.iter();
-        let later = values[1..].iter();
-        self.changes.clear();
-        self.changes
-            .extend(earlier.clone().zip(later.clone()).map(|(a, b)| gain(b - a)));
-        self.sums.update(&self.changes, window);
-        self.sums.write(window, out);
-        self.changes.clear();
-        self.changes
-            .extend(earlier.zip(later).map(|(a, b)| gain(a - b)));
-        self.sums.update(&self.changes, window);
-        if self.losses.len() < out.len() {
-            self.losses.resize(out.len(), 0.0);
+        let (earlier, later) = (values, &values[1..]);
+        self.changes.resize(later.len(), 0.0);
+        self.losses.resize(out.len(), 0.0);
+        for (minuends, subtrahends, sums) in [
+            (later, earlier, &mut *out),
+            (earlier, later, &mut self.losses),
+        ] {
+            simd::gains(&mut self.changes, minuends, subtrahends);
+            self.sums.update(&self.changes, window);
+            self.sums.write(&self.changes, window, sums);
         }
-        let losses = &mut self.losses[..out.len()];
-        self.sums.write(window, losses);
-        for (rsi, loss) in out.iter_mut().zip(losses) {
-            *rsi = strength(*rsi, *loss);
-        }
+        simd::strengths(out, &self.losses);
     }
 }
 
 /// The positive part; NaN stays NaN.
 #[inline]
-fn gain(difference: f64) -> f64 {
+pub(crate) fn gain(difference: f64) -> f64 {
     if difference < 0.0 { 0.0 } else { difference }
 }
 
 /// `100 - 100 / (1 + gain / loss)` with one division.
 #[inline]
-fn strength(gain: f64, loss: f64) -> f64 {
+pub(crate) fn strength(gain: f64, loss: f64) -> f64 {
     100.0 * gain / (gain + loss)
 }
 
@@ -145,7 +131,7 @@ pub fn sma(values: &[f64], window: usize) -> Vec<f64> {
     if values.len() >= window {
         let mut sums = WindowSums::default();
         sums.update(values, window);
-        sums.write_mean(window, &mut out[window - 1..]);
+        sums.write_mean(values, window, &mut out[window - 1..]);
     }
     out
 }

@@ -1,5 +1,7 @@
 //! Min-max scaling with the arithmetic of scikit-learn's `MinMaxScaler` (`feature_range` 0..1).
 
+use crate::simd;
+
 /// A fitted min-max scaler of one column: `scaled = x * scale + min`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MinMax {
@@ -66,21 +68,7 @@ impl Default for Range {
 impl Range {
     /// Widens the range to include `values`.
     pub fn observe(&mut self, values: &[f64]) {
-        // Independent lanes let the comparisons run in parallel. A comparison with NaN is false, so
-        // it keeps the old bound.
-        const LANES: usize = 8;
-        let (mut low, mut high) = ([self.min; LANES], [self.max; LANES]);
-        let chunks = values.chunks_exact(LANES);
-        let rest = chunks.remainder();
-        for chunk in chunks {
-            for lane in 0..LANES {
-                let v = chunk[lane];
-                low[lane] = if v < low[lane] { v } else { low[lane] };
-                high[lane] = if v > high[lane] { v } else { high[lane] };
-            }
-        }
-        self.min = low.iter().chain(rest).copied().fold(self.min, f64::min);
-        self.max = high.iter().chain(rest).copied().fold(self.max, f64::max);
+        (self.min, self.max) = simd::bounds(values, self.min, self.max);
     }
 
     /// Widens the range to include another one.

@@ -10,13 +10,14 @@ use crate::rolling::{RsiSums, WindowSums};
 /// Rows in a block, so that ten features and their buffers fit into the L1 and L2 caches.
 const ROWS: usize = 512;
 
-/// The features of one block of rows, NaN where a value is missing.
+/// Buffers for the features of one block of rows.
 pub(super) struct Block {
     /// Most rows of a block.
     pub size: usize,
+    /// The rows of each source, with its lookback.
+    sources: Vec<Vec<f64>>,
+    /// The values of each feature that is not itself a source column.
     values: Vec<Vec<f64>>,
-    source: Vec<f64>,
-    rows: usize,
     means: WindowSums,
     rsi: RsiSums,
 }
@@ -24,70 +25,84 @@ pub(super) struct Block {
 impl Block {
     pub fn new(pipeline: &Pipeline) -> Self {
         let lookbacks = pipeline.sources.iter().map(|source| source.lookback);
-        let lookback = lookbacks.max().unwrap_or(0);
         // Long windows get larger blocks, so that at most half of the rows read are lookback.
-        let size = ROWS.max(lookback);
+        let size = ROWS.max(lookbacks.clone().max().unwrap_or(0));
         Self {
             size,
+            sources: lookbacks.map(|rows| vec![0.0; size + rows]).collect(),
             values: vec![vec![0.0; size]; pipeline.features.len()],
-            source: vec![0.0; size + lookback],
-            rows: 0,
             means: WindowSums::default(),
             rsi: RsiSums::default(),
         }
     }
 
-    /// Computes every feature on `rows`, at most [`Self::size`] of them.
+    /// Returns the values of each feature on `rows`, at most [`Self::size`] of them, in channel
+    /// order. A missing value is NaN.
     ///
     /// # Errors
     /// As [`Column::read`].
-    pub fn compute(
-        &mut self,
+    pub fn compute<'b>(
+        &'b mut self,
         pipeline: &Pipeline,
-        columns: &[Column],
+        columns: &'b [Column],
         rows: Range<usize>,
-    ) -> Result<()> {
-        self.rows = rows.len();
-        for (source, column) in pipeline.sources.iter().zip(columns) {
-            // Rows before the frame repeat its first value. The first difference is then 0, as the
-            // RSI defines it. No other feature has a value on the rows that this affects.
-            let missing = source.lookback.saturating_sub(rows.start);
-            let first = rows.start.saturating_sub(source.lookback);
-            let buffer = &mut self.source[..source.lookback + rows.len()];
-            column.read(first..rows.end, &mut buffer[missing..])?;
-            let edge = buffer[missing];
-            buffer[..missing].fill(edge);
-
+    ) -> Result<Vec<&'b [f64]>> {
+        let Self {
+            sources: buffers,
+            values,
+            means,
+            rsi,
+            ..
+        } = self;
+        let mut views = Vec::with_capacity(columns.len());
+        for ((source, column), buffer) in pipeline.sources.iter().zip(columns).zip(buffers) {
+            let view = read(column, source.lookback, rows.clone(), buffer)?;
             if source.longest_mean > 0 {
-                self.means.update(buffer, source.longest_mean);
+                means.update(view, source.longest_mean);
             }
             for &feature in &source.features {
                 let transform = pipeline.features[feature].transform;
-                let inputs = &buffer[source.lookback - transform.lookback()..];
-                let out = &mut self.values[feature][..rows.len()];
+                let out = &mut values[feature][..rows.len()];
                 match transform {
-                    Transform::Identity => out.copy_from_slice(inputs),
-                    Transform::Sma(window) => self.means.write_mean(window, out),
-                    Transform::Rsi(window) => self.rsi.write(inputs, window, out),
+                    Transform::Identity => continue,
+                    Transform::Sma(window) => means.write_mean(view, window, out),
+                    Transform::Rsi(window) => {
+                        rsi.write(&view[source.lookback - window..], window, out);
+                    }
                 }
                 let warming = transform.warmup().saturating_sub(rows.start);
                 out[..warming.min(rows.len())].fill(f64::NAN);
             }
+            views.push(view);
         }
-        Ok(())
+        let mut features: Vec<&[f64]> = values.iter().map(|out| &out[..rows.len()]).collect();
+        for (source, view) in pipeline.sources.iter().zip(views) {
+            for &feature in &source.features {
+                if pipeline.features[feature].transform == Transform::Identity {
+                    features[feature] = &view[source.lookback..];
+                }
+            }
+        }
+        Ok(features)
     }
+}
 
-    /// The values of each feature on the rows computed last, in channel order, NaN where a value is
-    /// missing.
-    pub fn features(&self) -> impl Iterator<Item = &[f64]> {
-        self.values.iter().map(|values| &values[..self.rows])
-    }
-
-    /// Mutable access to [`Self::features`].
-    pub fn features_mut(&mut self) -> impl Iterator<Item = &mut [f64]> {
-        let rows = self.rows;
-        self.values
-            .iter_mut()
-            .map(move |values| &mut values[..rows])
-    }
+/// Returns `rows` of a column after the `lookback` rows before them.
+///
+/// Rows before the frame repeat its first value. The first difference is then 0, as the RSI defines
+/// it. No other feature has a value on the rows that this affects.
+fn read<'b>(
+    column: &Column<'b>,
+    lookback: usize,
+    rows: Range<usize>,
+    buffer: &'b mut [f64],
+) -> Result<&'b [f64]> {
+    let buffer = &mut buffer[..lookback + rows.len()];
+    let Some(missing) = lookback.checked_sub(rows.start).filter(|rows| *rows > 0) else {
+        return column.view(rows.start - lookback..rows.end, buffer);
+    };
+    column.read(0..rows.end, &mut buffer[missing..])?;
+    let edge = buffer[missing];
+    buffer[..missing].fill(edge);
+    Ok(buffer)
 }

@@ -15,7 +15,7 @@ use crate::column::Column;
 use crate::matrix::{Element, Matrix};
 use crate::parallel::{self, Threads};
 use crate::scale::{self, MinMax};
-use crate::{Error, Result};
+use crate::{Error, Result, simd};
 
 /// Fewest rows for a thread. Starting one takes as long as processing about 10,000 rows.
 const ROWS_PER_THREAD: usize = 1 << 15;
@@ -184,15 +184,16 @@ impl Pipeline {
         let mut ranges = vec![scale::Range::default(); self.features.len()];
         let mut block = Block::new(self);
         for start in rows.clone().step_by(block.size) {
-            block.compute(self, columns, start..rows.end.min(start + block.size))?;
-            let features = self.features.iter().zip(block.features_mut());
+            let end = rows.end.min(start + block.size);
+            let values = block.compute(self, columns, start..end)?;
+            let features = self.features.iter().zip(values);
             for (range, (feature, values)) in ranges.iter_mut().zip(features) {
-                if let Some(fill) = feature.null_as {
-                    for value in values.iter_mut().filter(|v| v.is_nan()) {
-                        *value = fill;
-                    }
-                }
                 range.observe(values);
+                if let Some(fill) = feature.null_as
+                    && simd::any_nan(values)
+                {
+                    range.observe(&[fill]);
+                }
             }
         }
         Ok(ranges)
@@ -216,9 +217,9 @@ impl Pipeline {
         Matrix::build(self.features.len(), &parts, |rows, writer| {
             let mut block = Block::new(self);
             for start in rows.clone().step_by(block.size) {
-                block.compute(self, columns, start..rows.end.min(start + block.size))?;
-                let features: Vec<&[f64]> = block.features().collect();
-                writer.extend(start, &features, &self.scalers);
+                let end = rows.end.min(start + block.size);
+                let values = block.compute(self, columns, start..end)?;
+                writer.extend(start, &values, &self.scalers);
             }
             Ok(())
         })
