@@ -67,6 +67,7 @@ def test_defaults() -> None:
         "engine": "auto",
         "mixed_precision": True,
         "tensorboard": None,
+        "compile_cache": True,
         "resume": False,
         "onnx_input": "features",
         "skip_plots": False,
@@ -91,6 +92,7 @@ def test_each_command_offers_the_options_that_apply_to_it() -> None:
     output = {"registry", "onnx_input", "skip_plots", "skip_robustness", "skip_onnx"}
     output |= {"promote"}
     of_fitting = {"epochs", "batch_size", "patience", "seed", "engine", "mixed_precision"}
+    of_fitting |= {"compile_cache"}
     of_one_run = {"tensorboard", "resume"}
     assert options_of("train", "model") == OPTIONS.keys()
     assert OPTIONS.keys() - options_of("train", "price") == {
@@ -101,7 +103,7 @@ def test_each_command_offers_the_options_that_apply_to_it() -> None:
     assert OPTIONS.keys() - options_of("check", "leak") == output | of_one_run | of_fitting
     assert options_of("train") == {
         *("registry", "cache_dir", "candles", "sentiment", "offline", "resume"),
-        *("force_refresh", "tensorboard", "promote"),
+        *("force_refresh", "tensorboard", "promote", "compile_cache"),
     }
 
 
