@@ -14,6 +14,10 @@
     clippy::inline_always,
     reason = "only what is inlined is compiled for the instructions of its caller"
 )]
+#![allow(
+    clippy::needless_bitwise_bool,
+    reason = "`&&` would leave the loop early, which keeps the compiler from using vectors"
+)]
 
 use crate::matrix::Element;
 use crate::rolling;
