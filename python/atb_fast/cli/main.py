@@ -74,11 +74,7 @@ def main() -> NoReturn:
     except BaseException as error:
         _end(error)
     interrupts.restore()
-    try:
-        sys.stderr.flush()
-    except OSError:  # nobody reads the log any more; Python would exit with code 120
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-    sys.exit(0)
+    _exit(0)
 
 
 def _set_up_streams() -> None:
@@ -123,10 +119,18 @@ def _fail(message: str, code: int) -> NoReturn:
     with suppress(OSError):
         if message:
             click.echo(f"error: {message}", err=True)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process at once; all cleanup is done by now.
+
+    A thread that waits for a server must not keep the program alive, and a regular exit would spend
+    a second on freeing what TensorFlow holds.
+    """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    # Cleanup is done by now. A thread that waits for a server must not keep the program alive.
     os._exit(code)
 
 
