@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from atb_fast import recipes
@@ -38,6 +37,7 @@ from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import configure, import_ahead
 from atb_fast.training.engine import FitResult
 from atb_fast.training.environment import environment, versions
+from atb_fast.training.startup import ahead
 from atb_fast.training.train import save, train
 
 log = logging.getLogger(__name__)
@@ -115,16 +115,6 @@ def run_training_pipeline(
     return result_of(record, bundle, draft.version, promotion, timer=timer, same_onnx=same_onnx)
 
 
-def _ahead(work: Callable[[], object]) -> None:
-    """Start `work` in the background, ignoring errors: whoever needs the result calls it again."""
-
-    def run() -> None:
-        with suppress(Exception):
-            work()
-
-    Thread(target=run, daemon=True).start()
-
-
 def _import_late_packages(config: TrainingConfig) -> None:
     """Import what later steps need; while the model is trained, Python is idle."""
     if not config.skip_plots:
@@ -184,7 +174,7 @@ def _train(
     log.info("%s", policy.reason)
     if recorded:
         recorded.warn_of_differences(versions(), environment())
-    _ahead(lambda: _import_late_packages(config))
+    ahead(lambda: _import_late_packages(config))
     with timer.stage("training"):
         model, fitted = train(
             recipes.get(config.recipe),

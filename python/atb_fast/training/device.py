@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import Engine, FitOptions
 from atb_fast.errors import MissingExtraError, lacks_memory
-from atb_fast.training.startup import quick_startup
+from atb_fast.training.startup import ahead, quick_startup
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ CPU_BATCH_SIZE = 32
 #: A GPU is mostly idle with batches of 32. Not measured.
 GPU_BATCH_SIZE = 128
 
-_importing = threading.Lock()
+_importing = Lock()
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,7 @@ def import_ahead() -> None:
 
     Errors are ignored: `import_tensorflow` raises them again.
     """
-
-    def run() -> None:
-        with suppress(Exception):
-            import_tensorflow()
-
-    threading.Thread(target=run, daemon=True).start()
+    ahead(import_tensorflow)
 
 
 def configure(

@@ -89,6 +89,16 @@ def owns_stderr() -> bool:
     return sys.__stderr__ is not None and sys.__stderr__.fileno() != 2
 
 
+def ahead(work: Callable[[], object]) -> None:
+    """Start `work` in the background, ignoring errors: whoever needs the result calls it again."""
+
+    def run() -> None:
+        with suppress(Exception):
+            work()
+
+    Thread(target=run, daemon=True).start()
+
+
 @contextmanager
 def quick_startup() -> Iterator[None]:
     """Import TensorFlow and Keras quietly, without packages that only other programs need.
