@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from atb_fast.errors import BundleError as BundleError
     from atb_fast.errors import DataError as DataError
     from atb_fast.errors import ExportError as ExportError
+    from atb_fast.errors import ExpressionError as ExpressionError
     from atb_fast.errors import FetchError as FetchError
     from atb_fast.errors import LeakError as LeakError
     from atb_fast.errors import MissingExtraError as MissingExtraError
@@ -70,6 +71,7 @@ _MODULES = {
         "BundleError",
         "DataError",
         "ExportError",
+        "ExpressionError",
         "FetchError",
         "LeakError",
         "MissingExtraError",

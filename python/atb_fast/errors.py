@@ -33,6 +33,22 @@ class ArgumentError(AtbFastError, ValueError):
         self.options = tuple(options)
 
 
+class ExpressionError(ArgumentError):
+    """An invalid expression.
+
+    For an expression given as text, the first line of the message says what is wrong and where;
+    two more lines show the place.
+
+    Attributes:
+        position: Index of the character of the text that the message is about; None for
+            expressions built in Python.
+    """
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
+
+
 class DataError(AtbFastError, ValueError):
     """Candles, sentiment or frames that cannot be used."""
 
