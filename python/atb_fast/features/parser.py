@@ -1,37 +1,48 @@
 """The parser: from text such as `close / mean(close, 24) - 1` to an `Expr`.
 
-Text is never evaluated. Its tokens are checked first, then Python's own parser turns them into a
-syntax tree, of which only a few kinds of nodes are accepted.
+Text is never evaluated, and Python's own parser is not used: it overflows the stack of a small
+thread when it gets long chains of operators, and its messages differ from version to version. The
+precedence of the symbols is that of Python.
 """
 
 from __future__ import annotations
 
-import ast
 import operator
 import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from atb_fast.errors import ExpressionError
-from atb_fast.features.expressions import LOOK_AHEAD, MAX_DEPTH, MAX_TEXT, TOO_LARGE, Expr, call
-from atb_fast.features.signatures import FUNCTIONS, Operator, Parameter
-from atb_fast.features.tokens import SPACE, InvalidTextError, check_tokens
+from atb_fast.features.expressions import (
+    LOOK_AHEAD,
+    MAX_DEPTH,
+    MAX_TEXT,
+    TOO_LARGE,
+    Expr,
+    call,
+    lift,
+)
+from atb_fast.features.signatures import (
+    COMPARISON,
+    FUNCTIONS,
+    OPERATORS,
+    POWER,
+    Operator,
+    Parameter,
+)
+from atb_fast.features.tokens import SPACE, InvalidTextError, Token, split
 
 _T = TypeVar("_T")
 
-_SYMBOLS: dict[type[ast.AST], str] = {
-    ast.Add: "add",
-    ast.Sub: "sub",
-    ast.Mult: "mul",
-    ast.Div: "div",
-    ast.Pow: "pow",
-    ast.Lt: "lt",
-    ast.LtE: "le",
-    ast.Gt: "gt",
-    ast.GtE: "ge",
-    ast.Eq: "eq",
-    ast.NotEq: "ne",
+_BINARY = {
+    each.symbol: each for each in OPERATORS.values() if len(each.operands) == 2 and each.symbol
 }
+
+#: Most brackets, signs and powers inside each other. An expression with the deepest allowed tree
+#: needs one for each level.
+_MAX_NESTING = MAX_DEPTH + 50
+
+_TOO_DEEP = TOO_LARGE.format(f"more than {_MAX_NESTING} nested brackets, signs and powers")
 
 
 def parse(
@@ -72,111 +83,188 @@ def parse(
 
 
 class _Parser:
-    """One text that is being parsed."""
+    """One text that is being parsed, by precedence climbing."""
 
     def __init__(self, text: str, columns: tuple[str, ...] | None, target: bool) -> None:
-        self.text = text
+        self.tokens = split(text)
+        self.index = 0
+        self.nesting = 0
         self.columns = columns
         self.target = target
 
+    @property
+    def token(self) -> Token:
+        """The next token."""
+        return self.tokens[self.index]
+
     def parse(self) -> Expr:
-        check_tokens(self.text)
-        # Python's parser gets one line without leading space. Characters keep their distances.
-        self.start = len(self.text) - len(self.text.lstrip(SPACE))
-        line = re.sub(f"[{SPACE}]", " ", self.text[self.start :])
-        self.encoded = line.encode()
         try:
-            return self._expression(ast.parse(line, mode="eval").body)
-        except (RecursionError, MemoryError):
-            problem = TOO_LARGE.format(f"more than {MAX_DEPTH} levels")
-        except (SyntaxError, ValueError) as error:
-            if isinstance(error, ExpressionError):
-                raise
-            problem = str(error)
-        raise InvalidTextError(problem, self.start, self.start + 1)
+            expr = self._expression()
+        except RecursionError:  # the caller has used most of the stack
+            raise self._invalid(_TOO_DEEP, self.token) from None
+        if self.token.kind == ")":
+            raise self._invalid("this bracket was never opened", self._take())
+        if self.token.kind != "end":
+            raise self._no_operator()
+        return expr
 
-    def _expression(self, node: ast.expr) -> Expr:
-        match node:
-            case ast.BinOp(left, symbol, right) | ast.Compare(left, [symbol], [right]):
-                operands = self._expression(left), self._expression(right)
-                return self._at(node, Expr, _SYMBOLS[type(symbol)], operands)
-            case ast.UnaryOp(ast.USub() | ast.UAdd() as sign, operand):
-                value = self._expression(operand)
-                return self._at(node, operator.neg, value) if isinstance(sign, ast.USub) else value
-            case ast.Constant(int() | float() as number):
-                return self._at(node, Expr, "number", (), (number,))
-            case ast.Name(name):
-                return self._column(node, name)
-            case ast.Call(ast.Name("col"), [ast.Constant(str() as name)]):
-                return self._column(node, name)
-            case ast.Call(ast.Name(name) as function, values):
-                return self._call(node, function, name, values)
-        if isinstance(node, ast.Compare):
-            raise self._invalid(node, "comparisons do not chain; write `(a < x) * (x < b)`")
-        raise self._invalid(node, 'for a column, write its name, or col("name") with quotes')
+    def _take(self) -> Token:
+        token = self.token
+        self.index += token.kind != "end"
+        return token
 
-    def _column(self, node: ast.expr, name: str) -> Expr:
-        if isinstance(node, ast.Name) and (name in FUNCTIONS or name == "col"):
+    def _expression(self, level: int = COMPARISON) -> Expr:
+        """Return the expression that starts here, up to a symbol that binds less than `level`."""
+        first = self.token
+        left = self._operand()
+        while (symbol := _BINARY.get(self.token.kind)) and symbol.precedence >= level:
+            taken = self._take()
+            if symbol.precedence == POWER:  # `x ** y ** z` is `x ** (y ** z)`
+                right = self._nested(taken, POWER)
+            else:
+                right = self._expression(symbol.precedence + 1)
+            left = self._at(first, Expr, symbol.name, (left, right))
+            after = _BINARY.get(self.token.kind)
+            if symbol.precedence == COMPARISON and after and after.precedence == COMPARISON:
+                problem = "comparisons do not chain; write `(a < x) * (x < b)`"
+                raise self._invalid(problem, self._take())
+        return left
+
+    def _nested(self, outer: Token, level: int = COMPARISON) -> Expr:
+        """Return the expression inside a bracket, or after a sign or `**`."""
+        self.nesting += 1
+        if self.nesting > _MAX_NESTING:
+            raise self._invalid(_TOO_DEEP, outer)
+        expr = self._expression(level)
+        self.nesting -= 1
+        return expr
+
+    def _operand(self) -> Expr:
+        first = self._take()
+        match first.kind:
+            case "number":
+                expr = self._at(first, lift, first.value)
+            case "name" if self.token.kind == "(":
+                expr = self._call(first)
+            case "name":
+                expr = self._bare_name(first)
+            case "+" | "-":  # `-x ** 2` is `-(x ** 2)`
+                value = self._nested(first, POWER)
+                expr = self._at(first, operator.neg, value) if first.kind == "-" else value
+            case "(":
+                expr = self._nested(first)
+                self._close(first)
+            case "quoted":
+                problem = 'for a column, write its name, or col("name") with quotes'
+                raise self._invalid(problem, first)
+            case "end":
+                problem = "the text ends where a column, a number or a function is expected"
+                raise self._invalid(problem, first)
+            case _:
+                raise self._invalid("expected a column, a number or a function", first)
+        return expr
+
+    def _close(self, opened: Token) -> None:
+        if self.token.kind == "end":
+            raise InvalidTextError("this bracket is never closed", opened.start, opened.end)
+        if self.token.kind != ")":
+            raise self._no_operator()
+        self._take()
+
+    def _no_operator(self) -> InvalidTextError:
+        """Return the error that something other than an operator follows an operand."""
+        problem = "expected an operator, such as `*`, before this"
+        if self.token.kind == ",":
+            problem = "a comma may only separate the arguments of a function"
+        return self._invalid(problem, self._take())
+
+    def _bare_name(self, first: Token) -> Expr:
+        name = str(first.value)
+        if name in FUNCTIONS or name == "col":
             usage = FUNCTIONS.get(name, 'col("funding rate")')
             problem = f'this is a function, called as {usage}; for a column, write col("{name}")'
-            raise self._invalid(node, problem)
+            raise self._invalid(problem, first)
+        return self._column(first, name)
+
+    def _column(self, first: Token, name: str) -> Expr:
         if self.columns is not None and name not in self.columns:
             hint = _near(name, self.columns) or f"found: {', '.join(self.columns[:20])}"
-            raise self._invalid(node, f"no such column; {hint}")
-        return self._at(node, Expr, "column", (), (name,))
+            raise self._invalid(f"no such column; {hint}", first)
+        return self._at(first, Expr, "column", (), (name,))
 
-    def _call(self, node: ast.Call, called: ast.expr, name: str, values: list[ast.expr]) -> Expr:
+    def _call(self, first: Token) -> Expr:
+        name, opened = str(first.value), self.token
         if name == "col":
-            raise self._invalid(node, 'expected one quoted name, as in col("funding rate")')
+            return self._quoted_column(first)
         function = FUNCTIONS.get(name)
         if function is None:
             hint = _near(name, FUNCTIONS) or f"the functions are {', '.join(sorted(FUNCTIONS))}"
-            raise self._invalid(called, f"no such function; {hint}")
+            raise self._invalid(f"no such function; {hint}", first)
         if name == "lead" and not self.target:
-            raise self._invalid(node, LOOK_AHEAD)
+            raise self._invalid(LOOK_AHEAD, first)
+        self._take()
+        values = self._arguments(function, opened)
+        self._close(opened)
         needed, most = function.counts
         if not needed <= len(values) <= most:
             expected = f"{most}" if needed == most else f"{needed} to {most}"
             plural = "" if expected == "1" else "s"
             problem = f"expected {expected} argument{plural}, got {len(values)}: {function}"
-            raise self._invalid(node, problem)
-        count = len(function.operands)
-        operands = [self._expression(value) for value in values[:count]]
-        given = [
-            self._parameter(function, parameter, value)
-            for parameter, value in zip(function.parameters, values[count:], strict=False)
-        ]
-        defaults = [each.default for each in function.parameters[len(given) :]]
-        return self._at(node, call, name, *operands, *given, *defaults)
+            raise self._invalid(problem, first)
+        missing = function.parameters[len(values) - len(function.operands) :]
+        return self._at(first, call, name, *values, *(each.default for each in missing))
 
-    def _parameter(self, function: Operator, parameter: Parameter, node: ast.expr) -> object:
+    def _quoted_column(self, first: Token) -> Expr:
+        opened, quoted = self._take(), self._take()
+        if quoted.kind != "quoted":
+            raise self._invalid('expected one quoted name, as in col("funding rate")', first)
+        self._close(opened)
+        return self._column(first, str(quoted.value))
+
+    def _arguments(self, function: Operator, opened: Token) -> list[object]:
+        """Return the arguments of a call: expressions, then plain values."""
+        values: list[object] = []
+        if self.token.kind == ")":
+            return values
+        while True:
+            place = len(values) - len(function.operands)
+            if 0 <= place < len(function.parameters):
+                values.append(self._parameter(function, function.parameters[place], opened))
+            else:
+                values.append(self._nested(opened))
+            if self.token.kind != ",":
+                return values
+            self._take()
+
+    def _parameter(self, function: Operator, parameter: Parameter, opened: Token) -> object:
         """Return the value of an argument that is not an expression."""
-        value: object
-        match node:
-            case ast.Constant(int() | float() as value):
-                pass
-            case ast.UnaryOp(ast.USub(), ast.Constant(int() | float() as number)):
-                value = -number
-            case ast.Name(value) if parameter.kind == "style":
-                pass
-            case _:
-                problem = f"`{parameter.name}` of `{function.name}` must be {parameter.expected}"
-                raise self._invalid(node, f"{problem}: {function}")
-        return self._at(node, parameter.check, function.name, value)
+        start, first = self.index, self.token
+        sign = -1 if first.kind == "-" else 1
+        if first.kind == "-":
+            self._take()
+        token = self._take()
+        value: object = None
+        if isinstance(token.value, (int, float)):
+            value = sign * token.value
+        elif parameter.kind == "style" and token.kind == "name" and token is first:
+            value = token.value
+        if value is None or self.token.kind not in (",", ")", "end"):
+            self.index = start
+            self._nested(opened)  # read the whole argument, to show it
+            problem = f"{parameter.requirement(function.name)}: {function}"
+            raise self._invalid(problem, first)
+        return self._at(first, parameter.check, function.name, value)
 
-    def _at(self, node: ast.expr, build: Callable[..., _T], *args: object) -> _T:
-        """Return `build(*args)`; an error gets the place of `node`."""
+    def _at(self, first: Token, build: Callable[..., _T], *args: object) -> _T:
+        """Return `build(*args)`; an error gets the place from `first` to the last token read."""
         try:
             return build(*args)
         except ExpressionError as error:
-            raise self._invalid(node, str(error)) from None
+            raise self._invalid(str(error), first) from None
 
-    def _invalid(self, node: ast.expr, problem: str) -> InvalidTextError:
-        start, end = (  # of Python's parser, which counts bytes
-            self.start + len(self.encoded[:offset].decode())
-            for offset in (node.col_offset, node.end_col_offset)
-        )
-        return InvalidTextError(problem, start, end)
+    def _invalid(self, problem: str, first: Token) -> InvalidTextError:
+        """Return an error about the text from `first` to the last token read."""
+        return InvalidTextError(problem, first.start, self.tokens[max(self.index - 1, 0)].end)
 
 
 def _located(label: str, text: str, error: InvalidTextError) -> ExpressionError:
@@ -184,14 +272,11 @@ def _located(label: str, text: str, error: InvalidTextError) -> ExpressionError:
     part = text[error.start : error.end]
     part = _visible(part if len(part) <= 40 else f"{part[:37]}...")
     lines = re.split("\r\n|\r|\n", text[: error.start])
-    character = len(lines[-1]) + 1
-    where = (
-        f"line {len(lines)}, character {character}" if len(lines) > 1 else f"character {character}"
-    )
+    line = f"line {len(lines)}, " if len(lines) > 1 else ""
     before = lines[-1][-40:]
     after = re.split("[\r\n]", text[error.start :])[0][:40]
     return ExpressionError(
-        f"{label}: `{part}` ({where}): {error.problem}\n"
+        f"{label}: `{part}` ({line}character {len(lines[-1]) + 1}): {error.problem}\n"
         f"  {_visible(before + after)}\n"
         f"  {' ' * len(before)}^",
         error.start,
@@ -199,7 +284,7 @@ def _located(label: str, text: str, error: InvalidTextError) -> ExpressionError:
 
 
 def _visible(text: str) -> str:
-    """Return the text with one space or question mark in place of what a terminal cannot show."""
+    """Return the text with a space or a question mark for each character that is not printable."""
     return "".join(each if each.isprintable() else " ?"[each not in SPACE] for each in text)
 
 

@@ -66,8 +66,7 @@ class Parameter:
         elif self.kind == "style":
             if isinstance(value, str) and value in self.choices:
                 return str(value)
-        elif not isinstance(value, bool) and hasattr(value, "__index__"):
-            bars = operator.index(value)
+        elif (bars := _whole(value)) is not None:
             if self.minimum <= bars <= self.maximum:
                 return bars
             if bars < 0 and owner in ("lag", "diff"):
@@ -75,17 +74,18 @@ class Parameter:
                     f"{what} must not be negative, got {shown(bars)}: that would look into the "
                     "future; only a target may, with `lead`"
                 )
-        raise ExpressionError(f"{what} must be {self.expected}, got {shown(value)}")
+        raise ExpressionError(f"{self.requirement(owner)}, got {shown(value)}")
 
-    @property
-    def expected(self) -> str:
-        """What the argument must be, for messages."""
+    def requirement(self, owner: str) -> str:
+        """Return what the argument of the operator `owner` must be, for messages."""
+        expected = f"one of {', '.join(self.choices)}"
         if self.kind == "bars":
-            return f"a whole number of bars from {self.minimum:,} to {self.maximum:,}"
-        if self.kind == "number":
-            bounds = f" from {self.minimum:g} to {self.maximum:g}"
-            return f"a number{bounds if math.isfinite(self.minimum) else ''}"
-        return f"one of {', '.join(self.choices)}"
+            expected = f"a whole number of bars from {self.minimum:,} to {self.maximum:,}"
+        elif self.kind == "number":
+            limited = math.isfinite(self.minimum)
+            expected = f"a number{f' from {self.minimum:g} to {self.maximum:g}' if limited else ''}"
+        hint = f" (for one of two values, use `{owner}imum`)" if owner in ("min", "max") else ""
+        return f"`{self.name}` of `{owner}` must be {expected}{hint}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +197,14 @@ def as_number(what: str, value: object) -> float:
     if not math.isfinite(number):
         raise ExpressionError(f"{what} must be a finite number, got {shown(value)}")
     return number + 0.0  # so that 0 and -0 are equal in print too
+
+
+def _whole(value: object) -> int | None:
+    """Return a whole number of any integer type as an int; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _column_name(value: object) -> str:

@@ -1,23 +1,16 @@
-"""The tokens of expressions in text, and the checks of their order.
-
-After these checks a text consists only of plain names, numbers, quoted names, operators and
-matching brackets in a sensible order, so Python's parser has nothing left to refuse, whatever its
-version, and the messages are ours.
-"""
+"""The tokens of expressions in text: plain names, quoted names, numbers and symbols."""
 
 from __future__ import annotations
 
 import keyword
 import math
 import re
-
-#: More brackets than that inside each other are refused; Python's parser allows 200.
-_MAX_BRACKETS = 150
+from typing import NamedTuple
 
 #: What separates tokens. Other white space is not allowed outside quotes.
 SPACE = " \t\r\n\f\v"
 
-# Quoted names may contain the escapes of JSON, because that is how column names are printed.
+# Quoted names have the escapes of JSON, because that is how the names of columns are printed.
 _TOKEN = re.compile(
     r"""
       (?P<space> [ \t\r\n\f\v]+ )
@@ -26,17 +19,13 @@ _TOKEN = re.compile(
     | (?P<number> (?: (?: 0 | [1-9][0-9]* ) (?: \. [0-9]* )? | \. [0-9]+ )
                   (?: [eE] [+-]? [0-9]+ )? (?! [\w.] ) )
     | (?P<name> [A-Za-z_] [A-Za-z0-9_]* )
-    | (?P<open> \( )
-    | (?P<close> \) )
-    | (?P<comma> , )
-    | (?P<sign> \+ | - )
-    | (?P<operator> \*\* | [<>=!]= | [*/<>] )
+    | (?P<symbol> \*\* | [<>=!]= | [-+*/<>(),] )
     """,
     re.VERBOSE,
 )
-
-#: Tokens after which an operand is complete.
-_OPERAND_ENDS = ("quoted", "number", "name", "close")
+_ESCAPE = re.compile(r"\\(?:u(?P<code>....)|(?P<letter>.))")
+_LETTERS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_NUMBER_LIKE = re.compile(r"\.?[0-9][\w.]*", re.ASCII)
 
 #: What to write instead of what other languages have.
 _INSTEAD = {
@@ -67,73 +56,67 @@ class InvalidTextError(Exception):
         self.problem, self.start, self.end = problem, start, end
 
 
-def check_tokens(text: str) -> None:
-    """Check the tokens of a text and their order, but not yet what the names mean.
+class Token(NamedTuple):
+    """A token: its kind, its value, and where it starts and ends in the text.
+
+    The kind is `number`, `name`, `quoted` or `end`; for a symbol, it is the symbol.
+    """
+
+    kind: str
+    value: str | float
+    start: int
+    end: int
+
+
+def split(text: str) -> list[Token]:
+    """Return the tokens of a text, with one of the kind `end` after the last.
 
     Raises:
-        InvalidTextError: There is an unknown token, or one in the wrong place.
+        InvalidTextError: Some characters are not a token.
     """
-    brackets: list[tuple[int, bool]] = []  # where each open bracket is, and whether it is a call
-    before = "start"  # the kind of the previous token
+    tokens = []
     place = 0
     while place < len(text):
-        token = _TOKEN.match(text, place)
-        if token is None:
+        match = _TOKEN.match(text, place)
+        if match is None:
             raise _unknown(text, place)
-        kind, start, place = str(token.lastgroup), place, token.end()
-        if kind == "space":
-            continue
-        problem = _refused(kind, token.group()) or _misplaced(kind, before, brackets)
-        if problem:
-            raise InvalidTextError(problem, start, place)
-        if kind == "open":
-            brackets.append((start, before == "name"))
-        elif kind == "close":
-            brackets.pop()
-        before = kind
-    if before not in _OPERAND_ENDS:
-        raise InvalidTextError(
-            "the text ends where a column, a number or a function is expected", place - 1, place
-        )
-    if brackets:
-        start, _ = brackets[-1]
-        raise InvalidTextError("this bracket is never closed", start, start + 1)
+        kind, part = str(match.lastgroup), match.group()
+        value: str | float = part
+        if kind == "number":
+            value = _number(part, place)
+        elif kind == "quoted":
+            value = _ESCAPE.sub(_unescaped, part[1:-1])
+        elif kind == "name" and keyword.iskeyword(part):
+            problem = _INSTEAD.get(part, f'for a column of that name, write col("{part}")')
+            raise InvalidTextError(problem, place, match.end())
+        if kind != "space":
+            tokens.append(Token(part if kind == "symbol" else kind, value, place, match.end()))
+        place = match.end()
+    last = tokens[-1] if tokens else Token("end", "", 0, 0)
+    return [*tokens, Token("end", "", last.start, last.end)]
 
 
-def _misplaced(kind: str, before: str, brackets: list[tuple[int, bool]]) -> str | None:
-    """Return what is wrong with a token of this kind at this place; None if nothing is."""
-    operand = before in _OPERAND_ENDS
-    call = bool(brackets) and brackets[-1][1]
-    problem = None
-    if kind == "close" and not brackets:
-        problem = "this bracket was never opened"
-    elif kind == "open" and len(brackets) >= _MAX_BRACKETS:
-        problem = "the expression is nested too deeply"
-    elif kind == "comma" and operand and not call:
-        problem = "a comma may only separate the arguments of a function"
-    elif kind in ("operator", "comma", "close"):
-        empty_call = kind == "close" and before == "open" and call
-        problem = None if operand or empty_call else "expected a column, a number or a function"
-    elif operand and kind != "sign" and (kind, before) != ("open", "name"):
-        problem = "expected an operator, such as `*`, before this"
-    return problem
+def _number(text: str, place: int) -> float:
+    """Return an int where there is neither a point nor an exponent, else a float."""
+    if not math.isfinite(float(text)):
+        raise InvalidTextError("the number is too large", place, place + len(text))
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
-def _refused(kind: str, token: str) -> str | None:
-    if kind == "name" and keyword.iskeyword(token):
-        return _INSTEAD.get(token, f'for a column of that name, write col("{token}")')
-    if kind == "number" and not math.isfinite(float(token)):
-        return "the number is too large"
-    return None
+def _unescaped(match: re.Match[str]) -> str:
+    letter = match["letter"]
+    return _LETTERS.get(letter, letter) if letter else chr(int(match["code"], 16))
 
 
 def _unknown(text: str, place: int) -> InvalidTextError:
     character = text[place]
-    number = re.compile(r"\.?[0-9][\w.]*", re.ASCII).match(text, place)
+    number = _NUMBER_LIKE.match(text, place)
     if number:
         return InvalidTextError("not a decimal number", place, number.end())
-    if character.isascii():
-        problem = _INSTEAD.get(character, "this character is not allowed")
-    else:
+    problem = _INSTEAD.get(character, "this character is not allowed")
+    if not character.isascii():
         problem = 'only ASCII characters are allowed outside quotes; for a column, write col("...")'
     return InvalidTextError(problem, place, place + 1)
