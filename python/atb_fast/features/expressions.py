@@ -33,7 +33,7 @@ MAX_SIZE, MAX_DEPTH = 10_000, 100
 
 #: Most characters in the text of an expression. Expressions whose text may be longer are refused,
 #: so that the text of every expression can be parsed.
-MAX_TEXT = 100_000
+MAX_TEXT = 200_000
 
 #: Why an expression is too large, and what to do.
 TOO_LARGE = "the expression has {}; split it, or compute a part of it as a column of the frame"
@@ -98,14 +98,17 @@ class Expr:
             raise ExpressionError(
                 f"`lo` of `clip` must not exceed `hi`, got {params[0]} and {params[1]}"
             )
-        own = sum(len(_quoted(x) if isinstance(x, str) else _number(x)) + 2 for x in params)
+        if self.op in ("column", "number"):
+            own = len(column_text(str(params[0])) if self.op == "column" else _number(params[0]))
+        else:  # with brackets or spaces around the symbol or the arguments, and commas
+            own = len(operator.symbol or self.op) + 4 + 2 * len(args)
+            own += sum(len(x if isinstance(x, str) else _number(x)) + 2 for x in params)
         self._set(
             args=args,
             params=params,
             size=1 + sum(each.size for each in args),
             depth=1 + max((each.depth for each in args), default=0),
-            # No symbol takes more characters with its brackets than the name of an operator and 6.
-            length=len(self.op) + 6 + own + sum(each.length for each in args),
+            length=own + sum(each.length for each in args),
         )
         for what, value, limit in (
             ("operators and columns", self.size, MAX_SIZE),
@@ -176,7 +179,7 @@ class Expr:
     def __str__(self) -> str:
         operator = OPERATORS[self.op]
         if self.op == "column":
-            return _column(str(self.params[0]))
+            return column_text(str(self.params[0]))
         if self.op == "number":
             return _number(self.params[0])
         if self.op == "neg":
@@ -290,6 +293,11 @@ def lift(value: object) -> Expr:
     return Expr("number", (), (as_number("an operand", value),))
 
 
+def col(name: str) -> Expr:
+    """Return a column of the frame, for example `close`."""
+    return Expr("column", (), (name,))
+
+
 def call(name: str, *values: object) -> Expr:
     """Return the operator `name` applied to `values`: its expressions, then its parameters."""
     count = len(OPERATORS[name].operands)
@@ -309,7 +317,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _column(name: str) -> str:
+def column_text(name: str) -> str:
     """Return a column in text: its name, or `col("name")` where the name would be ambiguous."""
     plain = name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
     return name if plain and name not in FUNCTIONS and name != "col" else f"col({_quoted(name)})"

@@ -17,15 +17,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from atb_fast.features.expressions import Expr, Operand, call
+from atb_fast.features.expressions import Expr, Operand, call, col
 from atb_fast.features.signatures import FUNCTIONS
 
 __all__ = ["col", "equal", "unequal", *FUNCTIONS]  # noqa: PLE0604 (the names are known)
-
-
-def col(name: str) -> Expr:
-    """Return a column of the frame, for example `close`."""
-    return Expr("column", (), (name,))
 
 
 def equal(x: Operand, y: Operand) -> Expr:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from atb_fast.errors import ExpressionError
@@ -20,6 +20,8 @@ from atb_fast.features.expressions import (
     TOO_LARGE,
     Expr,
     call,
+    col,
+    column_text,
     lift,
 )
 from atb_fast.features.signatures import (
@@ -60,7 +62,7 @@ def parse(
     `rsi(close, 14, wilder)`.
 
     Args:
-        text: The text, at most 100,000 characters, in one or more lines.
+        text: The text, at most 200,000 characters, in one or more lines.
         columns: The columns that exist; None accepts any name.
         target: Whether the expression may look into the future with `lead`.
         label: What the text is, for messages, for example `feature 'trend'`.
@@ -187,10 +189,12 @@ class _Parser:
         return self._column(first, name)
 
     def _column(self, first: Token, name: str) -> Expr:
+        column = self._at(first, col, name)
         if self.columns is not None and name not in self.columns:
-            hint = _near(name, self.columns) or f"found: {', '.join(self.columns[:20])}"
+            texts = {each: column_text(each) for each in self.columns}
+            hint = _near(name, texts) or f"found: {', '.join([*texts.values()][:20])}"
             raise self._invalid(f"no such column; {hint}", first)
-        return self._at(first, Expr, "column", (), (name,))
+        return column
 
     def _call(self, first: Token) -> Expr:
         name, opened = str(first.value), self.token
@@ -198,7 +202,8 @@ class _Parser:
             return self._quoted_column(first)
         function = FUNCTIONS.get(name)
         if function is None:
-            hint = _near(name, FUNCTIONS) or f"the functions are {', '.join(sorted(FUNCTIONS))}"
+            names = {each: each for each in sorted(FUNCTIONS)}
+            hint = _near(name, names) or f"the functions are {', '.join(names)}"
             raise self._invalid(f"no such function; {hint}", first)
         if name == "lead" and not self.target:
             raise self._invalid(LOOK_AHEAD, first)
@@ -288,10 +293,10 @@ def _visible(text: str) -> str:
     return "".join(each if each.isprintable() else " ?"[each not in SPACE] for each in text)
 
 
-def _near(name: str, names: Iterable[str]) -> str:
-    """Return a suggestion: the one of `names` that is most like `name`; empty if none is."""
+def _near(name: str, texts: Mapping[str, str]) -> str:
+    """Return a suggestion: the text of the name most like `name`; empty if none is like it."""
     from difflib import get_close_matches
 
-    lower = {each.lower(): each for each in names}
+    lower = {each.lower(): text for each, text in texts.items()}
     near = get_close_matches(name.lower(), lower, n=1)
     return f"did you mean `{lower[near[0]]}`?" if near else ""
