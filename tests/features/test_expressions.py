@@ -295,25 +295,25 @@ def test_numbers_of_any_kind_are_operands_on_either_side() -> None:
         (lambda: g.quantile(x, 5, True), "`q` of `quantile` must be a number, got True"),
         (lambda: g.clip(x, 1, 0), "`lo` of `clip` must not exceed `hi`, got 1.0 and 0.0"),
         (lambda: g.fill(x, float("nan")), "`value` of `fill` must be a finite number, got nan"),
-        (lambda: g.max(x, y), "`n` of `max` must be .*for one of two values, use `maximum`"),
+        (lambda: g.max(x, y), "`n` of `max` must be .*for the larger of two values, use `maximum`"),
         (lambda: z + float("inf"), "an operand must be a finite number, got inf"),
         (lambda: z + 10**400, "an operand must be a finite number, got an integer"),
-        (lambda: z + 1j, "an operand must be a number, got 1j"),
-        (lambda: z + {1}, "an operand must be a number"),
-        (lambda: z + None, "an operand must be a number, got None"),
+        (lambda: z + 1j, "expected an expression or a number, got 1j"),
+        (lambda: z + {1}, "expected an expression or a number, got {1}"),
+        (lambda: z + None, "expected an expression or a number, got None"),
         (lambda: z + "close", r"for a column, write col\('close'\)"),
         (lambda: g.mean("close", 2), r"for a column, write col\('close'\)"),
         (lambda: g.where(z == 1, x, y), r"use equal\(a, b\) or unequal\(a, b\)"),
         (lambda: 1 < z < 2, "no single truth value"),
         (lambda: z and y, "no single truth value"),
         (lambda: not z, "no single truth value"),
-        (lambda: g.col(""), "must be a non-empty text, got ''"),
-        (lambda: g.col(1), "must be a non-empty text, got 1"),
+        (lambda: g.col(""), "must be a non-empty string, got ''"),
+        (lambda: g.col(1), "must be a non-empty string, got 1"),
         (lambda: g.col("\ud800"), "must be valid Unicode"),
         (lambda: Expr("shift", (x,), (1,)), "unknown operator 'shift'"),
         (lambda: Expr("mean", (z,)), "`mean` takes 1 expressions and 1 parameters"),
         (lambda: Expr("add", (x, z.op)), "`add` takes 2 expressions"),
-        (lambda: Expr("neg", (Expr("number", (), (1,)),)), "negate the number"),
+        (lambda: Expr("neg", (Expr("number", (), (1,)),)), "negate the number itself"),
         (lambda: x.nodes(0), "`bar_ms` must be the length of a bar in milliseconds, got 0"),
         (lambda: g.lead(x, 1).nodes(HOUR), "only a target may use it"),
     ],
@@ -332,7 +332,7 @@ def test_expressions_that_are_too_large_are_refused() -> None:
         deep = f.abs(deep)
     assert deep.depth == 100
     assert parse(str(deep)) == deep == pickle.loads(pickle.dumps(deep))
-    with pytest.raises(ExpressionError, match="more than 100 levels; split it"):
+    with pytest.raises(ExpressionError, match="more than 100 levels of nesting; split it up"):
         f.abs(deep)
     wide = x
     for _ in range(12):

@@ -12,6 +12,7 @@ import keyword
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import ClassVar, NoReturn, TypeAlias
 
 from atb_fast.errors import ExpressionError
@@ -36,7 +37,7 @@ MAX_SIZE, MAX_DEPTH = 10_000, 100
 MAX_TEXT = 200_000
 
 #: Why an expression is too large, and what to do.
-TOO_LARGE = "the expression has {}; split it, or compute a part of it as a column of the frame"
+TOO_LARGE = "the expression has {}; split it up, or add part of it to the frame as a column"
 
 #: What the operators and functions accept as an expression.
 Operand: TypeAlias = "Expr | float"
@@ -87,9 +88,7 @@ class Expr:
                 f"{shown(args)} and {shown(params)}"
             )
         if self.op == "neg" and args[0].op == "number":
-            raise ExpressionError(
-                "`neg` of a number is not an expression of its own; negate the number"
-            )
+            raise ExpressionError("`neg` cannot be applied to a number; negate the number itself")
         params = tuple(
             parameter.check(self.op, value)
             for parameter, value in zip(operator.parameters, params, strict=True)
@@ -100,7 +99,7 @@ class Expr:
             )
         if self.op in ("column", "number"):
             own = len(column_text(str(params[0])) if self.op == "column" else _number(params[0]))
-        else:  # with brackets or spaces around the symbol or the arguments, and commas
+        else:  # with parentheses, commas, and spaces around symbols
             own = len(operator.symbol or self.op) + 4 + 2 * len(args)
             own += sum(len(x if isinstance(x, str) else _number(x)) + 2 for x in params)
         self._set(
@@ -112,7 +111,7 @@ class Expr:
         )
         for what, value, limit in (
             ("operators and columns", self.size, MAX_SIZE),
-            ("levels", self.depth, MAX_DEPTH),
+            ("levels of nesting", self.depth, MAX_DEPTH),
             ("characters", self.length, MAX_TEXT),
         ):
             if value > limit:
@@ -199,7 +198,7 @@ class Expr:
         return f"{x._within(left)} {operator.symbol} {y._within(right)}"
 
     def _within(self, level: int) -> str:
-        """Return the text, in brackets if it binds less tightly than `level`."""
+        """Return the text, in parentheses if it binds less tightly than `level`."""
         own = OPERATORS[self.op].precedence or ATOM
         if self.op == "number" and self.params[0] < 0:  # type: ignore[operator]
             own = SIGN
@@ -282,14 +281,16 @@ def lift(value: object) -> Expr:
         return value
     if isinstance(value, bool):
         raise ExpressionError(
-            f"expected an expression or a number, got {value}; `==` and `!=` compare expressions, "
-            "so use equal(a, b) or unequal(a, b) to compare their values"
+            f"expected an expression or a number, got {value}; to compare values, use equal(a, b) "
+            "or unequal(a, b), because `==` and `!=` compare the expressions themselves"
         )
     if isinstance(value, str):
         raise ExpressionError(
             f"expected an expression or a number, got {shown(value)}; for a column, write "
             f"col({shown(value)})"
         )
+    if not isinstance(value, Real):
+        raise ExpressionError(f"expected an expression or a number, got {shown(value)}")
     return Expr("number", (), (as_number("an operand", value),))
 
 

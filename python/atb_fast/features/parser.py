@@ -40,11 +40,11 @@ _BINARY = {
     each.symbol: each for each in OPERATORS.values() if len(each.operands) == 2 and each.symbol
 }
 
-#: Most brackets, signs and powers inside each other. An expression with the deepest allowed tree
+#: Most parentheses, signs and powers inside each other. An expression with the deepest allowed tree
 #: needs one for each level.
 _MAX_NESTING = MAX_DEPTH + 50
 
-_TOO_DEEP = TOO_LARGE.format(f"more than {_MAX_NESTING} nested brackets, signs and powers")
+_TOO_DEEP = TOO_LARGE.format(f"more than {_MAX_NESTING} nested parentheses, signs and powers")
 
 
 def parse(
@@ -71,7 +71,7 @@ def parse(
         ExpressionError: The text is not a valid expression. The message names the place.
     """
     if not isinstance(text, str):
-        raise ExpressionError(f"{label}: expected text, got {type(text).__name__}")
+        raise ExpressionError(f"{label}: expected a string, got {type(text).__name__}")
     if len(text) > MAX_TEXT:
         raise ExpressionError(
             f"{label}: the text has {len(text):,} characters; at most {MAX_TEXT:,} are allowed"
@@ -105,7 +105,7 @@ class _Parser:
         except RecursionError:  # the caller has used most of the stack
             raise self._invalid(_TOO_DEEP, self.token) from None
         if self.token.kind == ")":
-            raise self._invalid("this bracket was never opened", self._take())
+            raise self._invalid("unmatched parenthesis", self._take())
         if self.token.kind != "end":
             raise self._no_operator()
         return expr
@@ -133,7 +133,7 @@ class _Parser:
         return left
 
     def _nested(self, outer: Token, level: int = COMPARISON) -> Expr:
-        """Return the expression inside a bracket, or after a sign or `**`."""
+        """Return the expression inside parentheses, or after a sign or `**`."""
         self.nesting += 1
         if self.nesting > _MAX_NESTING:
             raise self._invalid(_TOO_DEEP, outer)
@@ -168,7 +168,7 @@ class _Parser:
 
     def _close(self, opened: Token) -> None:
         if self.token.kind == "end":
-            raise InvalidTextError("this bracket is never closed", opened.start, opened.end)
+            raise InvalidTextError("this parenthesis is never closed", opened.start, opened.end)
         if self.token.kind != ")":
             raise self._no_operator()
         self._take()

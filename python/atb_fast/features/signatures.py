@@ -20,6 +20,11 @@ Value = float | int | str
 #: Largest window, in bars.
 MAX_BARS = 2**20
 
+_HINTS = {
+    "min": " (for the smaller of two values, use `minimum`)",
+    "max": " (for the larger of two values, use `maximum`)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -84,7 +89,7 @@ class Parameter:
         elif self.kind == "number":
             limited = math.isfinite(self.minimum)
             expected = f"a number{f' from {self.minimum:g} to {self.maximum:g}' if limited else ''}"
-        hint = f" (for one of two values, use `{owner}imum`)" if owner in ("min", "max") else ""
+        hint = _HINTS.get(owner, "")
         return f"`{self.name}` of `{owner}` must be {expected}{hint}"
 
 
@@ -209,13 +214,11 @@ def _whole(value: object) -> int | None:
 
 def _column_name(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise ExpressionError(f"the name of a column must be a non-empty text, got {shown(value)}")
+        raise ExpressionError(f"a column name must be a non-empty string, got {shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ExpressionError(
-            f"the name of a column must be valid Unicode, got {value!a}"
-        ) from None
+        raise ExpressionError(f"a column name must be valid Unicode, got {value!a}") from None
     return str(value)
 
 
