@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array};
 use atb_fast_core::column::Column;
+use atb_fast_core::expr::op::Param;
+use atb_fast_core::expr::{Expression, Feature, Input, Pipeline};
 use atb_fast_core::matrix::Matrix;
 use atb_fast_core::merge::{self, How};
 use atb_fast_core::parallel::Threads;
-use atb_fast_core::pipeline::{Feature, Pipeline, Transform};
 use atb_fast_core::window;
 
 const ROWS: usize = 60_000;
@@ -26,25 +27,35 @@ fn prices() -> Vec<f64> {
         .collect()
 }
 
-fn pipeline(features: &[(&str, Transform)]) -> Pipeline {
-    let features = features.iter().map(|&(name, transform)| Feature {
-        name: name.to_owned(),
-        source: "close".to_owned(),
-        transform,
-        null_as: None,
+/// Operators over a window of the close; the close itself for a window of 0.
+fn pipeline(features: &[(&str, usize)]) -> Pipeline {
+    let features = features.iter().map(|&(op, window)| {
+        let close = Param::Text("close".to_owned());
+        let mut nodes = vec![("column".to_owned(), vec![], vec![close])];
+        if window > 0 {
+            nodes.push((op.to_owned(), vec![0], vec![Param::Number(window as f64)]));
+        }
+        Feature {
+            name: format!("{op}_{window}"),
+            expression: Expression::new(&nodes).expect("a valid expression"),
+            null_as: None,
+        }
     });
     Pipeline::new(features.collect()).expect("valid features")
 }
 
-fn prepare(prices: Vec<f64>, features: &[(&str, Transform)]) {
+fn prepare(prices: Vec<f64>, features: &[(&str, usize)]) {
     let chunks: [ArrayRef; 1] = [Arc::new(Float64Array::from(prices))];
     let columns = [Column::new("close", &chunks).expect("float64")];
+    let input = Input {
+        columns: &columns,
+        times: &[],
+        rows: ROWS,
+    };
     let fitted = pipeline(features)
-        .fit(&columns, 0..ROWS, Threads::ONE)
+        .fit(input, 0..ROWS, Threads::ONE)
         .expect("fits");
-    let matrix: Matrix<f32> = fitted
-        .transform(&columns, Threads::ONE)
-        .expect("transforms");
+    let matrix: Matrix<f32> = fitted.transform(input, Threads::ONE).expect("transforms");
     black_box(matrix);
 }
 
@@ -55,12 +66,9 @@ fn main() {
         Some("none") => {
             black_box(prices);
         }
-        Some("scale") => prepare(prices, &[("close", Transform::Identity)]),
-        Some("sma") => prepare(
-            prices,
-            &[("sma_7", Transform::Sma(7)), ("sma_30", Transform::Sma(30))],
-        ),
-        Some("rsi") => prepare(prices, &[("rsi", Transform::Rsi(14))]),
+        Some("scale") => prepare(prices, &[("close", 0)]),
+        Some("sma") => prepare(prices, &[("mean", 7), ("mean", 30)]),
+        Some("rsi") => prepare(prices, &[("rsi_simple", 14)]),
         Some("merge") => {
             let hours: Vec<i64> = (0..ROWS as i64).map(|i| i * 3_600_000).collect();
             let days: Vec<i64> = (0..ROWS as i64 / 24).map(|i| i * 86_400_000).collect();

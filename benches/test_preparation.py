@@ -10,7 +10,7 @@ from incumbents import Case, pandas_features, polars_features, to_pandas
 from sklearn.preprocessing import MinMaxScaler
 
 from atb_fast import _core
-from atb_fast.features.indicators import PRICE_FEATURES, SENTIMENT_FEATURE
+from atb_fast.features.indicators import PRICE_FEATURES, SENTIMENT_FEATURE, of_column
 from atb_fast.features.sentiment import sentiment_features
 
 LENGTH, BATCH = 120, 32
@@ -51,7 +51,7 @@ def test_scaling(benchmark: Any, case: Case, way: str) -> None:
     """Fit and transform five raw columns."""
     benchmark.group = f"scaling {case}"
     names = ["open", "high", "low", "close", "volume"]
-    features = [_core.Feature(name, name) for name in names]
+    features = [of_column(name, name) for name in names]
     columns = case.candles.select(names).to_numpy(order="c")
 
     def ours() -> Any:

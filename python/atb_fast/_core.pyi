@@ -42,6 +42,14 @@ __all__ = [
 class _ArrowStream(Protocol):
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
+#: Operator, arguments (indices of earlier nodes), parameters.
+_Node = tuple[str, tuple[int, ...], tuple[float | str, ...]]
+
+class _Nulls(TypedDict):
+    warmup: int
+    input: int
+    undefined: int
+
 class _BuildInfo(TypedDict):
     version: str
     profile: Literal["release", "debug"]
@@ -186,50 +194,56 @@ def rsi(
 
 @final
 class Feature:
-    """One column of the feature matrix, and how it is computed. Immutable; can be pickled.
+    """One column of the feature matrix: an expression and its name. Immutable; can be pickled.
 
-    Without `sma` and `rsi` the feature is the source column itself.
+    An expression is a list of nodes. A node is a tuple of the name of an operator, the indices of
+    earlier nodes that are its arguments, and its parameters. The last node is the value of the
+    feature. `[("column", (), ("close",)), ("mean", (0,), (7,))]` is the mean of the last 7 closes.
+
+    Null in any argument gives null, and so does a result that is not finite. A window that contains
+    a null gives null.
 
     Args:
         name: Its name in the matrix.
-        source: The float64 column it is computed from.
-        sma: Rows in a simple moving average, 1 to 1048576; see the function `sma`.
-        rsi: Rows in a simple-mean relative strength index, 1 to 1048576; see the function `rsi`.
+        nodes: 1 to 10,000 nodes.
         null_as: The value that replaces a missing one when the scaler is fitted. By default,
             missing values are skipped. Either way their rows are left out of the matrix.
 
     Raises:
-        ArgumentError: Both `sma` and `rsi` are given, one is out of range, or an argument has the
-            wrong type.
+        ArgumentError: An operator is unknown, has the wrong number of arguments or parameters, or
+            has an argument that is not an earlier node; a parameter is out of range; or an argument
+            has the wrong type.
     """
 
     def __new__(
         cls,
         name: str,
-        source: str,
+        nodes: Sequence[_Node],
         *,
-        sma: int | None = None,
-        rsi: int | None = None,
         null_as: float | None = None,
     ) -> Feature: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
-    def __getnewargs_ex__(self) -> tuple[tuple[str, str], dict[str, int | float | None]]: ...
+    def __getnewargs_ex__(self) -> tuple[tuple[str, list[_Node]], dict[str, float | None]]: ...
     @property
     def name(self) -> str:
         """Its name in the matrix."""
 
     @property
-    def source(self) -> str:
-        """The column it is computed from."""
+    def nodes(self) -> list[_Node]:
+        """Operator, arguments and parameters of each node. The last node is its value."""
 
     @property
-    def sma(self) -> int | None:
-        """Rows in the simple moving average, None if it is not one."""
+    def columns(self) -> list[str]:
+        """The columns that it is computed from, in the order of their first use."""
 
     @property
-    def rsi(self) -> int | None:
-        """Rows in the simple-mean relative strength index, None if it is not one."""
+    def lookback(self) -> int:
+        """Number of earlier rows that a value depends on."""
+
+    @property
+    def warmup(self) -> int:
+        """Number of rows at the start of a frame without a value."""
 
     @property
     def null_as(self) -> float | None:
@@ -327,6 +341,18 @@ class FeaturePipeline:
         """The name of each feature."""
 
     @property
+    def columns(self) -> list[str]:
+        """The columns that the features are computed from, in the order of their first use."""
+
+    @property
+    def lookback(self) -> int:
+        """Number of earlier rows that a value of any feature depends on."""
+
+    @property
+    def warmup(self) -> int:
+        """Number of rows at the start of a frame in which a feature has no value."""
+
+    @property
     def scalers(self) -> list[MinMaxScaler]:
         """The scaler of each feature; empty before `fit`."""
 
@@ -344,7 +370,7 @@ class FeaturePipeline:
         scalers. After an error, they are those from before.
 
         Args:
-            frame: Candles with the source columns, float64.
+            frame: Has the columns of the features, float64.
             rows: Start and end (exclusive) of the rows to fit on. Default: all.
             threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable
                 cores. The result does not depend on it.
@@ -363,7 +389,7 @@ class FeaturePipeline:
         """Return the scaled features of every row of `frame` that has all of them.
 
         Args:
-            frame: Candles with the source columns, float64.
+            frame: Has the columns of the features, float64.
             threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable
                 cores. The result does not depend on it.
 
@@ -391,6 +417,39 @@ class FeaturePipeline:
 
         Raises:
             ArgumentError: As `transform`.
+            DataError: As `transform`.
+        """
+
+    def evaluate(self, frame: _ArrowStream, *, threads: int | None = None) -> NDArray[np.float64]:
+        """Return the unscaled features of every row of `frame`. The pipeline need not be fitted.
+
+        Args:
+            frame: As in `transform`.
+            threads: As in `transform`.
+
+        Returns:
+            Shape (rows, features), float64, NaN where a feature has no value.
+
+        Raises:
+            ArgumentError: `threads` is out of range.
+            DataError: As `transform`.
+        """
+
+    def nulls(self, frame: _ArrowStream, *, threads: int | None = None) -> list[_Nulls]:
+        """Return how many rows of `frame` have no value, by feature and reason.
+
+        Args:
+            frame: As in `transform`.
+            threads: As in `transform`.
+
+        Returns:
+            A dict for each feature. `warmup` counts rows at the start of the frame that do not have
+            enough rows before them. `input` counts other rows for which a column of the feature has
+            a null, in that row or in an earlier one that the value depends on. `undefined` counts
+            the rest, such as 0/0.
+
+        Raises:
+            ArgumentError: `threads` is out of range.
             DataError: As `transform`.
         """
 

@@ -115,6 +115,15 @@ impl<'a> Column<'a> {
         Ok(())
     }
 
+    /// The rows that are null, ascending.
+    pub fn nulls(&self) -> impl Iterator<Item = usize> {
+        self.chunks.iter().flat_map(|&(first, array)| {
+            let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
+            let rows = nulls.map(|nulls| (0..nulls.len()).filter(|row| nulls.is_null(*row)));
+            rows.into_iter().flatten().map(move |row| first + row)
+        })
+    }
+
     /// Returns an error if one of `values`, which start at row `first`, is NaN or infinite.
     fn check_finite(&self, first: usize, values: &[f64]) -> Result<()> {
         if simd::all_finite(values) {

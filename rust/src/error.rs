@@ -128,6 +128,16 @@ pub enum Error {
         /// Number of values of the result.
         values: usize,
     },
+    /// A node of an expression is not valid.
+    #[error("nodes[{node}], {op}: {reason}")]
+    InvalidNode {
+        /// Its index.
+        node: usize,
+        /// The name of its operator.
+        op: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// An argument is out of its range.
     #[error("{name} is {value}, expected {expected}")]
     InvalidArgument {

@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use crate::memory::Spare;
+use crate::parallel::{self, Threads};
 use crate::scale::MinMax;
-use crate::{Error, Result, parallel, simd};
+use crate::{Error, Result, simd};
 
 /// A number type of a feature matrix.
 pub trait Element: Copy + Default + Send + Sync + 'static {
@@ -85,17 +86,19 @@ impl<T: Element> Matrix<T> {
     }
 
     /// Returns the matrix of the rows that `write` writes for each of `parts`, which are consecutive
-    /// rows of a frame. Each part is written on a thread of its own.
+    /// rows of a frame. `init` makes what a thread uses for all of its parts.
     ///
     /// # Errors
     /// The first error of `write`.
     ///
     /// # Panics
     /// When `columns` is 0 or `write` writes more rows than its part has.
-    pub fn build(
+    pub fn build<S>(
         columns: usize,
         parts: &[Range<usize>],
-        write: impl Fn(Range<usize>, &mut Writer<T>) -> Result<()> + Sync,
+        threads: Threads,
+        init: impl Fn() -> S + Sync,
+        write: impl Fn(&mut S, Range<usize>, &mut Writer<T>) -> Result<()> + Sync,
     ) -> Result<Self> {
         assert!(columns > 0);
         let rows: usize = parts.iter().map(ExactSizeIterator::len).sum();
@@ -106,10 +109,17 @@ impl<T: Element> Matrix<T> {
         for part in parts {
             let (target, tail) = rest.split_at_mut(part.len() * columns);
             rest = tail;
-            tasks.push((part.clone(), Writer::new(target, columns)));
+            tasks.push((part.clone(), target));
         }
-        let written = parallel::map(tasks, |(part, mut writer)| {
-            write(part, &mut writer)?;
+        let start = || (init(), Tile::new(columns));
+        let written = parallel::map(threads, tasks, start, |(state, tile), (part, target)| {
+            let mut writer = Writer {
+                target,
+                filled: 0,
+                kept: Vec::new(),
+                tile,
+            };
+            write(state, part, &mut writer)?;
             Ok((writer.filled, writer.kept))
         });
 
@@ -171,65 +181,117 @@ impl<T: Element> Drop for Matrix<T> {
     }
 }
 
-/// Rows that are transposed at a time.
-const TILE: usize = 64;
+/// The columns of a block of rows, scaled.
+#[derive(Debug)]
+struct Tile<T> {
+    columns: usize,
+    rows: usize,
+    /// From the start of one column to the next one.
+    stride: usize,
+    values: Vec<T>,
+    /// Whether a value of a row is missing.
+    missing: Vec<bool>,
+    any_missing: bool,
+}
+
+impl<T: Element> Tile<T> {
+    fn new(columns: usize) -> Self {
+        Self {
+            columns,
+            rows: 0,
+            stride: 0,
+            values: Vec::new(),
+            missing: Vec::new(),
+            any_missing: false,
+        }
+    }
+}
+
+/// Values in a cache line, at least.
+const LINE: usize = 16;
 
 /// Writes rows that are given column by column.
 #[derive(Debug)]
 pub struct Writer<'a, T> {
     target: &'a mut [T],
-    columns: usize,
     filled: usize,
     kept: Vec<Range<usize>>,
-    tile: Vec<T>,
+    tile: &'a mut Tile<T>,
 }
 
-impl<'a, T: Element> Writer<'a, T> {
-    fn new(target: &'a mut [T], columns: usize) -> Self {
-        Self {
-            target,
-            columns,
-            filled: 0,
-            kept: Vec::new(),
-            tile: vec![T::default(); TILE * columns],
+impl<T: Element> Writer<'_, T> {
+    /// Begins a block of that many rows.
+    pub fn begin(&mut self, rows: usize) {
+        let tile = &mut *self.tile;
+        tile.rows = rows;
+        // An odd number of cache lines, because the processor keeps only a few lines whose addresses
+        // differ by a power of two.
+        tile.stride = (rows.div_ceil(LINE) | 1) * LINE;
+        let values = tile.columns * tile.stride;
+        tile.values
+            .resize(tile.values.len().max(values), T::default());
+        tile.missing.clear();
+        tile.missing.resize(rows, false);
+        tile.any_missing = false;
+    }
+
+    /// Sets one column of the block, scaled. NaN is missing.
+    ///
+    /// # Panics
+    /// When there is no such column, or it has another number of rows.
+    pub fn set(&mut self, column: usize, values: &[f64], scaler: &MinMax) {
+        let tile = &mut *self.tile;
+        assert!(column < tile.columns && values.len() == tile.rows);
+        let out = &mut tile.values[column * tile.stride..][..tile.rows];
+        if simd::write_scaled(values, scaler, out) {
+            tile.any_missing = true;
+            for (missing, value) in tile.missing.iter_mut().zip(values) {
+                *missing |= value.is_nan();
+            }
         }
     }
 
-    /// Appends the rows `first..` of a frame, scaled; those with a NaN are left out.
+    /// Appends the rows of the block, of which the first is row `first` of the frame. Those with a
+    /// missing value are left out, unless `all` rows are wanted.
     ///
     /// # Panics
-    /// When the number of columns is wrong, they differ in length, or no room is left.
-    pub fn extend(&mut self, first: usize, columns: &[&[f64]], scalers: &[MinMax]) {
-        assert_eq!(columns.len(), self.columns);
-        assert_eq!(scalers.len(), self.columns);
-        let rows = columns[0].len();
-        assert!(columns.iter().all(|column| column.len() == rows));
-        let complete = |row: usize| columns.iter().all(|column| !column[row].is_nan());
-        let has_nan = columns.iter().any(|column| simd::any_nan(column));
+    /// When no room is left.
+    pub fn end(&mut self, first: usize, all: bool) {
+        let rows = self.tile.rows;
         let mut row = 0;
         while row < rows {
             let start = row;
-            row = if has_nan {
-                (start..rows).find(|r| !complete(*r)).unwrap_or(rows)
-            } else {
-                rows
+            let missing = &self.tile.missing;
+            let next = |from: usize, wanted: bool| {
+                let rest = missing[from..].iter();
+                let found = rest.take_while(|missing| **missing != wanted).count();
+                from + found
             };
+            row = if all || !self.tile.any_missing {
+                rows
+            } else {
+                next(start, true)
+            };
+            let skipped = next(row, false);
             if start < row {
-                self.append(columns, start..row, scalers);
+                self.append(start..row);
                 push(&mut self.kept, first + start..first + row);
             }
-            row = (row..rows).find(|r| complete(*r)).unwrap_or(rows);
+            row = skipped;
         }
     }
 
-    fn append(&mut self, columns: &[&[f64]], rows: Range<usize>, scalers: &[MinMax]) {
-        let end = self.filled + rows.len() * self.columns;
+    fn append(&mut self, rows: Range<usize>) {
+        let tile = &*self.tile;
+        let end = self.filled + rows.len() * tile.columns;
         let target = &mut self.target[self.filled..end];
         self.filled = end;
-        for (tile, cells) in target.chunks_mut(TILE * self.columns).enumerate() {
-            let first = rows.start + tile * TILE;
-            simd::write_rows(columns, first, scalers, &mut self.tile, cells);
-        }
+        simd::write_rows(
+            &tile.values[rows.start..],
+            tile.stride,
+            tile.columns,
+            target,
+        );
     }
 }
 
@@ -252,22 +314,31 @@ mod tests {
         fn agrees_with_a_filter(
             cells in prop::collection::vec(
                 prop::array::uniform3(prop_oneof![9 => -9.0..9.0_f64, 1 => Just(f64::NAN)]), 0..60),
-            block in 1..20_usize, part in 1..40_usize,
+            block in 1..20_usize, part in 1..40_usize, threads in 1..4_usize,
         ) {
             let parts: Vec<_> = (0..cells.len()).step_by(part)
                 .map(|start| start..cells.len().min(start + part)).collect();
             let scalers = [1.0, 2.0, 4.0].map(|range| MinMax::new(0.0, range));
-            let matrix = Matrix::<f32>::build(3, &parts, |rows, writer| {
+            let threads = Threads::new(threads).unwrap();
+            let build = |all| Matrix::<f32>::build(3, &parts, threads, || (), |(), rows, writer| {
                 let end = rows.end;
                 for start in rows.step_by(block) {
                     let rows = &cells[start..end.min(start + block)];
-                    let columns: Vec<Vec<f64>> =
-                        (0..3).map(|c| rows.iter().map(|row| row[c]).collect()).collect();
-                    let columns: Vec<&[f64]> = columns.iter().map(Vec::as_slice).collect();
-                    writer.extend(start, &columns, &scalers);
+                    writer.begin(rows.len());
+                    for (c, scaler) in scalers.iter().enumerate() {
+                        let column: Vec<f64> = rows.iter().map(|row| row[c]).collect();
+                        writer.set(c, &column, scaler);
+                    }
+                    writer.end(start, all);
                 }
                 Ok(())
             }).unwrap();
+            let whole = build(true);
+            prop_assert_eq!(whole.rows(), cells.len());
+            for (got, cell) in whole.data().iter().zip(cells.iter().flatten()) {
+                prop_assert_eq!(got.is_nan(), cell.is_nan());
+            }
+            let matrix = build(false);
             let complete: Vec<usize> = (0..cells.len())
                 .filter(|r| cells[*r].iter().all(|v| !v.is_nan())).collect();
             let expected: Vec<f32> = complete.iter()
@@ -282,13 +353,19 @@ mod tests {
     #[test]
     fn an_error_in_one_part_is_the_result() {
         let error = crate::Error::NotFitted;
-        let result = Matrix::<f32>::build(1, &[0..2, 2..4], |rows, _| {
-            if rows.start == 0 {
-                Ok(())
-            } else {
-                Err(error.clone())
-            }
-        });
+        let result = Matrix::<f32>::build(
+            1,
+            &[0..2, 2..4],
+            Threads::ONE,
+            || (),
+            |(), rows, _| {
+                if rows.start == 0 {
+                    Ok(())
+                } else {
+                    Err(error.clone())
+                }
+            },
+        );
         assert_eq!(result, Err(error));
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use crate::{Error, Result};
@@ -84,32 +84,43 @@ impl Threads {
     }
 }
 
-/// Returns the result of `work` for each task, in order. Each task runs on a thread of its own, the
-/// last one on the calling thread.
+/// Returns the result of `work` for each task, in order. At most `threads` threads, one of them the
+/// caller's, take the tasks one by one. Each makes one state with `init` for all of its tasks.
 ///
 /// The threads end with the call. A pool would be faster to start but would hang after a fork, which
 /// copies the pool without its threads.
 ///
 /// # Panics
 /// When `work` panics.
-pub fn map<I: Send, O: Send>(mut tasks: Vec<I>, work: impl Fn(I) -> O + Sync) -> Vec<O> {
-    let Some(last) = tasks.pop() else {
-        return Vec::new();
+pub fn map<I: Send, O: Send, S>(
+    threads: Threads,
+    tasks: Vec<I>,
+    init: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, I) -> O + Sync,
+) -> Vec<O> {
+    let count = tasks.len();
+    let queue = Mutex::new(tasks.into_iter().enumerate());
+    let run = || {
+        let (mut state, mut results) = (init(), Vec::new());
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((number, task)) = next else {
+                return results;
+            };
+            results.push((number, work(&mut state, task)));
+        }
     };
-    thread::scope(|scope| {
-        let work = &work;
-        let others: Vec<_> = tasks
-            .into_iter()
-            .map(|task| scope.spawn(move || work(task)))
-            .collect();
-        let last = work(last);
-        let mut results: Vec<_> = others
-            .into_iter()
-            .map(|other| other.join().expect("a kernel panicked"))
-            .collect();
-        results.push(last);
+    let mut results = thread::scope(|scope| {
+        let others = (1..threads.0.get().min(count)).map(|_| scope.spawn(run));
+        let others: Vec<_> = others.collect();
+        let mut results = run();
+        for other in others {
+            results.extend(other.join().expect("a kernel panicked"));
+        }
         results
-    })
+    });
+    results.sort_unstable_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 #[cfg(test)]
@@ -151,10 +162,13 @@ mod tests {
 
     #[test]
     fn results_keep_the_order_of_the_tasks() {
-        assert_eq!(
-            map((0..9).collect(), |i: i32| i * i),
-            [0, 1, 4, 9, 16, 25, 36, 49, 64]
-        );
-        assert!(map(Vec::new(), |i: i32| i).is_empty());
+        for threads in [1, 2, 3, 20] {
+            let squares = |tasks: Vec<i32>| {
+                let threads = Threads::new(threads).unwrap();
+                map(threads, tasks, || 2, |power, i| i.pow(*power))
+            };
+            assert_eq!(squares((0..9).collect()), [0, 1, 4, 9, 16, 25, 36, 49, 64]);
+            assert!(squares(Vec::new()).is_empty());
+        }
     }
 }

@@ -74,6 +74,10 @@ macro_rules! compiled {
     };
 }
 
+use compiled;
+
+pub mod elementwise;
+
 /// float64 values in a cache line.
 const LINE: usize = 8;
 
@@ -173,30 +177,21 @@ compiled! {
         )
     }
 
-    /// Writes rows, one after the other, from columns that are scaled on the way. `tile` has room
-    /// for as many values as `rows`.
-    fn write_rows<T>(
-        columns: &[&[f64]],
-        first: usize,
-        scalers: &[MinMax],
-        tile: &mut [T],
-        rows: &mut [T],
-    ) {
-        let width = columns.len();
-        let count = rows.len() / width;
-        if count == 0 {
-            return;
+    /// `out[i]` is the scaled `values[i]`. Returns whether any value is NaN.
+    fn write_scaled<T>(values: &[f64], scaler: &MinMax, out: &mut [T]) -> bool {
+        let mut any = false;
+        for (out, value) in out.iter_mut().zip(values) {
+            any |= value.is_nan();
+            *out = T::from_f64(scaler.transform(*value));
         }
-        // Scaling goes down the columns, which vectorizes. Writing goes along the rows, so that
-        // memory is written in order. The tile between the two stays in the L1 cache.
-        let parts = tile.chunks_exact_mut(count);
-        for ((column, scaler), scaled) in columns.iter().zip(scalers).zip(parts) {
-            for (to, value) in scaled.iter_mut().zip(&column[first..first + count]) {
-                *to = T::from_f64(scaler.transform(*value));
-            }
-        }
+        any
+    }
+
+    /// Writes rows of `width` values, one after the other, from columns of which each starts `stride`
+    /// values after the one before.
+    fn write_rows<T>(columns: &[T], stride: usize, width: usize, rows: &mut [T]) {
         for (r, row) in rows.chunks_exact_mut(width).enumerate() {
-            for (to, value) in row.iter_mut().zip(tile[r..].iter().step_by(count)) {
+            for (to, value) in row.iter_mut().zip(columns[r..].iter().step_by(stride)) {
                 *to = *value;
             }
         }
@@ -287,25 +282,19 @@ mod tests {
         fn versions_agree_on_rows(
             rows in rows(), scale in 1e-9..1e9_f64, min in -1e9..1e9_f64, width in 1..12_usize,
         ) {
-            let columns: Vec<Vec<f64>> = vec![
-                rows.iter().map(|row| row.0).collect(),
-                rows.iter().map(|row| row.1).collect(),
-                rows.iter().map(|row| row.2).collect(),
-            ];
-            let columns: Vec<&[f64]> = columns.iter().map(Vec::as_slice).cycle().take(width).collect();
-            let scalers = vec![MinMax { scale, min, ..MinMax::new(0.0, 1.0) }; width];
-            let first = rows.len() / 3;
-            let mut tile = vec![0.0; rows.len() * width];
-            let out = vec![0.0; (rows.len() - first) * width];
-            same!(write_rows, bits(out.clone(), |out| {
-                write_rows(&columns, first, &scalers, &mut tile, out);
-            }));
-            let mut tile = vec![0.0_f32; rows.len() * width];
-            same!(write_rows, bits(out.clone(), |out| {
+            let values: Vec<f64> = rows.iter().map(|row| row.0).collect();
+            let scaler = MinMax { scale, min, ..MinMax::new(0.0, 1.0) };
+            let out = vec![0.0; values.len()];
+            same!(write_scaled, bits(out.clone(), |out| { write_scaled(&values, &scaler, out); }));
+            same!(write_scaled, bits(out.clone(), |out| {
                 let mut narrow = vec![0.0_f32; out.len()];
-                write_rows(&columns, first, &scalers, &mut tile, &mut narrow);
+                write_scaled(&values, &scaler, &mut narrow);
                 out.iter_mut().zip(narrow).for_each(|(out, value)| *out = f64::from(value));
             }));
+            same!(write_scaled, write_scaled(&values, &scaler, &mut out.clone()));
+            let stride = values.len() / width;
+            let out = vec![0.0; stride * width];
+            same!(write_rows, bits(out.clone(), |out| write_rows(&values, stride.max(1), width, out)));
         }
 
         #[test]

@@ -12,11 +12,12 @@ import pytest
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError
+from atb_fast.features.indicators import of_column
 
 FRAME = pl.DataFrame({"timestamp": [0, 1, 2], "x": [1.0, 2.0, 3.0]})
 MATRIX = _core.FeatureMatrix(np.ones((3, 1), np.float32), ["x"])
 CANDLES = _core.CandleMatrix(FRAME, ["x"])
-PIPELINE = _core.FeaturePipeline([_core.Feature("x", "x")])
+PIPELINE = _core.FeaturePipeline([of_column("x", "x")])
 STARTS, TARGETS = np.array([0]), np.zeros(3, np.float32)
 LARGEST, LARGEST_TIME, LARGEST_SEED = 2**64 - 1, 2**63 - 1, 2**64 - 1
 
@@ -34,8 +35,6 @@ CALLS: list[tuple[Callable[[Any], Any], str, int, int]] = [
     (lambda n: _core.sma([1.0], n), "window", 1, LARGEST),
     (lambda n: _core.rsi([1.0], n), "window", 1, LARGEST),
     (lambda n: _core.rsi([1.0], n, method="wilder"), "window", 1, LARGEST),
-    (lambda n: _core.Feature("x", "x", sma=n), "sma", 1, 2**20),
-    (lambda n: _core.Feature("x", "x", rsi=n), "rsi", 1, 2**20),
     (lambda n: PIPELINE.fit(FRAME, rows=(n, 3)), r"rows\[0\]", 0, LARGEST),
     (lambda n: PIPELINE.fit(FRAME, rows=(0, n)), r"rows\[1\]", 0, LARGEST),
     (MATRIX.windows, "length", 1, LARGEST),

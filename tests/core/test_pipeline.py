@@ -21,11 +21,10 @@ from sklearn.preprocessing import MinMaxScaler
 from atb_fast import _core
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ArgumentError, DataError
-from atb_fast.features.indicators import PRICE_FEATURES
+from atb_fast.features.indicators import PRICE_FEATURES, of_column
 from atb_fast.features.windows import windows
 
 Pipeline = _core.FeaturePipeline
-Feature = _core.Feature
 
 
 def incumbent(candles: pl.DataFrame) -> pd.DataFrame:
@@ -74,7 +73,7 @@ def test_scaler_equals_sklearn_bit_for_bit(values: list[float]) -> None:
 
 
 def test_fit_on_a_range_of_rows(daily: pl.DataFrame) -> None:
-    pipeline = Pipeline([Feature("close", "close")]).fit(daily, rows=(100, 200))
+    pipeline = Pipeline([of_column("close", "close")]).fit(daily, rows=(100, 200))
     part = daily["close"][100:200]
     assert (pipeline.scalers[0].data_min, pipeline.scalers[0].data_max) == (part.min(), part.max())
     with pytest.raises(ArgumentError, match=r"rows is 0..99999, expected a range within"):
@@ -102,7 +101,7 @@ def test_frames_of_any_library(daily: pl.DataFrame, kind: str) -> None:
 
 def test_null_leaves_out_the_rows_that_depend_on_it() -> None:
     frame = pl.DataFrame({"x": [1.0, 2.0, None, 4.0, 5.0, 6.0]})
-    pipeline = Pipeline([Feature("x", "x"), Feature("mean", "x", sma=2)]).fit(frame)
+    pipeline = Pipeline([of_column("x", "x"), of_column("mean", "x", "mean", 2)]).fit(frame)
     matrix = pipeline.transform(frame)
     assert matrix.rows.tolist() == [1, 4, 5]
     np.testing.assert_allclose(matrix.values[:, 0], [0.2, 0.8, 1.0], rtol=1e-6)
@@ -111,21 +110,21 @@ def test_null_leaves_out_the_rows_that_depend_on_it() -> None:
 
 def test_null_as_counts_for_the_fit_only() -> None:
     frame = pl.DataFrame({"x": [3.0, None, 5.0]})
-    pipeline = Pipeline([Feature("x", "x", null_as=0.0)]).fit(frame)
+    pipeline = Pipeline([of_column("x", "x", null_as=0.0)]).fit(frame)
     assert pipeline.scalers[0].data_min == 0.0
     assert pipeline.transform(frame).rows.tolist() == [0, 2]
 
 
 def test_pandas_nan_is_null() -> None:
     frame = pd.DataFrame({"x": [1.0, np.nan, 3.0]})
-    assert Pipeline([Feature("x", "x")]).fit(frame).transform(frame).rows.tolist() == [0, 2]
+    assert Pipeline([of_column("x", "x")]).fit(frame).transform(frame).rows.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_not_finite(value: float) -> None:
     good = pl.DataFrame({"x": [1.0, 2.0, 3.0]})
     bad = pl.DataFrame({"x": [1.0, value, None]})
-    fitted = Pipeline([Feature("x", "x")]).fit(good)
+    fitted = Pipeline([of_column("x", "x")]).fit(good)
     for use in (fitted.fit, fitted.transform):
         with pytest.raises(DataError, match=r"column 'x', row 1: found .*, expected a finite"):
             use(bad)
@@ -137,7 +136,7 @@ def test_other_dtypes(dtype: pl.DataType) -> None:
     with pytest.raises(
         DataError, match=r"column 'x' has dtype .*, expected float64; cast it first"
     ):
-        Pipeline([Feature("x", "x")]).fit(frame)
+        Pipeline([of_column("x", "x")]).fit(frame)
 
 
 def unusable_frames() -> list[tuple[Any, str]]:
@@ -166,7 +165,7 @@ def unusable_frames() -> list[tuple[Any, str]]:
 @pytest.mark.parametrize(("frame", "message"), unusable_frames())
 def test_frames_that_cannot_be_read(frame: Any, message: str) -> None:
     good = pl.DataFrame({"timestamp": [1, 2], "x": [1.0, 2.0]})
-    fitted = Pipeline([Feature("x", "x")]).fit(good)
+    fitted = Pipeline([of_column("x", "x")]).fit(good)
     calls: list[Callable[[Any], Any]] = [
         fitted.fit,
         fitted.transform,
@@ -202,7 +201,7 @@ def test_one_name_is_a_list_of_one() -> None:
 
 
 def test_fit_changes_the_pipeline_as_in_scikit_learn(daily: pl.DataFrame) -> None:
-    pipeline = Pipeline([Feature("close", "close")])
+    pipeline = Pipeline([of_column("close", "close")])
     with pytest.raises(ArgumentError, match=r"the pipeline is not fitted; call fit\(\) first"):
         pipeline.transform(daily)
     assert pipeline.fit(daily) is pipeline
@@ -220,7 +219,7 @@ def test_fit_changes_the_pipeline_as_in_scikit_learn(daily: pl.DataFrame) -> Non
 def test_threads_see_the_scalers_of_one_fit() -> None:
     frame = pl.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]})
     frames = [frame * factor for factor in (1.0, 2.0)]
-    pipeline = Pipeline([Feature("x", "x"), Feature("y", "y")]).fit(frame)
+    pipeline = Pipeline([of_column("x", "x"), of_column("y", "y")]).fit(frame)
 
     def fit_and_transform(number: int) -> bool:
         rows = pipeline.fit(frames[number % 2]).transform(frame).values
@@ -235,7 +234,7 @@ def transformed(pipeline: _core.FeaturePipeline, frame: pl.DataFrame) -> _core.F
 
 
 def test_pickles(daily: pl.DataFrame) -> None:
-    features = [*PRICE_FEATURES, Feature("volume", "volume", null_as=-0.0)]
+    features = [*PRICE_FEATURES, of_column("volume", "volume", null_as=-0.0)]
     pipeline = Pipeline(features)
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         empty = pickle.loads(pickle.dumps(pipeline, protocol))
@@ -258,21 +257,23 @@ def test_pickles(daily: pl.DataFrame) -> None:
 
 def test_values_too_large_to_scale() -> None:
     frame = pl.DataFrame({"x": [1e308, 1e308, -1e308, 0.0]})
-    for feature in (Feature("x", "x"), Feature("x", "x", sma=2)):
-        with pytest.raises(DataError, match="feature 'x' has values too large to be scaled"):
-            Pipeline([feature]).fit(frame)
+    with pytest.raises(DataError, match="feature 'x' has values too large to be scaled"):
+        Pipeline([of_column("x", "x")]).fit(frame)
+    # A sum that is not finite is null.
+    fitted = Pipeline([of_column("x", "x", "mean", 2)]).fit(frame)
+    assert fitted.transform(frame).rows.tolist() == [2, 3]
 
 
 def test_missing_empty_and_short() -> None:
     with pytest.raises(DataError, match=r"column 'close' is missing; the frame has: x"):
-        Pipeline([Feature("c", "close")]).fit(pl.DataFrame({"x": [1.0]}))
+        Pipeline([of_column("c", "close")]).fit(pl.DataFrame({"x": [1.0]}))
     empty = pl.DataFrame({"x": []}, schema={"x": pl.Float64})
     with pytest.raises(DataError, match=r"feature 'x' has no value"):
-        Pipeline([Feature("x", "x")]).fit(empty)
+        Pipeline([of_column("x", "x")]).fit(empty)
     short = pl.DataFrame({"x": [1.0] * 6})
     with pytest.raises(DataError, match=r"feature 'mean' has no value in rows 0..6"):
-        Pipeline([Feature("mean", "x", sma=7)]).fit(short)
-    fitted = Pipeline([Feature("x", "x"), Feature("mean", "x", sma=7)]).fit(
+        Pipeline([of_column("mean", "x", "mean", 7)]).fit(short)
+    fitted = Pipeline([of_column("x", "x"), of_column("mean", "x", "mean", 7)]).fit(
         pl.DataFrame({"x": np.arange(9.0)})
     )
     assert fitted.transform(short).shape == (0, 2)
@@ -281,34 +282,35 @@ def test_missing_empty_and_short() -> None:
 
 def test_pipeline_arguments(daily: pl.DataFrame) -> None:
     with pytest.raises(ArgumentError, match="call fit"):
-        Pipeline([Feature("x", "close")]).transform(daily)
+        Pipeline([of_column("x", "close")]).transform(daily)
     with pytest.raises(ArgumentError, match="at least one feature"):
         Pipeline([])
     with pytest.raises(ArgumentError, match="feature name is x, expected unique names"):
-        Pipeline([Feature("x", "a"), Feature("x", "b")])
+        Pipeline([of_column("x", "a"), of_column("x", "b")])
     with pytest.raises(ArgumentError, match="null_as is not finite"):
-        Pipeline([Feature("x", "a", null_as=float("inf"))])
-    with pytest.raises(ArgumentError, match="both sma and rsi"):
-        Feature("x", "a", sma=2, rsi=2)
+        Pipeline([of_column("x", "a", null_as=float("inf"))])
     with pytest.raises(ArgumentError, match="data_min <= data_max"):
         _core.MinMaxScaler(2.0, 1.0)
 
 
 def test_repr_and_equality(daily: pl.DataFrame) -> None:
-    pipeline = Pipeline([Feature("mean", "close", sma=7)])
+    pipeline = Pipeline([of_column("mean", "close", "mean", 7)])
     assert repr(pipeline) == "FeaturePipeline(mean, not fitted)"
     assert pipeline.scalers == []
     assert repr(pipeline.fit(daily)) == "FeaturePipeline(mean, fitted)"
-    assert pipeline.features == [Feature("mean", "close", sma=7)]
-    assert repr(pipeline.features[0]) == "Feature('mean', 'close', sma=7)"
-    assert repr(Feature("x", "y", rsi=3, null_as=0.0)) == "Feature('x', 'y', rsi=3, null_as=0.0)"
+    assert pipeline.features == [of_column("mean", "close", "mean", 7)]
+    assert repr(pipeline.features[0]) == "Feature('mean', 2 nodes)"
+    assert (
+        repr(of_column("x", "y", "rsi_simple", 3, null_as=0.0))
+        == "Feature('x', 2 nodes, null_as=0.0)"
+    )
     assert "FeatureMatrix(" in repr(pipeline.fit(daily).transform(daily))
 
 
 @pytest.mark.parametrize("order", [[0, 2, 1, 3], [0, 1, 1, 3]])
 def test_timestamps_must_ascend(order: list[int]) -> None:
     good = pl.DataFrame({"timestamp": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
-    fitted = Pipeline([Feature("x", "x")]).fit(good)
+    fitted = Pipeline([of_column("x", "x")]).fit(good)
     bad = good.with_columns(timestamp=pl.Series(order))
     for use in (fitted.fit, fitted.transform, fitted.transform_float64):
         with pytest.raises(DataError, match=r"column 'timestamp', row 2: .* strictly ascending"):
@@ -316,7 +318,9 @@ def test_timestamps_must_ascend(order: list[int]) -> None:
 
 
 def test_long_windows(daily: pl.DataFrame) -> None:
-    matrix = Pipeline([Feature("mean", "close", sma=2000)]).fit(daily).transform_float64(daily)
+    matrix = (
+        Pipeline([of_column("mean", "close", "mean", 2000)]).fit(daily).transform_float64(daily)
+    )
     expected = daily["close"].to_pandas().rolling(2000).mean().dropna().to_numpy()
     scaled = MinMaxScaler().fit_transform(expected[:, None])
     np.testing.assert_allclose(matrix, scaled, rtol=0, atol=1e-12)
@@ -325,5 +329,5 @@ def test_long_windows(daily: pl.DataFrame) -> None:
 def test_input_is_not_changed(daily: pl.DataFrame) -> None:
     table = daily.select("close").to_arrow()
     before = pa.table({"close": pa.array(table["close"].to_pylist())})
-    Pipeline([Feature("mean", "close", sma=7)]).fit(table).transform(table)
+    Pipeline([of_column("mean", "close", "mean", 7)]).fit(table).transform(table)
     assert table.equals(before)

@@ -14,6 +14,7 @@ import pytest
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError, DataError
+from atb_fast.features.indicators import of_column
 from atb_fast.ingestion.files import read_sentiment
 
 HOUR = 3_600_000
@@ -98,9 +99,12 @@ def test_values_that_are_not_an_array_of_numbers(values: Any, received: str) -> 
         (lambda: UNTYPED.rsi([1.0], 2, method=3), "method is 3, expected 'simple' or 'wilder'"),
         (lambda: UNTYPED.merge(None, None, ["x"], how=None), "got NoneType, expected a Polars"),
         (lambda: UNTYPED.Feature(1, "x"), "name is 1, expected a string"),
-        (lambda: UNTYPED.Feature("x", None), "source is None, expected the name of a column"),
         (
-            lambda: UNTYPED.Feature("x", "x", null_as="0"),
+            lambda: UNTYPED.Feature("x", None),
+            r"nodes is None, expected a list of \(operator, arguments, parameters\)",
+        ),
+        (
+            lambda: UNTYPED.Feature("x", [("column", (), ("x",))], null_as="0"),
             "null_as is '0', expected a number or None",
         ),
         (lambda: UNTYPED.MinMaxScaler("0", 1.0), "data_min is '0', expected a number"),
@@ -110,7 +114,7 @@ def test_values_that_are_not_an_array_of_numbers(values: Any, received: str) -> 
         ),
         (lambda: UNTYPED.FeaturePipeline(["close"]), r"features is \['close'\], expected a list"),
         (
-            lambda: UNTYPED.FeaturePipeline([UNTYPED.Feature("x", "x")], scalers=[1]),
+            lambda: UNTYPED.FeaturePipeline([of_column("x", "x")], scalers=[1]),
             r"scalers is \[1\], expected a list of MinMaxScaler or None",
         ),
         (lambda: UNTYPED.epoch_ms([1.5]), r"times is \[1.5\], expected .* array of integers"),

@@ -13,7 +13,7 @@ import pytest
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError
-from atb_fast.features.indicators import PRICE_FEATURES
+from atb_fast.features.indicators import PRICE_FEATURES, of_column
 
 DAY = 86_400_000
 ROWS = 300_001  # enough for nine threads
@@ -77,7 +77,7 @@ def test_archives_do_not_depend_on_it(files: list[tuple[int, bytes]], threads: i
 
 
 def calls(frame: pl.DataFrame) -> dict[str, Call]:
-    fitted = _core.FeaturePipeline([_core.Feature("x", "close")]).fit(frame, threads=1)
+    fitted = _core.FeaturePipeline([of_column("x", "close")]).fit(frame, threads=1)
     return {
         "fit": lambda **threads: fitted.fit(frame, **threads),
         "transform": lambda **threads: fitted.transform(frame, **threads),

@@ -15,6 +15,7 @@ import pytest
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError, DataError
+from atb_fast.features.indicators import of_column
 
 ROWS, FEATURES, LENGTH = 500, 4, 20
 
@@ -237,7 +238,7 @@ def test_threads_work_after_a_fork() -> None:
     # Large enough for several threads, here and in the child.
     frame = pl.DataFrame({"x": np.arange(200_000.0)})
     arrow = frame.to_arrow()
-    pipeline = _core.FeaturePipeline([_core.Feature("x", "x")]).fit(arrow)
+    pipeline = _core.FeaturePipeline([of_column("x", "x")]).fit(arrow)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
 

@@ -15,6 +15,7 @@ from atb_fast.config import RecipeOptions, TrainingConfig
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.evaluation.leak import LeakReport, find_leaks
 from atb_fast.features import returns
+from atb_fast.features.indicators import of_column
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
@@ -183,7 +184,7 @@ def test_a_custom_recipe(market: Market) -> None:
         def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
             made = CausalRecipe().prepare(market, options, context)
             pipeline = _core.FeaturePipeline(
-                [_core.Feature("momentum", "return_1")], scalers=[_core.MinMaxScaler(0.0, 0.1)]
+                [of_column("momentum", "return_1")], scalers=[_core.MinMaxScaler(0.0, 0.1)]
             )
             matrix = pipeline.transform(made.frame)
             close = made.frame["close"].to_numpy()[matrix.rows]

@@ -20,6 +20,7 @@ from atb_fast._core import Feature, FeaturePipeline
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ExportError, MissingExtraError
 from atb_fast.features.frames import MOMENTUM
+from atb_fast.features.indicators import transform_of
 
 OPSET = 17
 #: The IR version of opset 17. onnxruntime 1.17 reads up to 9.
@@ -90,7 +91,7 @@ def convert(
     if candles is None:
         return _canonical(graph, {fed: "features"}, (length, columns), properties)
     _compute_features(graph, fed, candles, length)
-    if any(feature.source == MOMENTUM for feature in candles.features):
+    if MOMENTUM in candles.columns:
         properties = {**properties, "optional_input": MOMENTUM}
     return _canonical(graph, {"candles": "candles"}, (length, len(CANDLE_COLUMNS)), properties)
 
@@ -137,14 +138,13 @@ def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: i
         return apply("Mul", share, constant(100.0))
 
     def raw(feature: Feature) -> str:
-        if feature.source == MOMENTUM:
+        column, operator, window = transform_of(feature)
+        if column == MOMENTUM:
             return apply("Expand", MOMENTUM, apply("Shape", "atb_close"))
-        if feature.sma:
-            averages = mean(series(feature.source), feature.sma)
-            return apply("Transpose", averages, perm=[0, 2, 1])
-        if feature.rsi:
-            return apply("Transpose", rsi(series(feature.source), feature.rsi), perm=[0, 2, 1])
-        return f"atb_{feature.source}"
+        if operator is None:
+            return f"atb_{column}"
+        over = mean if operator == "mean" else rsi
+        return apply("Transpose", over(series(column), window), perm=[0, 2, 1])
 
     nodes.append(
         helper.make_node("Split", ["candles"], [f"atb_{c}" for c in CANDLE_COLUMNS], axis=2)
@@ -155,7 +155,7 @@ def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: i
         scaled.append(apply("Add", product, constant(scaler.min)))
     nodes.append(helper.make_node("Concat", scaled, [fed], axis=2))
     graph.node.extend(nodes)
-    if any(feature.source == MOMENTUM for feature in pipeline.features):
+    if MOMENTUM in pipeline.columns:
         neutral = np.zeros((1, length, 1), np.float32)
         graph.initializer.append(numpy_helper.from_array(neutral, MOMENTUM))
 
@@ -253,17 +253,18 @@ def window_features(windows: NDArray[np.float64], pipeline: FeaturePipeline) -> 
         )
 
     def raw(feature: Feature) -> NDArray[np.float64]:
-        if feature.source not in CANDLE_COLUMNS:
+        column, operator, window = transform_of(feature)
+        if column not in CANDLE_COLUMNS:
             return np.zeros(windows.shape[:2])
-        series = windows[:, :, CANDLE_COLUMNS.index(feature.source)]
-        if feature.sma:
-            return mean(series, feature.sma)
-        if feature.rsi:
-            steps = np.diff(series, axis=1, prepend=series[:, :1])
-            up = mean(np.maximum(steps, 0.0), feature.rsi)
-            both = up + mean(np.maximum(-steps, 0.0), feature.rsi)
-            return 100.0 * np.divide(up, both, out=np.full_like(up, 0.5), where=both > 0)
-        return series
+        series = windows[:, :, CANDLE_COLUMNS.index(column)]
+        if operator is None:
+            return series
+        if operator == "mean":
+            return mean(series, window)
+        steps = np.diff(series, axis=1, prepend=series[:, :1])
+        up = mean(np.maximum(steps, 0.0), window)
+        both = up + mean(np.maximum(-steps, 0.0), window)
+        return 100.0 * np.divide(up, both, out=np.full_like(up, 0.5), where=both > 0)
 
     scaled = [
         raw(feature) * scaler.scale + scaler.min

@@ -13,26 +13,53 @@ from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import BundleError
 from atb_fast.features.frames import MOMENTUM
 
+#: Operators of the extension, by the name of the transform in feature_schema.json.
+_OPERATORS = {"sma": "mean", "rsi_simple_mean": "rsi_simple"}
+
+
+def of_column(
+    name: str,
+    column: str,
+    operator: str | None = None,
+    window: int = 0,
+    *,
+    null_as: float | None = None,
+) -> Feature:
+    """Return the feature of a column: the column itself, or an operator over a window of it."""
+    nodes: list[tuple[str, tuple[int, ...], tuple[float | str, ...]]] = [("column", (), (column,))]
+    if operator:
+        nodes.append((operator, (0,), (window,)))
+    return Feature(name, nodes, null_as=null_as)
+
+
+def transform_of(feature: Feature) -> tuple[str, str | None, int]:
+    """Return the column, the operator and the window of a feature made by `of_column`."""
+    (_, _, (column,)), *rest = feature.nodes
+    if not rest:
+        return str(column), None, 0
+    ((operator, _, (window,)),) = rest
+    return str(column), operator, int(window)
+
+
 #: Features of a price model, in channel order; a sentiment model appends `SENTIMENT_FEATURE`.
 PRICE_FEATURES = (
-    *(Feature(f"{name}_scaled", name) for name in CANDLE_COLUMNS),
-    *(Feature(f"sma_{n}_scaled", "close", sma=n) for n in (7, 14, 30)),
-    Feature("rsi_scaled", "close", rsi=14),
+    *(of_column(f"{name}_scaled", name) for name in CANDLE_COLUMNS),
+    *(of_column(f"sma_{n}_scaled", "close", "mean", n) for n in (7, 14, 30)),
+    of_column("rsi_scaled", "close", "rsi_simple", 14),
 )
-SENTIMENT_FEATURE = Feature(f"{MOMENTUM}_scaled", MOMENTUM, null_as=0.0)
+SENTIMENT_FEATURE = of_column(f"{MOMENTUM}_scaled", MOMENTUM, null_as=0.0)
 
 #: Rows before the longest moving average has a value.
-WARMUP = max(feature.sma or feature.rsi or 1 for feature in PRICE_FEATURES) - 1
+WARMUP = max(feature.warmup for feature in PRICE_FEATURES)
 
 
 def to_source(feature: Feature) -> dict[str, Any]:
     """Return the source of a feature, as written to feature_schema.json."""
-    source: dict[str, Any] = {"column": feature.source}
-    if feature.sma:
-        source |= {"transform": "sma", "window": feature.sma}
-    if feature.rsi:
-        source |= {"transform": "rsi_simple_mean", "window": feature.rsi}
-    return source
+    column, operator, window = transform_of(feature)
+    transforms = {operator: transform for transform, operator in _OPERATORS.items()}
+    if operator is None:
+        return {"column": column}
+    return {"column": column, "transform": transforms[operator], "window": window}
 
 
 def from_source(name: str, source: Mapping[str, Any]) -> Feature:
@@ -41,12 +68,13 @@ def from_source(name: str, source: Mapping[str, Any]) -> Feature:
     Raises:
         BundleError: The transform is unknown.
     """
-    transform, window = source.get("transform"), source.get("window")
-    known = {None: {}, "sma": {"sma": window}, "rsi_simple_mean": {"rsi": window}}
-    if transform not in known:
+    transform, column = source.get("transform"), source["column"]
+    if transform is not None and transform not in _OPERATORS:
         raise BundleError(
             f"feature {name:.80} has the unknown transform {transform!r:.80}; expected sma, "
             "rsi_simple_mean, or expanding_minmax for every feature"
         )
-    column = source["column"]
-    return Feature(name, column, null_as=0.0 if column == MOMENTUM else None, **known[transform])
+    null_as = 0.0 if column == MOMENTUM else None
+    if transform is None:
+        return of_column(name, column, null_as=null_as)
+    return of_column(name, column, _OPERATORS[transform], source["window"], null_as=null_as)

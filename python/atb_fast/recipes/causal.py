@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from atb_fast._core import Feature, FeaturePipeline, MinMaxScaler
+from atb_fast._core import FeaturePipeline, MinMaxScaler
 from atb_fast.config import RecipeOptions
 from atb_fast.errors import DataError, counted
 from atb_fast.features.hashing import content_hash
+from atb_fast.features.indicators import of_column
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
 from atb_fast.features.returns import PRICE_COLUMNS, SENTIMENT_COLUMNS, SETTLED, columns
@@ -75,7 +76,7 @@ class CausalRecipe(Recipe):
         if index is not None:
             _report_missing(frame)
         pipeline = FeaturePipeline(
-            [Feature(name, name) for name in names], scalers=[_UNSCALED] * len(names)
+            [of_column(name, name) for name in names], scalers=[_UNSCALED] * len(names)
         )
         matrix = pipeline.transform(frame)
         source = {"recipe": "causal", "sentiment_lag_days": options.sentiment_lag_days}

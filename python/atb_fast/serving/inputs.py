@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler
+from atb_fast._core import CandleMatrix, FeatureMatrix, FeaturePipeline, MinMaxScaler
 from atb_fast.errors import DataError, counted
 from atb_fast.features.frames import MOMENTUM
+from atb_fast.features.indicators import of_column
 from atb_fast.serving.frames import check_candles, check_prices
 from atb_fast.serving.sentiment import Sentiment, no_day, read_index, with_momentum
 
@@ -125,13 +126,13 @@ class FeatureWindows(ModelInput):
     @property
     def uses_sentiment(self) -> SentimentUse:
         """Required if a feature is computed from it."""
-        sources = {feature.source for feature in self.pipeline.features}
-        return "required" if {MOMENTUM, "sentiment_missing"} & sources else "no"
+        columns = {MOMENTUM, "sentiment_missing"} & {*self.pipeline.columns}
+        return "required" if columns else "no"
 
     @property
     def warm_up(self) -> int:
-        """Number of rows in the longest moving average or RSI."""
-        return max(feature.sma or feature.rsi or 0 for feature in self.pipeline.features)
+        """Number of earlier rows that a feature depends on."""
+        return self.pipeline.lookback
 
     def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
         """Return the scaled features."""
@@ -163,7 +164,7 @@ class CandlesAndSentiment(ModelInput):
             table = with_momentum(table, sentiment, timeframe)
         if MOMENTUM not in table.columns:
             return self.pipeline.transform(table)
-        features = [*self.pipeline.features, Feature(MOMENTUM, MOMENTUM)]
+        features = [*self.pipeline.features, of_column(MOMENTUM, MOMENTUM)]
         scalers = [*self.pipeline.scalers, MinMaxScaler(0.0, 1.0)]
         return FeaturePipeline(features, scalers=scalers).transform(table)
 

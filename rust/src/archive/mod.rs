@@ -100,19 +100,24 @@ pub fn read_zips(
     threads: Threads,
 ) -> (CandleColumns, Vec<(usize, ArchiveError)>) {
     let parts = threads.split(0..files.len(), FILES_PER_THREAD);
-    let read = parallel::map(parts, |part| {
-        let mut candles = CandleColumns::default();
-        let mut problems = Vec::new();
-        let mut text = Vec::new();
-        for number in part {
-            let (bytes, day) = &files[number];
-            match read_zip(bytes, max_rows, day, &mut text) {
-                Ok(read) => candles.extend(&read),
-                Err(error) => problems.push((number, error)),
+    let read = parallel::map(
+        threads,
+        parts,
+        || (),
+        |(), part| {
+            let mut candles = CandleColumns::default();
+            let mut problems = Vec::new();
+            let mut text = Vec::new();
+            for number in part {
+                let (bytes, day) = &files[number];
+                match read_zip(bytes, max_rows, day, &mut text) {
+                    Ok(read) => candles.extend(&read),
+                    Err(error) => problems.push((number, error)),
+                }
             }
-        }
-        (candles, problems)
-    });
+            (candles, problems)
+        },
+    );
     let (mut all, mut problems) = (CandleColumns::default(), Vec::new());
     for (candles, others) in read {
         all.extend(&candles);

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::error::{ArgumentError, caused, class};
-use super::pipeline::PyFeature;
+use super::pipeline::{Node, PyFeature};
 use super::scale::PyMinMaxScaler;
 
 const NUMBERS: &str = "a one-dimensional array of numbers";
@@ -150,7 +150,7 @@ arguments! {
     how: String, "'exact', 'resampled' or 'asof'";
     method: String, "'simple' or 'wilder'";
     name: String, "a string";
+    nodes: Vec<Node>, "a list of (operator, arguments, parameters)";
     null_as: Option<f64>, "a number or None";
     scalers: Option<Vec<PyMinMaxScaler>>, "a list of MinMaxScaler or None";
-    source: String, "the name of a column";
 }

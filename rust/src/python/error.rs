@@ -13,9 +13,10 @@ impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         match error {
-            Error::InvalidArgument { .. } | Error::NotFitted | Error::WindowOutOfRange { .. } => {
-                ArgumentError::new_err(message)
-            }
+            Error::InvalidArgument { .. }
+            | Error::InvalidNode { .. }
+            | Error::NotFitted
+            | Error::WindowOutOfRange { .. } => ArgumentError::new_err(message),
             Error::TooLarge { .. } => PyMemoryError::new_err(message),
             _ => DataError::new_err(message),
         }

@@ -10,7 +10,6 @@ use pyo3::types::PyBool;
 use super::argument::wrong;
 use super::error::ArgumentError;
 use crate::parallel::Threads;
-use crate::pipeline::MAX_WINDOW;
 
 /// Defines for each argument the function that extracts it (`#[pyo3(from_py_with = ...)]`).
 macro_rules! integers {
@@ -28,9 +27,7 @@ integers! {
     lag_ms: Option<i64> = 0..=i64::MAX;
     length: usize = 1..=usize::MAX;
     max_rows: usize = 1..=usize::MAX;
-    rsi: Option<usize> = 1..=MAX_WINDOW;
     seed: Option<u64> = 0..=u64::MAX;
-    sma: Option<usize> = 1..=MAX_WINDOW;
     step_ms: Option<i64> = 1..=i64::MAX;
     threads: Option<usize> = 1..=Threads::MOST;
     window: usize = 1..=usize::MAX;

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arrow_array::ArrayRef;
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray2};
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict};
+use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
 
 use super::error::{ArgumentError, bad_shape, detached};
 use super::frame::Frame;
@@ -15,25 +16,30 @@ use super::scale::PyMinMaxScaler;
 use super::{argument, integer};
 use crate::Result;
 use crate::column::Column;
+use crate::expr::op::{Op, Param};
+use crate::expr::{Expression, Feature, Input, Pipeline};
 use crate::matrix::{Element, Matrix};
 use crate::parallel::Threads;
-use crate::pipeline::{Feature, Pipeline, Transform};
 
-/// One column of the feature matrix, and how it is computed. Immutable; can be pickled.
+/// One column of the feature matrix: an expression and its name. Immutable; can be pickled.
 ///
-/// Without `sma` and `rsi` the feature is the source column itself.
+/// An expression is a list of nodes. A node is a tuple of the name of an operator, the indices of
+/// earlier nodes that are its arguments, and its parameters. The last node is the value of the
+/// feature. `[("column", (), ("close",)), ("mean", (0,), (7,))]` is the mean of the last 7 closes.
+///
+/// Null in any argument gives null, and so does a result that is not finite. A window that contains
+/// a null gives null.
 ///
 /// Args:
 ///     name: Its name in the matrix.
-///     source: The float64 column it is computed from.
-///     sma: Rows in a simple moving average, 1 to 1048576; see the function `sma`.
-///     rsi: Rows in a simple-mean relative strength index, 1 to 1048576; see the function `rsi`.
+///     nodes: 1 to 10,000 nodes.
 ///     null_as: The value that replaces a missing one when the scaler is fitted. By default,
 ///         missing values are skipped. Either way their rows are left out of the matrix.
 ///
 /// Raises:
-///     ArgumentError: Both `sma` and `rsi` are given, one is out of range, or an argument has the
-///         wrong type.
+///     ArgumentError: An operator is unknown, has the wrong number of arguments or parameters, or
+///         has an argument that is not an earlier node; a parameter is out of range; or an argument
+///         has the wrong type.
 #[pyclass(
     name = "Feature",
     module = "atb_fast._core",
@@ -44,31 +50,34 @@ use crate::pipeline::{Feature, Pipeline, Transform};
 #[derive(Clone, PartialEq)]
 pub struct PyFeature(Feature);
 
+/// A node from Python.
+pub type Node = (String, Vec<usize>, Vec<Param>);
+
+impl FromPyObject<'_, '_> for Param {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        if value.is_instance_of::<PyString>() {
+            return value.extract().map(Self::Text);
+        }
+        value.extract().map(Self::Number)
+    }
+}
+
 #[pymethods]
 impl PyFeature {
     #[new]
-    #[pyo3(signature = (name, source, *, sma=None, rsi=None, null_as=None))]
+    #[pyo3(signature = (name, nodes, *, null_as=None))]
     fn new(
         #[pyo3(from_py_with = argument::name)] name: String,
-        #[pyo3(from_py_with = argument::source)] source: String,
-        #[pyo3(from_py_with = integer::sma)] sma: Option<usize>,
-        #[pyo3(from_py_with = integer::rsi)] rsi: Option<usize>,
+        #[pyo3(from_py_with = argument::nodes)] nodes: Vec<Node>,
         #[pyo3(from_py_with = argument::null_as)] null_as: Option<f64>,
     ) -> PyResult<Self> {
-        let transform = match (sma, rsi) {
-            (None, None) => Transform::Identity,
-            (Some(window), None) => Transform::Sma(window),
-            (None, Some(window)) => Transform::Rsi(window),
-            (Some(_), Some(_)) => {
-                return Err(ArgumentError::new_err(format!(
-                    "feature '{name}' has both sma and rsi, expected at most one"
-                )));
-            }
-        };
+        let expression = Expression::new(&nodes)
+            .map_err(|error| ArgumentError::new_err(format!("feature '{name:.80}': {error}")))?;
         Ok(Self(Feature {
             name,
-            source,
-            transform,
+            expression,
             null_as,
         }))
     }
@@ -79,28 +88,11 @@ impl PyFeature {
         &self.0.name
     }
 
-    /// The column it is computed from.
+    /// Operator, arguments and parameters of each node. The last node is its value.
     #[getter]
-    fn source(&self) -> &str {
-        &self.0.source
-    }
-
-    /// Rows in the simple moving average, None if it is not one.
-    #[getter]
-    fn sma(&self) -> Option<usize> {
-        match self.0.transform {
-            Transform::Sma(window) => Some(window),
-            _ => None,
-        }
-    }
-
-    /// Rows in the simple-mean relative strength index, None if it is not one.
-    #[getter]
-    fn rsi(&self) -> Option<usize> {
-        match self.0.transform {
-            Transform::Rsi(window) => Some(window),
-            _ => None,
-        }
+    fn nodes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        let nodes = self.0.expression.nodes().iter();
+        nodes.map(|(op, args)| node(py, op, args)).collect()
     }
 
     /// The value that replaces a missing one when the scaler is fitted, None to skip it.
@@ -109,30 +101,52 @@ impl PyFeature {
         self.0.null_as
     }
 
+    /// The columns that it is computed from, in the order of their first use.
+    #[getter]
+    fn columns(&self) -> Vec<String> {
+        self.0.expression.columns().to_vec()
+    }
+
+    /// Number of earlier rows that a value depends on.
+    #[getter]
+    fn lookback(&self) -> usize {
+        self.0.expression.lookback()
+    }
+
+    /// Number of rows at the start of a frame without a value.
+    #[getter]
+    fn warmup(&self) -> usize {
+        self.0.expression.warmup()
+    }
+
+    #[allow(clippy::type_complexity, reason = "the result that pickle expects")]
     fn __getnewargs_ex__<'py>(
         &self,
         py: Python<'py>,
-    ) -> PyResult<((&str, &str), Bound<'py, PyDict>)> {
-        let options = PyDict::new(py);
-        options.set_item("sma", self.sma())?;
-        options.set_item("rsi", self.rsi())?;
-        options.set_item("null_as", self.null_as())?;
-        Ok(((self.name(), self.source()), options))
+    ) -> PyResult<((&str, Vec<Bound<'py, PyTuple>>), Bound<'py, PyDict>)> {
+        let options = [("null_as", self.null_as())].into_py_dict(py)?;
+        Ok(((self.name(), self.nodes(py)?), options))
     }
 
     fn __repr__(&self) -> String {
-        let Feature { name, source, .. } = &self.0;
-        let transform = match self.0.transform {
-            Transform::Identity => String::new(),
-            Transform::Sma(window) => format!(", sma={window}"),
-            Transform::Rsi(window) => format!(", rsi={window}"),
-        };
+        let count = self.0.expression.nodes().len();
         let null_as = self
             .0
             .null_as
             .map_or_else(String::new, |value| format!(", null_as={value:?}"));
-        format!("Feature('{name}', '{source}'{transform}{null_as})")
+        format!("Feature('{}', {count} nodes{null_as})", self.0.name)
     }
+}
+
+/// Returns a node as Python has it. Integer parameters are ints.
+fn node<'py>(py: Python<'py>, op: &Op, args: &[usize]) -> PyResult<Bound<'py, PyTuple>> {
+    let params = op.params().into_iter().map(|param| match param {
+        Param::Text(text) => text.into_bound_py_any(py),
+        Param::Number(value) if op.counts() => (value as i64).into_bound_py_any(py),
+        Param::Number(value) => value.into_bound_py_any(py),
+    });
+    let params = PyTuple::new(py, params.collect::<PyResult<Vec<_>>>()?)?;
+    (op.name(), PyTuple::new(py, args)?, params).into_pyobject(py)
 }
 
 /// Features in channel order, and their scalers once fitted.
@@ -182,6 +196,24 @@ impl PyFeaturePipeline {
         features.map(|feature| feature.name.clone()).collect()
     }
 
+    /// The columns that the features are computed from, in the order of their first use.
+    #[getter]
+    fn columns(&self) -> Vec<String> {
+        self.current().columns().to_vec()
+    }
+
+    /// Number of earlier rows that a value of any feature depends on.
+    #[getter]
+    fn lookback(&self) -> usize {
+        self.current().lookback()
+    }
+
+    /// Number of rows at the start of a frame in which a feature has no value.
+    #[getter]
+    fn warmup(&self) -> usize {
+        self.current().warmup()
+    }
+
     /// The scaler of each feature; empty before `fit`.
     #[getter]
     fn scalers(&self) -> Vec<PyMinMaxScaler> {
@@ -197,7 +229,7 @@ impl PyFeaturePipeline {
     /// scalers. After an error, they are those from before.
     ///
     /// Args:
-    ///     frame: Candles with the source columns, float64.
+    ///     frame: Has the columns of the features, float64.
     ///     rows: Start and end (exclusive) of the rows to fit on. Default: all.
     ///     threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable
     ///         cores. The result does not depend on it.
@@ -225,9 +257,9 @@ impl PyFeaturePipeline {
         let (start, end) = rows.unwrap_or((0, frame.rows()));
         let pipeline = this.get().current();
         let fitted = detached(this.py(), || {
-            with_columns(&pipeline, &frame, |columns| {
+            with_input(&pipeline, &frame, |input| {
                 let unfitted = Pipeline::clone(&pipeline);
-                unfitted.fit(columns, start..end, threads)
+                unfitted.fit(input, start..end, threads)
             })
         })?;
         *this.get().lock() = Arc::new(fitted);
@@ -237,7 +269,7 @@ impl PyFeaturePipeline {
     /// Return the scaled features of every row of `frame` that has all of them.
     ///
     /// Args:
-    ///     frame: Candles with the source columns, float64.
+    ///     frame: Has the columns of the features, float64.
     ///     threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable
     ///         cores. The result does not depend on it.
     ///
@@ -288,9 +320,80 @@ impl PyFeaturePipeline {
         #[pyo3(from_py_with = integer::threads)] threads: Option<usize>,
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
         let matrix = self.scaled::<f64>(py, &frame, threads)?;
-        let shape = (matrix.rows(), matrix.columns());
-        let array = Array2::from_shape_vec(shape, matrix.into_data()).map_err(bad_shape)?;
-        Ok(array.into_pyarray(py))
+        array(py, matrix)
+    }
+
+    /// Return the unscaled features of every row of `frame`. The pipeline need not be fitted.
+    ///
+    /// Args:
+    ///     frame: As in `transform`.
+    ///     threads: As in `transform`.
+    ///
+    /// Returns:
+    ///     Shape (rows, features), float64, NaN where a feature has no value.
+    ///
+    /// Raises:
+    ///     ArgumentError: `threads` is out of range.
+    ///     DataError: As `transform`.
+    #[pyo3(signature = (frame, *, threads=None))]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 extracts owned arguments"
+    )]
+    fn evaluate<'py>(
+        &self,
+        py: Python<'py>,
+        frame: Frame,
+        #[pyo3(from_py_with = integer::threads)] threads: Option<usize>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let threads = Threads::resolve(threads)?;
+        let pipeline = self.current();
+        let matrix = detached(py, || {
+            with_input(&pipeline, &frame, |input| pipeline.evaluate(input, threads))
+        })?;
+        array(py, matrix)
+    }
+
+    /// Return how many rows of `frame` have no value, by feature and reason.
+    ///
+    /// Args:
+    ///     frame: As in `transform`.
+    ///     threads: As in `transform`.
+    ///
+    /// Returns:
+    ///     A dict for each feature. `warmup` counts rows at the start of the frame that do not have
+    ///     enough rows before them. `input` counts other rows for which a column of the feature has
+    ///     a null, in that row or in an earlier one that the value depends on. `undefined` counts
+    ///     the rest, such as 0/0.
+    ///
+    /// Raises:
+    ///     ArgumentError: `threads` is out of range.
+    ///     DataError: As `transform`.
+    #[pyo3(signature = (frame, *, threads=None))]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 extracts owned arguments"
+    )]
+    fn nulls<'py>(
+        &self,
+        py: Python<'py>,
+        frame: Frame,
+        #[pyo3(from_py_with = integer::threads)] threads: Option<usize>,
+    ) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let threads = Threads::resolve(threads)?;
+        let pipeline = self.current();
+        let nulls = detached(py, || {
+            with_input(&pipeline, &frame, |input| pipeline.nulls(input, threads))
+        })?;
+        let counts = nulls.iter().map(|nulls| {
+            [
+                ("warmup", nulls.warmup),
+                ("input", nulls.input),
+                ("undefined", nulls.undefined),
+            ]
+            .into_py_dict(py)
+        });
+        counts.collect()
     }
 
     #[allow(clippy::type_complexity, reason = "the result that pickle expects")]
@@ -333,26 +436,40 @@ impl PyFeaturePipeline {
         let threads = Threads::resolve(threads)?;
         let pipeline = self.current();
         detached(py, || {
-            with_columns(&pipeline, frame, |columns| {
-                pipeline.transform(columns, threads)
-            })
+            with_input(&pipeline, frame, |input| pipeline.transform(input, threads))
         })
     }
 }
 
-fn with_columns<T>(
+fn array(py: Python<'_>, matrix: Matrix<f64>) -> PyResult<Bound<'_, PyArray2<f64>>> {
+    let shape = (matrix.rows(), matrix.columns());
+    let array = Array2::from_shape_vec(shape, matrix.into_data()).map_err(bad_shape)?;
+    Ok(array.into_pyarray(py))
+}
+
+fn with_input<T>(
     pipeline: &Pipeline,
     frame: &Frame,
-    work: impl FnOnce(&[Column]) -> Result<T>,
+    work: impl FnOnce(Input) -> Result<T>,
 ) -> Result<T> {
-    frame.check_order()?;
+    let times = if pipeline.uses_times() {
+        Some(frame.timestamps("timestamp")?)
+    } else {
+        frame.check_order()?;
+        None
+    };
     let chunks = pipeline
-        .sources()
-        .map(|name| Ok((name, frame.column(name)?)))
+        .columns()
+        .iter()
+        .map(|name| Ok((name.as_str(), frame.column(name)?)))
         .collect::<Result<Vec<(&str, Vec<ArrayRef>)>>>()?;
     let columns = chunks
         .iter()
         .map(|(name, chunks)| Column::new(name, chunks))
         .collect::<Result<Vec<_>>>()?;
-    work(&columns)
+    work(Input {
+        columns: &columns,
+        times: times.as_deref().unwrap_or(&[]),
+        rows: frame.rows(),
+    })
 }
