@@ -210,6 +210,9 @@ compiled! {
     }
 }
 
+// Textually after the macro, which it uses.
+pub(crate) mod windows;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -4,12 +4,15 @@ use std::ops::Range;
 
 use super::clock;
 use super::elementwise;
-use super::op::{Op, Rolling};
-use super::plan::{Place, Plan, Root, Source, Stage};
+use super::kernels::extremes::{Extremes, Side};
+use super::kernels::moments::{CoMoments, Moments};
+use super::kernels::order;
+use super::kernels::recursive::Averages;
+use super::op::{Op, Pair, Rolling, ema_alpha, wilder_alpha};
+use super::plan::{Family, Place, Plan, Root, Source, Stage, Step};
 use crate::Result;
 use crate::column::Column;
 use crate::rolling::{RsiSums, WindowSums};
-use crate::simd;
 
 /// A frame: its columns in the order of the graph, and its times if an operator needs them.
 #[derive(Debug, Clone, Copy)]
@@ -28,9 +31,10 @@ pub(super) struct Block {
     columns: Vec<Vec<f64>>,
     numbers: Vec<Vec<f64>>,
     buffers: Vec<Vec<f64>>,
-    sums: WindowSums,
-    rsi: RsiSums,
+    /// The buffers that are being written.
+    outs: Vec<Vec<f64>>,
     edge: Vec<f64>,
+    kernels: Kernels,
 }
 
 impl Block {
@@ -50,9 +54,9 @@ impl Block {
             columns,
             numbers,
             buffers,
-            sums,
-            rsi,
+            outs,
             edge,
+            kernels,
         } = self;
         grow(
             columns,
@@ -77,67 +81,167 @@ impl Block {
             let values = Values::new(&views, numbers, buffers, rows.len()).of(root.source);
             hand_over(root, values, rows.start, edge, &mut take);
         }
-        for Stage {
-            steps,
-            args,
-            longest,
-        } in &plan.stages
-        {
-            if is_sum(&steps[0].op) {
-                let values = Values::new(&views, numbers, buffers, rows.len());
-                sums.update(values.of(args[0]), *longest);
-            }
-            for step in steps {
-                let mut out = std::mem::take(&mut buffers[step.out]);
-                let values = Values::new(&views, numbers, buffers, rows.len());
-                let first = rows.start as i64 - step.extra as i64;
-                let target = &mut out[..step.extra + rows.len()];
-                match &step.op {
-                    Op::Rolling(Rolling::Sum, window) => {
-                        sums.write(values.of(args[0]), *window, target);
-                        simd::elementwise::clear(target);
-                    }
-                    Op::Rolling(Rolling::Mean, window) => {
-                        sums.write_mean(values.of(args[0]), *window, target);
-                        simd::elementwise::clear(target);
-                    }
-                    Op::Rolling(Rolling::RsiSimple, window) => {
-                        let values = from_first_value(
-                            values.of(step.args[0]),
-                            first - *window as i64,
-                            step.args[0].warmup,
-                            edge,
-                        );
-                        rsi.write(values, *window, target);
-                        simd::elementwise::clear(target);
-                    }
-                    Op::Clock(clock, offset) => {
-                        clock::write(*clock, *offset, input.times, first, target);
-                    }
-                    op => {
-                        let mut args = [&[][..]; 3];
-                        for (arg, source) in args.iter_mut().zip(&step.args) {
-                            *arg = values.of(*source);
-                        }
-                        elementwise::apply(op, &args, target);
-                        if let Op::Fill(_) = op {
-                            clear_before(step.warmup, first, target);
-                        }
-                    }
-                }
+        for stage in &plan.stages {
+            // What is written is taken out, so that the rest can be read.
+            let steps = stage.steps.iter();
+            outs.extend(steps.map(|step| std::mem::take(&mut buffers[step.out])));
+            let values = Values::new(&views, numbers, buffers, rows.len());
+            kernels.compute(stage, values, input.times, rows.start, outs);
+            for (step, out) in stage.steps.iter().zip(outs.drain(..)) {
                 buffers[step.out] = out;
-                let values = Values::new(&views, numbers, buffers, rows.len());
-                for root in &step.roots {
-                    hand_over(root, values.of(root.source), rows.start, edge, &mut take);
-                }
+            }
+            let values = Values::new(&views, numbers, buffers, rows.len());
+            for root in stage.steps.iter().flat_map(|step| &step.roots) {
+                hand_over(root, values.of(root.source), rows.start, edge, &mut take);
             }
         }
         Ok(())
     }
 }
 
-fn is_sum(op: &Op) -> bool {
-    matches!(op, Op::Rolling(Rolling::Sum | Rolling::Mean, _))
+/// The intermediate results of the operators.
+#[derive(Debug)]
+struct Kernels {
+    sums: WindowSums,
+    rsi: RsiSums,
+    moments: Moments,
+    pairs: CoMoments,
+    lowest: Extremes,
+    highest: Extremes,
+    averages: Averages,
+    edge: Vec<f64>,
+}
+
+impl Default for Kernels {
+    fn default() -> Self {
+        Self {
+            sums: WindowSums::default(),
+            rsi: RsiSums::default(),
+            moments: Moments::default(),
+            pairs: CoMoments::default(),
+            lowest: Extremes::new(Side::Min),
+            highest: Extremes::new(Side::Max),
+            averages: Averages::default(),
+            edge: Vec::new(),
+        }
+    }
+}
+
+impl Kernels {
+    /// Computes the steps of a stage into `outs`, for the block that starts at row `start`.
+    fn compute(
+        &mut self,
+        stage: &Stage,
+        values: Values,
+        times: &[i64],
+        start: usize,
+        outs: &mut [Vec<f64>],
+    ) {
+        let all = |arg: usize| values.of(stage.args[arg]);
+        let ops = || stage.steps.iter().map(|step| &step.op);
+        match Family::of(&stage.steps[0].op) {
+            Some(Family::Sums) => self.sums.update(all(0), stage.longest),
+            Some(Family::Moments) => {
+                let spread = [Rolling::Std, Rolling::Var];
+                let trend = |op: &Op| !matches!(op, Op::Rolling(op, _) if spread.contains(op));
+                self.moments.update(all(0), stage.longest, ops().any(trend));
+            }
+            Some(Family::Pairs) => self.pairs.update(all(0), all(1), stage.longest),
+            Some(Family::Lowest) => {
+                let positions = ops().any(|op| matches!(op, Op::Rolling(Rolling::Argmin, _)));
+                self.lowest.update(all(0), stage.longest, positions);
+            }
+            Some(Family::Highest) => {
+                let positions = ops().any(|op| matches!(op, Op::Rolling(Rolling::Argmax, _)));
+                self.highest.update(all(0), stage.longest, positions);
+            }
+            Some(Family::Quantiles) => return quantiles(stage, values, outs),
+            None => {}
+        }
+        for (step, out) in stage.steps.iter().zip(outs) {
+            let first = start as i64 - step.extra as i64;
+            let out = &mut out[..step.extra + values.rows];
+            match &step.op {
+                Op::Rolling(op, window) => {
+                    let read = step.args[0];
+                    if *op == Rolling::RsiSimple {
+                        let first = first - *window as i64;
+                        let series =
+                            from_first_value(values.of(read), first, read.warmup, &mut self.edge);
+                        self.rsi.write(series, *window, out);
+                    } else {
+                        let series = if Family::of(&step.op).is_some() {
+                            all(0)
+                        } else {
+                            values.of(read)
+                        };
+                        self.roll(*op, series, *window, out);
+                    }
+                    elementwise::clear(out);
+                }
+                Op::Pair(op, window) => {
+                    let (x, y) = (all(0), all(1));
+                    match op {
+                        Pair::Corr => self.pairs.write_corr(x, y, *window, out),
+                        Pair::Cov => self.pairs.write_cov(x, y, *window, out),
+                    }
+                    elementwise::clear(out);
+                }
+                Op::Clock(clock, offset) => clock::write(*clock, *offset, times, first, out),
+                op => {
+                    let mut args = [&[][..]; 3];
+                    for (arg, source) in args.iter_mut().zip(&step.args) {
+                        *arg = values.of(*source);
+                    }
+                    elementwise::apply(op, &args, out);
+                    if let Op::Fill(_) = op {
+                        clear_before(step.warmup, first, out);
+                    }
+                }
+            }
+        }
+    }
+
+    fn roll(&mut self, op: Rolling, series: &[f64], window: usize, out: &mut [f64]) {
+        match op {
+            Rolling::Sum | Rolling::Count => self.sums.write(series, window, out),
+            Rolling::Mean => self.sums.write_mean(series, window, out),
+            Rolling::Min => self.lowest.write(series, window, out),
+            Rolling::Max => self.highest.write(series, window, out),
+            Rolling::Argmin => self.lowest.write_position(series, window, out),
+            Rolling::Argmax => self.highest.write_position(series, window, out),
+            Rolling::Std => self.moments.write_std(series, window, out),
+            Rolling::Var => self.moments.write_var(series, window, out),
+            Rolling::Slope => self.moments.write_slope(series, window, out),
+            Rolling::Rsquare => self.moments.write_rsquare(series, window, out),
+            Rolling::Resid => self.moments.write_resid(series, window, out),
+            Rolling::Rank => order::write_rank(series, window, out),
+            Rolling::Median => order::write_quantiles(series, window, &[0.5], &mut [out]),
+            Rolling::Ema => self.averages.write_ema(series, ema_alpha(window), out),
+            Rolling::Wilder => self.averages.write_ema(series, wilder_alpha(window), out),
+            Rolling::RsiSimple => self.rsi.write(series, window, out),
+            Rolling::RsiWilder => self.averages.write_rsi_wilder(series, window, out),
+        }
+    }
+}
+
+/// Computes quantiles over windows of the same series, those over the same window together.
+fn quantiles(stage: &Stage, values: Values, mut outs: &mut [Vec<f64>]) {
+    let window = |step: &Step| (step.op.reach() + 1, step.extra);
+    for steps in stage.steps.chunk_by(|a, b| window(a) == window(b)) {
+        let (now, rest) = outs.split_at_mut(steps.len());
+        outs = rest;
+        let (window, extra) = window(&steps[0]);
+        let wanted = steps.iter().map(|step| match step.op {
+            Op::Quantile(_, q) => q.get(),
+            _ => 0.5,
+        });
+        let wanted: Vec<f64> = wanted.collect();
+        let rows = extra + values.rows;
+        let mut targets: Vec<&mut [f64]> = now.iter_mut().map(|out| &mut out[..rows]).collect();
+        order::write_quantiles(values.of(steps[0].args[0]), window, &wanted, &mut targets);
+        targets.into_iter().for_each(elementwise::clear);
+    }
 }
 
 /// The values that are known so far.

@@ -3,6 +3,8 @@
 use super::op::Op;
 use crate::simd::elementwise;
 
+pub use crate::simd::elementwise::clear;
+
 /// Computes `op` of `args`, as many values as `out` has. Returns whether it is such an operator.
 ///
 /// A result that is not finite is NaN. Unused arguments are ignored.

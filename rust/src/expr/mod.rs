@@ -12,9 +12,12 @@ mod block;
 mod clock;
 mod elementwise;
 mod graph;
+pub mod kernels;
 pub mod op;
 mod pipeline;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 pub use self::block::Input;
 pub use self::graph::{Expression, MAX_NODES};

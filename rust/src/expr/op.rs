@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
+use super::kernels::recursive::{rsi_settled_rows, settled_rows};
+
 /// Longest window, in rows.
 pub const MAX_WINDOW: usize = 1 << 20;
-
-/// Weight of earlier rows below which a recursive average counts as settled.
-const SETTLED: f64 = 1e-13;
 
 /// A float64 that is compared by its bits, so that it can be part of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -343,9 +342,9 @@ impl Op {
             Self::Lag(rows) => rows,
             Self::Rolling(op, window) => match op {
                 Rolling::RsiSimple => window,
-                Rolling::Ema => settled(2.0 / (window as f64 + 1.0)),
-                Rolling::Wilder => settled(1.0 / window as f64),
-                Rolling::RsiWilder => settled(1.0 / window as f64) + 1,
+                Rolling::Ema => settled_rows(ema_alpha(window)),
+                Rolling::Wilder => settled_rows(wilder_alpha(window)),
+                Rolling::RsiWilder => rsi_settled_rows(window),
                 _ => window - 1,
             },
             Self::Quantile(window, _) | Self::Pair(_, window) => window - 1,
@@ -364,12 +363,16 @@ impl Op {
     }
 }
 
-/// Returns the number of rows until an exponential average no longer depends on earlier ones: the
-/// smallest `k` with `(1 - alpha)^k <= 1e-13`.
+/// The alpha of [`Rolling::Ema`].
 #[must_use]
-pub fn settled(alpha: f64) -> usize {
-    // An alpha of 1 has no memory; its logarithm is minus infinity.
-    (SETTLED.ln() / (-alpha).ln_1p()).ceil() as usize
+pub fn ema_alpha(window: usize) -> f64 {
+    2.0 / (window as f64 + 1.0)
+}
+
+/// The alpha of [`Rolling::Wilder`].
+#[must_use]
+pub fn wilder_alpha(window: usize) -> f64 {
+    1.0 / window as f64
 }
 
 /// The parameters that were not yet read.
@@ -497,17 +500,6 @@ mod tests {
             let params: Vec<Param> = params.into_iter().map(Param::Number).collect();
             let error = Op::new(name, &params).unwrap_err();
             assert!(error.ends_with(message), "{error}");
-        }
-    }
-
-    #[test]
-    fn averages_settle_when_the_weight_of_the_past_vanishes() {
-        assert_eq!(settled(1.0), 0);
-        for window in [2, 14, 200, MAX_WINDOW] {
-            let alpha = 1.0 / window as f64;
-            let rows = settled(alpha) as f64;
-            let weight = |rows: f64| (rows * (-alpha).ln_1p()).exp();
-            assert!(weight(rows) <= SETTLED && SETTLED < weight(rows - 1.0));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! In which order the nodes of a graph are computed, on which rows, and into which buffers.
 
 use std::collections::HashMap;
-use std::mem::{Discriminant, discriminant};
 
 use super::graph::{Graph, Value};
 use super::op::{Op, Rolling};
@@ -217,32 +216,63 @@ fn extras(graph: &Graph, roots: &[(usize, Value)]) -> Vec<Option<usize>> {
     extras
 }
 
+/// Operators that share intermediate results if they have the same arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Family {
+    Sums,
+    Moments,
+    Pairs,
+    Lowest,
+    Highest,
+    Quantiles,
+}
+
+impl Family {
+    pub fn of(op: &Op) -> Option<Self> {
+        Some(match op {
+            Op::Rolling(op, _) => match op {
+                Rolling::Sum | Rolling::Mean => Self::Sums,
+                Rolling::Std
+                | Rolling::Var
+                | Rolling::Slope
+                | Rolling::Rsquare
+                | Rolling::Resid => Self::Moments,
+                Rolling::Min | Rolling::Argmin => Self::Lowest,
+                Rolling::Max | Rolling::Argmax => Self::Highest,
+                Rolling::Median => Self::Quantiles,
+                _ => return None,
+            },
+            Op::Quantile(..) => Self::Quantiles,
+            Op::Pair(..) => Self::Pairs,
+            _ => return None,
+        })
+    }
+}
+
 /// Returns the nodes to compute, those that share intermediate results together.
 fn order(graph: &Graph, extras: &[Option<usize>]) -> Vec<Vec<usize>> {
     let mut members: HashMap<_, Vec<usize>> = HashMap::new();
     let wanted = || (0..graph.nodes.len()).filter(|node| extras[*node].is_some());
     let key = |node: usize| {
         let made = &graph.nodes[node];
-        family(&made.op).map(|family| (family, made.args.clone()))
+        Family::of(&made.op).map(|family| (family, made.args.clone()))
     };
     for node in wanted() {
         if let Some(key) = key(node) {
             members.entry(key).or_default().push(node);
         }
     }
-    // All members of a family come in the place of the first one.
-    wanted()
-        .filter_map(|node| match key(node) {
-            None => Some(vec![node]),
-            Some(key) => members.remove(&key),
-        })
-        .collect()
-}
-
-/// Returns what the operators have in common that share intermediate results.
-fn family(op: &Op) -> Option<Discriminant<Rolling>> {
-    match op {
-        Op::Rolling(Rolling::Sum | Rolling::Mean, _) => Some(discriminant(&Rolling::Sum)),
-        _ => None,
+    // All members of a family come in the place of the first one, equal windows side by side.
+    let mut order = Vec::new();
+    for node in wanted() {
+        let Some(key) = key(node) else {
+            order.push(vec![node]);
+            continue;
+        };
+        if let Some(mut members) = members.remove(&key) {
+            members.sort_by_key(|node| (graph.nodes[*node].op.reach(), extras[*node]));
+            order.push(members);
+        }
     }
+    order
 }
