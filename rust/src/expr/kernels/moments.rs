@@ -8,7 +8,7 @@
 //! error is relative to the spread of the values, however far from 0 they are, and equal values give
 //! exactly 0.
 
-use crate::simd::windows::{self as simd, Part};
+use crate::simd::windows::{self as simd, CoStep, Part, Step};
 
 /// Means and squared deviations of windows of one length.
 #[derive(Debug, Default)]
@@ -20,96 +20,85 @@ struct Spread {
 }
 
 impl Spread {
-    /// Windows of one value.
-    fn set_zero(&mut self, rows: usize) {
-        set_zero(&mut self.offsets, rows);
-        set_zero(&mut self.squares, rows);
-    }
-
-    fn part<'a>(&'a self, values: &'a [f64], values_from: usize, from: usize) -> Part<'a> {
-        Part {
-            firsts: &values[values_from..],
-            offsets: &self.offsets[from..],
-        }
-    }
-
-    fn copy(&mut self, other: &Self, from: usize, rows: usize) {
-        copy(&mut self.offsets, &other.offsets[from..][..rows]);
-        copy(&mut self.squares, &other.squares[from..][..rows]);
-    }
-
-    /// Merges windows `x` with squared deviations `squares`.
-    fn merge(&mut self, rows: usize, x: [Part; 2], squares: [&[f64]; 2], sizes: [usize; 2]) {
-        let [p, q] = sizes.map(|size| size as f64);
+    fn resize(&mut self, rows: usize) {
         self.offsets.resize(rows, 0.0);
         self.squares.resize(rows, 0.0);
-        simd::merge_offsets(&mut self.offsets, x[0], x[1], q / (p + q));
-        simd::merge_squares(&mut self.squares, x, squares, p * q / (p + q));
+    }
+
+    fn clear(&mut self) {
+        self.offsets.clear();
+        self.squares.clear();
+    }
+
+    /// The windows from index `at` on.
+    fn part<'a>(&'a self, values: &'a [f64], at: usize) -> Part<'a> {
+        Part {
+            firsts: &values[at..],
+            offsets: &self.offsets[at..],
+            squares: &self.squares[at..],
+        }
     }
 }
 
-fn set_zero(values: &mut Vec<f64>, rows: usize) {
-    values.clear();
-    values.resize(rows, 0.0);
-}
-
-fn copy(to: &mut Vec<f64>, from: &[f64]) {
-    to.clear();
-    to.extend_from_slice(from);
-}
-
-/// Levels `k` of a window, from the oldest values on, with the number of values before each level.
-fn levels(window: usize) -> impl Iterator<Item = (usize, usize)> {
+/// Levels whose values make up a window, from the oldest on: level `k`, values in the levels
+/// before, values in this one.
+fn levels(window: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     let bits = (0..=window.ilog2() as usize).filter(move |k| window >> k & 1 == 1);
-    bits.map(move |k| (k, window & ((1 << k) - 1)))
+    bits.map(move |k| (k, window & ((1 << k) - 1), 1 << k))
+}
+
+/// Share of `q` values among `p + q`, and the weight of the squared distance of their means.
+fn weights(p: usize, q: usize) -> (f64, f64) {
+    let (p, q) = (p as f64, q as f64);
+    (q / (p + q), p * q / (p + q))
 }
 
 /// Variance and linear trend over windows of one series. Windows of several lengths share the work,
 /// and so do results for the same window that are written one after the other.
 ///
-/// Memory: two or, with the trend, three times `log2(longest) + 3` times that of `values`.
+/// Memory: two or, with the trend, three times `log2(longest) + 2` times that of `values`.
 #[derive(Debug, Default)]
 pub struct Moments {
     /// `levels[k]` describes the `2^k` values from each index on.
     levels: Vec<Level>,
     merged: Level,
-    next: Level,
     /// The window and the rows that `merged` describes.
     current: Option<(usize, usize)>,
+    trend: bool,
 }
 
 #[derive(Debug, Default)]
 struct Level {
     spread: Spread,
     /// Sum of products of the deviations of value and position; empty without trend.
-    trend: Vec<f64>,
+    trends: Vec<f64>,
 }
 
 impl Level {
-    /// Merges windows of `sizes[0]` values that start at `starts[0]` of `values` with those of
-    /// `sizes[1]` values that follow.
-    fn merge(
-        &mut self,
-        rows: usize,
-        values: &[f64],
-        start: usize,
-        parts: [(&Self, usize); 2],
-        sizes: [usize; 2],
-    ) {
-        let [(a, i), (b, j)] = parts;
-        let x = [
-            a.spread.part(values, start, i),
-            b.spread.part(values, start + sizes[0], j),
-        ];
-        let squares = [&a.spread.squares[i..], &b.spread.squares[j..]];
-        self.spread.merge(rows, x, squares, sizes);
-        if a.trend.is_empty() {
-            self.trend.clear();
+    fn resize(&mut self, rows: usize, trend: bool) {
+        self.spread.resize(rows);
+        self.trends.resize(if trend { rows } else { 0 }, 0.0);
+    }
+
+    /// The windows of `size` values from index `at` on, which follow `before` values.
+    fn step<'a>(&'a self, values: &'a [f64], at: usize, before: usize, size: usize) -> Step<'a> {
+        let (share, weight) = weights(before, size);
+        Step {
+            x: self.spread.part(values, at),
+            trends: self.trends.get(at..).unwrap_or_default(),
+            share,
+            weight,
+            // The mean positions of the two differ by half of the sum of their sizes.
+            tilt: before as f64 * size as f64 / 2.0,
+        }
+    }
+
+    fn merge(&mut self, steps: &[Step]) {
+        let Self { spread, trends } = self;
+        if trends.is_empty() {
+            simd::merge(&mut spread.offsets, &mut spread.squares, steps);
         } else {
-            // The mean positions of the two differ by (p + q) / 2.
-            let weight = sizes[0] as f64 * sizes[1] as f64 / 2.0;
-            self.trend.resize(rows, 0.0);
-            simd::merge_trends(&mut self.trend, x, [&a.trend[i..], &b.trend[j..]], weight);
+            simd::merge_trends(&mut spread.offsets, &mut spread.squares, trends, steps);
         }
     }
 }
@@ -121,44 +110,39 @@ impl Moments {
     /// Unless `1 <= longest <= values.len()`.
     pub fn update(&mut self, values: &[f64], longest: usize, trend: bool) {
         assert!(1 <= longest && longest <= values.len());
-        self.current = None;
+        (self.current, self.trend) = (None, trend);
         let count = longest.ilog2() as usize;
         let existing = self.levels.len();
         self.levels
             .resize_with(existing.max(count + 1), Level::default);
-        self.levels[0].spread.set_zero(values.len());
-        set_zero(
-            &mut self.levels[0].trend,
-            if trend { values.len() } else { 0 },
-        );
+        // A single value deviates from nothing.
+        let single = &mut self.levels[0];
+        single.spread.clear();
+        single.trends.clear();
+        single.resize(values.len(), trend);
         for k in 1..=count {
             let (lower, upper) = self.levels.split_at_mut(k);
             let (half, size) = (&lower[k - 1], 1 << (k - 1));
-            let rows = values.len() + 1 - 2 * size;
-            upper[0].merge(rows, values, 0, [(half, 0), (half, size)], [size, size]);
+            upper[0].resize(values.len() + 1 - 2 * size, trend);
+            upper[0].merge(&[
+                half.step(values, 0, 0, size),
+                half.step(values, size, size, size),
+            ]);
         }
     }
 
-    /// Describes the last `rows` windows of `window` values in `merged`, and returns the first of
-    /// their first values.
+    /// Describes the last `rows` windows of `window` values in `merged`, and returns the index of
+    /// the first value of the first window.
     fn merge(&mut self, values: &[f64], window: usize, rows: usize) -> usize {
-        assert!(window >= 1);
+        assert!(window >= 2);
         let start = values.len() + 1 - window - rows;
         if self.current != Some((window, rows)) {
-            for (k, before) in levels(window) {
-                let level = &self.levels[k];
-                if before == 0 {
-                    self.merged.spread.copy(&level.spread, start, rows);
-                    let from = start.min(level.trend.len());
-                    let to = (start + rows).min(level.trend.len());
-                    copy(&mut self.merged.trend, &level.trend[from..to]);
-                } else {
-                    let parts = [(&self.merged, 0), (level, start + before)];
-                    self.next
-                        .merge(rows, values, start, parts, [before, 1 << k]);
-                    std::mem::swap(&mut self.merged, &mut self.next);
-                }
-            }
+            let step = |(k, before, size): (usize, usize, usize)| {
+                self.levels[k].step(values, start + before, before, size)
+            };
+            let steps: Vec<Step> = levels(window).map(step).collect();
+            self.merged.resize(rows, self.trend);
+            self.merged.merge(&steps);
             self.current = Some((window, rows));
         }
         start
@@ -172,7 +156,6 @@ impl Moments {
     /// When `window` is below 2 or longer than `longest` was, or fewer positions have that many
     /// values.
     pub fn write_var(&mut self, values: &[f64], window: usize, out: &mut [f64]) {
-        assert!(window >= 2);
         self.merge(values, window, out.len());
         simd::quotients(out, &self.merged.spread.squares, window as f64 - 1.0);
     }
@@ -182,9 +165,12 @@ impl Moments {
     /// # Panics
     /// As [`Self::write_var`].
     pub fn write_std(&mut self, values: &[f64], window: usize, out: &mut [f64]) {
-        assert!(window >= 2);
         self.merge(values, window, out.len());
-        simd::roots(out, &self.merged.spread.squares, window as f64 - 1.0);
+        simd::roots(
+            out,
+            &self.merged.spread.squares,
+            1.0 / (window as f64 - 1.0),
+        );
     }
 
     /// Writes the slope, per position, of the line fitted to the last `window` values by least
@@ -194,7 +180,7 @@ impl Moments {
     /// As [`Self::write_var`], and unless `update` prepared the trend.
     pub fn write_slope(&mut self, values: &[f64], window: usize, out: &mut [f64]) {
         self.merge_trend(values, window, out.len());
-        simd::quotients(out, &self.merged.trend, position_squares(window));
+        simd::quotients(out, &self.merged.trends, position_squares(window));
     }
 
     /// Writes the coefficient of determination of that line, 0..1; NaN where all values are equal.
@@ -203,8 +189,8 @@ impl Moments {
     /// As [`Self::write_slope`].
     pub fn write_rsquare(&mut self, values: &[f64], window: usize, out: &mut [f64]) {
         self.merge_trend(values, window, out.len());
-        let Level { spread, trend } = &self.merged;
-        simd::determinations(out, trend, &spread.squares, position_squares(window));
+        let Level { spread, trends } = &self.merged;
+        simd::determinations(out, trends, &spread.squares, position_squares(window));
     }
 
     /// Writes the last value minus that of the line.
@@ -213,14 +199,18 @@ impl Moments {
     /// As [`Self::write_slope`].
     pub fn write_resid(&mut self, values: &[f64], window: usize, out: &mut [f64]) {
         let start = self.merge_trend(values, window, out.len());
-        let part = self.merged.spread.part(values, start, 0);
+        let part = Part {
+            firsts: &values[start..],
+            offsets: &self.merged.spread.offsets,
+            squares: &self.merged.spread.squares,
+        };
         let factor = (window as f64 - 1.0) / 2.0 / position_squares(window);
         let lasts = &values[start + window - 1..];
-        simd::residuals(out, part, lasts, &self.merged.trend, factor);
+        simd::residuals(out, part, lasts, &self.merged.trends, factor);
     }
 
     fn merge_trend(&mut self, values: &[f64], window: usize, rows: usize) -> usize {
-        assert!(window >= 2 && !self.levels[0].trend.is_empty());
+        assert!(self.trend);
         self.merge(values, window, rows)
     }
 }
@@ -234,12 +224,11 @@ fn position_squares(window: usize) -> f64 {
 /// Covariance and correlation over windows of two series. Windows of several lengths share the work,
 /// and so do results for the same window that are written one after the other.
 ///
-/// Memory: five times `log2(longest) + 3` times that of `x`.
+/// Memory: five times `log2(longest) + 2` times that of `x`.
 #[derive(Debug, Default)]
 pub struct CoMoments {
     levels: Vec<CoLevel>,
     merged: CoLevel,
-    next: CoLevel,
     current: Option<(usize, usize)>,
 }
 
@@ -252,26 +241,39 @@ struct CoLevel {
 }
 
 impl CoLevel {
-    fn merge(
-        &mut self,
-        rows: usize,
-        series: [&[f64]; 2],
-        start: usize,
-        parts: [(&Self, usize); 2],
-        sizes: [usize; 2],
-    ) {
-        let [(a, i), (b, j)] = parts;
-        let next = start + sizes[0];
-        let x = [a.x.part(series[0], start, i), b.x.part(series[0], next, j)];
-        let y = [a.y.part(series[1], start, i), b.y.part(series[1], next, j)];
-        self.x
-            .merge(rows, x, [&a.x.squares[i..], &b.x.squares[j..]], sizes);
-        self.y
-            .merge(rows, y, [&a.y.squares[i..], &b.y.squares[j..]], sizes);
-        let [p, q] = sizes.map(|size| size as f64);
-        let products = [&a.products[i..], &b.products[j..]];
+    fn resize(&mut self, rows: usize) {
+        self.x.resize(rows);
+        self.y.resize(rows);
         self.products.resize(rows, 0.0);
-        simd::merge_products(&mut self.products, x, y, products, p * q / (p + q));
+    }
+
+    /// The windows of `size` values from index `at` on, which follow `before` values.
+    fn step<'a>(
+        &'a self,
+        series: [&'a [f64]; 2],
+        at: usize,
+        before: usize,
+        size: usize,
+    ) -> CoStep<'a> {
+        let (share, weight) = weights(before, size);
+        CoStep {
+            series: [self.x.part(series[0], at), self.y.part(series[1], at)],
+            products: &self.products[at..],
+            share,
+            weight,
+        }
+    }
+
+    fn merge(&mut self, steps: &[CoStep]) {
+        let Self { x, y, products } = self;
+        let spreads = [
+            &mut x.offsets,
+            &mut x.squares,
+            &mut y.offsets,
+            &mut y.squares,
+            products,
+        ];
+        simd::merge_products(&mut spreads.map(Vec::as_mut_slice), steps);
     }
 }
 
@@ -287,14 +289,21 @@ impl CoMoments {
         let existing = self.levels.len();
         self.levels
             .resize_with(existing.max(count + 1), CoLevel::default);
-        self.levels[0].x.set_zero(x.len());
-        self.levels[0].y.set_zero(x.len());
-        set_zero(&mut self.levels[0].products, x.len());
+        // A single value deviates from nothing.
+        let single = &mut self.levels[0];
+        single.x.clear();
+        single.y.clear();
+        single.products.clear();
+        single.resize(x.len());
         for k in 1..=count {
             let (lower, upper) = self.levels.split_at_mut(k);
             let (half, size) = (&lower[k - 1], 1 << (k - 1));
-            let rows = x.len() + 1 - 2 * size;
-            upper[0].merge(rows, [x, y], 0, [(half, 0), (half, size)], [size, size]);
+            upper[0].resize(x.len() + 1 - 2 * size);
+            let steps = [
+                half.step([x, y], 0, 0, size),
+                half.step([x, y], size, size, size),
+            ];
+            upper[0].merge(&steps);
         }
     }
 
@@ -304,19 +313,12 @@ impl CoMoments {
             return;
         }
         let start = series[0].len() + 1 - window - rows;
-        for (k, before) in levels(window) {
-            let level = &self.levels[k];
-            if before == 0 {
-                self.merged.x.copy(&level.x, start, rows);
-                self.merged.y.copy(&level.y, start, rows);
-                copy(&mut self.merged.products, &level.products[start..][..rows]);
-            } else {
-                let parts = [(&self.merged, 0), (level, start + before)];
-                self.next
-                    .merge(rows, series, start, parts, [before, 1 << k]);
-                std::mem::swap(&mut self.merged, &mut self.next);
-            }
-        }
+        let step = |(k, before, size): (usize, usize, usize)| {
+            self.levels[k].step(series, start + before, before, size)
+        };
+        let steps: Vec<CoStep> = levels(window).map(step).collect();
+        self.merged.resize(rows);
+        self.merged.merge(&steps);
         self.current = Some((window, rows));
     }
 
@@ -331,7 +333,8 @@ impl CoMoments {
         simd::quotients(out, &self.merged.products, window as f64 - 1.0);
     }
 
-    /// Writes Pearson's correlation, -1..1; NaN where a variance is 0. See [`Self::write_cov`].
+    /// Writes Pearson's correlation, -1..1; NaN where a variance is 0, or where the product of the
+    /// two is beyond the range of normal numbers. See [`Self::write_cov`].
     ///
     /// # Panics
     /// As [`Self::write_cov`].

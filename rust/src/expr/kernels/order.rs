@@ -63,7 +63,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn new(quantile: f64, window: usize) -> Self {
+    pub(crate) fn new(quantile: f64, window: usize) -> Self {
         assert!((0.0..=1.0).contains(&quantile));
         let last = window - 1;
         let place = quantile * last as f64;
