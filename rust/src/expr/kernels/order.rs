@@ -280,11 +280,8 @@ mod tests {
         let write = |out: &mut [f64]| write_rank(values, window, out);
         assert_windows(values.len(), window, write, is_nan, expected, 1e-15);
         let write = |out: &mut [f64]| {
-            write_long_rank(
-                &values[values.len() + 1 - window - out.len()..],
-                window,
-                out,
-            )
+            let from = values.len() + 1 - window - out.len();
+            write_long_rank(&values[from..], window, out);
         };
         assert_windows(values.len(), window, write, is_nan, expected, 1e-15);
         for i in 0..3 {
