@@ -38,6 +38,7 @@ fn day_of_year(days: i64) -> i64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "exact by construction")]
 mod tests {
     use super::*;
 

@@ -137,7 +137,9 @@ impl Graph {
         used[nodes.len() - 1] = true;
         for (node, (_, args)) in nodes.iter().enumerate().rev() {
             if used[node] {
-                args.iter().for_each(|arg| used[*arg] = true);
+                for arg in args {
+                    used[*arg] = true;
+                }
             }
         }
         let mut values: Vec<Value> = Vec::with_capacity(nodes.len());

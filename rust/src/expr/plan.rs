@@ -98,12 +98,7 @@ impl Plan {
             lookback: extras.iter().flatten().copied().max().unwrap_or(0),
         };
         let order = order(graph, &extras);
-        let mut last_use = vec![0; graph.nodes.len()];
-        for (time, stage) in order.iter().enumerate() {
-            for arg in stage.iter().flat_map(|node| &graph.nodes[*node].args) {
-                last_use[arg.node] = time;
-            }
-        }
+        let last_use = last_use(graph, &order);
         let mut completed = vec![Vec::new(); graph.nodes.len()];
         for &(feature, root) in roots {
             completed[root.node].push((feature, root));
@@ -138,21 +133,21 @@ impl Plan {
                     }
                     _ => None,
                 };
-                let out = free.pop().filter(|_| input.is_none()).unwrap_or_else(|| {
-                    if input.is_none() {
+                let place = input.unwrap_or_else(|| {
+                    Place::Buffer(free.pop().unwrap_or_else(|| {
                         plan.buffers.push(0);
-                    }
-                    plan.buffers.len().saturating_sub(1)
+                        plan.buffers.len() - 1
+                    }))
                 });
-                places[node] = input.unwrap_or(Place::Buffer(out));
+                places[node] = place;
                 let roots = completed[node].iter().map(|&(feature, root)| Root {
                     feature,
                     source: source(&places, root, 0),
                 });
-                if input.is_some() {
+                let Place::Buffer(out) = place else {
                     plan.inputs.extend(roots);
                     continue;
-                }
+                };
                 plan.buffers[out] = plan.buffers[out].max(extra);
                 longest = longest.max(made.op.reach() + 1);
                 let read = extra + made.op.reach();
@@ -177,14 +172,7 @@ impl Plan {
                 args,
                 longest,
             });
-            let mut ended: Vec<usize> = stage
-                .iter()
-                .flat_map(|node| graph.nodes[*node].args.iter().map(|arg| arg.node))
-                .filter(|arg| last_use[*arg] == time)
-                .chain(stage.iter().copied().filter(|node| last_use[*node] == 0))
-                .collect();
-            ended.sort_unstable();
-            ended.dedup();
+            let ended = ended(graph, stage, &last_use, time);
             free.extend(ended.iter().filter_map(|node| match places[*node] {
                 Place::Buffer(buffer) => Some(buffer),
                 _ => None,
@@ -195,6 +183,30 @@ impl Plan {
         plan.rows = (CACHE / width).clamp(ROWS[0], ROWS[1]).max(plan.lookback);
         plan
     }
+}
+
+/// Returns for each node the index of the last stage that reads it; 0 if none does.
+fn last_use(graph: &Graph, order: &[Vec<usize>]) -> Vec<usize> {
+    let mut last_use = vec![0; graph.nodes.len()];
+    for (time, stage) in order.iter().enumerate() {
+        for arg in stage.iter().flat_map(|node| &graph.nodes[*node].args) {
+            last_use[arg.node] = time;
+        }
+    }
+    last_use
+}
+
+/// Returns the nodes that nothing reads after the stage with the index `time`.
+fn ended(graph: &Graph, stage: &[usize], last_use: &[usize], time: usize) -> Vec<usize> {
+    let args = stage.iter().flat_map(|node| &graph.nodes[*node].args);
+    let read = args
+        .map(|arg| arg.node)
+        .filter(|arg| last_use[*arg] == time);
+    let unread = stage.iter().copied().filter(|node| last_use[*node] == 0);
+    let mut ended: Vec<usize> = read.chain(unread).collect();
+    ended.sort_unstable();
+    ended.dedup();
+    ended
 }
 
 /// Returns for each node that `roots` need how many rows before a block it is needed for.

@@ -1,5 +1,7 @@
 //! Every operator against a naive evaluation, and expressions against their parts.
 
+#![allow(clippy::float_cmp, reason = "exact by construction")]
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -320,7 +322,7 @@ proptest! {
         let with = |more: &[f64]| [&[window as f64], more].concat();
         let expressions: Vec<_> =
             ROLLING.iter().map(|(op, more)| of_columns(op, 1, &with(more))).collect();
-        let got = evaluate(&expressions, &[values.clone()], chunk, 2);
+        let got = evaluate(&expressions, std::slice::from_ref(&values), chunk, 2);
         for (((op, _), got), nodes) in ROLLING.iter().zip(got).zip(&expressions) {
             let length = Expression::new(nodes).unwrap().lookback() + 1;
             let expected = windows(values.len(), length, |range| {
@@ -447,7 +449,7 @@ fn constants_are_folded() {
 
 #[test]
 fn windows_longer_than_the_frame_have_no_value() {
-    let long = (1 << 20) as f64;
+    let long = f64::from(1 << 20);
     let expressions: Vec<_> = ["mean", "ema", "rank", "rsi_simple", "lag", "std"]
         .iter()
         .map(|op| of_columns(op, 1, &[long]))
@@ -516,7 +518,7 @@ fn refuses_what_is_not_an_expression() {
     }
     // Every accepted depth has a lookback that can be computed.
     let mut deep = vec![x()];
-    deep.extend((0..9_999).map(|i| node("ema", &[i], &[(1 << 20) as f64])));
+    deep.extend((0..9_999).map(|i| node("ema", &[i], &[f64::from(1 << 20)])));
     let lookback = Expression::new(&deep).unwrap().lookback();
     assert!(lookback > 1 << 30);
     assert!(

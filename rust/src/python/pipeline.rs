@@ -68,6 +68,10 @@ impl FromPyObject<'_, '_> for Param {
 impl PyFeature {
     #[new]
     #[pyo3(signature = (name, nodes, *, null_as=None))]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "pyo3 extracts owned arguments"
+    )]
     fn new(
         #[pyo3(from_py_with = argument::name)] name: String,
         #[pyo3(from_py_with = argument::nodes)] nodes: Vec<Node>,

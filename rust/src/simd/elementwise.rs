@@ -1,5 +1,7 @@
 //! Functions of values in the same row. NaN is null; a result that is not finite is NaN.
 
+#![allow(clippy::float_cmp, reason = "the operators == and != are exact")]
+
 use crate::expr::op::{Binary, Unary};
 
 /// NaN unless the value is finite.

@@ -130,7 +130,9 @@ mod tests {
             let settled = settled_rows(alpha);
             let write = |out: &mut [f64]| {
                 Averages::default().write_ema(&values, alpha, out);
-                out.iter_mut().for_each(|y| *y += 1e6);
+                for y in out {
+                    *y += 1e6;
+                }
             };
             let expected = |r: std::ops::Range<usize>| {
                 let average = values[r].iter().copied().reduce(|y, x| y + alpha * (x - y));
