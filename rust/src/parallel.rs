@@ -98,7 +98,15 @@ pub fn map<I: Send, O: Send, S>(
     init: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, I) -> O + Sync,
 ) -> Vec<O> {
-    let count = tasks.len();
+    let count = threads.0.get().min(tasks.len());
+    if count <= 1 {
+        // Even a scope without threads takes as long as a feature of one row.
+        let mut state = init();
+        return tasks
+            .into_iter()
+            .map(|task| work(&mut state, task))
+            .collect();
+    }
     let queue = Mutex::new(tasks.into_iter().enumerate());
     let run = || {
         let (mut state, mut results) = (init(), Vec::new());
@@ -111,7 +119,7 @@ pub fn map<I: Send, O: Send, S>(
         }
     };
     let mut results = thread::scope(|scope| {
-        let others = (1..threads.0.get().min(count)).map(|_| scope.spawn(run));
+        let others = (1..count).map(|_| scope.spawn(run));
         let others: Vec<_> = others.collect();
         let mut results = run();
         for other in others {
