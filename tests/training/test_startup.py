@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pty
 import signal
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from atb_fast.training.startup import quick_startup
 
 NOISE = """\
 WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
@@ -90,3 +93,33 @@ def test_other_threads_still_write_to_the_terminal() -> None:
         os.close(terminal)
         os.close(end)
     assert shown == "I0000 00:00:00.0 1 a.cc:1] on a terminal: True\r\nafterwards"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_garbage_is_collected_again_after_the_import(fails: bool) -> None:
+    code = f"""if True:
+        import gc, sys
+        from contextlib import suppress
+        from atb_fast.training.startup import quick_startup, separate_stderr
+        separate_stderr()
+        class Ring:
+            pass
+        with suppress(ImportError), quick_startup():
+            assert not gc.isenabled()
+            assert sys.modules["sklearn"] is None
+            if {fails}:
+                raise ImportError
+        assert gc.isenabled()
+        assert "sklearn" not in sys.modules
+        ring = Ring()
+        ring.itself = ring
+        del ring
+        assert gc.collect() >= 1
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_another_program_keeps_its_garbage_collection() -> None:
+    with quick_startup():  # pytest writes to stderr
+        assert gc.isenabled()
+        assert sys.modules.get("scipy", sys) is not None
