@@ -6,8 +6,6 @@ are replaced and all nodes are reordered in a way that depends on the graph alon
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,22 +69,13 @@ def convert(
     Raises:
         ExportError: The conversion failed, or engines would run the graph too slowly.
     """
-    import onnx
-
     length, columns = model.input_shape[1:]
-    model(np.zeros((1, length, columns), np.float32))  # Keras only exports models that were called
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        try:
-            with warnings.catch_warnings():
-                # Keras' exporter accesses np.object, which NumPy 2 warns about.
-                warnings.simplefilter("ignore", FutureWarning)
-                model.export(path, format="onnx", opset_version=OPSET, verbose=False)
-            graph = onnx.load(path).graph
-        except OSError:
-            raise
-        except Exception as error:  # tf2onnx and Keras have no common base class
-            raise ExportError(f"the conversion to ONNX failed: {error}") from error
+    try:
+        graph = _converted(model)
+    except OSError:
+        raise
+    except Exception as error:  # tf2onnx and Keras have no common base class
+        raise ExportError(f"the conversion to ONNX failed: {error}") from error
     (fed,) = (value.name for value in graph.input)
     if candles is None:
         return _canonical(graph, {fed: "features"}, (length, columns), properties)
@@ -94,6 +83,21 @@ def convert(
     if MOMENTUM in candles.columns:
         properties = {**properties, "optional_input": MOMENTUM}
     return _canonical(graph, {"candles": "candles"}, (length, len(CANDLE_COLUMNS)), properties)
+
+
+def _converted(model: Any) -> Any:
+    """Return the ONNX graph of a Keras model, as tf2onnx makes it.
+
+    `model.export` does the same in twice the time: it also looks for tables and other resources.
+    """
+    import tensorflow as tf
+    import tf2onnx
+
+    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="features")]
+    function = tf.function(
+        lambda features: model(features, training=False), signature, autograph=False
+    )
+    return tf2onnx.convert.from_function(function, signature, opset=OPSET)[0].graph
 
 
 def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: int) -> None:
