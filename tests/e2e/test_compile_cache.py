@@ -59,7 +59,7 @@ def programs_of(log: str) -> dict[str, list[str]]:
         "compiled": "Serializing and saving cache entry",
     }
     return {
-        event: re.findall(f"{text}: __inference__(train|evaluate)_steps", log)
+        event: re.findall(f"{text}: atb_(train|evaluate)_steps", log)
         for event, text in events.items()
     }
 
@@ -96,28 +96,39 @@ def test_the_model_is_the_same_whatever_happens_to_the_cache(
         document, log = finish(process)
         assert model(tmp_path, document) == expected
         assert "compiled" not in log
-    programs = stored(tmp_path)
+    files = stored(tmp_path)
+    programs = sorted((name for name in files if "xla" in name), key=lambda name: len(files[name]))
+    traces = {name for name in files if "xla" not in name}
     assert len(programs) == 2
+    assert len(traces) == 3
+
+    def damage(name: str) -> None:
+        damaged = bytearray(files[name])
+        damaged[len(damaged) // 2] ^= 1
+        (folder / name).write_bytes(damaged)
 
     # One of two programs is damaged: it is compiled again, and the other one is loaded.
-    smaller, larger = sorted(programs, key=lambda name: len(programs[name]))
-    damaged = bytearray(programs[smaller])
-    damaged[len(damaged) // 2] ^= 1
-    (folder / smaller).write_bytes(damaged)
+    smaller, larger = programs
+    damage(smaller)
     document, log = finish(start(tmp_path, *TRAIN, **VERBOSE))
     assert model(tmp_path, document) == expected
     assert f"{smaller} is damaged; compiling the program again" in log
     assert programs_of(log) == {"loaded": ["train"], "compiled": ["evaluate"]}
-    assert stored(tmp_path).keys() == programs.keys()
-    assert stored(tmp_path)[larger] == programs[larger]
-    assert stored(tmp_path)[smaller] != bytes(damaged)
+    assert stored(tmp_path).keys() == files.keys()
+    assert stored(tmp_path)[larger] == files[larger]
 
-    # Names of programs have a number that depends on what TensorFlow did before, so the programs of
-    # `evaluate` are others.
-    folds = []
-    for found in ("compiled", "loaded"):
-        document, log = finish(start(tmp_path, *EVALUATE, **VERBOSE))
-        assert programs_of(log) == {"loaded": [], "compiled": [], found: ["train", "evaluate"]}
-        folds.append([fold | {"seconds": 0} for fold in document["folds"]])
-    assert folds[0] == folds[1]
-    assert stored(tmp_path).keys() > programs.keys()
+    # What TensorFlow has traced is damaged: it is traced again, and XLA still finds its programs.
+    for name in traces:
+        damage(name)
+    document, log = finish(start(tmp_path, *TRAIN, **VERBOSE))
+    assert model(tmp_path, document) == expected
+    assert all(f"{name} is damaged" in log for name in traces)
+    assert programs_of(log) == {"loaded": ["train", "evaluate"], "compiled": []}
+
+    # The programs of `train` are also those of `evaluate`.
+    document, log = finish(start(tmp_path, *EVALUATE, **VERBOSE))
+    assert programs_of(log) == {"loaded": ["train", "evaluate"], "compiled": []}
+    assert stored(tmp_path).keys() == files.keys()
+    plain = command_line.run(*EVALUATE, "--no-compile-cache", cwd=tmp_path)
+    folds = [json.loads(plain.stdout)["folds"], document["folds"]]
+    assert len({json.dumps([fold | {"seconds": 0} for fold in each]) for each in folds}) == 1

@@ -18,7 +18,7 @@ from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData
-from atb_fast.training.predict import predict_batches
+from atb_fast.training.predict import predict_batch, predict_batches
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> Exported:
     }
     starts = np.concatenate([data.test, data.train[::-1]])[: max(onnx_export.GATE_BATCHES)]
     inputs, tolerance = data.windows(starts), onnx_export.TOLERANCE
-    expected = np.asarray(model.predict_on_batch(inputs))
+    expected = predict_batch(model, inputs)
     pipeline = candles_rmse = None
     if config.onnx_input == "ohlcv":
         assert prepared.pipeline is not None  # TrainingConfig requires a recipe that has one
@@ -63,7 +63,7 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> Exported:
         candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
         raw = candle_windows(data, candles, starts)
         inputs = raw.astype(np.float32)
-        expected = np.asarray(model.predict_on_batch(onnx_export.window_features(raw, pipeline)))
+        expected = predict_batch(model, onnx_export.window_features(raw, pipeline))
         candles_rmse = _rmse_from_candles(model, data, candles, pipeline)
     path.write_bytes(onnx_export.convert(model, properties=properties, candles=pipeline))
     # Outputs of scaled targets are about 1, even if all labels are small.

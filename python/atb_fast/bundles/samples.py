@@ -12,6 +12,7 @@ from atb_fast.bundles import onnx_export
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData
+from atb_fast.training.predict import predict_batch
 from atb_fast.training.tf_data import trained_windows
 
 #: Number of windows in samples.npz.
@@ -52,7 +53,7 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
         features = onnx_export.window_features(raw, prepared.pipeline)
     else:
         windows = features = trained_windows(data, starts)
-    outputs = np.asarray(model.predict_on_batch(features)).reshape(-1).astype(np.float64)
+    outputs = predict_batch(model, features).reshape(-1).astype(np.float64)
     slices = [np.arange(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
     kept = np.concatenate(slices)
     arrays: dict[str, Any] = {

@@ -6,6 +6,7 @@ example because the disk is full, cannot be run either. Therefore XLA gets a dir
 is filled with the stored programs, whose checksums are verified, and new programs in it are stored.
 
     {cache_dir}/compiled/{key}-{name}.pb     SHA-256 of file name and program, then the program
+    {cache_dir}/compiled/{key}.{name}.pb     the same for what TensorFlow has traced, see `programs`
 
 The key covers everything that machine code depends on: the processor, the number of threads, the
 build of TensorFlow and its flags. The name comes from XLA, which uses a program only if it was
@@ -104,37 +105,64 @@ def kept_programs() -> Iterator[None]:
     for directory, key in _open:
         _load(directory, key)
     yield
-    for directory, key in _open:
-        try:
+    with _storing():
+        for directory, key in _open:
             _store(directory, key)
-        except OSError as error:
-            log.warning(
-                "compiled programs not cached: %s cannot be written: %s", directory, error.strerror
-            )
-            _open.clear()
+
+
+def kept_trace(name: str) -> bytes | None:
+    """Return what `keep_trace` has stored under `name`, in this process or another one."""
+    for directory, key in _open:
+        return _read(directory / f"{key}.{name}.pb")
+    return None
+
+
+def keep_trace(name: str, trace: bytes) -> None:
+    """Store what TensorFlow has traced under `name`, if programs are stored."""
+    with _storing():
+        for directory, key in _open:
+            _write(directory / f"{key}.{name}.pb", trace)
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Stop to store anything if that fails."""
+    try:
+        yield
+    except OSError as error:
+        directory, _ = _open[0]
+        log.warning(
+            "compiled programs not cached: %s cannot be written: %s", directory, error.strerror
+        )
+        _open.clear()
 
 
 def _load(directory: Path, key: str) -> None:
-    """Copy the stored programs to the memory of XLA; remove damaged ones."""
+    """Copy the stored programs to the memory of XLA."""
     from tensorflow.io import gfile
 
     gfile.makedirs(_MEMORY)
     known = set(gfile.listdir(_MEMORY))
     for path in _oldest_first(directory, f"{key}-*.pb"):
         name = path.name.removeprefix(f"{key}-")
-        if name in known:
-            continue
-        with suppress(OSError):  # removed by another process, or not readable
-            content = path.read_bytes()
-            digest, program = content[:_DIGEST], content[_DIGEST:]
-            if digest != _digest(path.name, program):
-                log.warning("%s is damaged; compiling the program again", path)
-                path.unlink()
-                continue
+        program = None if name in known else _read(path)
+        if program is not None:
             with gfile.GFile(f"{_MEMORY}/{name}", "wb") as file:
                 file.write(program)
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the stored content of a file; remove the file if it is damaged."""
+    with suppress(OSError):  # removed by another process, or not readable
+        stored = path.read_bytes()
+        digest, content = stored[:_DIGEST], stored[_DIGEST:]
+        if digest == _digest(path.name, content):
             # Records the last use. Explicit times keep the order.
             os.utime(path, ns=(time.time_ns(), time.time_ns()))
+            return content
+        log.warning("%s is damaged; compiling the program again", path)
+        path.unlink()
+    return None
 
 
 def _store(directory: Path, key: str) -> None:
@@ -143,20 +171,23 @@ def _store(directory: Path, key: str) -> None:
 
     for name in gfile.listdir(_MEMORY):
         path = directory / f"{key}-{name}"
-        if path.exists():
-            continue
-        with gfile.GFile(f"{_MEMORY}/{name}", "rb") as file:
-            program = file.read()
-        directory.mkdir(parents=True, exist_ok=True)
-        remove_unused(directory, UNUSED_DAYS)
-        write_atomic(path, _digest(path.name, program) + program)
-    newest_first = reversed(_oldest_first(directory))
+        if not path.exists():
+            with gfile.GFile(f"{_MEMORY}/{name}", "rb") as file:
+                _write(path, file.read())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Store `content`, and remove what has not been used for a long time."""
+    directory = path.parent
+    directory.mkdir(parents=True, exist_ok=True)
+    remove_unused(directory, UNUSED_DAYS)
+    write_atomic(path, _digest(path.name, content) + content)
     total = 0
-    for path in newest_first:
+    for stored in reversed(_oldest_first(directory)):
         with suppress(FileNotFoundError):
-            total += path.stat().st_size
+            total += stored.stat().st_size
             if total > _MOST_BYTES:
-                path.unlink()
+                stored.unlink()
 
 
 def _oldest_first(directory: Path, pattern: str = "*.pb") -> list[Path]:

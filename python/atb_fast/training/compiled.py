@@ -19,21 +19,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from itertools import chain, pairwise
-from threading import Lock, Thread
+from functools import cache, partial
+from itertools import pairwise
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from keras import Input, Sequential
-from keras.saving import deserialize_keras_object, serialize_keras_object
 from numpy.typing import NDArray
 
 from atb_fast.features.windows import WindowedData
-from atb_fast.training.compile_cache import kept_programs
 from atb_fast.training.layers import DrawMask, apply
-from atb_fast.training.startup import quiet
+from atb_fast.training.programs import Program, description, made
 from atb_fast.training.tf_data import scaled_by_window
 
 #: Windows per call of a program. A call takes a few seconds; progress is reported between calls.
@@ -101,11 +98,14 @@ class CompiledModel:
             seed: Seed of dropout.
         """
         self._model = model
-        self._windows = Windows.of(data)
+        windows = Windows.of(data)
+        self._tables = windows.rows, windows.labels
         self._batch_size = batch_size
         self._seed = tf.constant(seed % 2**32, tf.uint32)
         model.optimizer.build(model.trainable_variables)
-        self._programs = _programs(_description(model), data.length, data.scaled_by_window)
+        self._programs = _programs(
+            description(model, model.optimizer), data.length, data.scaled_by_window
+        )
 
     def train(self, starts: NDArray[np.int64], on_windows: _OnWindows | None = None) -> float:
         """Train one epoch on the windows at `starts`, and return their mean squared error.
@@ -114,12 +114,14 @@ class CompiledModel:
         """
         size = min(len(starts), self._batch_size)
         steps = max(1, CHUNK_WINDOWS // size)
-        return self._run(self._programs.train, starts, steps, size, on_windows)
+        program = partial(self._programs.train, self._model, *self._tables, self._seed)
+        return self._run(program, starts, steps, size, on_windows)
 
     def evaluate(self, starts: NDArray[np.int64]) -> float:
         """Return the mean squared error of the windows at `starts`, without dropout."""
         steps = max(1, CHUNK_WINDOWS // EVALUATED)
-        return self._run(self._programs.evaluate, starts, steps, EVALUATED)
+        program = partial(self._programs.evaluate, self._model, *self._tables)
+        return self._run(program, starts, steps, EVALUATED)
 
     def _run(
         self,
@@ -137,64 +139,41 @@ class CompiledModel:
         weights = np.zeros((chunks, steps, size), np.float32)
         padded.reshape(-1)[: len(starts)] = starts
         weights.reshape(-1)[: len(starts)] = 1.0
-        tables = self._windows.rows, self._windows.labels
         total = 0.0
         for chunk in range(chunks):
             count = tf.constant(min(steps, batches - chunk * steps))
-            batch = padded[chunk], weights[chunk]
-            total += _interruptible(program, self._model, tables, self._seed, batch, count)
+            total += _interruptible(program, padded[chunk], weights[chunk], count)
             if on_windows:
                 on_windows(min((chunk + 1) * steps * size, len(starts)), len(starts))
         return total / len(starts)
 
 
-class _Program:
-    """A function that is traced and compiled once for each shape of its arguments."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = tf.function(function, jit_compile=True, autograph=False)
-        self._compiled: set[tuple[Any, ...]] = set()
-
-    def __call__(self, *arguments: Any) -> float:
-        shapes = tuple(tuple(array.shape) for array in tf.nest.flatten(arguments))
-        if shapes in self._compiled:
-            return float(self._function(*arguments))
-        with quiet(), kept_programs():
-            result = float(self._function(*arguments))
-        self._compiled.add(shapes)
-        return result
-
-
 class _Programs:
-    """The programs of all models with the same layers.
+    """The programs of all models with the same layers and optimizer."""
 
-    A program works on the variables of a model of its own, so each call copies the variables of the
-    given model and of its optimizer, and copies them back after training.
-    """
-
-    def __init__(self, model: Any, length: int, scaled_by_window: bool) -> None:
-        self._own = model
+    def __init__(self, description: str, length: int, scaled_by_window: bool) -> None:
+        self._description = description
         self._length, self._scaled_by_window = length, scaled_by_window
-        self._train = _Program(self._train_steps)
-        self._evaluate = _Program(self._evaluate_steps)
-        # After an interrupt, a program finishes in the background.
-        self._busy = Lock()
+        described = json.dumps([description, length, scaled_by_window])
+        self._train = Program("train_steps", described, partial(self._make, self._train_steps))
+        self._evaluate = Program(
+            "evaluate_steps", described, partial(self._make, self._evaluate_steps)
+        )
 
     def train(self, model: Any, *arguments: Any) -> float:
-        with self._busy:
-            _copy(model, self._own)
-            error = self._train(*arguments)
-            _copy(self._own, model)
-        return error
+        return float(self._train(_variables(model), *arguments))
 
     def evaluate(self, model: Any, *arguments: Any) -> float:
-        with self._busy:
-            _copy(model, self._own)
-            return self._evaluate(*arguments)
+        return float(self._evaluate(_variables(model), *arguments))
 
-    def _train_steps(self, tables: Any, seed: Any, batches: Any, count: Any) -> Any:
-        model, windows = self._own, self._windows(*tables)
-        starts, weights = batches
+    def _make(self, function: Callable[..., Any]) -> tuple[Callable[..., Any], list[Any]]:
+        """Return the function of a model, and the variables of the model."""
+        model = made(self._description)
+        return partial(function, model), _variables(model)
+
+    def _train_steps(self, model: Any, *arguments: Any) -> Any:
+        rows, labels, seed, starts, weights, count = arguments
+        windows = self._windows(rows, labels)
         variables = model.trainable_variables
 
         def draw(layer: Any, part: int, shape: Any) -> Any:
@@ -209,12 +188,12 @@ class _Programs:
 
         return tf.while_loop(lambda t, _: t < count, step, (0, 0.0))[1]
 
-    def _evaluate_steps(self, tables: Any, _: Any, batches: Any, count: Any) -> Any:
-        windows = self._windows(*tables)
-        starts, weights = batches
+    def _evaluate_steps(self, model: Any, *arguments: Any) -> Any:
+        rows, labels, starts, weights, count = arguments
+        windows = self._windows(rows, labels)
 
         def step(t: Any, total: Any) -> Any:
-            return t + 1, total + squared_error(self._own, windows, starts[t], weights[t], None)
+            return t + 1, total + squared_error(model, windows, starts[t], weights[t], None)
 
         return tf.while_loop(lambda t, _: t < count, step, (0, 0.0))[1]
 
@@ -222,40 +201,15 @@ class _Programs:
         return Windows(rows, labels, self._length, self._scaled_by_window)
 
 
-def _description(model: Any) -> str:
-    """Return the input shape, the layers and the optimizer of a model as JSON.
-
-    Names and initializers are left out, because programs do not depend on them.
-    """
-    items = [serialize_keras_object(item) for item in (*model.layers, model.optimizer)]
-    for item in items:
-        config = item["config"]
-        config["name"] = None
-        config.update({key: "zeros" for key in config if key.endswith("_initializer")})
-    return json.dumps({"input_shape": model.input_shape[1:], "items": items}, sort_keys=True)
-
-
 @cache
 def _programs(description: str, length: int, scaled_by_window: bool) -> _Programs:
     """Return the programs of all models with this description."""
-    given = json.loads(description)
-    # The same names in every process, so that compiled programs are found again.
-    for i, item in enumerate(given["items"]):
-        item["config"]["name"] = f"item_{i}"
-    *layers, optimizer = map(deserialize_keras_object, given["items"])
-    model = Sequential([Input(given["input_shape"]), *layers], name="model")
-    optimizer.build(model.trainable_variables)
-    model.optimizer = optimizer
-    return _Programs(model, length, scaled_by_window)
+    return _Programs(description, length, scaled_by_window)
 
 
-def _copy(source: Any, target: Any) -> None:
-    """Copy the variables of a model and of its optimizer."""
-    pairs = zip(source.trainable_variables, target.trainable_variables, strict=True)
-    for one, other in chain(
-        pairs, zip(source.optimizer.variables, target.optimizer.variables, strict=True)
-    ):
-        other.value.assign(one.value, read_value=False)
+def _variables(model: Any) -> list[Any]:
+    """Return the variables of a model and of its optimizer."""
+    return [each.value for each in (*model.trainable_variables, *model.optimizer.variables)]
 
 
 def squared_error(

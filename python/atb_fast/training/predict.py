@@ -29,6 +29,19 @@ def predict_outputs(
 
 def predict_batches(model: Any, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
     """Return the outputs for all batches, shape (windows,)."""
-    # `Model.predict` creates a dataset for each call, which takes longer than the predictions.
-    predictions = [np.asarray(model.predict_on_batch(batch)).reshape(-1) for batch in batches]
+    predictions = [predict_batch(model, batch).reshape(-1) for batch in batches]
     return np.concatenate(predictions).astype(np.float64)
+
+
+def predict_batch(model: Any, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what `model.predict_on_batch` returns, shape (windows, 1).
+
+    Keras would trace the network for every model and every other size of a batch.
+    """
+    from atb_fast.training.layers import unsupported
+
+    if unsupported(model):
+        return np.asarray(model.predict_on_batch(batch))
+    from atb_fast.training.programs import outputs
+
+    return np.asarray(outputs(model, batch))
