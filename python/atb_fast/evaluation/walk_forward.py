@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -16,14 +17,17 @@ from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import OPTIONS, RecipeOptions, TrainingConfig
 from atb_fast.errors import ArgumentError, DataError, TrainingError, counted
 from atb_fast.evaluation.metrics import direction, rmse
+from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import load_market
 from atb_fast.options import check_count, check_type
 from atb_fast.recipes.shrinkage import shrinkage_factor
 from atb_fast.recipes.split import before, embargo_rows
 from atb_fast.training.compile_cache import open_cache
-from atb_fast.training.device import configure, import_ahead
+from atb_fast.training.device import DevicePolicy, configure, import_ahead
+from atb_fast.training.environment import cores
 from atb_fast.training.predict import predict
+from atb_fast.training.side_by_side import side_by_side
 from atb_fast.training.train import forget_models, train
 
 log = logging.getLogger(__name__)
@@ -68,7 +72,7 @@ class Fold:
         up_share: Share of bars whose price rose: the accuracy of always predicting up.
         epochs: Number of epochs.
         best_epoch: Epoch whose weights were kept, counted from 1.
-        seconds: Duration of the fold.
+        seconds: Duration of the fold; several folds may run at the same time.
     """
 
     number: int
@@ -135,41 +139,58 @@ def evaluate(
     plan = walk_forward(recipe.starts(prepared, config), config, between, folds, window)
     policy = configure(config, listener=listener)
     log.info("%s", policy.reason)
-    done = []
-    for number, parts in enumerate(plan, 1):
-        began = time.perf_counter()
-        data = recipe.windows(prepared, config, parts)
-        forget_models()
-        model, fitted = train(recipe, config, data, policy, listener=listener)
-        if fitted.diverged:
-            raise TrainingError(
-                f"the loss of fold {number} became NaN in epoch {fitted.diverged}; try another "
-                "--seed, or fewer --epochs"
-            )
-        times = data.times(data.test)
-        fold = Fold(
-            number=number,
-            first=times[0].isoformat(),
-            last=times[-1].isoformat(),
-            train=len(data.train),
-            validation=len(data.validation),
-            test=len(data.test),
-            shrinkage=fitted.shrinkage,
-            **_errors(data, predict(model, data, data.test)),
-            epochs=fitted.epochs,
-            best_epoch=fitted.best_epoch,
-            seconds=time.perf_counter() - began,
-        )
-        done.append(fold)
+    # Only the compiled engine fits models independently of other threads.
+    together = policy.engine != "keras" and not policy.gpus
+    works = [
+        partial(_evaluated, config, prepared, policy, (number, parts))
+        for number, parts in enumerate(plan, 1)
+    ]
+
+    def report(fold: Fold) -> None:
         log.info(
             "fold %d of %d: RMSE %.3f times that of persistence, %.1f s",
-            number,
+            fold.number,
             folds,
             fold.ratio,
             fold.seconds,
         )
         listener.fold(fold)
-    return done
+
+    forget_models()
+    return side_by_side(works, min(folds, cores()) if together else 1, listener, report)
+
+
+def _evaluated(
+    config: TrainingConfig,
+    prepared: PreparedData,
+    policy: DevicePolicy,
+    numbered: tuple[int, Parts],
+    listener: Listener,
+) -> Fold:
+    """Return the results of one fold."""
+    began = time.perf_counter()
+    recipe, (number, parts) = recipes.get(config.recipe), numbered
+    data = recipe.windows(prepared, config, parts)
+    model, fitted = train(recipe, config, data, policy, listener=listener)
+    if fitted.diverged:
+        raise TrainingError(
+            f"the loss of fold {number} became NaN in epoch {fitted.diverged}; try another "
+            "--seed, or fewer --epochs"
+        )
+    times = data.times(data.test)
+    return Fold(
+        number=number,
+        first=times[0].isoformat(),
+        last=times[-1].isoformat(),
+        train=len(data.train),
+        validation=len(data.validation),
+        test=len(data.test),
+        shrinkage=fitted.shrinkage,
+        **_errors(data, predict(model, data, data.test)),
+        epochs=fitted.epochs,
+        best_epoch=fitted.best_epoch,
+        seconds=time.perf_counter() - began,
+    )
 
 
 def walk_forward(

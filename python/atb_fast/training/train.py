@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 from zipfile import ZipFile
 
@@ -22,6 +23,9 @@ from atb_fast.training.engine import FitResult, fit
 from atb_fast.training.predict import predict_outputs
 
 log = logging.getLogger(__name__)
+
+#: Initial weights come from a generator that all threads share.
+_building = Lock()
 
 #: ZIP has no earlier dates.
 _FIRST_ZIP_YEAR = 1980
@@ -53,9 +57,10 @@ def train(
     """
     import keras
 
-    keras.utils.set_random_seed(options.seed)
     shape = (data.length, data.prepared.matrix.shape[1])
-    model = recipe.build(*shape, dtype_policy=policy.dtype_policy)
+    with _building:
+        keras.utils.set_random_seed(options.seed)
+        model = recipe.build(*shape, dtype_policy=policy.dtype_policy)
     fitted = fit(
         model,
         data,
