@@ -17,7 +17,7 @@ from typing import Any
 
 import alpha
 import polars as pl
-from atb_fast.features.expressions import parse
+from atb_fast.features.parser import parse
 from common import SHARED, header, machine, row, timed
 
 from atb_fast import _core
