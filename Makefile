@@ -56,6 +56,7 @@ format: build ## Format everything
 # Iterating over Keras' time series takes half a minute and is in no table.
 bench: build ## Print the tables of docs/benchmarks.md, except those of whole courses; ten minutes
 	$(BIN)/python -m pytest benches -q --benchmark-quiet -k "not keras_timeseries"
+	$(BIN)/python benches/families.py --memory
 	$(BIN)/python benches/steps.py
 	$(BIN)/python benches/run.py --epochs 12 --seeds 1 2 3
 	$(BIN)/python benches/run.py --epochs 3 --seeds 1 2 --sides uncached cold new
@@ -71,8 +72,9 @@ bench-run: build ## Compare whole courses of the old trainer and atb-fast (SEEDS
 # Ratios of one run hold on another processor and on a busy machine; seconds do not.
 gate: build ## Fail if kernels, preparation, a short run or a second fold got slower (needs valgrind)
 	$(BIN)/python benches/instructions.py
-	$(BIN)/python -m pytest benches/test_preparation.py -q --gate --benchmark-quiet \
-		--benchmark-disable-gc -k "64k and not epoch or features and 1.3M and not pandas"
+	$(BIN)/python -m pytest benches/test_preparation.py benches/test_expressions.py -q --gate \
+		--benchmark-quiet --benchmark-disable-gc \
+		-k "64k and not epoch and not eager or test_features and 1.3M and not pandas"
 	$(BIN)/python benches/run.py --seeds 1 --epochs 12 --min-run 1.5 --min-epoch 1.9 \
 		--max-error 1.01
 	$(BIN)/python benches/folds.py --folds 2 --min-second 3

@@ -7,6 +7,8 @@ https://github.com/microsoft/qlib, `Alpha158DL`.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -87,6 +89,7 @@ def line_weights(n: int) -> NDArray[np.float64]:
     return steps / (steps @ steps)
 
 
+@cache
 def polars_expressions() -> dict[str, pl.Expr]:
     """Return the same features as Polars expressions by name; they need the row number `row`."""
     opening, high, low, close = map(pl.col, ("open", "high", "low", "close"))

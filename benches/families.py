@@ -17,10 +17,10 @@ from typing import Any
 
 import alpha
 import polars as pl
-from atb_fast.features.parser import parse
 from common import SHARED, header, machine, row, timed
 
 from atb_fast import _core
+from atb_fast.features.parser import parse
 from atb_fast.ingestion import files, sample
 
 ROWS = 1_306_000

@@ -77,7 +77,7 @@ def main() -> None:
         seconds.append(time.perf_counter() - begin)
     ours = alpha.pandas_columns(Held.frame)
     assert list(ours) == list(found)
-    worst = {}
+    worst: dict[str, float] = {}
     for i, (name, column) in enumerate(ours.items()):
         both = np.isfinite(matrix[:, i]) & np.isfinite(column.to_numpy())
         both[: alpha.WARMUP] = False
