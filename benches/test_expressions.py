@@ -24,7 +24,7 @@ DRIFT = {
     "polars": {"CORR": 1e-6, "CORD": 1e-6, "RSQR": 1e-8, "WVMA": 1e-7},
     "pandas": dict.fromkeys(("CORR", "CORD", "RSQR", "STD", "VSTD", "WVMA"), 1e-5),
 }
-#: Largest share of other values, where nothing was traded and a sum of an incumbent is not exactly 0.
+#: Largest share of other values: nothing was traded, and the sum of an incumbent is not exactly 0.
 REMAINDERS = 1e-4
 #: Largest share of rows that only one way leaves out, for the same reason.
 ROWS = 1e-3
