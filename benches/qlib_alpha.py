@@ -26,7 +26,7 @@ from qlib.data.base import Feature
 from qlib.data.cache import H
 
 
-class Held(Feature):
+class Held(Feature):  # type: ignore[misc]  # qlib has no types
     """A column of a frame in memory, where qlib would read a file of its own format."""
 
     frame: pd.DataFrame
