@@ -62,7 +62,7 @@ def measure(data_options: dict[str, Any], length: int, batch_size: int) -> dict[
         engine="compiled",
         **data_options,
     )
-    recipe = recipes.get(config.recipe)
+    recipe = config.definition
     configure(config)
     prepared = recipes.prepare(load_market(config), config)
     data = recipe.windows(prepared, config, recipe.parts(prepared, config))

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from core_features import PRICE_FEATURES, SENTIMENT_FEATURE, of_column
 from incumbents import Case, pandas_features, polars_features, to_pandas
 from sklearn.preprocessing import MinMaxScaler
 
 from atb_fast import _core
-from atb_fast.features.indicators import PRICE_FEATURES, SENTIMENT_FEATURE, of_column
 from atb_fast.features.sentiment import sentiment_features
 
 LENGTH, BATCH = 120, 32

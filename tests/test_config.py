@@ -3,20 +3,18 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import fields
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from atb_fast.config import (
-    OPTIONS,
-    FitOptions,
-    MarketOptions,
-    TrainingConfig,
-)
+from atb_fast import TrainingConfig
+from atb_fast.config import OPTIONS, RESERVED_NAMES, FitOptions, MarketOptions, lag_ms
 from atb_fast.errors import ArgumentError
+from atb_fast.features.signatures import FUNCTIONS
+from atb_fast.recipes.recipe import Recipe
 
 
 def config(**options: Any) -> TrainingConfig:
@@ -32,7 +30,7 @@ def test_defaults_are_those_of_the_legacy_trainer() -> None:
 
 def test_every_option_has_help() -> None:
     assert all(item.help for item in OPTIONS.values())
-    assert {"symbol", *OPTIONS} == {item.name for item in fields(TrainingConfig)}
+    assert {"symbol", "definition", *OPTIONS} == {item.name for item in fields(TrainingConfig)}
 
 
 @pytest.mark.parametrize(
@@ -78,10 +76,43 @@ def test_every_option_has_help() -> None:
         ({"registry": ""}, "--registry is empty; pass a path, or leave it out"),
         ({"candles": " "}, "--candles is empty; pass a path"),
         ({"start_date": "1.1.2024"}, "--start-date is '1.1.2024', expected a date such as"),
-        ({"timeframe": None}, "timeframe is None, expected one of"),
+        ({"timeframe": "1y"}, "timeframe is '1y', expected one of"),
         ({"registry": "a\0b"}, "registry is .*, expected a path"),
         ({"registry": "~nobody0/models"}, "registry is .*, expected a path"),
         ({"timeframe": "1w"}, "--timeframe 1w is longer than a day and sentiment is daily"),
+        ({"extra": "a=b"}, "--extra is 'a=b', expected a mapping, or a list of NAME=FILE"),
+        ({"extra": ["a"]}, "--extra is 'a', expected NAME=FILE"),
+        ({"extra": ["=b"]}, "--extra is '=b', expected NAME=FILE"),
+        ({"extra": ["a= "]}, "--extra is 'a= ', expected NAME=FILE"),
+        ({"extra": {"a": ""}}, "--extra is 'a=', expected NAME=FILE"),
+        ({"extra": {"a": None}}, "--extra is {'a': None}, expected NAME=FILE, both as text"),
+        ({"extra": {1: "b"}}, "--extra is {1: 'b'}, expected NAME=FILE, both as text"),
+        ({"extra": ["a=b", "a=c"]}, "--extra is given twice for a; remove one"),
+        ({"extra": {"a": "~nobody0/x"}}, "--extra is 'a=~nobody0/x', expected NAME=FILE"),
+        ({"extra": {"a b": "c"}}, "--extra has the name 'a b', expected at most 64 letters"),
+        ({"extra": {"1m": "c"}}, "--extra has the name '1m', expected at most 64 letters"),
+        ({"extra": {"größe": "c"}}, "--extra has the name 'größe', expected at most 64 letters"),
+        ({"extra": {"a" * 65: "c"}}, "--extra has the name 'a*', expected at most 64 letters"),
+        ({"extra": {"close": "c"}}, "--extra has the name 'close', which has another meaning"),
+        ({"extra": {"candles": "c"}}, "--extra has the name 'candles', which has another meaning"),
+        ({"extra": {"mean": "c"}}, "--extra has the name 'mean', which has another meaning"),
+        ({"extra": {"lambda": "c"}}, "--extra has the name 'lambda', which has another meaning"),
+        ({"extra": {"sentiment_x": "c"}}, "--extra has the name 'sentiment_x', which has another"),
+        (
+            {"extra_lag": {"a": "8h"}},
+            r"--extra-lag has the name 'a', but there is no --extra of that name \(found: none\)",
+        ),
+        (
+            {"extra": {"a": "b"}, "extra_lag": {"a": "8"}},
+            "has the lag '8', expected a whole number",
+        ),
+        ({"extra": {"a": "b"}, "extra_lag": {"a": "-8h"}}, "has the lag '-8h', expected a whole"),
+        ({"extra": {"a": "b"}, "extra_lag": {"a": "1.5h"}}, "has the lag '1.5h', expected a whole"),
+        (
+            {"extra": {"a": "b"}, "extra_lag": {"a": "9999w"}},
+            "has the lag '9999w', expected .*3653d",
+        ),
+        ({"extra": {"a": "b"}, "recipe": "basic"}, "--extra does not apply to the basic recipe"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
@@ -159,4 +190,38 @@ def test_options_can_be_written_as_json() -> None:
 
 def test_the_constructor_begins_with_the_market() -> None:
     given = list(inspect.signature(TrainingConfig).parameters)
-    assert given == ["symbol", *OPTIONS]
+    assert given == ["symbol", *OPTIONS, "definition"]
+
+
+def test_extras_are_named_files_with_lags() -> None:
+    recipe = Recipe(name="mine", features={"funding": "funding"}, extra=("funding",))
+
+    def config(**options: Any) -> TrainingConfig:
+        return TrainingConfig(symbol="BTCUSDT", recipe="mine", definition=recipe, **options)
+
+    made = config(
+        extra={"funding": "f_{symbol}.csv", "eth": Path("e.csv")}, extra_lag={"eth": "1d"}
+    )
+    assert made.extra == {"funding": Path("f_BTCUSDT.csv"), "eth": Path("e.csv")}
+    assert config(extra=["funding=f=1.csv"], extra_lag=["funding=0"]).extra == {
+        "funding": Path("f=1.csv")
+    }
+    assert config(extra={}).extra is config(extra=()).extra is None
+    document = json.loads(json.dumps(made.to_dict()))
+    assert document["extra"] == {"funding": "f_BTCUSDT.csv", "eth": "e.csv"}
+    assert config(**{name: document[name] for name in ("extra", "extra_lag")}) == made
+    assert lag_ms("0") == 0
+    assert [lag_ms(f"2{unit}") for unit in "smhdw"] == [
+        int(timedelta(**{unit: 2}).total_seconds()) * 1000
+        for unit in ("seconds", "minutes", "hours", "days", "weeks")
+    ]
+
+
+def test_extras_cannot_be_called_like_functions_of_expressions() -> None:
+    styles = {
+        choice
+        for function in FUNCTIONS.values()
+        for parameter in function.parameters
+        for choice in parameter.choices
+    }
+    assert {"col", *FUNCTIONS, *styles} <= RESERVED_NAMES

@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from atb_fast._core import rsi as rsi
     from atb_fast._core import sma as sma
     from atb_fast.callbacks import Listener as Listener
-    from atb_fast.config import TrainingConfig as TrainingConfig
     from atb_fast.errors import ArgumentError as ArgumentError
     from atb_fast.errors import AtbFastError as AtbFastError
     from atb_fast.errors import BundleError as BundleError
@@ -35,13 +34,18 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from atb_fast.evaluation.leak import find_leaks as find_leaks
     from atb_fast.evaluation.walk_forward import Fold as Fold
     from atb_fast.evaluation.walk_forward import evaluate as evaluate
+    from atb_fast.features.expressions import Expr as Expr
     from atb_fast.features.frames import ArrowFrame as ArrowFrame
     from atb_fast.features.prepared import PreparedData as PreparedData
     from atb_fast.features.price import PriceScale as PriceScale
     from atb_fast.features.windows import windows as windows
+    from atb_fast.ingestion.extras import Extra as Extra
     from atb_fast.ingestion.market import Market as Market
     from atb_fast.ingestion.market import load_market as load_market
     from atb_fast.recipes import prepare as prepare
+    from atb_fast.recipes.base import BaseRecipe as BaseRecipe
+    from atb_fast.recipes.config import TrainingConfig as TrainingConfig
+    from atb_fast.recipes.recipe import Recipe as Recipe
     from atb_fast.runs.pipeline import run_training_pipeline as run_training_pipeline
     from atb_fast.runs.repeat import RecordedRun as RecordedRun
     from atb_fast.runs.repeat import read_run as read_run
@@ -64,7 +68,6 @@ _MODULES = {
         "sma",
     ),
     "callbacks": ("Listener",),
-    "config": ("TrainingConfig",),
     "errors": (
         "ArgumentError",
         "AtbFastError",
@@ -86,15 +89,20 @@ _MODULES = {
         "Fold",
         "evaluate",
     ),
+    "features.expressions": ("Expr",),
     "features.frames": ("ArrowFrame",),
     "features.prepared": ("PreparedData",),
     "features.price": ("PriceScale",),
     "features.windows": ("windows",),
+    "ingestion.extras": ("Extra",),
     "ingestion.market": (
         "Market",
         "load_market",
     ),
     "recipes": ("prepare",),
+    "recipes.base": ("BaseRecipe",),
+    "recipes.config": ("TrainingConfig",),
+    "recipes.recipe": ("Recipe",),
     "runs.pipeline": ("run_training_pipeline",),
     "runs.repeat": ("RecordedRun", "read_run"),
     "runs.result": ("TrainingResult",),

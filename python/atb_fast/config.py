@@ -7,6 +7,7 @@ defined here and nowhere else.
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import os
 import re
 from collections.abc import Iterable
@@ -44,6 +45,25 @@ CANDLE_COLUMNS = ("open", "high", "low", "close", "volume")
 #: Larger than any price or volume, and its square still fits float32.
 LARGEST_VALUE = 1e15
 
+#: Names that features use for something else than a further column.
+RESERVED_NAMES = frozenset(
+    {
+        *("timestamp", *CANDLE_COLUMNS, "fear_greed"),
+        # Keys of `dataset.sha256` in metadata.json.
+        *("candles", "sentiment"),
+        # Functions and styles of expressions.
+        *("log", "log1p", "exp", "sqrt", "abs", "sign", "tanh", "clip", "minimum", "maximum"),
+        *("col", "plain", "where", "fill", "equal", "unequal", "lag", "lead", "diff", "sum"),
+        *("mean", "min", "max"),
+        *("median", "std", "var", "quantile", "rank", "argmax", "argmin", "count", "corr", "cov"),
+        *("slope", "rsquare", "resid", "zscore", "ema", "wilder", "rsi", "simple", "true_range"),
+        *("atr", "hour", "weekday", "day_of_year", "sin", "cos"),
+    }
+)
+_MOST_NAME = 64
+#: Units of a lag, in milliseconds.
+_LAG_UNITS = {"s": 1000, "m": _MINUTE, "h": 60 * _MINUTE, "d": _DAY, "w": 7 * _DAY}
+
 #: The timeframe of a basic bundle that strategies expect.
 BASIC_TIMEFRAME = "1h"
 #: Number of bars that engines pass to a basic model.
@@ -51,13 +71,18 @@ BASIC_SEQUENCE_LENGTH = 120
 
 #: The network needs this many rows: two convolutions of width 3 and two poolings by 2 leave one.
 MIN_SEQUENCE_LENGTH = 10
+#: Most values in a window: more than any model has, but hundreds of windows still fit into memory.
+LARGEST_WINDOW = 1 << 17
 
-#: What each recipe does, for help texts.
+#: What each recipe of the package does, for help texts.
 RECIPES = {
     "legacy": "features, scaling and target of the trainer that atb-fast replaces",
     "causal": "no look-ahead bias, predicts returns",
     "basic": "raw candles, each window scaled by its own values, as in live strategies",
 }
+
+#: Directories in the registry that recipes of the package have, now or later.
+MODEL_TYPES = ("basic", "price", "sentiment", "causal", "meta_label", "volatility")
 
 Engine = Literal["auto", "compiled", "keras"]
 
@@ -65,7 +90,10 @@ Engine = Literal["auto", "compiled", "keras"]
 def recipe_help(names: Iterable[str]) -> str:
     """Return the help text of --recipe for a command that accepts these recipes."""
     explained = "; ".join(f"{name}: {RECIPES[name]}" for name in names)
-    return f"How candles become features and targets. {explained}."
+    return (
+        "How candles become features and targets: a recipe file (FILE.toml), a recipe in Python "
+        f"(package.module:Recipe), or one of these. {explained}. See atb-fast recipes."
+    )
 
 
 def variables(name: str) -> list[str]:
@@ -116,6 +144,33 @@ def check_symbol(symbol: str) -> None:
         )
 
 
+def wrong_column_name(name: str) -> str | None:
+    """Return what is wrong with `name` as the name of a further column; None if it is valid."""
+    if len(name) > _MOST_NAME or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        return f"expected at most {_MOST_NAME} letters, digits and underscores, no digit first"
+    # The recipes of the package compute columns whose names begin like this.
+    if name in RESERVED_NAMES or keyword.iskeyword(name) or name.startswith("sentiment_"):
+        return "which has another meaning in a recipe; choose another name"
+    return None
+
+
+def lag_ms(lag: str) -> int:
+    """Return a lag such as 30m, 8h or 1d in milliseconds.
+
+    Raises:
+        ArgumentError: It is not a whole number and a unit, or it is longer than 10 years.
+    """
+    found = re.fullmatch("([0-9]{1,12})([smhdw])", lag)
+    milliseconds = int(found[1]) * _LAG_UNITS[found[2]] if found else 0
+    if lag != "0" and not (found and milliseconds <= 3653 * _DAY):
+        raise ArgumentError(
+            f"--extra-lag has the lag {lag!r:.80}, expected a whole number and a unit (s, m, h, d "
+            "or w), for example 8h, up to 3653d",
+            options=["extra_lag"],
+        )
+    return milliseconds
+
+
 class _Group:
     """A group of options, converted and checked on construction."""
 
@@ -123,7 +178,10 @@ class _Group:
         """Check each option on its own, and convert text to a date or a path where one is due."""
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             if item.name in OPTIONS:
-                self._set(item.name, OPTIONS[item.name].check(getattr(self, item.name)))
+                found, value = OPTIONS[item.name], getattr(self, item.name)
+                if value is None and found.from_recipe:
+                    value = found.default
+                self._set(item.name, found.check(value))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -131,10 +189,10 @@ class _Group:
 
 @dataclass(frozen=True, kw_only=True)
 class MarketOptions(_Group):
-    """Which candles and sentiment to use, and where they come from."""
+    """Which candles, sentiment and further series to use, and where they come from."""
 
     symbol: str
-    timeframe: str = option("1d", "Bar length.", choices=tuple(TIMEFRAMES))
+    timeframe: str = option("1d", "Bar length.", choices=tuple(TIMEFRAMES), from_recipe=True)
     start_date: date | None = option(
         None, "First day, UTC, inclusive. Default: the first day available."
     )
@@ -157,22 +215,37 @@ class MarketOptions(_Group):
         None,
         "CSV, Feather or Parquet file with the Fear & Greed index: timestamp, value (0-100).",
         input_file=True,
-        recipes=("legacy", "causal"),
+        needs="index",
+    )
+    extra: dict[str, Path] | None = option(
+        None,
+        "Add a series to the candles: a CSV, Feather or Parquet file with timestamp and value, "
+        "which features read as NAME, or as NAME_COLUMN if there are several columns of values. "
+        "A candle takes the newest row stamped at or before its open. Can be repeated. {symbol} in "
+        "the path is replaced by the symbol.",
+        metavar="NAME=FILE",
+        input_file=True,
+        needs="extra",
+    )
+    extra_lag: dict[str, str] | None = option(
+        None,
+        "How much later than its timestamp a row of --extra NAME is known, for example 30m, 8h or "
+        "1d. Can be repeated. Default: 0.",
+        metavar="NAME=LAG",
+        needs="extra",
     )
     allow_bad_candles: bool = option(
         False,
         "Accept a file of candles with bars whose open or close is not between low and high. "
         "Without this option, such a file is an error, as in data verify.",
     )
-    force_price_only: bool = option(
-        False, "Train without sentiment.", recipes=("legacy", "causal"), ignored=True
-    )
+    force_price_only: bool = option(False, "Train without sentiment.", needs="index", ignored=True)
     freshness_days: int = option(
         7,
         "Days by which stored sentiment may be older than the end date before it is downloaded "
         "again.",
         minimum=0,
-        recipes=("legacy", "causal"),
+        needs="index",
         ignored=True,
     )
     offline: bool = option(
@@ -226,11 +299,31 @@ class MarketOptions(_Group):
                 "--force-price-only to train without sentiment",
                 options=("candles", "sentiment", "force_price_only"),
             )
+        self._check_extras()
         if self.offline and self.force_refresh:
             raise ArgumentError(
                 "--offline and --force-refresh contradict each other; pass only one",
                 options=("offline", "force_refresh"),
             )
+
+    def _check_extras(self) -> None:
+        for name in self.extra or ():
+            if wrong := wrong_column_name(name):
+                raise ArgumentError(f"--extra has the name {name!r:.80}, {wrong}", ["extra"])
+        for name, lag in (self.extra_lag or {}).items():
+            if name not in (self.extra or {}):
+                raise ArgumentError(
+                    f"--extra-lag has the name {name!r:.80}, but there is no --extra of that name "
+                    f"(found: {', '.join(self.extra or ()) or 'none'})",
+                    options=("extra", "extra_lag"),
+                )
+            lag_ms(lag)
+        if self.extra:
+            paths = {
+                name: Path(str(path).replace("{symbol}", self.symbol))
+                for name, path in self.extra.items()
+            }
+            self._set("extra", paths)
 
     @property
     def bar_ms(self) -> int:
@@ -254,35 +347,41 @@ class MarketOptions(_Group):
 class RecipeOptions(_Group):
     """How candles become features, targets and parts."""
 
-    recipe: Literal["legacy", "basic", "causal"] = option(
-        "legacy", recipe_help(RECIPES), recipes=("legacy", "causal"), ignored=True
-    )
+    # `TrainingConfig` also takes a recipe, which these modules do not know.
+    recipe: str | Any = option("legacy", recipe_help(RECIPES))
     sequence_length: int = option(
-        120, "Bars in a window.", minimum=MIN_SEQUENCE_LENGTH, recipes=("legacy", "causal")
+        120,
+        "Bars in a window.",
+        minimum=MIN_SEQUENCE_LENGTH,
+        needs="length",
+        from_recipe=True,
     )
     horizon: int = option(
         1,
-        "Bars from the end of a window to the predicted close. Causal recipe only.",
+        "Bars from the end of a window to the predicted close. For recipes that predict returns.",
         minimum=1,
-        recipes=("causal",),
+        needs="horizon",
+        from_recipe=True,
     )
     embargo: int | None = option(
         None,
-        "Bars dropped between training, validation and test, in addition to purging. Causal recipe "
-        "only. Default: 1% of the bars.",
+        "Bars dropped between training, validation and test, in addition to purging. For recipes "
+        "whose parts are purged. Default: 1% of the bars.",
         minimum=0,
-        recipes=("causal",),
+        needs="purge",
     )
     sentiment_lag_days: int = option(
         1,
-        "Days between a sentiment value and the first candle that may use it. Causal recipe only.",
+        "Days between a sentiment value and the first candle that may use it. Not for the legacy "
+        "recipe.",
         minimum=0,
-        recipes=("causal",),
+        needs="lag",
+        from_recipe=True,
     )
     force_sentiment: bool = option(
         False,
         "Use sentiment even if it covers too few of the candles.",
-        recipes=("legacy", "causal"),
+        needs="index",
     )
 
 
@@ -336,13 +435,13 @@ class OutputOptions(_Group):
         "features",
         "Input of model.onnx. features: windows of scaled features; ohlcv: windows of raw open, "
         "high, low, close and volume, from which the graph computes the features.",
-        recipes=("legacy",),
+        needs="candle graph",
     )
     skip_plots: bool = option(False, "Do not write training.png and report.html.")
     skip_robustness: bool = option(
         False,
         "Do not measure the test error without sentiment.",
-        recipes=("legacy", "causal"),
+        needs="index",
         ignored=True,
     )
     skip_onnx: bool = option(False, "Do not export ONNX. The model is kept but not published.")
@@ -360,53 +459,6 @@ class OutputOptions(_Group):
         machine=True,
         variable="MODEL_REGISTRY_PATH",
     )
-
-
-# A dataclass takes the fields of its last base first, so the constructor begins with the symbol.
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig(OutputOptions, FitOptions, RecipeOptions, MarketOptions):
-    """The options of a training run. Immutable; checked on construction.
-
-    Each stage takes only the group of options that it uses.
-
-    Raises:
-        ArgumentError: An invalid option, or options that contradict each other.
-    """
-
-    def __post_init__(self) -> None:
-        """Check options across groups."""
-        if self.recipe == "basic":
-            self._set("force_price_only", True)
-        super().__post_init__()
-        for item in OPTIONS.values():
-            value = getattr(self, item.name)
-            if item.affects(self.recipe) or item.ignored or value == item.default:
-                continue
-            given = item.flag if value is True else f"{item.flag} {value}"
-            raise ArgumentError(
-                f"{given} does not apply to the {self.recipe} recipe; remove it, or "
-                f"use --recipe {' or '.join(item.recipes)}",
-                options=(item.name, "recipe"),
-            )
-        if self.force_price_only and self.force_sentiment:
-            raise ArgumentError(
-                "--force-price-only and --force-sentiment contradict each other; pass only one",
-                options=("force_price_only", "force_sentiment"),
-            )
-        if self.bar_ms > _DAY and self.recipe != "causal" and not self.force_price_only:
-            raise ArgumentError(
-                f"--timeframe {self.timeframe} is longer than a day and sentiment is daily; use "
-                "--timeframe 1d or shorter, or --force-price-only",
-                options=("timeframe", "force_price_only"),
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return every option as a JSON value."""
-        values = {name: getattr(self, name) for name in ("symbol", *OPTIONS)}
-        return {
-            name: value if isinstance(value, bool | int | str | None) else str(value)
-            for name, value in values.items()
-        }
 
 
 #: The groups in the order of `--help`, with their headings.

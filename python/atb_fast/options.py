@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
@@ -25,17 +25,23 @@ class Option:
 
     Attributes:
         name: Name of the Python attribute, for example `batch_size`.
-        kind: `bool`, `int`, `str`, `date` or `Path`.
+        kind: `bool`, `int`, `str`, `date`, `Path`, or `dict` for a value by name.
+        values: Type of the values of a `dict`: `str` or `Path`.
         optional: Whether None is allowed.
         choices: Allowed values; empty if every value of `kind` is.
         minimum: Smallest allowed value.
+        metavar: What help and messages call the value of a `dict`, for example `NAME=FILE`.
         maximum: Largest allowed value, by default the largest integer that every library accepts.
         default: The default; None if `factory` computes it, or if there is none.
         factory: Computes the default.
         help: One or two sentences for `--help`.
-        recipes: The recipes that the option affects; empty for all. With any other recipe, a value
-            other than the default is an error.
+        needs: What a recipe must have for the option to affect it, empty for nothing: `index`
+            (features of the Fear & Greed index), `lag` (a join of the index that takes a lag),
+            `length` (windows of any length), `horizon` (a target that takes a horizon), `purge`
+            (purged parts), `extra` (features of any columns), `candle graph` (features that an ONNX
+            graph can compute). With any other recipe, a value other than the default is an error.
         ignored: Whether other recipes ignore a value instead.
+        from_recipe: Whether a recipe may have its own default.
         machine: Whether it concerns only this machine and this run, not the model.
         input_file: Whether it is a data file, which may have been moved since a recorded run.
         variable: An environment variable that is read in addition to `ATB_FAST_<NAME>`.
@@ -44,14 +50,17 @@ class Option:
     name: str
     kind: type
     optional: bool = False
+    values: type = str
+    metavar: str | None = None
     choices: tuple[str, ...] = ()
     minimum: int | None = None
     maximum: int = 2**31 - 1
     default: Any = None
     factory: Callable[[], Any] | None = None
     help: str = ""
-    recipes: tuple[str, ...] = ()
+    needs: str = ""
     ignored: bool = False
+    from_recipe: bool = False
     machine: bool = False
     input_file: bool = False
     variable: str | None = None
@@ -61,18 +70,18 @@ class Option:
         """The option as written on the command line and in messages, for example `--batch-size`."""
         return f"--{self.name.replace('_', '-')}"
 
-    def affects(self, recipe: str) -> bool:
-        """Return whether the option affects a model of `recipe`."""
-        return not self.recipes or recipe in self.recipes
-
     def check(self, value: Any) -> Any:
         """Return `value`, converted to a date or a path where one is expected.
+
+        For a `dict`, texts such as `name=value` are accepted too. It is None if it is empty.
 
         Raises:
             ArgumentError: The type is wrong, or the value is out of range.
         """
         if value is None and self.optional:
             return None
+        if self.kind is dict:
+            return self._by_name(value) or None
         if self.kind is Path and not str(value).strip():
             raise ArgumentError(
                 f"{self.flag} is empty; pass a path, or leave it out", options=(self.name,)
@@ -91,6 +100,35 @@ class Option:
             raise self._wrong(value, f"at most {self.maximum}")
         return value
 
+    def _by_name(self, value: Any) -> dict[str, Any]:
+        """Return a mapping, or texts such as `name=value`, as a dictionary of checked values."""
+        pairs: list[tuple[Any, Any]]
+        if isinstance(value, Mapping):
+            pairs = list(value.items())
+        elif isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
+            wrong = next((text for text in value if "=" not in text), None)
+            if wrong is not None:
+                raise self._wrong(wrong, str(self.metavar))
+            pairs = [(text.partition("=")[0], text.partition("=")[2]) for text in value]
+        else:
+            raise self._wrong(value, f"a mapping, or a list of {self.metavar}")
+        found: dict[str, Any] = {}
+        for key, given in pairs:
+            if not isinstance(key, str) or not isinstance(given, str | self.values):
+                raise self._wrong(value, f"{self.metavar}, both as text")
+            name, text = key.strip(), str(given).strip()
+            if not name or not text:
+                raise self._wrong(f"{key}={given}", str(self.metavar))
+            if name in found:
+                raise ArgumentError(
+                    f"{self.flag} is given twice for {name:.80}; remove one", options=(self.name,)
+                )
+            try:
+                found[name] = _to_path(text) if self.values is Path else text
+            except (ValueError, RuntimeError):  # RuntimeError: ~nobody
+                raise self._wrong(f"{key}={given}", str(self.metavar)) from None
+        return found
+
     def _wrong(self, value: Any, expected: str) -> ArgumentError:
         received = str(value) if isinstance(value, Path) else value
         message = f"{self.flag} is {_shown(received)}, expected {expected}"
@@ -106,6 +144,8 @@ def option(default: Any, help_text: str, **declared: Any) -> Any:
         declared: Further attributes of `Option`.
     """
     metadata = {"help": help_text, **declared}
+    if declared.get("from_recipe"):
+        return field(default=None, metadata=metadata | {"default": default})
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -124,15 +164,22 @@ def declared(group: type) -> Iterator[Option]:
         if get_origin(hints[item.name]) is Literal:
             kinds = (hints[item.name],)
         kind, optional = kinds[0], NoneType in kinds
+        values = str
+        if get_origin(kind) is dict:
+            kind, values = dict, get_args(kind)[1]
         if get_origin(kind) is Literal:
             kind, choices = str, get_args(kind)
         yield Option(
             item.name,
             kind,
             optional,
-            default=None if factory else item.default,
             factory=factory,
-            **{"choices": choices, **item.metadata},
+            values=values,
+            **{
+                "default": None if factory else item.default,
+                "choices": choices,
+                **item.metadata,
+            },
         )
 
 

@@ -17,13 +17,16 @@ import polars as pl
 import pytest
 
 from atb_fast import FeaturePipeline, load_bundle
-from atb_fast.bundles.onnx_export import convert, window_features
+from atb_fast.bundles.candle_graph import CandleFeatures
+from atb_fast.bundles.onnx_export import convert
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import BundleError, DataError, ExportError
-from atb_fast.features.indicators import PRICE_FEATURES, SENTIMENT_FEATURE
+from atb_fast.features.specs import Specs, compiled
+from atb_fast.recipes import library
 from atb_fast.serving.model import OnnxModel
 
 LENGTH, LOOKBACK = 120, 29
+LEGACY = library.get("legacy")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,21 @@ def frame(truth: Callable[[str, str], pl.DataFrame]) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def pipeline(frame: pl.DataFrame) -> FeaturePipeline:
-    return FeaturePipeline([*PRICE_FEATURES, SENTIMENT_FEATURE]).fit(frame)
+    return fitted(LEGACY.specs, frame)
+
+
+@pytest.fixture(scope="module")
+def computed(pipeline: FeaturePipeline) -> CandleFeatures:
+    return computed_by(LEGACY.specs, pipeline)
+
+
+def fitted(specs: Specs, frame: pl.DataFrame) -> FeaturePipeline:
+    return FeaturePipeline(compiled(specs, 86_400_000)).fit(frame)
+
+
+def computed_by(specs: Specs, pipeline: FeaturePipeline) -> CandleFeatures:
+    expressions = tuple(spec.expression for spec in specs.values())
+    return CandleFeatures(expressions, tuple(pipeline.scalers))
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +59,10 @@ def model() -> Any:
     """A network whose outputs are about as large as prices, with random weights."""
     import keras
 
-    from atb_fast.recipes.networks import build_model
+    from atb_fast.recipes.networks import CnnLstm
 
     keras.utils.set_random_seed(1)
-    made = build_model(LENGTH, 10)
+    made = CnnLstm().build(LENGTH, 10)
     kernel, _ = made.layers[-1].get_weights()
     made.layers[-1].set_weights([kernel * 1e5, np.array([5e4])])
     return made
@@ -62,29 +79,27 @@ def raw_windows(frame: pl.DataFrame, starts: Any) -> Any:
 
 
 def test_window_features_equal_the_pipeline_once_averages_are_full(
-    frame: pl.DataFrame, pipeline: FeaturePipeline
+    frame: pl.DataFrame, pipeline: FeaturePipeline, computed: CandleFeatures
 ) -> None:
     starts = [0, 100, 500]
     neutral = frame.with_columns(sentiment_momentum=pl.lit(0.0))
     whole = pipeline.transform(neutral)
-    for start, window in zip(
-        starts, window_features(raw_windows(frame, starts), pipeline), strict=True
-    ):
+    for start, window in zip(starts, computed.of_windows(raw_windows(frame, starts)), strict=True):
         expected = whole.values[start : start + LENGTH - LOOKBACK]
         np.testing.assert_allclose(window[LOOKBACK:], expected, rtol=0, atol=1e-6)
     # Before that, averages are over fewer rows: other values, but in the same range.
-    first = window_features(raw_windows(frame, [500]), pipeline)[0]
+    first = computed.of_windows(raw_windows(frame, [500]))[0]
     before = whole.values[500 - LOOKBACK : 500]
     assert 1e-4 < np.abs(first[:LOOKBACK] - before).max() < 1.0
 
 
 def test_a_graph_of_candles_agrees_with_a_graph_of_features(
-    frame: pl.DataFrame, pipeline: FeaturePipeline, model: Any
+    frame: pl.DataFrame, computed: CandleFeatures, model: Any
 ) -> None:
     starts = np.arange(0, 780, 13)
     windows = raw_windows(frame, starts)
-    features = run(convert(model, properties={}), features=window_features(windows, pipeline))
-    candles = run(convert(model, properties={}, candles=pipeline), candles=windows)
+    features = run(convert(model, properties={}), features=computed.of_windows(windows))
+    candles = run(convert(model, properties={}, candles=computed), candles=windows)
     assert np.ptp(features) > 1000
     np.testing.assert_allclose(candles, features, rtol=1e-4)
 
@@ -113,9 +128,14 @@ def with_optional_input(content: bytes) -> bytes:
 
 
 def test_sentiment_is_neutral_unless_it_is_given(
-    frame: pl.DataFrame, pipeline: FeaturePipeline, model: Any, momentum: Any, tmp_path: Path
+    frame: pl.DataFrame,
+    pipeline: FeaturePipeline,
+    computed: CandleFeatures,
+    model: Any,
+    momentum: Any,
+    tmp_path: Path,
 ) -> None:
-    content = convert(model, properties={}, candles=pipeline)
+    content = convert(model, properties={}, candles=computed)
     windows = raw_windows(frame, [3, 400])
     neutral = run(content, candles=windows)
     loaded = load(content, tmp_path)
@@ -132,7 +152,7 @@ def test_sentiment_is_neutral_unless_it_is_given(
     np.testing.assert_array_equal(older.run(both), given)
     np.testing.assert_array_equal(older.run(windows.astype(np.float32)), neutral)
     index = [feature.name for feature in pipeline.features].index("sentiment_momentum_scaled")
-    features = window_features(windows, pipeline)
+    features = computed.of_windows(windows)
     features[:, :, index] = pipeline.scalers[index].transform(momentum.ravel()).reshape(2, LENGTH)
     expected = run(convert(model, properties={}), features=features)
     np.testing.assert_allclose(given, expected, rtol=1e-4)
@@ -143,11 +163,12 @@ def test_a_graph_without_sentiment_takes_none(
 ) -> None:
     import keras
 
-    from atb_fast.recipes.networks import build_model
+    from atb_fast.recipes.networks import CnnLstm
 
     keras.utils.set_random_seed(1)
-    prices = FeaturePipeline(PRICE_FEATURES).fit(frame)
-    content = convert(build_model(LENGTH, 9), properties={}, candles=prices)
+    specs = LEGACY.used(index=False)
+    prices = computed_by(specs, fitted(specs, frame))
+    content = convert(CnnLstm().build(LENGTH, 9), properties={}, candles=prices)
     assert not load(content, tmp_path).takes_sentiment
     # A file whose property names an input that the graph cannot have.
     made = onnx.load_from_string(content)
@@ -172,17 +193,17 @@ def test_onnxruntime_logs_no_warnings(models_of_candles: Path) -> None:
     assert done.stderr == ""
 
 
-def test_constant_prices(pipeline: FeaturePipeline, model: Any) -> None:
+def test_constant_prices(computed: CandleFeatures, model: Any) -> None:
     windows = np.full((1, LENGTH, 5), 100.0)
-    got = run(convert(model, properties={}, candles=pipeline), candles=windows)
-    expected = run(convert(model, properties={}), features=window_features(windows, pipeline))
+    got = run(convert(model, properties={}, candles=computed), candles=windows)
+    expected = run(convert(model, properties={}), features=computed.of_windows(windows))
     assert np.isfinite(got).all()
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
-def test_names_and_properties_of_the_file(pipeline: FeaturePipeline, model: Any) -> None:
-    content = convert(model, properties={"a": "1"}, candles=pipeline)
-    assert content == convert(model, properties={"a": "1"}, candles=pipeline)
+def test_names_and_properties_of_the_file(computed: CandleFeatures, model: Any) -> None:
+    content = convert(model, properties={"a": "1"}, candles=computed)
+    assert content == convert(model, properties={"a": "1"}, candles=computed)
     made = onnx.load_from_string(content)
     onnx.checker.check_model(made, full_check=True)
     assert (made.ir_version, made.producer_name) == (8, "atb-fast")

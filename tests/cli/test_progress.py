@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
+from atb_fast import TrainingConfig
 from atb_fast.cli.progress import Bars, bars
-from atb_fast.config import TrainingConfig
 
 CONFIG = TrainingConfig(symbol="1000SHIBUSDT", source="sample")
 

@@ -49,6 +49,8 @@ def test_defaults() -> None:
         "source": None,
         "candles": None,
         "sentiment": None,
+        "extra": None,
+        "extra_lag": None,
         "allow_bad_candles": False,
         "force_price_only": False,
         "freshness_days": 7,
@@ -98,11 +100,12 @@ def test_each_command_offers_the_options_that_apply_to_it() -> None:
     assert OPTIONS.keys() - options_of("train", "price") == {
         *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
         *("onnx_input", "sequence_length", "recipe", "horizon", "embargo", "sentiment_lag_days"),
+        *("extra", "extra_lag"),
     }
     assert OPTIONS.keys() - options_of("evaluate") == output | of_one_run
     assert OPTIONS.keys() - options_of("check", "leak") == output | of_one_run | of_fitting
     assert options_of("train") == {
-        *("registry", "cache_dir", "candles", "sentiment", "offline", "resume"),
+        *("registry", "cache_dir", "candles", "sentiment", "extra", "offline", "resume"),
         *("force_refresh", "tensorboard", "promote", "compile_cache"),
     }
 
@@ -114,7 +117,7 @@ def test_help_is_grouped_and_names_the_recipes_that_a_command_takes() -> None:
     assert re.findall("^[A-Z][a-z]+:$", price, re.MULTILINE) == [
         heading for heading in headings if heading != "Recipe:"
     ]
-    assert "[legacy|causal]" in model
+    assert "recipe file (FILE.toml)" in " ".join(model.split())
     assert "basic:" not in model
     assert "basic:" not in run("train", "--help").output
     assert "basic:" in run("evaluate", "--help").output
@@ -365,3 +368,84 @@ def test_contradictions_name_the_source_of_each_side(
     done = run("train", "model", "BTCUSDT", *arguments, **environment)
     assert isinstance(done.exception, ArgumentError)
     assert message in str(done.exception)
+
+
+def test_options_by_name_are_repeated_listed_or_in_a_table(home: Path) -> None:
+    expected = {
+        "extra": f"funding={home / 'f.csv'}, eth={home / '{symbol}.csv'}",
+        "extra_lag": "funding=8h",
+    }
+    tables = (
+        "[train.extra]\nfunding = 'f.csv'\neth = '{symbol}.csv'\n[train.extra_lag]\nfunding = '8h'",
+        "[train]\nextra = ['funding=f.csv', 'eth={symbol}.csv']\nextra-lag = {funding = '8h'}\n",
+        "[train.model.extra]\nfunding = 'f.csv'\neth = '{symbol}.csv'\n"
+        "[train.model.extra_lag]\nfunding = '8h'\n",
+    )
+    for text in tables:
+        (home / "atb-fast.toml").write_text(text)
+        options = shown("--config", str(home / "atb-fast.toml"))
+        assert {name: options[name][0] for name in expected} == expected
+    variables = {"ATB_FAST_EXTRA": "a=a b.csv,b=b.csv", "ATB_FAST_EXTRA_LAG": "a=1d"}
+    options = shown(**variables)
+    assert options["extra"] == ("a=a b.csv, b=b.csv", "ATB_FAST_EXTRA")
+    assert options["extra_lag"] == ("a=1d", "ATB_FAST_EXTRA_LAG")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("extra = 3", "--extra is 3, expected a mapping, or a list of NAME=FILE"),
+        ("extra = 'a=b'", "--extra is 'a=b', expected a mapping, or a list of NAME=FILE"),
+        ("extra = ['a']", "--extra is 'a', expected NAME=FILE"),
+        ("extra = {a = 3}", "--extra is {'a': 3}, expected NAME=FILE, both as text"),
+        ("extra = ['a=b', 'a=c']", "--extra is given twice for a; remove one"),
+    ],
+)
+def test_bad_options_by_name(home: Path, value: str, message: str) -> None:
+    path = home / "x.toml"
+    path.write_text(f"[train]\n{value}\n")
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        load(path, TABLES)
+
+
+def test_an_extra_on_the_command_line() -> None:
+    def error(*arguments: str, **environment: str) -> str:
+        done = run("check", "leak", "BTCUSDT", "--source", "sample", *arguments, **environment)
+        assert isinstance(done.exception, ArgumentError), done.output
+        return str(done.exception)
+
+    assert error("--extra", "funding") == "--extra is 'funding', expected NAME=FILE"
+    assert error("--extra", "a=b.csv", "--extra", "a=c.csv") == (
+        "--extra is given twice for a; remove one"
+    )
+    assert error("--extra-lag", "a=8h", ATB_FAST_EXTRA="b=b.csv") == (
+        "--extra-lag has the name 'a', but there is no --extra of that name (found: b) "
+        "(--extra is from ATB_FAST_EXTRA)"
+    )
+    assert error("--extra", "a=b.csv", "--recipe", "basic") == (
+        "--extra does not apply to the basic recipe; remove it, or use --recipe legacy or causal"
+    )
+    assert "[default: " not in run("train", "model", "--help").output.partition("--extra ")[2][:400]
+
+
+def test_a_recipe_file_is_relative_to_the_settings_file(home: Path) -> None:
+    (home / "set").mkdir()
+    (home / "set" / "mine.toml").write_text(
+        'name = "mine"\ntimeframe = "4h"\nsequence_length = 30\n'
+        '[features]\nx = "log(close / open)"\n[target]\nkind = "log_return"\nhorizon = 3\n'
+    )
+    (home / "set" / "atb.toml").write_text('[train]\nrecipe = "mine.toml"\nhorizon = 5\n')
+    options = shown("--config", "set/atb.toml")
+    assert options["recipe"] == ("set/mine.toml", "set/atb.toml")
+    assert options["timeframe"] == ("4h", "default")
+    assert options["sequence_length"] == (30, "default")
+    assert options["horizon"] == (5, "set/atb.toml")
+    done = run("config", "show", ATB_FAST_RECIPE="missing.toml")
+    assert isinstance(done.exception, ArgumentError)
+    assert "recipe missing.toml cannot be read" in str(done.exception)
+
+
+def test_the_basic_recipe_has_a_command_of_its_own() -> None:
+    done = run("train", "model", "BTCUSDT", "--recipe", "basic")
+    assert isinstance(done.exception, ArgumentError)
+    assert str(done.exception) == "--recipe basic is trained by train price"

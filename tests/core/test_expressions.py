@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from core_features import of_column
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import stats
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError, DataError
-from atb_fast.features.indicators import of_column
 
 UNTYPED: Any = _core
 Values = NDArray[np.float64]

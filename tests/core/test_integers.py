@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from core_features import of_column
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError
-from atb_fast.features.indicators import of_column
 
 FRAME = pl.DataFrame({"timestamp": [0, 1, 2], "x": [1.0, 2.0, 3.0]})
 MATRIX = _core.FeatureMatrix(np.ones((3, 1), np.float32), ["x"])

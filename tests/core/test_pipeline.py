@@ -14,6 +14,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from core_features import PRICE_FEATURES, of_column
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import MinMaxScaler
@@ -21,7 +22,6 @@ from sklearn.preprocessing import MinMaxScaler
 from atb_fast import _core
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ArgumentError, DataError
-from atb_fast.features.indicators import PRICE_FEATURES, of_column
 from atb_fast.features.windows import windows
 
 Pipeline = _core.FeaturePipeline

@@ -11,10 +11,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from core_features import of_column
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError, DataError
-from atb_fast.features.indicators import of_column
 from atb_fast.ingestion.files import read_sentiment
 
 HOUR = 3_600_000

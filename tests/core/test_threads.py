@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from core_features import PRICE_FEATURES, of_column
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError
-from atb_fast.features.indicators import PRICE_FEATURES, of_column
 
 DAY = 86_400_000
 ROWS = 300_001  # enough for nine threads

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from core_features import of_column
 
 from atb_fast import _core
 from atb_fast.errors import ArgumentError, DataError
-from atb_fast.features.indicators import of_column
 
 ROWS, FEATURES, LENGTH = 500, 4, 20
 

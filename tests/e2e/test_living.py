@@ -244,7 +244,7 @@ def test_the_reader_of_the_log_may_end_early(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "atb_fast", "check", "leak", "BTCUSDT", "--json"]
-    options = ["--source", "sample", "--start-date", "2023-01-01", "--recipe", "causal"]
+    options = ["--source", "sample", "--start-date", "2021-01-01", "--recipe", "causal"]
     done = subprocess.run(
         [*command, *options, "--cuts", "1"],
         cwd=tmp_path,

@@ -64,7 +64,7 @@ def test_a_market_that_does_not_move_is_refused_without_warnings(
 def test_a_model_shrunk_to_nothing_is_shown_next_to_its_network(
     tmp_path: Path, atb_fast: Run
 ) -> None:
-    sample.candles("BTCUSDT", "1d").tail(700).write_csv(tmp_path / "sample.csv")
+    sample.candles("BTCUSDT", "1d").tail(1076).write_csv(tmp_path / "sample.csv")
     done = atb_fast("train", "model", "BTCUSDT", "--candles", "sample.csv", *CAUSAL)
     assert done.returncode == 0, done.stderr
     bundle = tmp_path / json.loads(done.stdout)["paths"]["bundle"]

@@ -253,17 +253,22 @@ def test_scoring_the_bundle_gives_the_reported_error(
     close = frame["close"].to_numpy()
     columns = []
     for feature in schema["features"]:
-        values = frame[feature["source"]["column"]].to_numpy().copy()
-        if feature["source"].get("transform") == "sma":
-            window = feature["source"]["window"]
+        expression = feature["expression"]
+        name = re.search("open|high|low|close|volume|sentiment_momentum", expression)
+        assert name is not None
+        values = frame[name[0]].to_numpy().copy()
+        if mean := re.fullmatch(r"mean\(close, (\d+)\)", expression):
+            window = int(mean[1])
             padded = np.concatenate([np.full(window - 1, np.nan), values])
             values = np.lib.stride_tricks.sliding_window_view(padded, window).mean(axis=1)
-        elif feature["source"].get("transform") == "rsi_simple_mean":
+        elif expression == "rsi(close, 14, simple)":
             steps = np.diff(close, prepend=close[0])
             up = np.convolve(np.maximum(steps, 0), np.ones(14))[: len(close)]
             down = np.convolve(np.maximum(-steps, 0), np.ones(14))[: len(close)]
             with np.errstate(all="ignore"):  # no losses in the first rows, which are cut below
                 values = 100 - 100 / (1 + up / down)
+        else:
+            assert expression == name[0]
         scaler = feature["scaler"]
         columns.append(values * scaler["scale"] + scaler["min"])
     matrix = np.stack(columns, axis=1)[29:].astype(np.float32)

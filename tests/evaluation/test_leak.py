@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,59 +10,65 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from atb_fast import _core
-from atb_fast.config import RecipeOptions, TrainingConfig
+from atb_fast import TrainingConfig, _core
+from atb_fast.config import RecipeOptions
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.evaluation.leak import LeakReport, find_leaks
-from atb_fast.features import returns
-from atb_fast.features.indicators import of_column
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.specs import INDEX_COLUMNS
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
-from atb_fast.recipes.base import Context, Recipe
-from atb_fast.recipes.causal import CausalRecipe
+from atb_fast.recipes import library
+from atb_fast.recipes.base import BaseRecipe, Context
+from atb_fast.recipes.recipe import Recipe
 
-NAMES = [*returns.PRICE_COLUMNS, *returns.SENTIMENT_COLUMNS]
+CAUSAL = library.get("causal")
+NAMES = list(CAUSAL.specs)
+
+
+class Causal(Recipe):
+    """The causal recipe, to be changed by subclasses."""
+
+    def __init__(self) -> None:
+        super().__init__(**{item.name: getattr(CAUSAL, item.name) for item in fields(CAUSAL)})
 
 
 def config(recipe: str = "causal", **options: Any) -> TrainingConfig:
     given = {"symbol": "BTCUSDT", "source": "sample", "sequence_length": 30}
-    return TrainingConfig(recipe=recipe, **{**given, **options})  # type: ignore[arg-type]
+    return TrainingConfig(recipe=recipe, **{**given, **options})
 
 
 def leaking(report: LeakReport) -> set[str]:
     return {leak.what for leak in report.leaks}
 
 
-class ScaledByAll(CausalRecipe):
+class ScaledByAll(Causal):
     def fitted_rows(self, parts: Parts, options: RecipeOptions) -> tuple[int, int]:
         return 0, int(parts.every[-1]) + options.sequence_length - 1
 
 
-class CenteredMean(CausalRecipe):
+class CenteredMean(Causal):
     def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
         made = super().prepare(market, options, context)
         assert made.pipeline is not None
-        centered = pl.Series(
-            "rsi_14", made.frame["rsi_14"].rolling_mean(7, center=True, min_samples=1)
-        )
+        centered = made.frame["volume"].rolling_mean(7, center=True, min_samples=1)
         frame = made.frame.with_columns(centered)
         return replace(made, frame=frame, matrix=made.pipeline.transform(frame))
 
 
-class NoPurge(CausalRecipe):
+class NoPurge(Causal):
     def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
         starts = self.starts(prepared, options)
         return Parts(*np.split(starts, [len(starts) // 2, 3 * len(starts) // 4]))
 
 
-class WrongTarget(CausalRecipe):
+class WrongTarget(Causal):
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
         data = super().windows(prepared, options, parts)
         return replace(data, labels=data.labels / np.nanmax(np.abs(data.labels)))
 
 
-class ScaledTarget(CausalRecipe):
+class ScaledTarget(Causal):
     """The labels have no look-ahead bias, but their conversion to prices does."""
 
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
@@ -71,7 +77,7 @@ class ScaledTarget(CausalRecipe):
         return replace(data, price_scale=scale)
 
 
-class WindowsThatRise(CausalRecipe):
+class WindowsThatRise(Causal):
     def starts(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.int64]:
         starts = super().starts(prepared, options)
         last = starts + options.sequence_length - 1
@@ -79,13 +85,13 @@ class WindowsThatRise(CausalRecipe):
         return np.asarray(starts[prepared.close[later] > prepared.close[last]])
 
 
-class TestedTwice(CausalRecipe):
+class SelectedOnTest(Causal):
     def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
         parts = super().parts(prepared, options)
         return replace(parts, validation=parts.test.copy())
 
 
-class Refuses(CausalRecipe):
+class Refuses(Causal):
     def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
         if len(market.candles) < 2557:
             raise DataError("too few")
@@ -112,13 +118,13 @@ def test_a_scaler_on_all_rows(market: Market) -> None:
 
 
 def test_a_centered_window(market: Market) -> None:
-    assert leaking(find_leaks(market, config(), recipe=CenteredMean())) == {"rsi_14"}
+    assert leaking(find_leaks(market, config(), recipe=CenteredMean())) == {"volume_to_sma_30"}
 
 
 def test_sentiment_of_the_same_day(market: Market) -> None:
     found = leaking(find_leaks(market, config(sentiment_lag_days=0)))
     assert "sentiment_primary" in found
-    assert found <= set(returns.SENTIMENT_COLUMNS)
+    assert found <= set(INDEX_COLUMNS)
 
 
 def test_a_split_without_purge(market: Market) -> None:
@@ -130,7 +136,7 @@ def test_a_split_without_purge(market: Market) -> None:
 
 
 @pytest.mark.parametrize("recipe", [WrongTarget(), ScaledTarget()])
-def test_a_target_scaled_by_the_future(market: Market, recipe: Recipe) -> None:
+def test_a_target_scaled_by_the_future(market: Market, recipe: BaseRecipe) -> None:
     assert leaking(find_leaks(market, config(), recipe=recipe)) == {"target"}
 
 
@@ -141,7 +147,7 @@ def test_windows_chosen_by_the_future(market: Market) -> None:
 
 
 def test_windows_in_both_validation_and_test(market: Market) -> None:
-    (leak,) = find_leaks(market, config(), recipe=TestedTwice()).leaks
+    (leak,) = find_leaks(market, config(), recipe=SelectedOnTest()).leaks
     assert leak.reason.startswith("test windows that also select the epoch: ")
 
 
@@ -180,11 +186,12 @@ def test_basic_leaks_by_its_split_only(truth: Any) -> None:
 def test_a_custom_recipe(market: Market) -> None:
     """A recipe is one class; only `prepare` is required."""
 
-    class Momentum(Recipe):
+    class Momentum(BaseRecipe):
         def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
-            made = CausalRecipe().prepare(market, options, context)
+            made = CAUSAL.prepare(market, options, context)
             pipeline = _core.FeaturePipeline(
-                [of_column("momentum", "return_1")], scalers=[_core.MinMaxScaler(0.0, 0.1)]
+                [_core.Feature("momentum", [("column", (), ("volume",))])],
+                scalers=[_core.MinMaxScaler(0.0, 1e6)],
             )
             matrix = pipeline.transform(made.frame)
             close = made.frame["close"].to_numpy()[matrix.rows]

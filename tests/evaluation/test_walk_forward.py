@@ -11,14 +11,15 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import TimeSeriesSplit
 
+from atb_fast import TrainingConfig
 from atb_fast.callbacks import Listener
-from atb_fast.config import TrainingConfig
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.evaluation.walk_forward import Fold, evaluate, walk_forward
 from atb_fast.ingestion.market import load_market
-from atb_fast.recipes import get, prepare
-from atb_fast.recipes.causal import CausalRecipe
+from atb_fast.recipes import prepare
+from atb_fast.recipes.recipe import Recipe
 from atb_fast.recipes.shrinkage import shrinkage_factor
+from atb_fast.recipes.split import embargo_rows
 
 
 def config(**options: Any) -> TrainingConfig:
@@ -87,7 +88,7 @@ def test_arguments_are_checked_first(arguments: Any, message: str) -> None:
 def bold() -> Iterator[None]:
     """Keep all outputs: after two epochs, the shrinkage factor of a model would be 0."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CausalRecipe, "shrinkage", lambda *_: 1.0)
+        patch.setattr(Recipe, "shrinkage", lambda *_: 1.0)
         yield
 
 
@@ -98,9 +99,11 @@ def folds() -> list[Fold]:
 
 def test_errors_equal_scikit_learn(folds: list[Fold]) -> None:
     given = config()
-    recipe = get("causal")
+    recipe = config().definition
     prepared = prepare(load_market(given), given)
-    parts = walk_forward(recipe.starts(prepared, given), given, 10, 2, "expanding")
+    parts = walk_forward(
+        recipe.starts(prepared, given), given, embargo_rows(prepared, given), 2, "expanding"
+    )
     assert [fold.number for fold in folds] == [1, 2]
     for fold, each in zip(folds, parts, strict=True):
         data = recipe.windows(prepared, given, each)

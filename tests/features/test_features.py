@@ -8,7 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from atb_fast.config import TrainingConfig
+from atb_fast import TrainingConfig
 from atb_fast.errors import DataError
 from atb_fast.features.sentiment import assess, sentiment_features
 from atb_fast.features.windows import windows
@@ -104,8 +104,10 @@ def test_constant_prices_are_named(market: Market, caplog: pytest.LogCaptureFixt
         made = prepare(Market(flat, None), config(force_price_only=True))
     # 14 differences of 0 end at each of the bars 114 to 130.
     assert len(made.matrix) == len(flat) - 29 - 17
-    assert "46 of 2557 candles dropped: 29 during the warm-up of" in caplog.text
-    assert "moving averages, 17 whose RSI is undefined" in caplog.text
+    assert (
+        "46 candles of 2,557 left out: 29 during the warm-up; a feature is undefined: "
+        "rsi_scaled in 17"
+    ) in caplog.text
 
 
 @pytest.mark.parametrize("recipe", ["legacy", "basic", "causal"])
@@ -165,7 +167,9 @@ def test_windows_of_a_frame(market: Market) -> None:
 
 def test_too_few_candles(market: Market) -> None:
     short = Market(market.candles.head(20), None)
-    with pytest.raises(DataError, match="the range has 20 candles, expected more than the 29"):
+    with pytest.raises(
+        DataError, match="the range has 20 candles, expected at least 150: 29 until"
+    ):
         prepare(short, config(force_price_only=True))
     few = prepare(Market(market.candles.head(150), None), config(force_price_only=True))
     with pytest.raises(DataError, match="requires at least 122 complete rows, got 121 from 150"):

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from atb_fast.config import TrainingConfig
+from atb_fast import TrainingConfig
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.ingestion.files import read_candles, read_sentiment
 from atb_fast.ingestion.maintenance import verify_file

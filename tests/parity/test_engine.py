@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atb_fast.config import FitOptions, TrainingConfig
+from atb_fast import TrainingConfig
+from atb_fast.config import FitOptions
 from atb_fast.errors import ArgumentError, TrainingError
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market, load_market
 from atb_fast.recipes import prepare, split
-from atb_fast.recipes.networks import build_basic_model, build_model
+from atb_fast.recipes.networks import CnnLstm, Lstm
 from atb_fast.training import compiled
 from atb_fast.training.compiled import CompiledModel, Windows, draw_mask, squared_error
 from atb_fast.training.engine import fit
@@ -36,7 +37,7 @@ def made(data: WindowedData, *, dropout: bool = True) -> Any:
     import keras
 
     keras.utils.set_random_seed(3)
-    build = build_basic_model if data.scaled_by_window else build_model
+    build = (Lstm() if data.scaled_by_window else CnnLstm()).build
     model = build(data.length, data.prepared.matrix.shape[1])
     for layer in model.layers:
         if not dropout and hasattr(layer, "rate"):

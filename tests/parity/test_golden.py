@@ -12,8 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atb_fast import FeatureMatrix
-from atb_fast.config import TrainingConfig
+from atb_fast import FeatureMatrix, TrainingConfig
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import WindowedData

@@ -12,14 +12,20 @@ import pytest
 from scipy.stats import linregress
 from sklearn.preprocessing import StandardScaler
 
-from atb_fast.config import TrainingConfig
+from atb_fast import TrainingConfig, rsi, sma
+from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import ArgumentError, DataError
-from atb_fast.features import returns
+from atb_fast.features.sentiment import index_columns
+from atb_fast.features.specs import INDEX_COLUMNS, compiled, unscaled
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
-from atb_fast.recipes import causal, prepare, split
+from atb_fast.recipes import library, prepare, split
 
-NAMES = [*returns.PRICE_COLUMNS, *returns.SENTIMENT_COLUMNS]
+CAUSAL = library.get("causal")
+NAMES = list(CAUSAL.specs)
+INDEX = [name for name in NAMES if name in INDEX_COLUMNS]
+#: Rows until Wilder's RSI has settled.
+WARMUP = max(feature.warmup for feature in compiled(CAUSAL.specs, TIMEFRAMES["1d"]))
 
 
 def config(**options: Any) -> TrainingConfig:
@@ -33,7 +39,9 @@ def data(market: Market) -> WindowedData:
 
 
 def test_price_columns_equal_pandas(market: Market) -> None:
-    made = returns.columns(market.candles, None, lag_days=1)
+    features = compiled(CAUSAL.used(index=False), TIMEFRAMES["1d"])
+    values = unscaled(features).evaluate(market.candles)
+    made = {feature.name: values[:, i] for i, feature in enumerate(features)}
     frame = market.candles.to_pandas()
     close, volume = frame["close"], frame["volume"]
     expected = {
@@ -44,13 +52,38 @@ def test_price_columns_equal_pandas(market: Market) -> None:
         **{f"close_to_sma_{n}": close / close.rolling(n).mean() - 1 for n in (7, 14, 30)},
         "volume_to_sma_30": np.log(1 + volume / volume.rolling(30).mean()),
     }
-    for name, values in expected.items():
-        np.testing.assert_allclose(made[name].to_numpy(), values, rtol=1e-9, atol=1e-12)
+    for name, column in expected.items():
+        np.testing.assert_allclose(made[name], column, rtol=1e-9, atol=1e-12)
     gain, loss = (close.diff().clip(lower=0), -close.diff().clip(upper=0))
     strength = [part.ewm(alpha=1 / 14, adjust=False).mean() for part in (gain, loss)]
-    rsi = (1 - 1 / (1 + strength[0] / strength[1]))[returns.SETTLED :]  # wherever they begin
-    np.testing.assert_allclose(made["rsi_14"].to_numpy()[returns.SETTLED :], rsi, rtol=1e-9)
-    assert set(made.columns) - set(market.candles.columns) == set(returns.PRICE_COLUMNS)
+    wilder = (1 - 1 / (1 + strength[0] / strength[1]))[WARMUP:]  # wherever they begin
+    np.testing.assert_allclose(made["rsi_14"][WARMUP:], wilder, rtol=1e-9)
+    assert np.isnan(made["rsi_14"][:WARMUP]).all()
+    assert set(made) == {*expected, "rsi_14"}
+
+
+def test_features_equal_the_formulas_of_0_1_0(market: Market) -> None:
+    """With NumPy, as version 0.1.0 computed them."""
+    columns = ("open", "high", "low", "close", "volume")
+    opened, high, low, close, volume = (market.candles[name].to_numpy() for name in columns)
+    logs, usual = np.log(close), sma(volume, 30)
+    expected = {
+        "return_1": np.diff(logs, prepend=np.nan),
+        "open_to_close": logs - np.log(opened),
+        "high_to_close": logs - np.log(high),
+        "low_to_close": logs - np.log(low),
+        **{f"close_to_sma_{n}": close / sma(close, n) - 1.0 for n in (7, 14, 30)},
+        "volume_to_sma_30": np.log1p(volume / usual),
+        "rsi_14": rsi(close, 14, method="wilder") / 100.0,
+    }
+    features = compiled(CAUSAL.used(index=False), TIMEFRAMES["1d"])
+    values = unscaled(features).evaluate(market.candles)
+    for i, feature in enumerate(features):
+        # The first value of Wilder's averages, whose weight is below 1e-13, may be large.
+        atol = 5e-12 if feature.name == "rsi_14" else 1e-12
+        np.testing.assert_allclose(
+            values[WARMUP:, i], expected[feature.name][WARMUP:], rtol=0, atol=atol
+        )
 
 
 def test_sentiment_equals_pandas(market: Market) -> None:
@@ -73,9 +106,10 @@ def test_sentiment_equals_pandas(market: Market) -> None:
         times = market.candles["timestamp"].to_pandas()
         candles = pd.DataFrame({"known": times.astype(made["known"].dtype)})
         expected = pd.merge_asof(candles, made, on="known")
-        got = returns.columns(market.candles, index, lag_days=lag)
+        columns = index_columns(market.candles, index, lag_days=lag)
+        got = {column.name: column for column in columns}
         first = int(expected["time"].notna().argmax())
-        for name in returns.SENTIMENT_COLUMNS[:-1]:
+        for name in INDEX[:-1]:
             np.testing.assert_allclose(
                 got[name].to_numpy()[first:], expected[name][first:], rtol=1e-9, atol=1e-7
             )
@@ -90,12 +124,13 @@ def test_candles_before_the_index_have_a_neutral_one(market: Market) -> None:
     late = market.sentiment.tail(300)
     made = prepare(Market(market.candles, late), config())
     # Only the candles of the warm-up are left out.
-    np.testing.assert_array_equal(made.matrix.rows, np.arange(29, len(market.candles)))
+    np.testing.assert_array_equal(made.matrix.rows, np.arange(WARMUP, len(market.candles)))
     before = made.frame.filter(pl.col("timestamp") <= late["timestamp"][0])
     assert len(before) > 1000
     assert set(before["sentiment_missing"]) == {1.0}
-    neutral = returns.columns(market.candles, "neutral", lag_days=1)
-    for name in returns.SENTIMENT_COLUMNS[:-1]:
+    columns = index_columns(market.candles, "neutral", lag_days=1)
+    neutral = {column.name: column for column in columns}
+    for name in INDEX[:-1]:
         assert set(before[name]) == set(neutral[name]), name
     assert set(neutral["sentiment_missing"]) == {0.0}
 
@@ -142,7 +177,9 @@ def test_features_do_not_depend_on_the_level_of_prices(market: Market) -> None:
 
 
 def test_scalers_are_fitted_on_the_training_rows(data: WindowedData) -> None:
-    frame = data.prepared.frame.select(NAMES).to_numpy()[29:]
+    assert data.prepared.pipeline is not None
+    pipeline = unscaled(data.prepared.pipeline.features)
+    frame = pipeline.evaluate(data.prepared.frame)[WARMUP:]
     seen = frame[: data.train[-1] + data.length]
     assert data.train[0] == 0
     expected = StandardScaler().fit(seen).transform(frame)
@@ -159,7 +196,7 @@ def test_parts_share_no_row(data: WindowedData) -> None:
 
     train, validation, test = (rows(part) for part in (data.train, data.validation, data.test))
     embargo = int(len(data.prepared.matrix) * 0.01)
-    assert embargo == 25
+    assert embargo == 21
     assert min(validation) - max(train) == embargo + 1
     assert min(test) - max(validation) == embargo + 1
     assert max(test) == len(data.prepared.matrix) - 1
@@ -172,7 +209,7 @@ def test_parts_share_no_row(data: WindowedData) -> None:
 def test_targets_are_log_returns(market: Market, horizon: int) -> None:
     given = config(horizon=horizon, embargo=0)
     data = split(prepare(market, given), given)
-    close = market.candles["close"].to_numpy()[29:]
+    close = market.candles["close"].to_numpy()[WARMUP:]
     for starts in (data.train, data.validation, data.test):
         last = starts + 29
         np.testing.assert_array_equal(data.persistence(starts), close[last])
@@ -188,10 +225,9 @@ def test_targets_are_log_returns(market: Market, horizon: int) -> None:
 
 
 def test_an_untrained_model_is_persistence(data: WindowedData) -> None:
-    from atb_fast.recipes import get
     from atb_fast.training.predict import predict
 
-    model = get("causal").build(data.length, len(NAMES))
+    model = CAUSAL.build(data.length, len(NAMES))
     unchanged = data.persistence(data.test)
     np.testing.assert_array_equal(predict(model, data, data.test), unchanged)
 
@@ -216,7 +252,7 @@ def test_shrinkage(
     rng = np.random.default_rng(5)
     returns = data.labels[data.validation + data.length]
     outputs = signal * returns + noise * rng.standard_normal(len(returns))
-    factor = causal.CausalRecipe().shrinkage(data, lambda _: outputs)
+    factor = CAUSAL.shrinkage(data, lambda _: outputs)
     assert low <= factor <= high
 
 
@@ -231,14 +267,14 @@ def test_shrinkage_is_two_standard_errors_below_least_squares(data: WindowedData
     )
     count = len(outputs)
     error = line.stderr * np.sqrt((2 * count - 2) / (count - 1))
-    factor = causal.CausalRecipe().shrinkage(data, lambda _: outputs)
+    factor = CAUSAL.shrinkage(data, lambda _: outputs)
     assert factor == pytest.approx(min(1.0, line.slope - 2 * error), rel=1e-6)
 
 
 def test_bars_without_trades(market: Market) -> None:
     quiet = market.candles.with_columns(volume=pl.lit(0.0))
-    made = returns.columns(quiet, None, lag_days=1)
-    assert set(made["volume_to_sma_30"][29:]) == {0.0}
+    feature = CAUSAL.specs["volume_to_sma_30"].compiled("volume", TIMEFRAMES["1d"])
+    assert set(unscaled([feature]).evaluate(quiet)[29:, 0]) == {0.0}
     given = config(force_price_only=True)
     values = split(prepare(Market(quiet, None), given), given).prepared.matrix.values
     assert np.isfinite(values).all()
@@ -271,9 +307,10 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 def test_too_few_candles(market: Market) -> None:
     few = Market(market.candles.head(420), market.sentiment)
-    with pytest.raises(DataError, match="has 420 candles, expected at least 431: 400"):
+    least = WARMUP + 31
+    with pytest.raises(DataError, match=f"has 420 candles, expected at least {least}: {WARMUP}"):
         prepare(few, config())
-    few = Market(market.candles.head(540), market.sentiment)
+    few = Market(market.candles.head(540 + WARMUP), market.sentiment)
     short = config(embargo=190)
     with pytest.raises(
         DataError, match=r"give 0 windows of 30 bars to train.* a smaller --embargo"

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from models import Momentum
 
-from atb_fast.config import TrainingConfig
+from atb_fast import TrainingConfig
 from atb_fast.evaluation.diagnostics import evaluate, robustness
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 
-from atb_fast.config import TrainingConfig
+from atb_fast import TrainingConfig
 from atb_fast.evaluation.metrics import return_deciles, rmse
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.price import PriceScale

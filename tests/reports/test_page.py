@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from atb_fast import TrainingConfig
 from atb_fast.bundles.contents import metadata
-from atb_fast.config import TrainingConfig
 from atb_fast.evaluation.diagnostics import errors_on_test
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.evaluation.record import RunRecord

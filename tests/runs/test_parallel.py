@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
+from atb_fast import TrainingConfig
 from atb_fast.callbacks import Listener
-from atb_fast.config import TrainingConfig
 from atb_fast.runs.parallel import Failure, train_all
 from atb_fast.runs.timing import STAGES
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from models import Momentum, write_bundle
 
-from atb_fast.config import TrainingConfig
+from atb_fast import TrainingConfig
 from atb_fast.evaluation.diagnostics import evaluate
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData

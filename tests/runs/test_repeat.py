@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from atb_fast.config import TrainingConfig
+from atb_fast import TrainingConfig
 from atb_fast.errors import ArgumentError, BundleError, DataError
+from atb_fast.recipes.documents import to_document
+from atb_fast.recipes.recipe import Recipe
 from atb_fast.runs.repeat import read_run
 
 CONFIG = TrainingConfig(
@@ -101,8 +103,8 @@ def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
         ({"config": ["BTCUSDT"]}, "config is list, expected an object"),
         ({"config": {"epochs": 3}}, "config cannot be used: .*symbol"),
         ({"config": {"symbol": "../../x"}}, "symbol is '../../x'"),
-        ({"config": {"symbol": "BTCUSDT", "timeframe": None}}, "timeframe is None"),
-        ({"config": {"symbol": "BTCUSDT", "recipe": {}}}, "recipe is {}"),
+        ({"config": {"symbol": "BTCUSDT", "timeframe": "1y"}}, "timeframe is '1y'"),
+        ({"config": {"symbol": "BTCUSDT", "recipe": {}}}, "found '{}'"),
         ({"config": {"symbol": "BTCUSDT", "candles": "\0"}}, "candles is .*, expected a path"),
         ({"config": {"symbol": "BTCUSDT", "candles": "~nobody0/x"}}, "expected a path"),
         (
@@ -133,3 +135,27 @@ def test_metadata_that_cannot_be_used(tmp_path: Path, changes: Any, message: str
 def test_an_invalid_number_of_threads(tmp_path: Path, threads: Any) -> None:
     recorded = document(environment={"intra_op_threads": threads})
     assert read_run(str(write(tmp_path / "metadata.json", recorded))).threads is None
+
+
+def test_an_extra_that_moved(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    recipe = Recipe(name="mine", features={"x": "funding / eth"}, extra=("funding", "eth"))
+    recorded = document(recipe_document=to_document(recipe))
+    recorded["config"] |= {
+        "recipe": "mine",
+        "extra": {"funding": str(old), "eth": str(tmp_path / "eth.csv")},
+        "extra_lag": {"funding": "8h"},
+    }
+    path = str(write(tmp_path / "metadata.json", recorded))
+    (tmp_path / "eth.csv").touch()
+    with pytest.raises(
+        DataError, match=r"old\.csv as --extra funding, .*pass --extra funding=FILE"
+    ):
+        read_run(path)
+    for given in ([f"funding={new}"], {"funding": new}):
+        config = read_run(path, extra=given).config
+        # The others are as recorded.
+        assert config.extra == {"funding": new, "eth": tmp_path / "eth.csv"}
+        assert config.extra_lag == {"funding": "8h"}
+    old.touch()
+    assert read_run(path).config.extra == {"funding": old, "eth": tmp_path / "eth.csv"}

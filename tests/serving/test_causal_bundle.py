@@ -17,13 +17,15 @@ from sealing import reseal
 
 from atb_fast import TrainingConfig, load_bundle, load_market, run_training_pipeline
 from atb_fast.errors import BundleError, DataError
-from atb_fast.features.returns import SETTLED
-from atb_fast.recipes import prepare, split
-from atb_fast.recipes.causal import CausalRecipe
+from atb_fast.features.specs import compiled
+from atb_fast.recipes import library, prepare, split
+from atb_fast.recipes.recipe import Recipe
 from atb_fast.serving.predictor import Bundle
 from atb_fast.serving.verification import verify
 
 HORIZON = 3
+#: Rows until Wilder's RSI has settled.
+SETTLED = max(f.warmup for f in compiled(library.get("causal").specs, 86_400_000))
 
 
 def config(**options: Any) -> TrainingConfig:
@@ -38,7 +40,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("causal")
     with pytest.MonkeyPatch.context() as patch:
         # After one epoch, the shrinkage factor would be 0, and all predictions "no change".
-        patch.setattr(CausalRecipe, "shrinkage", lambda *_: 1.0)
+        patch.setattr(Recipe, "shrinkage", lambda *_: 1.0)
         run_training_pipeline(config(registry=root))
     return root
 
@@ -99,10 +101,10 @@ def test_only_the_newest_candles_decide_about_the_next_bar(bundle: Bundle) -> No
         bundle.predict(spoilt, market.sentiment)
     last = bundle.predict_last(market.candles, market.sentiment)
     assert bundle.predict_last(spoilt, market.sentiment) == last
-    assert bundle.predict_last(market.candles.tail(824), market.sentiment) == last
-    assert bundle.predict_last(market.candles.tail(424), market.sentiment) == pytest.approx(
-        last, rel=1e-9
-    )
+    assert bundle.predict_last(market.candles.tail(2 * SETTLED + 24), market.sentiment) == last
+    assert bundle.predict_last(
+        market.candles.tail(SETTLED + 24), market.sentiment
+    ) == pytest.approx(last, rel=1e-9)
 
 
 def test_neutral_and_missing_sentiment(bundle: Bundle) -> None:
@@ -156,7 +158,7 @@ def test_columns_of_the_frame_that_are_not_candles_do_not_matter(bundle: Bundle)
 
 def test_candles_in_another_order(bundle: Bundle) -> None:
     candles = load_market(config()).candles
-    with pytest.raises(DataError, match="row 1 is not later than the row before it"):
+    with pytest.raises(DataError, match=r"row 1: timestamp .* expected strictly ascending times"):
         bundle.predict(candles.reverse(), "neutral")
 
 
@@ -176,13 +178,13 @@ def test_invalid_candles(bundle: Bundle, column: str, value: float, message: str
     values[1000] = value
     with pytest.raises(DataError, match=message):
         bundle.predict(candles.with_columns(pl.Series(column, values)), "neutral")
-    with pytest.raises(DataError, match=f"column '{column}' has dtype String, expected Float64"):
+    with pytest.raises(DataError, match=f"column '{column}' has dtype Utf8View, expected float64"):
         bundle.predict_last(candles.with_columns(pl.col(column).cast(pl.String)), "neutral")
 
 
 def test_too_few_candles_say_how_many(bundle: Bundle) -> None:
     market = load_market(config())
-    with pytest.raises(DataError, match=r"needs 424 candles without a missing value, .* got 200"):
+    with pytest.raises(DataError, match=f"pass at least {SETTLED + 24} candles without missing"):
         bundle.predict_last(market.candles.tail(200), "neutral")
     with pytest.raises(DataError, match="column 'volume' is missing"):
         bundle.predict_last(market.candles.drop("volume"), "neutral")
@@ -191,9 +193,14 @@ def test_too_few_candles_say_how_many(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s, m: s["features"][0]["source"].update(column="tomorrow"), "tomorrow"),
-        (lambda s, m: s["features"][0]["source"].update(recipe="other"), "other"),
-        (lambda s, m: s["features"][0]["source"].update(sentiment_lag_days=7), "lag_days is"),
+        (lambda s, m: s["features"][0].update(expression="lead(close, 1)"), "looks into the fut"),
+        (lambda s, m: s["features"][0].update(expression="close +"), "return_1"),
+        (lambda s, m: s["features"][0].update(expression=["close"]), "expected text"),
+        (lambda s, m: s["features"][0].update(expression="mean(close, 0)"), "whole number of"),
+        (lambda s, m: s["features"][0]["scaler"].update(method="window"), "expected one kind"),
+        (lambda s, m: s["features"][0]["scaler"].update(data_max="much"), "data_max"),
+        (lambda s, m: s["sentiment"].update(lag_days=-1), "lag_days from 0 to 365"),
+        (lambda s, m: s["sentiment"].update(method="other"), "the method resampled"),
         (lambda s, m: m["price_normalization"].update(scale=-1.0), "scale is -1.0"),
         (
             lambda s, m: m.update(
@@ -224,7 +231,7 @@ def test_hostile_documents(bundle: Bundle, tmp_path: Path, change: Any, message:
 
 
 def test_price_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CausalRecipe, "shrinkage", lambda *_: 1.0)
+    monkeypatch.setattr(Recipe, "shrinkage", lambda *_: 1.0)
     result = run_training_pipeline(
         config(registry=tmp_path, force_price_only=True, skip_robustness=True, horizon=1)
     )

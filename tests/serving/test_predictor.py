@@ -567,7 +567,7 @@ def attack(bundle: Path, name: str) -> None:
         window = 10**30 if name == "large window" else -1
         path = bundle / "feature_schema.json"
         schema = json.loads(path.read_text())
-        schema["features"][5]["source"]["window"] = window
+        schema["features"][5]["expression"] = f"mean(close, {window})"
         path.write_text(json.dumps(schema))
     elif name == "wide windows":
         features = [{"name": "close_normalized"}] * 5000
@@ -587,8 +587,8 @@ def attack(bundle: Path, name: str) -> None:
     ("name", "message"),
     [
         ("large mean", "price_normalization is .* cannot be read .OverflowError"),
-        ("large window", "sma is 10+, expected an integer of at most 1048576"),
-        ("negative window", "sma is -1, expected an integer of at least 1"),
+        ("large window", "`n` of `mean` must be a whole number of bars from 1 to 1,048,576"),
+        ("negative window", "`n` of `mean` must be a whole number of bars from 1 to 1,048,576"),
         ("wide windows", "a window has 120 rows of 5000 features"),
         ("no timeframe", "has the timeframe None; expected one of"),
         ("deep", "nested too deeply"),

@@ -62,7 +62,8 @@ def write_bundle(path: Path, data: WindowedData, *, bias: float, **changes: Any)
     onnx.save(
         helper.make_model(graph, opset_imports=opsets, ir_version=8), str(path / "model.onnx")
     )
-    schema = {"sequence_length": length, "features": computed_features(prepared)}
+    schema: dict[str, Any] = {"sequence_length": length, "features": computed_features(prepared)}
+    schema["sentiment"] = prepared.join
     (path / "feature_schema.json").write_text(json.dumps(schema))
     last = data.times(data.validation[-1:])[0].isoformat()
     dataset = {"synthetic": False, "last": last, "validation_last": last}

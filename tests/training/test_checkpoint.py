@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from atb_fast import TrainingConfig
 from atb_fast.callbacks import Listener
-from atb_fast.config import Engine, FitOptions, TrainingConfig
+from atb_fast.config import Engine, FitOptions
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
-from atb_fast.recipes.networks import build_model
+from atb_fast.recipes.networks import CnnLstm
 from atb_fast.training import checkpoint
 from atb_fast.training.engine import fit
 
@@ -54,7 +55,7 @@ def made(dtype_policy: str = "float32", seed: int = 1) -> Any:
     import keras
 
     keras.utils.set_random_seed(seed)
-    return build_model(LENGTH, 9, dtype_policy=dtype_policy)
+    return CnnLstm().build(LENGTH, 9, dtype_policy=dtype_policy)
 
 
 @pytest.mark.parametrize(

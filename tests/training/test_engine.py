@@ -12,16 +12,17 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from atb_fast import TrainingConfig
 from atb_fast.bundles import onnx_export
 from atb_fast.callbacks import Listener
-from atb_fast.config import FitOptions, TrainingConfig
+from atb_fast.config import FitOptions
 from atb_fast.errors import ExportError, MissingExtraError, StorageError, TrainingError
 from atb_fast.evaluation.diagnostics import permutation_importance
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
-from atb_fast.recipes.networks import build_model
+from atb_fast.recipes.networks import CnnLstm
 from atb_fast.runs import assessment
 from atb_fast.runs import pipeline as runner
 from atb_fast.serving.registry import work_folder
@@ -68,8 +69,8 @@ def test_epochs_report_the_error_of_persistence(market: Market, recipe: str) -> 
             seen.append(logs)
 
     seen: list[dict[str, float]] = []
-    config = TrainingConfig(symbol="BTCUSDT", source="sample", recipe=recipe)  # type: ignore[arg-type]
-    data = split(prepare(Market(market.candles.head(600), market.sentiment), config), config)
+    config = TrainingConfig(symbol="BTCUSDT", source="sample", recipe=recipe)
+    data = split(prepare(Market(market.candles.head(1000), market.sentiment), config), config)
     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
     model.build((None, data.length, data.prepared.matrix.shape[1]))
     quick_fit(model, data, epochs=1, around={"listener": Logs()})
@@ -84,12 +85,12 @@ def test_epochs_report_the_error_of_persistence(market: Market, recipe: str) -> 
 
 
 def test_the_model_is_the_legacy_one() -> None:
-    model = build_model(120, 10)
+    model = CnnLstm().build(120, 10)
     # Conv1D 3*10*64+64, 3*64*128+128; LSTM 4*((in+n)*n+n) for 128 to 100 and 100 to 50;
     # Dense 50*50+50 and 50+1.
     expected = 1984 + 24704 + 4 * (228 * 100 + 100) + 4 * (150 * 50 + 50) + 2550 + 51
     assert model.count_params() == expected
-    assert build_model(10, 3).output_shape == (None, 1)
+    assert CnnLstm().build(10, 3).output_shape == (None, 1)
 
 
 @pytest.mark.parametrize("engine", ["compiled", "keras"])
@@ -97,7 +98,7 @@ def test_fit_keeps_the_best_epoch(data: WindowedData, engine: str) -> None:
     import keras
 
     keras.utils.set_random_seed(0)
-    model = build_model(LENGTH, 9)
+    model = CnnLstm().build(LENGTH, 9)
     seen = Seen()
     fitted = quick_fit(model, data, epochs=9, patience=2, engine=engine, around={"listener": seen})
     assert seen.epochs == list(range(1, fitted.epochs + 1))
@@ -115,13 +116,13 @@ def test_patience_ends_the_fit(data: WindowedData, engine: str) -> None:
 
     # A learning rate of 0 never improves on the first epoch.
     around = {"callbacks": [LearningRateScheduler(lambda _: 0.0)]}
-    model = build_model(LENGTH, 9)
+    model = CnnLstm().build(LENGTH, 9)
     fitted = quick_fit(model, data, epochs=9, patience=2, engine=engine, around=around)
     assert (fitted.epochs, fitted.best_epoch) == (3, 1)
 
 
 def test_a_nan_loss_stops_the_fit(data: WindowedData) -> None:
-    model = build_model(LENGTH, 9)
+    model = CnnLstm().build(LENGTH, 9)
     model.layers[-1].set_weights([np.full((50, 1), np.nan), np.zeros(1)])
     with pytest.raises(TrainingError, match="the loss is not a finite number in epoch 1"):
         quick_fit(model, data)
@@ -131,7 +132,7 @@ def test_mixed_float16(data: WindowedData, tmp_path: Path) -> None:
     from keras import optimizers
 
     policy = decide(["/gpu:0"], engine="auto", mixed_precision=True, batch_size=32)
-    model = build_model(LENGTH, 9, dtype_policy=policy.dtype_policy)
+    model = CnnLstm().build(LENGTH, 9, dtype_policy=policy.dtype_policy)
     assert {layer.compute_dtype for layer in model.layers[:-1]} == {"float16"}
     assert model.layers[-1].compute_dtype == "float32"
     before = model.get_weights()
@@ -141,7 +142,7 @@ def test_mixed_float16(data: WindowedData, tmp_path: Path) -> None:
     assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     assert predict(model, data, data.test).shape == (len(data.test),)
 
-    twin = build_model(LENGTH, 9)
+    twin = CnnLstm().build(LENGTH, 9)
     twin.set_weights(model.get_weights())
     assert {layer.compute_dtype for layer in twin.layers} == {"float32"}
     (tmp_path / "model.onnx").write_bytes(onnx_export.convert(twin, properties={}))
@@ -156,7 +157,7 @@ def gate(model: Any, path: Path, data: WindowedData) -> dict[str, float]:
 
 def test_the_check_rejects_another_model(data: WindowedData, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    model = build_model(LENGTH, 9)
+    model = CnnLstm().build(LENGTH, 9)
     path.write_bytes(onnx_export.convert(model, properties={}))
     gate(model, path, data)
     weights = model.get_weights()
@@ -171,7 +172,7 @@ def test_the_check_rejects_another_model(data: WindowedData, tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ExportError, match=r"onnxruntime cannot load model.onnx"):
         gate(model, path, data)
-    other = build_model(LENGTH, 8)
+    other = CnnLstm().build(LENGTH, 8)
     other(np.zeros((1, LENGTH, 8), np.float32))
     other.export(path, format="onnx", opset_version=17, verbose=False)
     with pytest.raises(ExportError, match=r"expected tensor\(float\) \[batch, 12, 9\]"):

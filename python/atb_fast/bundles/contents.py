@@ -7,9 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from atb_fast._core import MinMaxScaler
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.specs import FeatureSpec
+from atb_fast.recipes.config import TrainingConfig
+from atb_fast.recipes.documents import to_document
 from atb_fast.serving import checksums
 from atb_fast.training.environment import environment, git_state, versions
 
@@ -18,45 +22,50 @@ def input_names(record: RunRecord) -> list[str]:
     """Return the columns of the ONNX input, in channel order."""
     if record.config.onnx_input == "ohlcv":
         return list(CANDLE_COLUMNS)
-    return list(record.data.prepared.sources)
+    return list(record.data.prepared.specs)
 
 
 def feature_schema(record: RunRecord) -> dict[str, Any]:
     """Return feature_schema.json: the columns of the ONNX input, in channel order.
 
-    Each column has its source and, as `scaler`, how it is scaled. The key must not be
-    `normalization`: the columns are named after their scaled values, and an engine that finds that
-    key would scale them again.
+    Each column has the expression that computes it and, as `scaler`, how it is scaled. The key must
+    not be `normalization`: the columns are named after their scaled values, and an engine that
+    finds that key would scale them again.
     """
-    features = computed_features(record.data.prepared)
+    prepared = record.data.prepared
+    features = computed_features(prepared)
     if record.config.onnx_input == "ohlcv":
-        features = [{"name": name, "source": {"column": name}} for name in CANDLE_COLUMNS]
-    return {
+        features = [{"name": name, "expression": name} for name in CANDLE_COLUMNS]
+    made: dict[str, Any] = {
         "sequence_length": record.data.length,
         "features": [{"required": True} | feature for feature in features],
     }
+    if prepared.join is not None and record.config.onnx_input == "features":
+        made["sentiment"] = dict(prepared.join)
+    return made
 
 
 def computed_features(prepared: PreparedData) -> list[dict[str, Any]]:
-    """Return the source of each feature, and its scaler unless each window is scaled by itself."""
-    made: list[dict[str, Any]] = [
-        {"name": name, "source": source} for name, source in prepared.sources.items()
-    ]
-    if prepared.pipeline is None:
-        return made
+    """Return the expression and the scaler of each feature."""
+    fitted = prepared.pipeline.scalers if prepared.pipeline else [None] * len(prepared.specs)
     return [
-        feature
-        | {
-            "scaler": {
-                "method": "minmax",
-                "data_min": scaler.data_min,
-                "data_max": scaler.data_max,
-                "scale": scaler.scale,
-                "min": scaler.min,
-            }
-        }
-        for feature, scaler in zip(made, prepared.pipeline.scalers, strict=True)
+        _computed(name, spec, scaler)
+        for (name, spec), scaler in zip(prepared.specs.items(), fitted, strict=True)
     ]
+
+
+def _computed(name: str, spec: FeatureSpec, scaler: MinMaxScaler | None) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "name": name,
+        "expression": str(spec.expression),
+        "scaler": {"method": spec.scaler},
+    }
+    if spec.null_as is not None:
+        made["null_as"] = spec.null_as
+    if scaler is not None:
+        ends = ("data_min", "data_max", "scale", "min")
+        made["scaler"] |= {end: getattr(scaler, end) for end in ends}
+    return made
 
 
 def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str, Any]:
@@ -81,6 +90,8 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "framework": "onnx" if record.diagnostics["onnx"] else "keras",
         "model_file": "model.onnx" if record.diagnostics["onnx"] else "model.keras",
         "recipe": config.recipe,
+        # The recipe itself, so that the run can be repeated without its file.
+        "recipe_document": to_document(config.definition),
         "has_sentiment": prepared.has_sentiment,
         "training_params": {
             "epochs": record.fitted.epochs,
@@ -101,6 +112,8 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "unshrunk_results": dict(record.unshrunk or {}),
         "robustness_results": dict(record.robustness or {}),
         "permutation_importance": dict(record.importance or {}),
+        # What a frame must have besides candles to be scored.
+        "requirements": _requirements(prepared, config),
         "sentiment_assessment": prepared.assessment.to_dict() if prepared.assessment else {},
         "dataset": {
             "source": config.source,
@@ -130,6 +143,16 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "versions": versions(),
         "environment": environment() | git_state(),
     }
+
+
+def _requirements(prepared: PreparedData, config: TrainingConfig) -> dict[str, Any]:
+    names = prepared.further_columns
+    made: dict[str, Any] = {
+        "columns": {name: {"lag_ms": prepared.lags.get(name, 0)} for name in names}
+    }
+    # Columns that a class computes are columns that the scored frame must have.
+    document = to_document(config.definition)
+    return made | {key: document[key] for key in ("python",) if key in document}
 
 
 def _evaluation(record: RunRecord) -> dict[str, float]:

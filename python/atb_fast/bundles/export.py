@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast._core import FeaturePipeline
 from atb_fast.bundles import onnx_export
+from atb_fast.bundles.candle_graph import CandleFeatures
 from atb_fast.bundles.contents import input_names
 from atb_fast.bundles.samples import candle_windows
 from atb_fast.config import CANDLE_COLUMNS
@@ -56,16 +56,15 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> Exported:
     starts = np.concatenate([data.test, data.train[::-1]])[: max(onnx_export.GATE_BATCHES)]
     inputs, tolerance = data.windows(starts), onnx_export.TOLERANCE
     expected = predict_batch(model, inputs)
-    pipeline = candles_rmse = None
+    computed = candles_rmse = None
     if config.onnx_input == "ohlcv":
-        assert prepared.pipeline is not None  # TrainingConfig requires a recipe that has one
-        pipeline, tolerance = prepared.pipeline, onnx_export.CANDLES_TOLERANCE
+        computed, tolerance = CandleFeatures.of(prepared), onnx_export.CANDLES_TOLERANCE
         candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
         raw = candle_windows(data, candles, starts)
         inputs = raw.astype(np.float32)
-        expected = predict_batch(model, onnx_export.window_features(raw, pipeline))
-        candles_rmse = _rmse_from_candles(model, data, candles, pipeline)
-    path.write_bytes(onnx_export.convert(model, properties=properties, candles=pipeline))
+        expected = predict_batch(model, computed.of_windows(raw))
+        candles_rmse = _rmse_from_candles(model, data, candles, computed)
+    path.write_bytes(onnx_export.convert(model, properties=properties, candles=computed))
     # Outputs of scaled targets are about 1, even if all labels are small.
     scale = float(np.abs(data.labels).max()) if data.price_scale.kind == "linear" else 1.0
     difference = onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
@@ -76,9 +75,9 @@ def _rmse_from_candles(
     model: Any,
     data: WindowedData,
     candles: NDArray[np.float64],
-    pipeline: FeaturePipeline,
+    computed: CandleFeatures,
 ) -> float:
     parts = np.array_split(data.test, -(-len(data.test) // 256))
     windows = (candle_windows(data, candles, part) for part in parts)
-    features = (onnx_export.window_features(window, pipeline) for window in windows)
+    features = (computed.of_windows(window) for window in windows)
     return rmse(data.targets(data.test), predict_batches(model, features))

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast._core import Feature, FeaturePipeline
+from atb_fast.bundles.candle_graph import CandleFeatures
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ExportError, MissingExtraError
 from atb_fast.features.frames import MOMENTUM
-from atb_fast.features.indicators import transform_of
 
 OPSET = 17
 #: The IR version of opset 17. onnxruntime 1.17 reads up to 9.
@@ -49,7 +48,7 @@ def convert(
     model: Any,
     *,
     properties: Mapping[str, str],
-    candles: FeaturePipeline | None = None,
+    candles: CandleFeatures | None = None,
 ) -> bytes:
     """Return `model` as an ONNX file.
 
@@ -57,7 +56,7 @@ def convert(
         model: A float32 Keras model: (batch, length, features) to (batch, 1).
         properties: Written to `metadata_props` of the file.
         candles: If given, the graph takes the raw candles of a window and computes these features
-            itself; see `window_features`. If one of them is sentiment, it is a neutral constant of
+            itself; see `CandleFeatures`. If one of them is sentiment, it is a neutral constant of
             the graph: `sentiment_momentum`, float32 (1, length, 1). The property `optional_input`
             names it, and `load_bundle` turns it into an input. It is not an optional input in the
             file, because onnxruntime would log a warning each time it loads the file.
@@ -79,8 +78,8 @@ def convert(
     (fed,) = (value.name for value in graph.input)
     if candles is None:
         return _canonical(graph, {fed: "features"}, (length, columns), properties)
-    _compute_features(graph, fed, candles, length)
-    if MOMENTUM in candles.columns:
+    candles.add_to(graph, fed, length)
+    if candles.uses_momentum:
         properties = {**properties, "optional_input": MOMENTUM}
     return _canonical(graph, {"candles": "candles"}, (length, len(CANDLE_COLUMNS)), properties)
 
@@ -98,70 +97,6 @@ def _converted(model: Any) -> Any:
         lambda features: model(features, training=False), signature, autograph=False
     )
     return tf2onnx.convert.from_function(function, signature, opset=OPSET)[0].graph
-
-
-def _compute_features(graph: Any, fed: str, pipeline: FeaturePipeline, length: int) -> None:
-    """Add nodes to `graph` that compute its input `fed` from `candles`; see `window_features`."""
-    from onnx import helper, numpy_helper
-
-    nodes: list[Any] = []
-
-    def constant(value: Any, kind: Any = np.float32) -> str:
-        name = f"atb_c{len(graph.initializer)}"
-        graph.initializer.append(numpy_helper.from_array(np.asarray(value, kind), name))
-        return name
-
-    def apply(op: str, *inputs: str, **attributes: Any) -> str:
-        name = f"atb_v{len(nodes)}"
-        nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
-        return name
-
-    def part(name: str, first: int, last: int) -> str:
-        ends = (constant([value], np.int64) for value in (first, last, 2))
-        return apply("Slice", name, *ends)
-
-    def mean(name: str, window: int) -> str:
-        # Padding does not count, so the first means are over the rows that exist.
-        window = min(window, length)
-        return apply(
-            "AveragePool", name, kernel_shape=[window], pads=[window - 1, 0], count_include_pad=0
-        )
-
-    def series(name: str) -> str:
-        return apply("Transpose", f"atb_{name}", perm=[0, 2, 1])
-
-    def rsi(prices: str, window: int) -> str:
-        first = part(prices, 0, 1)
-        steps = apply("Sub", part(prices, 1, length), part(prices, 0, length - 1))
-        steps = apply("Concat", apply("Sub", first, first), steps, axis=2)
-        up = mean(apply("Relu", steps), window)
-        down = mean(apply("Relu", apply("Neg", steps)), window)
-        both = apply("Add", up, down)
-        moved = apply("Greater", both, constant(0.0))
-        share = apply("Where", moved, apply("Div", up, both), constant(0.5))
-        return apply("Mul", share, constant(100.0))
-
-    def raw(feature: Feature) -> str:
-        column, operator, window = transform_of(feature)
-        if column == MOMENTUM:
-            return apply("Expand", MOMENTUM, apply("Shape", "atb_close"))
-        if operator is None:
-            return f"atb_{column}"
-        over = mean if operator == "mean" else rsi
-        return apply("Transpose", over(series(column), window), perm=[0, 2, 1])
-
-    nodes.append(
-        helper.make_node("Split", ["candles"], [f"atb_{c}" for c in CANDLE_COLUMNS], axis=2)
-    )
-    scaled = []
-    for feature, scaler in zip(pipeline.features, pipeline.scalers, strict=True):
-        product = apply("Mul", raw(feature), constant(scaler.scale))
-        scaled.append(apply("Add", product, constant(scaler.min)))
-    nodes.append(helper.make_node("Concat", scaled, [fed], axis=2))
-    graph.node.extend(nodes)
-    if MOMENTUM in pipeline.columns:
-        neutral = np.zeros((1, length, 1), np.float32)
-        graph.initializer.append(numpy_helper.from_array(neutral, MOMENTUM))
 
 
 def _canonical(
@@ -233,48 +168,6 @@ def _canonical(
     )
     helper.set_model_props(model, dict(sorted(properties.items())))
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def window_features(windows: NDArray[np.float64], pipeline: FeaturePipeline) -> NDArray[np.float32]:
-    """Return the scaled features of windows, computed from the raw candles of each window alone.
-
-    In the first rows of a window, averages and the RSI are over the rows that exist, so these rows
-    differ from `FeaturePipeline.transform`, which sees the candles before the window. The RSI is 50
-    until the price first changes. Sentiment is neutral (momentum 0).
-
-    Args:
-        windows: open, high, low, close, volume, shape (windows, length, 5).
-        pipeline: The features, with fitted scalers.
-
-    Returns:
-        Shape (windows, length, features).
-    """
-
-    def mean(series: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-        length = series.shape[1]
-        return np.stack(
-            [series[:, max(0, t + 1 - window) : t + 1].mean(axis=1) for t in range(length)], axis=1
-        )
-
-    def raw(feature: Feature) -> NDArray[np.float64]:
-        column, operator, window = transform_of(feature)
-        if column not in CANDLE_COLUMNS:
-            return np.zeros(windows.shape[:2])
-        series = windows[:, :, CANDLE_COLUMNS.index(column)]
-        if operator is None:
-            return series
-        if operator == "mean":
-            return mean(series, window)
-        steps = np.diff(series, axis=1, prepend=series[:, :1])
-        up = mean(np.maximum(steps, 0.0), window)
-        both = up + mean(np.maximum(-steps, 0.0), window)
-        return 100.0 * np.divide(up, both, out=np.full_like(up, 0.5), where=both > 0)
-
-    scaled = [
-        raw(feature) * scaler.scale + scaler.min
-        for feature, scaler in zip(pipeline.features, pipeline.scalers, strict=True)
-    ]
-    return np.stack(scaled, axis=2).astype(np.float32)
 
 
 def check(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast.bundles import onnx_export
+from atb_fast.bundles.candle_graph import CandleFeatures
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData
@@ -36,7 +36,8 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
 
     `serving.verification` computes the same windows with the scoring code and compares them.
     `candles` has the rows that each window needs, window after window, with NaN for null. `ends`
-    has the end of each window in it. `index` is the Fear & Greed index.
+    has the end of each window in it. `extras` has the further columns that features read, in the
+    order of `requirements`. `index` is the Fear & Greed index.
     """
     data, prepared = record.data, record.data.prepared
     # Windows whose lookback begins before the first candle cannot be computed again.
@@ -47,10 +48,9 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
     firsts = rows[starts] - prepared.lookback
     candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
     if record.config.onnx_input == "ohlcv":
-        assert prepared.pipeline is not None  # TrainingConfig requires a recipe that has one
         firsts, raw = lasts + 1 - data.length, candle_windows(data, candles, starts)
         windows = raw.astype(np.float32)
-        features = onnx_export.window_features(raw, prepared.pipeline)
+        features = CandleFeatures.of(prepared).of_windows(raw)
     else:
         windows = features = trained_windows(data, starts)
     outputs = predict_batch(model, features).reshape(-1).astype(np.float64)
@@ -63,6 +63,8 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
         "windows": windows,
         "predictions": data.prices(starts, outputs),
     }
+    if prepared.further_columns:
+        arrays["extras"] = prepared.frame.select(prepared.further_columns).to_numpy()[kept]
     if prepared.index is not None:
         times = prepared.index["timestamp"].dt.epoch("ms").to_numpy()
         arrays["index"] = np.stack([times, prepared.index["value"].to_numpy()])

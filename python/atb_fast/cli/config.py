@@ -34,10 +34,11 @@ def config() -> None:
 def show(command: str, path: Path | None, as_json: bool) -> None:
     """Show the value of every option of `train`, and where it comes from."""
     context = training_context(command, path)
+    own = _defaults_of_recipe(context)
     rows = [
         {
             "option": option.name,
-            "value": _effective(str(option.name), context.params[str(option.name)]),
+            "value": _effective(str(option.name), context.params[str(option.name)], own),
             "from": settings.origin(context, option),
         }
         for option in context.command.params
@@ -64,11 +65,25 @@ def training_context(command: str, path: Path | None) -> click.Context:
     return train.commands[command].make_context(f"{PROGRAM} train {command}", arguments)
 
 
-def _effective(name: str, value: Any) -> bool | int | str | None:
+def _defaults_of_recipe(context: click.Context) -> dict[str, Any]:
+    """Return the defaults of options that a recipe may have, by name.
+
+    Raises:
+        ArgumentError: The recipe cannot be used.
+    """
+    from atb_fast.recipes import library
+
+    known = {name: item.default for name, item in settings.KNOWN.items() if item.from_recipe}
+    return known | library.find(context.params.get("recipe", "basic")).defaults
+
+
+def _effective(name: str, value: Any, own: dict[str, Any]) -> bool | int | str | None:
     """Return the value of an option as a JSON value; its computed default if it has none."""
     compute_default = settings.KNOWN[name].factory
-    if value is None and compute_default:
-        value = compute_default()
+    if value is None:
+        value = compute_default() if compute_default else own.get(name)
+    if isinstance(value, tuple):
+        value = ", ".join(value) or None
     if isinstance(value, datetime):
         value = value.date()
     return value if isinstance(value, bool | int | None) else str(value)

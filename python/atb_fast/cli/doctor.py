@@ -12,10 +12,11 @@ from atb_fast.cli import settings
 from atb_fast.cli.config import settings_file, training_context
 from atb_fast.cli.options import as_json, print_json, training_config
 from atb_fast.cli.tables import Column, print_table
-from atb_fast.config import OPTIONS, TrainingConfig
+from atb_fast.config import OPTIONS
 from atb_fast.errors import ArgumentError, AtbFastError
 
 if TYPE_CHECKING:
+    from atb_fast.recipes.config import TrainingConfig
     from atb_fast.runs.installation import Check
 
 #: A placeholder: no check depends on the symbol.
@@ -58,6 +59,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
 
 def _settings(path: Path | None) -> tuple[Check, TrainingConfig]:
     """Return the check of the settings, and the options of `train`: the defaults if it fails."""
+    from atb_fast.recipes.config import TrainingConfig
     from atb_fast.runs.installation import Check
 
     try:

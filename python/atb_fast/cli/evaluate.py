@@ -20,19 +20,13 @@ from atb_fast.cli.options import (
     training_options,
 )
 from atb_fast.cli.tables import Column, print_table, print_text
-from atb_fast.config import (
-    FitOptions,
-    MarketOptions,
-    RecipeOptions,
-    TrainingConfig,
-    names,
-    variables,
-)
+from atb_fast.config import FitOptions, MarketOptions, RecipeOptions, names, variables
 from atb_fast.errors import LeakError, counted
 
 if TYPE_CHECKING:
     from atb_fast.evaluation.leak import LeakReport
     from atb_fast.evaluation.walk_forward import Fold
+    from atb_fast.recipes.config import TrainingConfig
 
 _DATA = names(MarketOptions, RecipeOptions)
 #: Neither command writes results, so the options of output do not apply.
@@ -182,7 +176,7 @@ def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
         "least squares on the last bar; right: directional accuracy with its 95% interval; up: "
         "share of upward moves."
     )
-    if config.recipe == "legacy":
+    if config.definition.scalers_see == "all":
         print_text("This recipe has look-ahead bias: its scalers were fitted on the test bars too.")
 
 

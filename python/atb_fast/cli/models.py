@@ -311,7 +311,7 @@ def _direction(results: dict[str, Any]) -> str | None:
 
 
 def _horizon(metadata: dict[str, Any]) -> Any:
-    """Return the horizon of a bundle; only causal models have more than one bar."""
+    """Return the horizon of a bundle in bars."""
     normalization = metadata.get("price_normalization")
     return normalization.get("horizon", 1) if isinstance(normalization, dict) else 1
 

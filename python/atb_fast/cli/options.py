@@ -7,15 +7,18 @@ from collections.abc import Collection
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from atb_fast.cli import settings
-from atb_fast.config import GROUPS, OPTIONS, TrainingConfig, names
+from atb_fast.config import GROUPS, OPTIONS, names
 from atb_fast.errors import EXIT_CODES as _MEANINGS
 from atb_fast.errors import ArgumentError
 from atb_fast.options import Option
+
+if TYPE_CHECKING:
+    from atb_fast.recipes.config import TrainingConfig
 
 PROGRAM = "atb-fast"
 EXIT_CODES = f"Exit codes: {', '.join(f'{code} {text}' for code, text in _MEANINGS.items())}."
@@ -23,7 +26,7 @@ EXIT_CODES = f"Exit codes: {', '.join(f'{code} {text}' for code, text in _MEANIN
 #: Options that concern only this machine and this run, not the model.
 OF_THE_MACHINE = tuple(name for name, item in OPTIONS.items() if item.machine)
 #: Options that affect a basic model; the engines fix everything else about it.
-FOR_BASIC = tuple(name for name, item in OPTIONS.items() if item.affects("basic"))
+FOR_BASIC = tuple(name for name, item in OPTIONS.items() if not item.needs and name != "recipe")
 #: The tables of a settings file, and the options that each may contain.
 TABLES = {
     "train": tuple(settings.KNOWN),
@@ -39,6 +42,12 @@ as_json = click.option(
 def print_json(document: Any) -> None:
     """Print `document` as JSON on stdout."""
     click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+class _Texts(click.types.StringParamType):
+    """The texts of an option that can be repeated. In a variable, commas separate them."""
+
+    envvar_list_splitter = ","
 
 
 class GroupedCommand(click.Command):
@@ -82,15 +91,25 @@ def click_option(item: Option) -> click.Option:
         # Text, because an empty path would become the working directory.
         Path: click.Path(),
         int: click.IntRange(min=item.minimum),
+        dict: _Texts(),
     }
     return click.Option(
         # The command line must be able to turn off a switch that the settings file turns on.
         [f"{item.flag}/--no-{item.flag[2:]}" if switch else item.flag, item.name],
         type=click.Choice(item.choices) if item.choices else types.get(item.kind),
-        default=item.default,
-        show_default=item.default is not None and item.default is not False,
+        default=None if item.from_recipe else item.default,
+        show_default=_shown_default(item),
         help=item.help,
+        metavar=item.metavar,
+        multiple=item.kind is dict,
     )
+
+
+def _shown_default(item: Option) -> bool | str:
+    """Return what help says about the default of an option."""
+    if item.from_recipe:
+        return f"{item.default}, unless the recipe has another"
+    return item.default is not None and item.default is not False
 
 
 def training_config(context: click.Context, symbol: str, options: dict[str, Any]) -> TrainingConfig:
@@ -100,6 +119,8 @@ def training_config(context: click.Context, symbol: str, options: dict[str, Any]
         ArgumentError: An invalid option, or options that contradict each other. The message says
             which of them come from the settings file or the environment.
     """
+    from atb_fast.recipes.config import TrainingConfig
+
     given: dict[str, Any] = {
         name: value.date() if isinstance(value, datetime) else value
         for name, value in options.items()

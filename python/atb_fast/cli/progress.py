@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from atb_fast.config import TrainingConfig
     from atb_fast.evaluation.walk_forward import Fold
+    from atb_fast.recipes.config import TrainingConfig
 
 log = logging.getLogger(__name__)
 

@@ -50,9 +50,11 @@ _DIRECTORIES = tuple(name for name, item in OPTIONS.items() if item.factory)
 
 #: The tables of the file by name, with the options each may contain.
 Tables = Mapping[str, Sequence[str]]
+#: The value of an option in the file, as click expects it.
+Value = bool | int | str | list[str]
 
 
-def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
+def load(path: Path, tables: Tables) -> dict[str, dict[str, Value]]:
     """Return the options of each table of the file at `path`, as types that click expects.
 
     Paths are relative to the directory of the file. The table `[train.price]` has the key
@@ -69,7 +71,7 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
         ) from error
     except ValueError as error:
         raise ArgumentError(f"{path} is not valid TOML: {error}") from error
-    found: dict[str, dict[str, bool | int | str]] = {}
+    found: dict[str, dict[str, Value]] = {}
 
     def read(name: str, table: Mapping[str, Any]) -> None:
         options = found.setdefault(name, {})
@@ -100,13 +102,18 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, bool | int | str]]:
     return found
 
 
-def _plain(where: str, option: str, value: Any, directory: Path) -> bool | int | str:
+def _plain(where: str, option: str, value: Any, directory: Path) -> Value:
     try:
         checked = KNOWN[option].check(value)
     except ArgumentError as error:
         raise ArgumentError(f"{where}: {error}") from error
-    if isinstance(checked, Path):
-        return str(directory / checked)
+    if isinstance(checked, Path) or (option == "recipe" and checked.endswith(".toml")):
+        return str(directory / Path(checked).expanduser())
+    if isinstance(checked, dict):
+        return [
+            f"{name}={directory / item if isinstance(item, Path) else item}"
+            for name, item in checked.items()
+        ]
     return checked.isoformat() if isinstance(checked, date) else checked
 
 

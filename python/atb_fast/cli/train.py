@@ -27,19 +27,13 @@ from atb_fast.cli.options import (
     training_options,
 )
 from atb_fast.cli.tables import Column, print_table
-from atb_fast.config import (
-    BASIC_TIMEFRAME,
-    OPTIONS,
-    RECIPES,
-    TrainingConfig,
-    default_registry,
-    recipe_help,
-)
+from atb_fast.config import BASIC_TIMEFRAME, OPTIONS, RECIPES, default_registry, recipe_help
 from atb_fast.errors import ArgumentError, AtbFastError, StorageError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from atb_fast.recipes.config import TrainingConfig
     from atb_fast.runs.parallel import Failure
     from atb_fast.runs.repeat import RecordedRun
     from atb_fast.runs.result import TrainingResult
@@ -84,9 +78,9 @@ def train(context: click.Context, /, as_json: bool, recorded: str | None, **opti
 
     --from repeats a recorded run: symbol, range, engine, seed, number of threads and all other
     options that determine the model are taken from its metadata. The data must be the same; if the
-    files were moved, pass --candles and --sentiment. The options below concern this machine and are
-    not taken from the metadata. At the end, the log says whether model.onnx is identical. The new
-    bundle goes live only if --promote is given on this command line.
+    files were moved, pass --candles, --sentiment and --extra. The options below concern this
+    machine and are not taken from the metadata. At the end, the log says whether model.onnx is
+    identical. The new bundle goes live only if --promote is given on this command line.
     """
     if context.invoked_subcommand:
         given = [
@@ -111,7 +105,7 @@ def train(context: click.Context, /, as_json: bool, recorded: str | None, **opti
 
     from atb_fast.runs.repeat import read_run
 
-    changed = {name: value for name, value in options.items() if value not in (None, False)}
+    changed = {name: value for name, value in options.items() if value not in (None, False, ())}
     run = read_run(recorded, **changed)
     _train_one(run.config, as_json, Console(stderr=True, highlight=False), run)
 
@@ -147,14 +141,16 @@ def _command(
 @_command(
     "model",
     tuple(OPTIONS),
-    recipe={"choices": _MODEL_RECIPES, "help": recipe_help(_MODEL_RECIPES)},
+    recipe={"help": recipe_help(_MODEL_RECIPES)},
 )
 def _model(**options: Any) -> None:
-    """Train a sentiment, price or causal model for each SYMBOL.
+    """Train a model of a recipe for each SYMBOL.
 
-    The model uses the Fear & Greed index unless --force-price-only is given. With several symbols,
-    --json prints a list.
+    A recipe that uses the Fear & Greed index does so unless --force-price-only is given. With
+    several symbols, --json prints a list.
     """
+    if options["recipe"] == "basic":
+        raise ArgumentError("--recipe basic is trained by train price", options=["recipe"])
     _train(**options)
 
 
@@ -162,7 +158,7 @@ def _model(**options: Any) -> None:
     "price",
     FOR_BASIC,
     apart=("timeframe", *(name for name in OPTIONS if name not in FOR_BASIC)),
-    timeframe={"default": BASIC_TIMEFRAME},
+    timeframe={"default": BASIC_TIMEFRAME, "from_recipe": False},
 )
 def _price(**options: Any) -> None:
     """Train the basic model that live strategies load, for each SYMBOL.

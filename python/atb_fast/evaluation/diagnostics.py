@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from atb_fast._core import FeatureMatrix
 from atb_fast.evaluation import significance
 from atb_fast.evaluation.metrics import direction, mape, rmse
-from atb_fast.features.sentiment import neutral_value
+from atb_fast.features.sentiment import with_neutral_index
 from atb_fast.features.windows import WindowedData
 from atb_fast.training.predict import PREDICT_BATCH, predict, predict_batches
 
@@ -126,20 +126,23 @@ def robustness(
     """Return the test RMSE with and without sentiment, by name; only `test_rmse` for price models.
 
     `test_rmse_neutral_sentiment` is measured with a constant index of 50.
-    `test_rmse_without_sentiment` is measured with the scaled sentiment columns set to 0. In the
+    `test_rmse_without_sentiment` is measured with the scaled features of sentiment set to 0. In the
     legacy recipe, 0 is the steepest fall of the index rather than a neutral value; the figure is
     kept to be comparable with that of the trainer that atb-fast replaces.
     """
     actual, prepared = data.targets(data.test), data.prepared
     results = {"test_rmse": rmse(actual, test_predictions)}
-    names = prepared.matrix.names
-    sentiment = [i for i, name in enumerate(names) if name.startswith("sentiment_")]
-    if not sentiment:
+    if not prepared.has_sentiment:
         return results
     assert prepared.pipeline is not None  # only recipes without sentiment have none
-    scalers = prepared.pipeline.scalers
-    neutral = [float(scalers[i].transform([neutral_value(names[i])])[0]) for i in sentiment]
-    for what, scaled in (("without", [0.0] * len(sentiment)), ("neutral", neutral)):
+    names = prepared.matrix.names
+    sentiment = [i for i, name in enumerate(names) if prepared.specs[name].uses_index]
+    neutral = prepared.pipeline.transform(with_neutral_index(prepared.frame))
+    # A feature may be undefined for a constant index; its row is 0 then.
+    filled = np.zeros((len(prepared.matrix), len(sentiment)), np.float32)
+    _, to, found = np.intersect1d(prepared.matrix.rows, neutral.rows, return_indices=True)
+    filled[to] = neutral.values[found][:, sentiment]
+    for what, scaled in (("without", np.zeros_like(filled)), ("neutral", filled)):
         values = prepared.matrix.values.astype(np.float32)
         values[:, sentiment] = scaled
         changed = replace(data, prepared=replace(prepared, matrix=FeatureMatrix(values, names)))

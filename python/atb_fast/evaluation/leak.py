@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,14 +18,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from atb_fast import recipes
-from atb_fast.config import TrainingConfig
+from atb_fast._core import FeatureMatrix
 from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.options import check_count, check_type
-from atb_fast.recipes.base import Context, Recipe
+from atb_fast.recipes.base import BaseRecipe, Context
+from atb_fast.recipes.config import TrainingConfig
+from atb_fast.recipes.extras import with_record
+from atb_fast.recipes.recipe import Recipe
 
 #: The index of a day is published during that day and may be revised. A day later, it is final.
 _INDEX_KNOWN_AFTER = timedelta(days=1)
@@ -80,30 +82,34 @@ _Change = tuple[str, str, float]
 
 
 def find_leaks(
-    market: Market, config: TrainingConfig, *, recipe: Recipe | None = None, cuts: int = 20
+    market: Market, config: TrainingConfig, *, recipe: BaseRecipe | None = None, cuts: int = 20
 ) -> LeakReport:
     """Return what changes in the past when the future of `market` is removed, at many cuts.
 
-    Features are compared at every cut. Scalers and targets are compared at cuts after the training
+    Features are compared at every cut. A declared recipe whose features depend on nothing but their
+    lookback is evaluated on the newest candles before a cut; any other recipe on all of them.
+    Scalers and targets are compared at cuts after the training
     part, because a scaler may be fitted on all of that part. The split is compared where the
     validation and test parts begin.
 
     Args:
-        market: Candles and the whole sentiment history.
+        market: Candles, the whole sentiment history and further series.
         config: The options of a training run.
         recipe: The recipe to test. Default: that of `config`.
         cuts: Number of evenly spaced cuts, at least 1. The cuts where a part begins are added.
 
     Raises:
-        ArgumentError: `cuts` is out of range, or an argument has the wrong type.
+        ArgumentError: `cuts` is out of range, an argument has the wrong type, or an extra is not
+            used.
         DataError: There are too few candles for the recipe.
     """
     check_type("market", market, Market)
     check_type("config", config, TrainingConfig)
     cuts = check_count("cuts", cuts)
-    recipe = recipe or recipes.get(config.recipe)
+    recipe = recipe or config.definition
     times = market.candles["timestamp"]
     prepared = recipe.prepare(market, config, Context(config, now=times[-1]))
+    prepared = with_record(prepared, market)
     parts = recipe.parts(prepared, config)
     rows = prepared.matrix.rows
     begins = {int(rows[part[0]]) for part in (parts.validation, parts.test)}
@@ -162,25 +168,40 @@ class _Run:
 
     market: Market
     config: TrainingConfig
-    recipe: Recipe
+    recipe: BaseRecipe
     prepared: PreparedData
     data: WindowedData
     starts: NDArray[np.int64]
     begins: set[int]
 
+    @property
+    def local(self) -> bool:
+        """Whether only the newest candles before a cut must be evaluated."""
+        # A subclass may do anything.
+        return type(self.recipe) is Recipe and self.recipe.local
+
+
+def _known_market(run: _Run, cut: int, first: int) -> Market:
+    """Return what was known at `cut`, with the candles from `first` on."""
+    candles, index = run.market.candles.slice(first, cut - first), run.market.sentiment
+    opened = candles["timestamp"][-1]
+    if index is not None:
+        index = index.filter(pl.col("timestamp") <= opened - _INDEX_KNOWN_AFTER)
+    return Market(candles, index, tuple(extra.known_at(opened) for extra in run.market.extras))
+
 
 def _known(run: _Run, cut: int) -> PreparedData:
     """Return the features computed from only what was known at `cut`."""
-    times, index = run.market.candles["timestamp"], run.market.sentiment
-    if index is not None:
-        index = index.filter(pl.col("timestamp") <= times[cut - 1] - _INDEX_KNOWN_AFTER)
-    known = Market(run.market.candles.head(cut), index)
+    times = run.market.candles["timestamp"]
+    known = _known_market(run, cut, 0)
     # The clock stays the same, so that only the market differs.
     return run.recipe.prepare(known, run.config, Context(run.config, now=times[-1]))
 
 
 def _usable(run: _Run, cut: int) -> bool:
     """Return whether the recipe has enough candles and sentiment before `cut`."""
+    if run.local:
+        return True  # its newest rows have all that they depend on
     try:
         _known(run, cut)
     except DataError:
@@ -191,10 +212,14 @@ def _usable(run: _Run, cut: int) -> bool:
 def _changes(run: _Run, cut: int) -> Iterator[_Change]:
     """Yield what differs before `cut` if everything from `cut` on is removed."""
     config, data, rows = run.config, run.data, run.prepared.matrix.rows
-    prepared = _known(run, cut)
-    gone = np.setdiff1d(rows[rows < cut], prepared.matrix.rows)
-    if len(gone):
-        yield "candles", _GONE, len(gone)
+    if run.local:
+        gone = yield from _local_changes(run, cut)
+        prepared = _without_future(run, cut)
+    else:
+        prepared = _known(run, cut)
+        gone = len(np.setdiff1d(rows[rows < cut], prepared.matrix.rows))
+        if gone:
+            yield "candles", _GONE, gone
 
     def before(part: NDArray[np.int64]) -> NDArray[np.int64]:
         return part[rows[part + data.length - 1 + data.horizon] < cut]
@@ -202,7 +227,7 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
     # Windows are identified by their first candle.
     chosen = prepared.matrix.rows[run.recipe.starts(prepared, config)]
     other = np.setxor1d(rows[before(run.starts)], chosen)
-    if len(other) and not len(gone):
+    if len(other) and not gone:
         yield "split", _CHOSEN, len(other)
     parts = Parts(before(data.train), before(data.validation), before(data.test))
     whole = len(parts.train) == len(data.train)
@@ -211,18 +236,69 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
         missing = sum(len(part) - len(before(part)) for part in earlier)
         if missing:
             yield "split", _REACHES, missing
-    if not whole or len(gone):
+    if not whole or gone:
         # Scalers may differ without the whole training part, and windows if rows are missing.
-        yield from _differences(run.prepared, prepared, cut)
+        if not run.local:
+            yield from _differences(run.prepared, prepared, cut)
         return
-    again = run.recipe.windows(prepared, config, parts)
-    yield from _differences(data.prepared, again.prepared, cut)
+    if run.local:
+        # The rows that scalers are fitted on do not change, or `_local_changes` finds that they do.
+        again = replace(data, prepared=prepared, parts=parts)
+        labels, scale = run.recipe.target.labels(prepared, config, parts)
+        again = replace(again, labels=labels, price_scale=scale)
+    else:
+        again = run.recipe.windows(prepared, config, parts)
+        yield from _differences(data.prepared, again.prepared, cut)
     # The conversion of labels to prices may depend on the future too.
     for values in (
         [each.labels[parts.every + data.length] for each in (data, again)],
         [each.prices(parts.every, np.ones(len(parts.every))) for each in (data, again)],
     ):
         yield from _difference("target", *values)
+
+
+def _local_changes(run: _Run, cut: int) -> Generator[_Change, None, int]:
+    """Yield what differs on the newest rows before `cut`, and return how many of them are missing.
+
+    Only the candles that these rows depend on are evaluated. Older rows are the newest at an
+    earlier cut, or do not differ because they do not reach the cut either.
+    """
+    assert isinstance(run.recipe, Recipe)  # see `_Run.local`
+    full = run.data.prepared
+    assert full.pipeline is not None  # so do these recipes
+    first = max(0, cut - full.lookback - run.data.length - run.data.horizon)
+    columns = run.recipe.columns(_known_market(run, cut, first), full, run.config)
+    matrix = full.pipeline.transform(columns)
+    # The first rows of the slice may lack candles before them.
+    newest = first + (full.lookback if first else 0)
+    known = matrix.rows + first
+    seen = full.matrix.rows
+    inside = seen[(seen >= newest) & (seen < cut)]
+    rows, at, again = np.intersect1d(inside, known, assume_unique=True, return_indices=True)
+    gone = len(inside) - len(rows)
+    if gone:
+        yield "candles", _GONE, gone
+    at += np.searchsorted(seen, newest)
+    for i, name in enumerate(full.matrix.names):
+        yield from _difference(name, full.matrix.values[at, i], matrix.values[again, i])
+    return gone
+
+
+def _without_future(run: _Run, cut: int) -> PreparedData:
+    """Return what was prepared for the whole market without the rows from `cut` on.
+
+    Of the features, one is enough, because targets and the split do not depend on them.
+    """
+    full = run.prepared
+    rows = full.matrix.rows[full.matrix.rows < cut]
+    one = full.matrix.values[: len(rows), :1].astype(np.float32)
+    return replace(
+        full,
+        matrix=FeatureMatrix(one, full.matrix.names[:1], rows=rows),
+        close=full.close[: len(rows)],
+        timestamps=full.timestamps.head(len(rows)),
+        frame=full.frame.head(cut),
+    )
 
 
 def _differences(full: PreparedData, known: PreparedData, cut: int) -> Iterator[_Change]:

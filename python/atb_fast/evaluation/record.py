@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from atb_fast.config import TrainingConfig
 from atb_fast.evaluation.diagnostics import Evaluation
 from atb_fast.features.windows import WindowedData
+from atb_fast.recipes.config import TrainingConfig
 from atb_fast.training.device import DevicePolicy
 from atb_fast.training.engine import FitResult
 
@@ -70,6 +70,9 @@ def portable(config: TrainingConfig) -> TrainingConfig:
         if isinstance(value, Path):
             # Not by `replace`, which would take a file called ~x for a home directory.
             object.__setattr__(made, name, _portable(value))
+    if config.extra:
+        extra = {name: _portable(path) for name, path in config.extra.items()}
+        object.__setattr__(made, "extra", extra)
     return made
 
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from atb_fast import recipes
 from atb_fast.callbacks import SILENT, Listener
-from atb_fast.config import OPTIONS, RecipeOptions, TrainingConfig
+from atb_fast.config import OPTIONS, RecipeOptions
 from atb_fast.errors import ArgumentError, DataError, TrainingError, counted
 from atb_fast.evaluation.metrics import direction, rmse
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import load_market
 from atb_fast.options import check_count, check_type
+from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.shrinkage import shrinkage_factor
 from atb_fast.recipes.split import before, embargo_rows
 from atb_fast.training.compile_cache import open_cache
@@ -129,7 +130,7 @@ def evaluate(
         expected = " or ".join(get_args(Window))
         raise ArgumentError(f"window is {window!r}, expected {expected}", ["window"])
     embargo = OPTIONS["embargo"].check(embargo)
-    recipe = recipes.get(config.recipe)
+    recipe = config.definition
     if config.compile_cache:
         open_cache(config.cache_dir)
     import_ahead()  # while the input is read or downloaded
@@ -169,7 +170,7 @@ def _evaluated(
 ) -> Fold:
     """Return the results of one fold."""
     began = time.perf_counter()
-    recipe, (number, parts) = recipes.get(config.recipe), numbered
+    recipe, (number, parts) = config.definition, numbered
     data = recipe.windows(prepared, config, parts)
     model, fitted = train(recipe, config, data, policy, listener=listener)
     if fitted.diverged:

@@ -13,15 +13,13 @@ import logging
 import os
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 
 from atb_fast._core import Feature, FeatureMatrix, FeaturePipeline, MinMaxScaler, build_info
 from atb_fast.storage import UNUSED_DAYS, remove_unused, write_atomic
@@ -34,8 +32,6 @@ class Features:
     """The attributes of `PreparedData` that are cached."""
 
     matrix: FeatureMatrix
-    close: NDArray[np.float64]
-    timestamps: pl.Series
     pipeline: FeaturePipeline
 
 
@@ -53,21 +49,17 @@ def key(code: Iterable[str | None], **depends_on: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load(directory: Path, name: str, features: tuple[Feature, ...]) -> Features | None:
+def load(directory: Path, name: str, features: Sequence[Feature]) -> Features | None:
     """Return the features cached under `name`; None if there are none or they cannot be read."""
     path = directory / f"{name}.npz"
     try:
         # NumPy verifies the checksums. The file is opened here, because NumPy does not close a file
         # that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            matrix, rows, close, times, scalers = (
-                stored[part] for part in ("matrix", "rows", "close", "timestamps", "scalers")
-            )
+            matrix, rows, scalers = (stored[part] for part in ("matrix", "rows", "scalers"))
         fitted = [MinMaxScaler(*ends) for ends in scalers.tolist()]
         found = Features(
             FeatureMatrix(matrix, [feature.name for feature in features], rows=rows),
-            close,
-            pl.Series("timestamp", times).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC"),
             FeaturePipeline(features, scalers=fitted),
         )
     except FileNotFoundError:
@@ -87,8 +79,6 @@ def save(directory: Path, name: str, features: Features) -> None:
         buffer,
         matrix=features.matrix.values,
         rows=features.matrix.rows,
-        close=features.close,
-        timestamps=features.timestamps.to_physical().to_numpy(),
         scalers=np.array([(s.data_min, s.data_max) for s in features.pipeline.scalers]),
     )
     try:

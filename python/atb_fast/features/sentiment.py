@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from atb_fast._core import merge
 from atb_fast.config import TIMEFRAMES
 from atb_fast.features.frames import MOMENTUM, ends, epoch_ms
+from atb_fast.features.specs import INDEX_COLUMNS
 
 Recommendation = Literal["full_sentiment", "hybrid_with_fallback", "price_only"]
 
@@ -61,6 +62,7 @@ def sentiment_features(sentiment: pl.DataFrame) -> pl.DataFrame:
 def index_features(index: pl.DataFrame) -> pl.DataFrame:
     """Return timestamp and every feature of the index, float64, one row per day.
 
+    - `fear_greed`: the index, 0 to 100.
     - `sentiment_primary`: the index divided by 100.
     - `sentiment_momentum`: its relative change, see `sentiment_features`.
     - `sentiment_volatility`: sample standard deviation of the last 7 rows; 0 in the first row.
@@ -76,6 +78,7 @@ def index_features(index: pl.DataFrame) -> pl.DataFrame:
         return np.lib.stride_tricks.sliding_window_view(padded, rows)
 
     columns = {
+        "fear_greed": np.clip(index["value"].to_numpy(), 0.0, 100.0),
         "sentiment_primary": primary,
         MOMENTUM: sentiment_features(index)[MOMENTUM].to_numpy(),
         "sentiment_volatility": np.zeros(len(primary)),
@@ -87,8 +90,55 @@ def index_features(index: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame({"timestamp": index["timestamp"], **columns})
 
 
+def index_columns(
+    candles: pl.DataFrame, index: pl.DataFrame | Literal["neutral"], *, lag_days: int
+) -> list[pl.Series]:
+    """Return `INDEX_COLUMNS` for each candle, float64, without null.
+
+    A candle takes the newest row of the index that was at least `lag_days` old when it opened, or
+    neutral values if there is none.
+
+    - `sentiment_missing`: 1 if there is no such row, or if it is at least a day older than that.
+    - The others are those of `index_features`.
+
+    This must not use Polars' thread pool, because scoring must work in a forked process.
+
+    Args:
+        candles: Ascending. Only `timestamp` is used, and only if there is an index.
+        index: The complete Fear & Greed index, timestamp and value; or `neutral` for a constant
+            index of 50.
+        lag_days: Minimum age in days of a row of the index.
+    """
+    day = TIMEFRAMES["1d"]
+    neutral = {name: neutral_value(name) for name in INDEX_COLUMNS}
+    if isinstance(index, str) or index.is_empty():
+        neutral["sentiment_missing"] = 0.0 if isinstance(index, str) else 1.0
+        return [pl.Series(name, np.full(len(candles), neutral[name])) for name in INDEX_COLUMNS]
+    rows = index_features(index)
+    stamps = epoch_ms(rows["timestamp"])
+    rows = rows.hstack([pl.Series("stamp", stamps.astype(np.float64))])
+    names = [name for name in rows.columns if name != "timestamp"]
+    merged = pl.DataFrame(merge(candles, rows, names, how="asof", lag_ms=lag_days * day))
+    # Milliseconds from the row that was found to the newest midnight that the lag allows.
+    due = epoch_ms(candles["timestamp"]) - lag_days * day
+    age = due - due % day - merged["stamp"].to_numpy()
+    filled = {"sentiment_missing": np.where(age <= 0, 0.0, 1.0)}  # 1 also if the age is NaN
+    for name in INDEX_COLUMNS[:-1]:
+        values = merged[name].to_numpy()
+        filled[name] = np.where(np.isnan(values), neutral[name], values)
+    return [pl.Series(name, filled[name]) for name in INDEX_COLUMNS]
+
+
+def with_neutral_index(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return `frame` with the values of a constant index of 50 in its columns of the index."""
+    names = [name for name in INDEX_COLUMNS if name in frame.columns]
+    return frame.with_columns([pl.lit(neutral_value(name)).alias(name) for name in names])
+
+
 def neutral_value(column: str) -> float:
-    """Return the value of a column of `index_features` for a constant index of 50."""
+    """Return the value of one of `INDEX_COLUMNS` for a constant index of 50."""
+    if column == "fear_greed":
+        return 50.0
     return 0.5 if column.startswith(("sentiment_primary", "sentiment_ma_")) else 0.0
 
 

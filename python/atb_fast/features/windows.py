@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from atb_fast._core import CandleMatrix, FeaturePipeline, MinMaxScaler
+from atb_fast._core import CandleMatrix, Feature
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ArgumentError
 from atb_fast.features.frames import ArrowFrame
-from atb_fast.features.indicators import of_column
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
+from atb_fast.features.specs import unscaled
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,6 @@ def windows(
     """
     if not isinstance(columns, Iterable):
         raise ArgumentError(f"columns is {columns!r}, expected a name or a list of names")
-    unscaled = MinMaxScaler(0.0, 1.0)
     names = [columns] if isinstance(columns, str) else columns
-    features = [of_column(name, name) for name in names]
-    pipeline = FeaturePipeline(features, scalers=[unscaled] * len(features))
-    return pipeline.transform(frame).windows(length)
+    features = [Feature(name, [("column", (), (name,))]) for name in names]
+    return unscaled(features).transform(frame).windows(length)

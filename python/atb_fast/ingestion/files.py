@@ -1,4 +1,4 @@
-"""Reads candles and sentiment from CSV, Feather (Arrow IPC) or Parquet files."""
+"""Reads candles, sentiment and other series from CSV, Feather (Arrow IPC) or Parquet files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_candles(path: Path) -> pl.DataFrame:
         DataError: The file cannot be read, a column is missing, a value is not a finite number
             (the message names file, row and column), or two candles share a timestamp.
     """
-    return _tidy(path, _read(path), CANDLE_COLUMNS)
+    return _tidy(path, _read(path), CANDLE_COLUMNS, _in_range)
 
 
 def read_sentiment(path: Path) -> pl.DataFrame:
@@ -48,7 +48,7 @@ def read_sentiment(path: Path) -> pl.DataFrame:
     """
     frame = _read(path)
     frame = frame.with_columns(_timestamps(path, frame).dt.truncate("1d"))
-    index = _tidy(path, frame, ("value",))
+    index = _tidy(path, frame, ("value",), _in_range)
     values = index["value"].to_numpy()
     if values.max() <= 1.0 and (values % 1.0 > 0.0).any():
         raise DataError(
@@ -56,6 +56,21 @@ def read_sentiment(path: Path) -> pl.DataFrame:
             "multiply it by 100"
         )
     return index
+
+
+def read_series(path: Path) -> pl.DataFrame:
+    """Return timestamp (ms, UTC) and every other column (float64, null where empty), ascending.
+
+    Rows are sorted if necessary.
+
+    Raises:
+        DataError: See `read_candles`; or there is no column besides timestamp.
+    """
+    frame = _read(path)
+    columns = tuple(name for name in frame.columns if name != "timestamp")
+    if not columns:
+        raise DataError(f"{path} has no column besides timestamp; add a column with the values")
+    return _tidy(path, frame, columns, _finite)
 
 
 def _read_csv(content: bytes) -> pl.DataFrame:
@@ -102,12 +117,17 @@ def _read(path: Path) -> pl.DataFrame:
     return frame
 
 
-def _tidy(path: Path, frame: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataFrame:
+def _tidy(
+    path: Path,
+    frame: pl.DataFrame,
+    columns: tuple[str, ...],
+    numbers: Callable[[Path, pl.Series], pl.Series],
+) -> pl.DataFrame:
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise DataError(_no_column(path, frame, ", ".join(missing)))
     tidy = pl.DataFrame(
-        [_timestamps(path, frame), *(_numbers(path, frame[name]) for name in columns)]
+        [_timestamps(path, frame), *(numbers(path, frame[name]) for name in columns)]
     )
     if not tidy["timestamp"].is_sorted():
         log.info("%s: rows were not sorted by time; sorted them", path)
@@ -151,11 +171,15 @@ def _no_column(path: Path, frame: pl.DataFrame, missing: str) -> str:
     return text + "add it, or rename the matching column"
 
 
-def _numbers(path: Path, column: pl.Series) -> pl.Series:
-    numeric = column.dtype.is_numeric() or column.dtype == pl.String
-    if not numeric:
-        raise DataError(f"{path}: column {column.name} has type {column.dtype}, expected numbers")
-    numbers = column.cast(pl.Float64, strict=False)
+def _finite(path: Path, column: pl.Series) -> pl.Series:
+    numbers = _numbers(path, column)
+    bad = column.is_not_null() & ~numbers.is_finite().fill_null(value=False)
+    _check(path, column, bad, "a finite number, or nothing if it is missing")
+    return numbers
+
+
+def _in_range(path: Path, column: pl.Series) -> pl.Series:
+    numbers = _numbers(path, column)
     if column.name not in CANDLE_COLUMNS:
         expected, good = "a value from 0 to 100", numbers.is_between(0, 100)
     elif column.name == "volume":  # bars without trades have 0
@@ -165,14 +189,27 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
         expected = f"a price above 0, up to {LARGEST_VALUE:.0e}"
         good = (numbers > 0) & (numbers <= LARGEST_VALUE)
     good &= numbers.is_finite()
-    bad = (~good).fill_null(value=True).arg_true()
-    if len(bad):
-        value = column[bad[0]]
+    _check(path, column, (~good).fill_null(value=True), expected)
+    return numbers
+
+
+def _numbers(path: Path, column: pl.Series) -> pl.Series:
+    """Return a column as float64, with null where a text is not a number."""
+    numeric = column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)
+    if not numeric:
+        raise DataError(f"{path}: column {column.name} has type {column.dtype}, expected numbers")
+    return column.cast(pl.Float64, strict=False)
+
+
+def _check(path: Path, column: pl.Series, bad: pl.Series, expected: str) -> None:
+    """Raise DataError with the first row that is `bad`."""
+    rows = bad.arg_true()
+    if len(rows):
+        value = column[rows[0]]
         found = "nothing" if value is None else _quoted(repr(value))
         raise DataError(
-            f"{path}: column {column.name}, row {bad[0] + 1}: found {found}, expected {expected}"
+            f"{path}: column {column.name}, row {rows[0] + 1}: found {found}, expected {expected}"
         )
-    return numbers
 
 
 def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:

@@ -1,4 +1,4 @@
-"""Loads candles and sentiment from any source."""
+"""Loads candles, sentiment and further series from any source."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import CANDLE_COLUMNS, MarketOptions, check_cache_dir
 from atb_fast.errors import DataError
 from atb_fast.ingestion import files, sample
+from atb_fast.ingestion.extras import Extra, check_coverage, read_extras, with_extras
 from atb_fast.ingestion.fetch import Fetcher
 from atb_fast.ingestion.quality import bar_length, impossible, off_grid, suspicious
 from atb_fast.options import check_type
@@ -36,15 +37,17 @@ class Market:
 
     `candles` has timestamp (ms, open time), open, high, low, close (quote currency) and volume
     (base currency), all float64. `sentiment` has timestamp (ms, midnight) and value (0..100,
-    float64), or is None for a model without sentiment.
+    float64), or is None for a model without sentiment. `extras` are further series, not yet joined;
+    see `frame`.
 
     Raises:
-        ArgumentError: One of them is not a Polars frame.
-        DataError: There are no candles, or a column is missing or has another type.
+        ArgumentError: One of them has the wrong type.
+        DataError: There are no candles, or a column is missing, has another type, or exists twice.
     """
 
     candles: pl.DataFrame
     sentiment: pl.DataFrame | None
+    extras: tuple[Extra, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the types."""
@@ -55,6 +58,21 @@ class Market:
         if self.sentiment is not None:
             check_type("sentiment", self.sentiment, pl.DataFrame)
             _check_columns("sentiment", self.sentiment, ["value"])
+        check_type("extras", self.extras, tuple)
+        names = list(self.candles.columns)
+        for extra in self.extras:
+            check_type("extras", extra, Extra)
+            twice = next((name for name in extra.columns if name in names), None)
+            if twice:
+                raise DataError(
+                    f"column {twice} of extra {extra.name} exists twice; rename one of the columns"
+                )
+            names += extra.columns
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The candles with the columns of `extras`, as they were known when each candle opened."""
+        return with_extras(self.candles, self.extras)
 
 
 def _check_columns(frame: str, given: pl.DataFrame, numbers: Iterable[str]) -> None:
@@ -75,7 +93,7 @@ def _check_columns(frame: str, given: pl.DataFrame, numbers: Iterable[str]) -> N
 
 
 def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Market:
-    """Return the candles and sentiment selected by `options`.
+    """Return the candles, sentiment and further series selected by `options`.
 
     Args:
         options: Symbol, timeframe, range and source, for example a `TrainingConfig`.
@@ -84,14 +102,15 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
     Raises:
         ArgumentError: The exchange does not list the symbol, the cache directory is a file, or an
             argument has the wrong type.
-        DataError: A source cannot be read or has no candle in the range, or a file has impossible
-            bars and `allow_bad_candles` is not set.
+        DataError: A source cannot be read or has no candle in the range, a file has impossible bars
+            and `allow_bad_candles` is not set, or an extra has no row in the range.
         FetchError: Data is not stored and cannot be downloaded.
         StorageError: The store is damaged or cannot be written.
     """
     check_type("options", options, MarketOptions, "atb_fast.TrainingConfig")
     check_type("listener", listener, Listener)
     check_cache_dir(options.cache_dir)
+    extras = read_extras(options)
     sentiment = None
     if options.source == "binance":
         fetcher = Fetcher(
@@ -120,7 +139,9 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
                 log.info("--force-price-only: ignoring %s", options.sentiment)
         elif options.sentiment is not None:
             sentiment = files.read_sentiment(options.sentiment)
-    return Market(_cut(candles, options), sentiment)
+    candles = _cut(candles, options)
+    check_coverage(extras, candles, options)
+    return Market(candles, sentiment, extras)
 
 
 def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:

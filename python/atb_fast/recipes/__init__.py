@@ -1,7 +1,7 @@
 """Recipes: how candles become features, targets and parts, and which network learns them.
 
-Each recipe is one module. To add one, subclass `Recipe` and register it here and in
-`config.RECIPES`.
+`legacy.toml`, `basic.toml` and `causal.toml` are the recipes of the package; docs/recipes.md
+explains how to write others.
 """
 
 from __future__ import annotations
@@ -9,22 +9,13 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from atb_fast.config import RecipeOptions, TrainingConfig
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.options import check_type
-from atb_fast.recipes.base import Context, Recipe
-from atb_fast.recipes.basic import BasicRecipe
-from atb_fast.recipes.causal import CausalRecipe
-from atb_fast.recipes.legacy import LegacyRecipe
-
-_RECIPES = {"legacy": LegacyRecipe(), "basic": BasicRecipe(), "causal": CausalRecipe()}
-
-
-def get(name: str) -> Recipe:
-    """Return the recipe called `name`, one of `config.RECIPES`."""
-    return _RECIPES[name]
+from atb_fast.recipes.base import Context
+from atb_fast.recipes.config import TrainingConfig
+from atb_fast.recipes.extras import with_record
 
 
 def prepare(
@@ -37,25 +28,26 @@ def prepare(
     """Return the features and closes of `market`, as the recipe of `config` prepares them.
 
     Args:
-        market: Candles of the range, and the whole sentiment history.
+        market: Candles of the range, the whole sentiment history, and further series.
         config: The options of the market and of the recipe.
         now: The time at which the age of the sentiment is measured. Default: the current time.
         cache: Directory to cache the features in. Default: no cache.
 
     Raises:
-        ArgumentError: An argument has the wrong type.
+        ArgumentError: An argument has the wrong type, or an extra is not used.
         DataError: The market lacks something that the recipe needs.
     """
     check_type("market", market, Market)
     check_type("config", config, TrainingConfig)
-    return get(config.recipe).prepare(market, config, Context(config, now=now, cache=cache))
+    prepared = config.definition.prepare(market, config, Context(config, now=now, cache=cache))
+    return with_record(prepared, market)
 
 
-def split(prepared: PreparedData, options: RecipeOptions) -> WindowedData:
+def split(prepared: PreparedData, config: TrainingConfig) -> WindowedData:
     """Return the windows of `prepared`, split into parts by the recipe.
 
     Raises:
         DataError: There are too few rows for a window in each part.
     """
-    recipe = get(options.recipe)
-    return recipe.windows(prepared, options, recipe.parts(prepared, options))
+    recipe = config.definition
+    return recipe.windows(prepared, config, recipe.parts(prepared, config))

@@ -1,4 +1,4 @@
-"""The interface of a recipe, and the defaults that most recipes share."""
+"""The interface of a recipe, and the defaults that recipes in Python share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.config import MarketOptions, RecipeOptions
-from atb_fast.errors import DataError, counted
+from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
-from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
-
-#: Share of the windows, oldest first, that are the training part.
-TRAIN_SHARE = 0.8
+from atb_fast.recipes.networks import CnnLstm, Network
+from atb_fast.recipes.split import tested_twice
+from atb_fast.recipes.targets import Close, Target
 
 #: Returns the outputs of a fitted model for the windows at these starts.
 Predict = Callable[[NDArray[np.int64]], NDArray[np.float64]]
@@ -52,13 +51,47 @@ def check_moves(market: Market) -> None:
         )
 
 
-class Recipe(ABC):
+class BaseRecipe(ABC):
     """How candles become features, targets and parts, and which network learns them.
 
-    A subclass must define `prepare`. The other methods are for features that are already scaled,
-    with the close as target. Bundles of a recipe can be scored if `serving.schema` supports the
-    transforms in their feature_schema.json.
+    `Recipe` is one that is declared by expressions. For what expressions cannot say, subclass this
+    class: only `prepare` is required. The other methods are for features that are already scaled,
+    with the close as target. Its bundles can be scored if the frame that is scored has the columns
+    that the expressions of its features read.
+
+    Attributes:
+        name: What it is called, and its directory in the registry.
+        timeframe: Default of the option; None for that of the program.
+        sequence_length: As `timeframe`.
+        sentiment_lag_days: As `timeframe`.
+        scalers_see: The rows that scalers are fitted on, `training` or `all`.
+        target: What its models predict.
+        network: The network that learns it.
     """
+
+    name: str
+    timeframe: str | None = None
+    sequence_length: int | None = None
+    sentiment_lag_days: int | None = None
+    scalers_see: str = "training"
+    target: Target = Close()
+    network: Network = CnnLstm()
+
+    @property
+    def traits(self) -> frozenset[str]:
+        """What the recipe has; see `Option.needs`. By default everything except a candle graph."""
+        return frozenset({"length", "index", "lag", "horizon", "purge", "extra"})
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The defaults that the recipe has for options, by name."""
+        found = {
+            "timeframe": self.timeframe,
+            "sequence_length": self.sequence_length,
+            "sentiment_lag_days": self.sentiment_lag_days,
+            "horizon": self.target.horizon,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     @abstractmethod
     def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
@@ -76,7 +109,8 @@ class Recipe(ABC):
     def starts(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.int64]:
         """Return the first row of each complete window that has a target, int64, ascending."""
         beyond = options.sequence_length + options.horizon - 1
-        return np.arange(max(0, len(prepared.matrix) - beyond), dtype=np.int64)
+        every = np.arange(max(0, len(prepared.matrix) - beyond), dtype=np.int64)
+        return self.target.usable(prepared, every, options)
 
     def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
         """Return the training, validation and test windows.
@@ -84,33 +118,20 @@ class Recipe(ABC):
         Raises:
             DataError: There are too few rows for a window in each part.
         """
-        starts = self.starts(prepared, options)
-        train = int(len(starts) * TRAIN_SHARE)
-        if train < 1 or len(starts) - train < 1:
-            raise DataError(
-                f"--sequence-length {options.sequence_length} requires at least "
-                f"{options.sequence_length + 2} complete rows, got {len(prepared.matrix)} from "
-                f"{counted(prepared.candles, 'candle')}; use a longer range or a shorter "
-                "--sequence-length"
-            )
-        test = starts[train:]
-        return Parts(starts[:train], test, test)
+        return tested_twice(self.starts(prepared, options), prepared, options)
 
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
         """Return the windows of `parts` with their targets.
 
         Scalers that are not fitted yet are fitted on the training part.
         """
-        labels = np.full(len(prepared.close), np.nan)
-        labels[: len(labels) - options.horizon + 1] = prepared.close[options.horizon - 1 :]
-        scale = PriceScale.linear(horizon=options.horizon)
+        labels, scale = self.target.labels(prepared, options, parts)
         return WindowedData(prepared, options.sequence_length, parts, labels, scale)
 
     def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
-        """Return the uncompiled network; see `networks.build_model`."""
-        from atb_fast.recipes.networks import build_model
-
-        return build_model(length, features, dtype_policy=dtype_policy)
+        """Return the uncompiled network; see `Network.build`."""
+        zero = self.target.relative
+        return self.network.build(length, features, dtype_policy=dtype_policy, start_at_zero=zero)
 
     def shrinkage(self, data: WindowedData, predict: Predict) -> float:
         """Return the factor, 0 to 1, by which the outputs of a fitted model are multiplied.

@@ -6,14 +6,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.config import RecipeOptions
+from atb_fast.errors import DataError, counted
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts
 
+#: Share of the windows, newest first, that are the test part.
+_TEST_SHARE = 0.2
 #: Share of the windows before the test part, newest first, that are the validation part.
 _VALIDATION_SHARE = 0.15
 #: Default embargo, as a share of the rows (M. Lopez de Prado, Advances in Financial Machine
 #: Learning, 2018, chapter 7).
 _EMBARGO_SHARE = 0.01
+
+
+def tested_twice(
+    starts: NDArray[np.int64], prepared: PreparedData, options: RecipeOptions
+) -> Parts:
+    """Return the oldest 80% of the windows to train, and the others to validate and to test.
+
+    This is the split of the trainer that atb-fast replaces: its test windows also select the epoch.
+
+    Raises:
+        DataError: There are too few rows for a window in each part.
+    """
+    train = int(len(starts) * (1 - _TEST_SHARE))
+    if train < 1 or len(starts) - train < 1:
+        raise DataError(
+            f"--sequence-length {options.sequence_length} requires at least "
+            f"{options.sequence_length + 2} complete rows, got {len(prepared.matrix)} from "
+            f"{counted(prepared.candles, 'candle')}; use a longer range or a shorter "
+            "--sequence-length"
+        )
+    test = starts[train:]
+    return Parts(starts[:train], test, test)
+
+
+def purged(starts: NDArray[np.int64], prepared: PreparedData, options: RecipeOptions) -> Parts:
+    """Return the newest 20% of the windows to test, and the parts `before` them.
+
+    Raises:
+        DataError: There are too few rows for a window in each part.
+    """
+    first, rows = len(starts) - int(len(starts) * _TEST_SHARE), embargo_rows(prepared, options)
+    parts = before(starts[:first], starts[first:], options, rows)
+    if not parts.complete:
+        raise DataError(
+            f"{len(prepared.matrix)} complete rows give {len(parts.train)} windows of "
+            f"{options.sequence_length} bars to train, {len(parts.validation)} to validate and "
+            f"{len(parts.test)} to test: a window, the horizon and an embargo of {rows} "
+            "bars are dropped between the parts; use a longer range, a shorter "
+            "--sequence-length, or a smaller --embargo"
+        )
+    return parts
 
 
 def before(
@@ -39,3 +83,7 @@ def embargo_rows(prepared: PreparedData, options: RecipeOptions) -> int:
     """Return the embargo: the number of rows to drop between two parts."""
     share = int(len(prepared.matrix) * _EMBARGO_SHARE)
     return share if options.embargo is None else options.embargo
+
+
+#: The splits that a recipe can name.
+SPLITS = {"purged": purged, "tested_twice": tested_twice}

@@ -121,6 +121,9 @@ def _values(
     return {
         **{name: document[name] for name in ("symbol", "timeframe", "model_type")},
         "recipe": record.config.recipe,
+        "scalers_see_all": record.config.definition.scalers_see == "all",
+        "purged": "purge" in record.config.definition.traits,
+        "smallest_is_zero": data.prepared.join == {"method": "resampled"},
         "version": document["version_id"],
         "created": document["created_at"],
         "created_text": f"{datetime.fromisoformat(document['created_at']):%Y-%m-%d %H:%M} UTC",
@@ -281,6 +284,9 @@ def _data(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:
         yield Pair("sentiment", f"{config.sentiment} ({_ATTRIBUTION})")
     else:
         yield Pair("sentiment", _ATTRIBUTION)
+    for name, path in (config.extra or {}).items():
+        lag = (config.extra_lag or {}).get(name)
+        yield Pair(f"extra {name}", f"{path}, {lag} late" if lag else path)
 
 
 def _fit(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast.config import TrainingConfig
 from atb_fast.evaluation.diagnostics import (
     before_shrinkage,
     evaluate,
@@ -21,6 +20,7 @@ from atb_fast.evaluation.diagnostics import (
 )
 from atb_fast.evaluation.record import RunRecord, portable
 from atb_fast.features.windows import WindowedData
+from atb_fast.recipes.config import TrainingConfig
 from atb_fast.reports.charts import draw_charts
 from atb_fast.reports.picture import plot_training
 from atb_fast.runs.timing import StageTimer

@@ -15,7 +15,7 @@ from typing import Literal
 
 import atb_fast
 from atb_fast.bundles.workspace import check_place
-from atb_fast.config import OPTIONS, TrainingConfig
+from atb_fast.config import OPTIONS
 from atb_fast.errors import (
     AtbFastError,
     FetchError,
@@ -26,6 +26,7 @@ from atb_fast.errors import (
 )
 from atb_fast.ingestion.exchange.http import Endpoints
 from atb_fast.options import Option
+from atb_fast.recipes.config import TrainingConfig
 from atb_fast.runs.parallel import default_jobs
 from atb_fast.training import compile_cache
 from atb_fast.training.device import decide, import_tensorflow

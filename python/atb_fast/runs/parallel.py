@@ -6,6 +6,7 @@ import logging
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -17,7 +18,6 @@ from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from atb_fast.callbacks import SILENT, Listener
-from atb_fast.config import TrainingConfig
 from atb_fast.errors import INTERRUPTED, message_and_code
 from atb_fast.runs import interrupts
 from atb_fast.training.environment import cores
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
+    from atb_fast.recipes.config import TrainingConfig
     from atb_fast.runs.result import TrainingResult
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,9 @@ def _start(config: TrainingConfig, threads: int) -> tuple[Connection, SpawnProce
     """Start a process that trains; return the pipe it writes to, and the process."""
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_child, args=(config, threads, sender), daemon=True)
+    # The child must set up its threads and signals before it imports what a config needs.
+    arguments = config.symbol, pickle.dumps(config), threads, sender
+    process = spawn.Process(target=_child, args=arguments, daemon=True)
     process.start()
     sender.close()  # as long as it is open here, the receiver sees no end of the pipe
     return receiver, process
@@ -167,7 +170,7 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
                 process.join()
 
 
-def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
+def _child(symbol: str, pickled: bytes, threads: int, sender: Connection) -> None:
     """Train, and send log records, events and the outcome to the parent."""
     separate_stderr()
     for name in _THREADS:
@@ -186,6 +189,7 @@ def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
         interrupts.install()
         from atb_fast.runs.pipeline import run_training_pipeline
 
+        config: TrainingConfig = pickle.loads(pickled)
         send("outcome", run_training_pipeline(config, listener=_Forwarding(send)))
     except BaseException as error:
         if interrupts.requested(error):
@@ -193,7 +197,7 @@ def _child(config: TrainingConfig, threads: int, sender: Connection) -> None:
         expected = message_and_code(error)
         if expected is None:
             raise
-        send("outcome", Failure(config.symbol, *expected))
+        send("outcome", Failure(symbol, *expected))
     # As in the command line, a thread that waits for a server must not keep the process alive.
     os._exit(0)
 

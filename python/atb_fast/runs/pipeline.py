@@ -19,12 +19,12 @@ from atb_fast.bundles.publishing import Draft
 from atb_fast.bundles.samples import write_samples
 from atb_fast.bundles.workspace import open_workspace
 from atb_fast.callbacks import SILENT, Listener
-from atb_fast.config import TrainingConfig
 from atb_fast.errors import BundleError, ExportError, StorageError, TrainingError
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import load_market
 from atb_fast.options import check_type
+from atb_fast.recipes.config import TrainingConfig
 from atb_fast.reports.page import write_report
 from atb_fast.runs.assessment import Trained, assess, optional
 from atb_fast.runs.promotion import Promotion, decide, policy_of, unpublished
@@ -177,7 +177,7 @@ def _train(
     ahead(lambda: _import_late_packages(config))
     with timer.stage("training"):
         model, fitted = train(
-            recipes.get(config.recipe),
+            config.definition,
             config,
             data,
             policy,

@@ -14,12 +14,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atb_fast.bundles.publishing import sample_problem
-from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES, TrainingConfig, default_registry
+from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES, default_registry
 from atb_fast.errors import BundleError
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.evaluation.significance import diebold_mariano, is_worse
 from atb_fast.features.windows import WindowedData
+from atb_fast.recipes.config import TrainingConfig
 from atb_fast.serving import registry
 from atb_fast.serving.predictor import Bundle, load_bundle
 from atb_fast.serving.schema import seen_end
@@ -258,8 +259,10 @@ def _scored(bundle: Bundle, data: WindowedData, starts: NDArray[np.int64]) -> ND
     # for those that its features depend on.
     row = int(starts[0]) + data.length - bundle.sequence_length
     first = prepared.frame["timestamp"].search_sorted(prepared.timestamps[max(0, row)])
-    candles = prepared.frame[max(0, first - prepared.lookback) :]
-    scored = bundle.predict(candles.select("timestamp", *CANDLE_COLUMNS), prepared.index)
+    candles = prepared.frame[max(0, first - bundle.lookback) :]
+    # The live model may read further columns; if they are missing, it cannot be compared.
+    further = [name for name in bundle.extra_columns if name in candles.columns]
+    scored = bundle.predict(candles.select("timestamp", *CANDLE_COLUMNS, *further), prepared.index)
     wanted = pl.DataFrame({"timestamp": data.times(starts)})
     found = wanted.join(scored, on="timestamp", how="left", maintain_order="left")
     return found["prediction"].to_numpy()

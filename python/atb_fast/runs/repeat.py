@@ -12,10 +12,13 @@ from typing import Any
 
 import polars as pl
 
-from atb_fast.config import OPTIONS, TrainingConfig
+from atb_fast.config import OPTIONS
 from atb_fast.errors import AtbFastError, BundleError, DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.ingestion.market import Market
+from atb_fast.recipes import library
+from atb_fast.recipes.config import TrainingConfig
+from atb_fast.recipes.documents import from_document
 from atb_fast.serving.references import find
 from atb_fast.serving.registry import read_json
 
@@ -56,7 +59,7 @@ class RecordedRun:
         if last is None:
             return market
         candles = market.candles.filter(pl.col("timestamp") <= _time(self.path, last))
-        return Market(candles, market.sentiment)
+        return Market(candles, market.sentiment, market.extras)
 
     def check(self, prepared: PreparedData) -> None:
         """Check that `prepared` has the same data as the run.
@@ -75,8 +78,8 @@ class RecordedRun:
             f"the {' and '.join(other)} differ from those of {self.path}: received "
             f"{prepared.candles} candles from {times[0]} to {times[-1]}, expected "
             f"{self.data.get('candles')!r:.80} from {ends[0]!r:.80} to {ends[1]!r:.80}; sha256 "
-            f"received {hashes[0]}, expected {hashes[1]}. Pass the files of that run as --candles "
-            "and --sentiment, or run atb-fast data verify to check the store"
+            f"received {hashes[0]}, expected {hashes[1]}. Pass the files of that run as --candles, "
+            "--sentiment and --extra, or run atb-fast data verify to check the store"
         )
 
     def warn_of_differences(self, versions: dict[str, str], environment: dict[str, Any]) -> None:
@@ -123,12 +126,15 @@ def read_run(reference: str | Path, **options: Any) -> RecordedRun:
     Raises:
         ArgumentError: The options contradict those recorded.
         BundleError: There is no metadata, or it cannot be used.
-        DataError: A recorded file of candles or sentiment does not exist, and no other is given.
+        DataError: A recorded file does not exist, and no other is given.
     """
     named = isinstance(reference, str | Path) and Path(reference).is_file()
     path = Path(reference) if named else find(reference, options.get("registry")) / "metadata.json"
     metadata = read_json(path)
     config = _config(path, metadata)
+    given = OPTIONS["extra"].check(options.pop("extra", None)) or {}
+    if given:  # the others have not moved
+        options["extra"] = (config.extra or {}) | given
     onnx = path.parent / "model.onnx"
     data = _part(path, metadata, "dataset")
     hashes = data.get("sha256")
@@ -143,6 +149,12 @@ def read_run(reference: str | Path, **options: Any) -> RecordedRun:
             raise DataError(
                 f"{path} names {moved} as --{name}, which does not exist; metadata records paths "
                 f"only inside the working directory of the run, so pass --{name} FILE"
+            )
+    for name, moved in (config.extra or {}).items():
+        if name not in given and not moved.exists():
+            raise DataError(
+                f"{path} names {moved} as --extra {name}, which does not exist; metadata records "
+                f"paths only inside the working directory of the run, so pass --extra {name}=FILE"
             )
     last = data.get("candles_last")
     if last is not None and config.end_date is None:
@@ -166,7 +178,7 @@ def _config(path: Path, metadata: dict[str, Any]) -> TrainingConfig:
             f"{path}: has no config, so the run cannot be repeated; pass metadata of a run "
             "of atb-fast"
         )
-    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    known = {"symbol", *OPTIONS}
     unknown = sorted(set(recorded) - known)
     if unknown:
         raise BundleError(
@@ -183,9 +195,23 @@ def _config(path: Path, metadata: dict[str, Any]) -> TrainingConfig:
         if not (name in OPTIONS and OPTIONS[name].machine)
     }
     try:
-        return TrainingConfig(**given)
+        return TrainingConfig(**given | _recipe(metadata))
     except (AtbFastError, TypeError) as error:
         raise BundleError(f"{path}: config cannot be used: {error}") from error
+
+
+def _recipe(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe in the metadata, as `definition`; nothing for bundles of early versions.
+
+    Raises:
+        ArgumentError: It is invalid, or it is a class that cannot be imported.
+    """
+    document = metadata.get("recipe_document")
+    if document is None:
+        return {}
+    python = document.get("python") if isinstance(document, dict) else None
+    made = library.find(python) if isinstance(python, str) else from_document(document)
+    return {"definition": made}
 
 
 def _part(path: Path, metadata: dict[str, Any], name: str) -> dict[str, Any]:

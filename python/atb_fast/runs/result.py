@@ -17,8 +17,8 @@ class TrainingResult:
     Attributes:
         symbol: For example BTCUSDT.
         timeframe: Length of a bar, for example 1d.
-        model_type: `sentiment`, `price`, `basic` or `causal`.
-        recipe: `legacy`, `causal` or `basic`.
+        model_type: `sentiment`, `price`, `basic`, `causal`, or the name of the user's recipe.
+        recipe: Name of the recipe.
         horizon: Bars from the last close of a window to the predicted close.
         version_id: Version of the bundle.
         published: Whether the bundle was published. Without a checked model.onnx it is not.

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast._core import CandleMatrix, FeatureMatrix, FeaturePipeline, MinMaxScaler
+from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline
 from atb_fast.errors import DataError, counted
 from atb_fast.features.frames import MOMENTUM
-from atb_fast.features.indicators import of_column
-from atb_fast.serving.frames import check_candles, check_prices
-from atb_fast.serving.sentiment import Sentiment, no_day, read_index, with_momentum
+from atb_fast.features.specs import UNSCALED
+from atb_fast.serving.frames import check_prices
+from atb_fast.serving.sentiment import Sentiment, with_index, with_momentum
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,16 +38,27 @@ class ModelInput(ABC):
         return "no"
 
     @property
-    def warm_up(self) -> int:
+    def lookback(self) -> int:
         """Number of rows before a window on which its values may depend."""
         return 0
 
-    @abstractmethod
-    def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> Matrix:
-        """Return the matrix that windows are cut from.
+    def columns(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> pl.DataFrame:
+        """Return the columns that the matrix is computed from.
 
         Raises:
             DataError: The frame or the sentiment cannot be used.
+        """
+        return table
+
+    @abstractmethod
+    def matrix(self, columns: pl.DataFrame) -> Matrix:
+        """Return the matrix that windows are cut from.
+
+        Args:
+            columns: See `columns`.
+
+        Raises:
+            DataError: A column is missing, or has an invalid value.
         """
 
     def windows(
@@ -63,12 +74,18 @@ class ModelInput(ABC):
         inside = after < bars
         return after[inside], ends[inside] - length
 
-    def last_window(self, matrix: Matrix, length: int, bars: int) -> int:
+    def last_window(self, matrix: Matrix, columns: pl.DataFrame, length: int) -> int:
         """Return the start of the window that ends with the last bar.
+
+        Args:
+            matrix: See `matrix`.
+            columns: See `columns`.
+            length: Rows in a window.
 
         Raises:
             DataError: That window is not complete.
         """
+        bars = len(columns)
         start = len(matrix) - length
         if start < 0:
             raise DataError(self._too_few(length, len(matrix), bars))
@@ -92,16 +109,16 @@ class ScaledWindows(ModelInput):
     """Windows of raw candles, each scaled by its own lowest and highest values, for basic models.
 
     Attributes:
-        columns: Columns of the candles, in channel order.
+        names: Columns of the candles, in channel order.
     """
 
     price_scales = ("linear", "rolling_minmax")
 
-    columns: tuple[str, ...]
+    names: tuple[str, ...]
 
-    def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> CandleMatrix:
+    def matrix(self, columns: pl.DataFrame) -> CandleMatrix:
         """Return the raw candles."""
-        return CandleMatrix(table, self.columns)
+        return CandleMatrix(columns, self.names)
 
     def windows(
         self, matrix: Matrix, length: int, horizon: int, bars: int
@@ -114,89 +131,61 @@ class ScaledWindows(ModelInput):
 
 
 @dataclass(frozen=True)
+class Join:
+    """How the Fear & Greed index is joined to the candles.
+
+    Attributes:
+        method: `as_of`: all columns of the index as they were known; see `index_columns`.
+            `resampled`: its momentum as in the trainer that atb-fast replaces.
+        lag_days: Minimum age of the index in days, for `as_of`.
+    """
+
+    method: Literal["as_of", "resampled"]
+    lag_days: int = 0
+
+
+@dataclass(frozen=True)
 class FeatureWindows(ModelInput):
     """Windows of features that are computed from the candles and scaled.
 
     Attributes:
         pipeline: The features and their scalers.
+        join: How the index is joined; None if it is not used.
     """
 
+    price_scales: ClassVar[tuple[str, ...]] = ("linear", "log_return")
+
     pipeline: FeaturePipeline
+    join: Join | None = None
 
     @property
     def uses_sentiment(self) -> SentimentUse:
         """Required if a feature is computed from it."""
-        columns = {MOMENTUM, "sentiment_missing"} & {*self.pipeline.columns}
-        return "required" if columns else "no"
+        return "required" if self.join else "no"
 
     @property
-    def warm_up(self) -> int:
+    def lookback(self) -> int:
         """Number of earlier rows that a feature depends on."""
         return self.pipeline.lookback
 
-    def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
+    def columns(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> pl.DataFrame:
+        """Return the candles, checked, with the columns of the index."""
+        check_prices(table)
+        if self.join is None:
+            return table
+        if self.join.method == "resampled":
+            return with_momentum(table, sentiment, timeframe)
+        return with_index(table, sentiment, self.join.lag_days)
+
+    def matrix(self, columns: pl.DataFrame) -> FeatureMatrix:
         """Return the scaled features."""
-        check_prices(table)
-        if self.uses_sentiment != "no":
-            table = with_momentum(table, sentiment, timeframe)
-        return self.pipeline.transform(table)
+        return self.pipeline.transform(columns)
 
-
-@dataclass(frozen=True)
-class CandlesAndSentiment(ModelInput):
-    """Windows of raw candles for a model.onnx that computes the features; sentiment is optional.
-
-    Attributes:
-        pipeline: The columns of the candles, unscaled.
-    """
-
-    pipeline: FeaturePipeline
-
-    @property
-    def uses_sentiment(self) -> SentimentUse:
-        """Optional, because the graph has a neutral default."""
-        return "optional"
-
-    def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
-        """Return the candles and, if there is sentiment, its momentum as one more column."""
-        check_prices(table)
-        if sentiment is not None:
-            table = with_momentum(table, sentiment, timeframe)
-        if MOMENTUM not in table.columns:
-            return self.pipeline.transform(table)
-        features = [*self.pipeline.features, of_column(MOMENTUM, MOMENTUM)]
-        scalers = [*self.pipeline.scalers, MinMaxScaler(0.0, 1.0)]
-        return FeaturePipeline(features, scalers=scalers).transform(table)
-
-
-@dataclass(frozen=True)
-class CausalFeatures(FeatureWindows):
-    """Windows of the features in `features.returns`.
-
-    Attributes:
-        lag_days: Minimum age in days of the sentiment for a candle.
-    """
-
-    price_scales = ("linear", "log_return")
-
-    lag_days: int
-
-    @property
-    def warm_up(self) -> int:
-        """Number of rows until the RSI does not depend on earlier ones in any digit."""
-        from atb_fast.features.returns import SETTLED
-
-        return 2 * SETTLED
-
-    def matrix(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> FeatureMatrix:
-        """Return the scaled features, without rows whose averages have not settled."""
-        return self.pipeline.transform(self._columns(table, sentiment))
-
-    def last_window(self, matrix: Matrix, length: int, bars: int) -> int:
+    def last_window(self, matrix: Matrix, columns: pl.DataFrame, length: int) -> int:
         """Also reject a window that has no sentiment at all."""
-        start = super().last_window(matrix, length, bars)
-        if "sentiment_missing" in matrix.names:
-            missing = matrix.values[start:, matrix.names.index("sentiment_missing")]
+        start = super().last_window(matrix, columns, length)
+        if self.join and self.join.method == "as_of":
+            missing = columns["sentiment_missing"].to_numpy()[matrix.rows[start:]]
             if missing.all():
                 raise DataError(
                     "no bar of the last window has the sentiment of its day; pass sentiment up to "
@@ -205,32 +194,38 @@ class CausalFeatures(FeatureWindows):
         return start
 
     def _too_few(self, length: int, rows: int, bars: int) -> str:
-        from atb_fast.features.returns import SETTLED
-
         return (
-            f"the last bar needs {SETTLED + length} candles without a missing value, {SETTLED} of "
-            f"them until the RSI has settled; got {bars}, {rows} of them complete; pass "
-            "more candles"
+            f"a window needs {length} complete rows, got {rows} from {counted(bars, 'candle')}; "
+            f"pass at least {self.pipeline.warmup + length} candles without missing values: "
+            f"features have no value in the first {self.pipeline.warmup}"
         )
 
-    def _columns(self, table: pl.DataFrame, sentiment: Sentiment) -> pl.DataFrame:
-        import polars as pl
 
-        from atb_fast.features import returns
+@dataclass(frozen=True)
+class CandlesAndSentiment(FeatureWindows):
+    """Windows of raw candles for a model.onnx that computes the features; sentiment is optional.
 
-        index: pl.DataFrame | Literal["neutral"] | None = None
-        if self.uses_sentiment == "required":
-            neutral = isinstance(sentiment, str) and sentiment == "neutral"
-            index = "neutral" if neutral else read_index(sentiment)
-        candles = check_candles(table, timed=isinstance(index, pl.DataFrame))
-        made = returns.columns(candles, index, lag_days=self.lag_days)
-        if isinstance(index, pl.DataFrame) and len(made) and made["sentiment_missing"].min() == 1.0:
-            raise DataError(no_day(index))
-        # Wilder's average starts again after a missing close.
-        number = np.arange(len(made))
-        missing = np.isnan(candles["close"].to_numpy())
-        begin = np.maximum.accumulate(np.where(missing, number + 1, 0))
-        settled = number - begin >= returns.SETTLED
-        rsi = np.where(settled, made["rsi_14"].to_numpy(), np.nan)
-        others = [made[name] for name in made.columns if name != "rsi_14"]
-        return pl.DataFrame([*others, pl.Series("rsi_14", rsi, nan_to_null=True)])
+    The pipeline has the columns of the candles, unscaled.
+    """
+
+    price_scales = ("linear",)
+
+    @property
+    def uses_sentiment(self) -> SentimentUse:
+        """Optional, because the graph has a neutral default."""
+        return "optional"
+
+    def columns(self, table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> pl.DataFrame:
+        """Return the candles, checked, and with the momentum of the index if there is sentiment."""
+        check_prices(table)
+        return table if sentiment is None else with_momentum(table, sentiment, timeframe)
+
+    def matrix(self, columns: pl.DataFrame) -> FeatureMatrix:
+        """Return the candles and, if there is sentiment, its momentum as one more column."""
+        if MOMENTUM not in columns.columns:
+            return self.pipeline.transform(columns)
+        momentum = Feature(MOMENTUM, [("column", (), (MOMENTUM,))])
+        pipeline = FeaturePipeline(
+            [*self.pipeline.features, momentum], scalers=[*self.pipeline.scalers, UNSCALED]
+        )
+        return pipeline.transform(columns)

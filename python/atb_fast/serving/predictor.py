@@ -28,7 +28,7 @@ from atb_fast.serving.inputs import (
 from atb_fast.serving.model import OnnxModel
 from atb_fast.serving.references import find
 from atb_fast.serving.registry import check_timeframe
-from atb_fast.serving.schema import read_documents, train_end
+from atb_fast.serving.schema import extra_columns, read_documents, train_end
 from atb_fast.serving.sentiment import Sentiment
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class Bundle:
         path: The bundle's directory, absolute.
         metadata: Contents of metadata.json.
         feature_names: Columns of the ONNX input, in channel order.
+        extra_columns: Columns that frames must have besides candles, each with its lag: a value
+            must be the newest that was at least so many milliseconds old when the candle opened.
         sequence_length: Rows in a window.
         price_scale: How outputs of the model are converted to prices.
         threads: Number of threads that `predict` uses.
@@ -88,13 +90,13 @@ class Bundle:
         schema = read_documents(self.path, metadata, hashes=hashes)
         self.metadata, self.price_scale = schema.metadata, schema.price_scale
         self.sequence_length, self.feature_names = schema.length, list(schema.names)
+        self.extra_columns = extra_columns(self.metadata, self.path)
         self._model = OnnxModel(
             self.path / "model.onnx", schema.length, len(schema.names), hashes=hashes
         )
         self._input = made = schema.input
         if self._model.takes_sentiment and type(made) is FeatureWindows:
             self._input = CandlesAndSentiment(made.pipeline)
-        self._warm_up = self._input.warm_up
 
     @property
     def symbol(self) -> str:
@@ -108,7 +110,7 @@ class Bundle:
 
     @property
     def model_type(self) -> str:
-        """The type of the model: `basic`, `causal`, `price` or `sentiment`."""
+        """The type of the model: `basic`, `causal`, `price`, `sentiment`, or a user's recipe."""
         return self._text("model_type")
 
     @property
@@ -120,6 +122,11 @@ class Bundle:
     def uses_sentiment(self) -> SentimentUse:
         """`required`, `optional` (neutral if it is not given) or `no`."""
         return self._input.uses_sentiment
+
+    @property
+    def lookback(self) -> int:
+        """Number of candles before a window that its features depend on."""
+        return self._input.lookback
 
     @property
     def trained_until(self) -> datetime | None:
@@ -153,8 +160,9 @@ class Bundle:
 
         Args:
             frame: Candles, with a strictly ascending `timestamp` and the float64 columns open,
-                high, low, close, volume. Timestamps that are integers may be in any unit; see
-                `_core.epoch_ms`. In a pandas frame, the timestamp may be the index.
+                high, low, close, volume, and those in `extra_columns`. Timestamps that are
+                integers may be in any unit; see `_core.epoch_ms`. In a pandas frame, the timestamp
+                may be the index.
             sentiment: The Fear & Greed index, if the model uses it: a frame with timestamp and
                 value (0..100) and all known days; or `neutral` for a constant index. Not needed if
                 `frame` has a column sentiment_momentum, which takes precedence over the index.
@@ -163,7 +171,7 @@ class Bundle:
             DataError: `frame` is not a frame, a column is missing or has invalid values, or there
                 is no sentiment.
         """
-        return self._input.matrix(to_polars(frame), sentiment, self.timeframe)
+        return self._input.matrix(self._columns(to_polars(frame), sentiment))
 
     @overload
     def predict(self, frame: pl.DataFrame, sentiment: Sentiment = None) -> pl.DataFrame: ...
@@ -232,28 +240,39 @@ class Bundle:
             DataError: See `predict`; or the window that ends with the last bar is not complete.
             BundleError: The model returned values that are not finite.
         """
-        needed = self._warm_up + self.sequence_length
+        needed = self.lookback + self.sequence_length
         table = newest_rows(frame, needed)
         if len(table) == needed:
             with suppress(DataError):
-                return self._price_after(table, sentiment, self._warm_up)
+                return self._price_after(table, sentiment, self.lookback)
             # A window that skips incomplete rows begins earlier. If that is not the reason, the
             # error message has the row number in `frame`.
             table = to_polars(frame)
         return self._price_after(table, sentiment)
 
-    def _price_after(self, table: pl.DataFrame, sentiment: Sentiment, warm_up: int = 0) -> float:
+    def _columns(self, table: pl.DataFrame, sentiment: Sentiment) -> pl.DataFrame:
+        missing = [name for name in self.extra_columns if name not in table.columns]
+        if missing:
+            raise DataError(
+                f"the frame lacks {', '.join(missing)}, which the model reads (found: "
+                f"{', '.join(table.columns)}). Add it as of each candle's open, for example with "
+                f"atb_fast.merge(..., how='asof', lag_ms={self.extra_columns[missing[0]]})"
+            )
+        return self._input.columns(table, sentiment, self.timeframe)
+
+    def _price_after(self, table: pl.DataFrame, sentiment: Sentiment, lookback: int = 0) -> float:
         """Return the price predicted for the bar after the last one of `table`.
 
         Raises:
-            DataError: See `predict_last`; or fewer than `warm_up` rows precede the window.
+            DataError: See `predict_last`; or fewer than `lookback` rows precede the window.
         """
-        matrix = self._input.matrix(table, sentiment, self.timeframe)
+        columns = self._columns(table, sentiment)
+        matrix = self._input.matrix(columns)
         length = self.sequence_length
         self._check_timeframe(table, length)
-        start = self._input.last_window(matrix, length, len(table))
-        if warm_up and matrix.rows[start] < warm_up:
-            raise DataError(f"the window begins at row {matrix.rows[start]}, expected {warm_up}")
+        start = self._input.last_window(matrix, columns, length)
+        if lookback and matrix.rows[start] < lookback:
+            raise DataError(f"the window begins at row {matrix.rows[start]}, expected {lookback}")
         starts = np.array([start])
         windows = matrix.gather(starts, length)
         last = table.get_column("close").to_numpy()[-1:]

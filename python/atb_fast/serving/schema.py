@@ -8,19 +8,21 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from atb_fast._core import Feature, FeaturePipeline, MinMaxScaler
-from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES
-from atb_fast.errors import BundleError
-from atb_fast.features.indicators import from_source
+from atb_fast._core import FeaturePipeline, MinMaxScaler
+from atb_fast.config import CANDLE_COLUMNS, LARGEST_WINDOW, TIMEFRAMES
+from atb_fast.errors import BundleError, ExpressionError
+from atb_fast.features.expressions import Expr
+from atb_fast.features.parser import parse
 from atb_fast.features.price import PriceScale
+from atb_fast.features.specs import UNSCALED, FeatureSpec
 from atb_fast.serving import checksums
-from atb_fast.serving.inputs import CausalFeatures, FeatureWindows, ModelInput, ScaledWindows
+from atb_fast.serving.inputs import FeatureWindows, Join, ModelInput, ScaledWindows
+from atb_fast.serving.old_schema import modern
 from atb_fast.serving.registry import MOST_JSON_BYTES, check_timeframe, parse_json
 
 #: Most rows in a window.
 _LONGEST_WINDOW = 1 << 20
-#: Most values in a window: more than any model has, but hundreds of windows still fit into memory.
-_LARGEST_WINDOW = 1 << 17
+_TIME_OPERATORS = {"hour", "weekday", "day_of_year"}
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,39 @@ def read_documents(
     schema = document("feature_schema.json")
     try:
         length, names = _shape(schema)
-        made = _input(schema["features"])
+        made = _input(modern(schema), metadata, path)
         scale = _price_scale(metadata, made, length)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
+    except ExpressionError as error:
+        raise BundleError(f"{path}: feature_schema.json: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise BundleError(
             f"{path}: feature_schema.json cannot be used ({type(error).__name__}: {error}); "
             "retrain the model"
         ) from error
     return Documents(metadata, length, names, made, scale)
+
+
+def extra_columns(metadata: dict[str, Any], path: Path) -> dict[str, int]:
+    """Return the columns that a frame must have besides candles, each with its lag in milliseconds.
+
+    Raises:
+        BundleError: The metadata of the bundle in `path` has invalid requirements.
+    """
+    required = metadata.get("requirements", {})
+    columns = required.get("columns", {}) if isinstance(required, dict) else None
+    if isinstance(columns, dict):
+        lags = {
+            str(name): column.get("lag_ms") if isinstance(column, dict) else None
+            for name, column in columns.items()
+        }
+        found = {name: lag for name, lag in lags.items() if isinstance(lag, int) and lag >= 0}
+        if found == lags:
+            return found
+    raise BundleError(
+        f"{path}: metadata.json has requirements {required!r:.80}, expected columns with lag_ms"
+    )
 
 
 def train_end(metadata: dict[str, Any], path: Path) -> datetime | None:
@@ -142,73 +167,68 @@ def _shape(schema: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
             f"sequence_length is {length!r:.80}, expected an integer from 1 to {_LONGEST_WINDOW}"
         )
     names = tuple(str(feature["name"]) for feature in features)
-    if not 1 <= len(names) * length <= _LARGEST_WINDOW:
+    if not 1 <= len(names) * length <= LARGEST_WINDOW:
         raise BundleError(
             f"a window has {length} rows of {len(names)} features, expected 1 to "
-            f"{_LARGEST_WINDOW} values"
+            f"{LARGEST_WINDOW} values"
         )
     return length, names
 
 
-def _input(features: list[dict[str, Any]]) -> ModelInput:
-    columns = tuple(filter(None, map(_scaled_by_window, features)))
-    if len(columns) == len(features):
-        return ScaledWindows(columns)
-    made, scalers = zip(*map(_feature, features), strict=True)
-    pipeline = FeaturePipeline(made, scalers=scalers)
-    lag_days = _causal_lag([feature.get("source") or {} for feature in features])
-    return FeatureWindows(pipeline) if lag_days is None else CausalFeatures(pipeline, lag_days)
-
-
-def _scaled_by_window(feature: dict[str, Any]) -> str | None:
-    """Return the column of a feature that is scaled by its window; None for other features."""
-    source = feature.get("source")
-    if source:
-        expanding = source.get("transform") == "expanding_minmax"
-        return str(source["column"]) if expanding else None
-    # Bundles of other trainers have only the names, which engines know.
-    column = str(feature["name"]).removesuffix("_normalized")
-    return column if column in CANDLE_COLUMNS and column != feature["name"] else None
-
-
-def _feature(feature: dict[str, Any]) -> tuple[Feature, MinMaxScaler]:
-    name, source = str(feature["name"]), feature.get("source")
-    if source is None:
-        if name not in CANDLE_COLUMNS:
+def _input(schema: dict[str, Any], metadata: dict[str, Any], path: Path) -> ModelInput:
+    features = schema["features"]
+    specs = {str(feature["name"]): _spec(feature) for feature in features}
+    scaled_by_window = {spec.scaler == "window" for spec in specs.values()}
+    if scaled_by_window == {True}:
+        columns = [spec.expression.columns for spec in specs.values()]
+        plain = all(spec.expression.op == "column" for spec in specs.values())
+        if not plain or not set().union(*columns) <= set(CANDLE_COLUMNS):
             raise BundleError(
-                f"feature_schema.json does not say how {name} is computed and scaled, so this "
-                "bundle cannot be scored; retrain the model"
+                "feature_schema.json has a feature that is scaled by its window and is not a "
+                "column of the candles"
             )
-        source = {"column": name}
-    made = from_source(name, source)
-    if "scaler" in feature:
-        ends = (feature["scaler"]["data_min"], feature["scaler"]["data_max"])
-    else:
-        # A min-max scaler from mean to mean + std computes (x - mean) / std; 0 to 1 is no change.
-        normalization = feature.get("normalization") or {"mean": 0.0, "std": 1.0}
-        ends = (normalization["mean"], normalization["mean"] + normalization["std"])
-    return made, MinMaxScaler(*ends)
+        return ScaledWindows(tuple(name for (name,) in columns))
+    if len(scaled_by_window) > 1:
+        raise BundleError(
+            "feature_schema.json has features that are scaled by their window, and others; "
+            "expected one kind"
+        )
+    bar_ms = _bar_ms([spec.expression for spec in specs.values()], metadata, path)
+    made = [spec.compiled(name, bar_ms) for name, spec in specs.items()]
+    pipeline = FeaturePipeline(made, scalers=[_scaler(feature) for feature in features])
+    return FeatureWindows(pipeline, _join(schema.get("sentiment")))
 
 
-def _causal_lag(sources: list[dict[str, Any]]) -> int | None:
-    """Return the sentiment lag of features of the causal recipe; None for other features."""
-    recipes = {source.get("recipe") for source in sources}
-    if recipes == {None}:
+def _spec(feature: dict[str, Any]) -> FeatureSpec:
+    name, scaler = str(feature["name"]), feature.get("scaler") or {}
+    expression = feature["expression"]
+    if not isinstance(expression, Expr):  # bundles of early versions have none
+        expression = parse(expression, label=f"feature {name:.80}")
+    by_window = scaler.get("method") == "window"
+    return FeatureSpec(expression, "window" if by_window else "none", feature.get("null_as"))
+
+
+def _scaler(feature: dict[str, Any]) -> MinMaxScaler:
+    scaler = feature.get("scaler")
+    return MinMaxScaler(scaler["data_min"], scaler["data_max"]) if scaler else UNSCALED
+
+
+def _bar_ms(expressions: list[Expr], metadata: dict[str, Any], path: Path) -> int:
+    """Return the length of a bar; any number if no expression depends on it."""
+    if any(part.op in _TIME_OPERATORS for each in expressions for part in each.walk()):
+        return TIMEFRAMES[check_timeframe(metadata, path)]
+    return 1
+
+
+def _join(given: Any) -> Join | None:
+    if given is None:
         return None
-    if recipes != {"causal"}:
-        raise BundleError(f"the features belong to the recipes {recipes}, expected only 'causal'")
-    from atb_fast.features import returns
-
-    columns = {source["column"] for source in sources}
-    unknown = columns - {*returns.PRICE_COLUMNS, *returns.SENTIMENT_COLUMNS}
-    if unknown:
+    if given == {"method": "resampled"}:
+        return Join("resampled")
+    lag = given.get("lag_days") if isinstance(given, dict) else None
+    if type(lag) is not int or not 0 <= lag <= 365 or given.get("method") != "as_of":
         raise BundleError(
-            f"feature_schema.json has the column {min(unknown)!r}, which the causal recipe lacks; "
-            "retrain the model"
+            f"feature_schema.json has the sentiment {given!r:.80}, expected the method resampled, "
+            "or as_of with lag_days from 0 to 365"
         )
-    lags = [source["sentiment_lag_days"] for source in sources]
-    if any(type(lag) is not int or not 0 <= lag <= 365 or lag != lags[0] for lag in lags):
-        raise BundleError(
-            f"sentiment_lag_days is {lags}, expected the same number from 0 to 365 everywhere"
-        )
-    return int(lags[0])
+    return Join("as_of", lag)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from atb_fast.errors import DataError, counted
 from atb_fast.features.frames import MOMENTUM
+from atb_fast.features.specs import INDEX_COLUMNS
 from atb_fast.serving.frames import check_index, to_polars
 
 if TYPE_CHECKING:
@@ -41,6 +42,30 @@ def with_momentum(table: pl.DataFrame, sentiment: Sentiment, timeframe: str) -> 
     if len(table) and merged[MOMENTUM].null_count() == len(table):
         raise DataError(no_day(index))
     return merged
+
+
+def with_index(table: pl.DataFrame, sentiment: Sentiment, lag_days: int) -> pl.DataFrame:
+    """Return `table` with the columns of the index, as they were known; see `index_columns`.
+
+    Existing columns of these names are replaced.
+
+    Raises:
+        DataError: There is no sentiment, or it cannot be used.
+    """
+    import polars as pl
+
+    from atb_fast.features.sentiment import index_columns
+
+    neutral = isinstance(sentiment, str) and sentiment == "neutral"
+    index: Any = "neutral" if neutral else read_index(sentiment)
+    if not neutral and "timestamp" not in table.columns:
+        raise DataError(f"column 'timestamp' is missing; the frame has: {', '.join(table.columns)}")
+    joined = index_columns(table, index, lag_days=lag_days)
+    if not neutral and len(table) and joined[-1].min() == 1.0:
+        raise DataError(no_day(index))
+    kept = [column for column in table if column.name not in INDEX_COLUMNS]
+    # `select` would need Polars' thread pool, which does not work in a forked process.
+    return pl.DataFrame([*kept, *joined])
 
 
 def read_index(sentiment: Sentiment) -> pl.DataFrame:

@@ -239,9 +239,8 @@ def _agreement(bundle: Bundle, schema: dict[str, Any]) -> Iterator[str]:
         expected = PriceScale.rolling_minmax(length)
         if names != _BASIC or bundle.sequence_length != length:
             yield f"a basic bundle must have windows of {length} rows of {', '.join(_BASIC)}"
-    elif metadata.get("model_type") == "causal":
-        scale = bundle.price_scale
-        expected = PriceScale.log_return(scale.scale, horizon=scale.horizon)
+    elif metadata.get("model_type") not in ("price", "sentiment"):
+        expected = bundle.price_scale  # any that can be read
     if metadata.get("price_normalization") != expected.to_dict():
         found = metadata.get("price_normalization")
         yield f"price_normalization is {found}, expected {expected.to_dict()}"
@@ -286,6 +285,9 @@ def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
 
     arrays = _arrays(path)
     times, candles, ends = (arrays[name] for name in ("timestamps", "candles", "ends"))
+    if "extras" in arrays:
+        candles = np.concatenate([candles, arrays["extras"]], axis=1)
+    names = (*CANDLE_COLUMNS, *bundle.extra_columns)
     windows, predictions = arrays["windows"], arrays["predictions"].astype(np.float64)
     sentiment: Any = None
     if "index" in arrays:
@@ -302,7 +304,7 @@ def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
     skew, difference = np.zeros(count), np.zeros(count)
     for i, rows in enumerate(np.split(np.arange(len(times)), ends[:-1])):
         values = (
-            pl.Series(c, candles[rows, j], nan_to_null=True) for j, c in enumerate(CANDLE_COLUMNS)
+            pl.Series(name, candles[rows, j], nan_to_null=True) for j, name in enumerate(names)
         )
         frame = pl.DataFrame([pl.Series("timestamp", times[rows]), *values])
         matrix = bundle.features(frame, sentiment)

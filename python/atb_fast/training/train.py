@@ -17,7 +17,7 @@ import numpy as np
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import FitOptions
 from atb_fast.features.windows import WindowedData
-from atb_fast.recipes.base import Recipe
+from atb_fast.recipes.base import BaseRecipe
 from atb_fast.training.device import DevicePolicy
 from atb_fast.training.engine import FitResult, fit
 from atb_fast.training.predict import predict_outputs
@@ -32,7 +32,7 @@ _FIRST_ZIP_YEAR = 1980
 
 
 def train(
-    recipe: Recipe,
+    recipe: BaseRecipe,
     options: FitOptions,
     data: WindowedData,
     policy: DevicePolicy,

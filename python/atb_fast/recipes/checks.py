@@ -1,0 +1,182 @@
+"""Checks of the parts of a recipe. Each message begins with the key that it is about."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import Any, cast
+
+from atb_fast.config import CANDLE_COLUMNS, wrong_column_name
+from atb_fast.errors import ArgumentError, ExpressionError
+from atb_fast.features.expressions import LOOK_AHEAD, Expr
+from atb_fast.features.frames import MOMENTUM
+from atb_fast.features.parser import parse
+from atb_fast.features.specs import INDEX_COLUMNS, SCALERS, FeatureSpec, Scaler
+
+#: Most features of a recipe.
+MOST_FEATURES = 1000
+#: A name of a recipe, which is also a directory in the registry.
+NAME = "[a-z][a-z0-9_-]{0,63}"
+#: A name of a feature or of a column.
+COLUMN_NAME = "[A-Za-z_][A-Za-z0-9_]{0,63}"
+
+_FEATURE_KEYS = tuple(item.name for item in fields(FeatureSpec))
+
+
+def unknown(key: str, name: str, known: Collection[str]) -> ArgumentError:
+    """Return the error that `name` is not one of `known`, with the closest one."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+    return ArgumentError(f"{key}: found {name!r:.80}; {hint}")
+
+
+def check_choice(key: str, value: Any, known: Collection[str]) -> None:
+    """Raise ArgumentError unless `value` is one of `known`."""
+    if not isinstance(value, str):
+        raise wrong(key, value, f"one of {', '.join(known)}")
+    if value not in known:
+        raise unknown(key, value, known)
+
+
+def wrong(key: str, value: Any, expected: str) -> ArgumentError:
+    """Return the error that `value` is not what was expected."""
+    return ArgumentError(f"{key}: found {value!r:.80}, expected {expected}")
+
+
+def check_table(key: str, given: Any, known: Collection[str]) -> None:
+    """Raise ArgumentError unless `given` is a table whose keys are all `known`."""
+    if not isinstance(given, Mapping):
+        raise wrong(key, given, "a table")
+    for name in given:
+        if name not in known:
+            raise unknown(f"{key}: unknown key", name, known)
+
+
+def check_name(name: Any) -> None:
+    """Raise ArgumentError unless `name` can be that of a recipe and of a directory."""
+    if not isinstance(name, str) or not re.fullmatch(NAME, name, re.ASCII):
+        raise wrong(
+            "name", name, "at most 64 lowercase letters, digits, - and _, beginning with a letter"
+        )
+
+
+def check_whole(key: str, value: Any, least: int) -> None:
+    """Raise ArgumentError unless `value` is an integer of at least `least`."""
+    if type(value) is not int or not least <= value < 2**31:
+        raise wrong(key, value, f"an integer of at least {least}")
+
+
+def check_extra(extra: Any) -> tuple[str, ...]:
+    """Return the names of further columns.
+
+    Raises:
+        ArgumentError: It is not a list of names, or a name is not valid or not unique.
+    """
+    if isinstance(extra, str) or not isinstance(extra, list | tuple):
+        raise wrong("extra", extra, "a list of names of columns")
+    for i, name in enumerate(extra):
+        problem = wrong_column_name(name) if isinstance(name, str) else "expected a text"
+        if problem:
+            raise ArgumentError(f"extra: found {name!r:.80}, {problem}")
+        if name in extra[:i]:
+            raise ArgumentError(f"extra: {name} is given twice; remove one")
+    return tuple(extra)
+
+
+def read_features(
+    features: Any, *, scaler: str, extra: tuple[str, ...], index_join: str
+) -> dict[str, FeatureSpec]:
+    """Return the features by name.
+
+    Args:
+        features: Each is a `FeatureSpec` or a table with its fields, or just an expression or the
+            text of one.
+        scaler: The scaler of those that do not name one.
+        extra: Further columns that features may read.
+        index_join: How the index is joined.
+
+    Raises:
+        ArgumentError: A name, an expression or a scaler is invalid.
+    """
+    if not isinstance(features, Mapping) or not features:
+        raise wrong("features", features, "at least one feature, as name and expression")
+    if len(features) > MOST_FEATURES:
+        raise ArgumentError(f"features: found {len(features)}, expected at most {MOST_FEATURES}")
+    index = INDEX_COLUMNS if index_join == "as_of" else (MOMENTUM,)
+    columns = (*CANDLE_COLUMNS, *index, *extra)
+    return {
+        name: _read_feature(name, feature, scaler, columns) for name, feature in features.items()
+    }
+
+
+def _read_feature(name: Any, feature: Any, scaler: str, columns: tuple[str, ...]) -> FeatureSpec:
+    key = f"features.{name:.80}" if isinstance(name, str) else f"features.{name!r:.80}"
+    if not isinstance(name, str) or not re.fullmatch(COLUMN_NAME, name, re.ASCII):
+        raise ArgumentError(
+            f"{key}: expected a name of at most 64 letters, digits and _, not beginning with a "
+            "digit"
+        )
+    if isinstance(feature, Mapping):
+        check_table(key, feature, _FEATURE_KEYS)
+        rest = {"scaler": scaler} | {k: v for k, v in feature.items() if k != "expression"}
+        text = feature.get("expression")
+        if not isinstance(text, str):
+            raise wrong(f"{key}.expression", text, "an expression as text")
+        feature = FeatureSpec(parse(text, columns=columns, label=f"{key}.expression"), **rest)
+    if isinstance(feature, str):
+        feature = parse(feature, columns=columns, label=key)
+    if isinstance(feature, Expr):
+        feature = FeatureSpec(feature, cast(Scaler, scaler))
+    if not isinstance(feature, FeatureSpec):
+        raise wrong(key, feature, "an expression, or a table with the key expression")
+    check_choice(f"{key}.scaler", feature.scaler, SCALERS)
+    if feature.null_as is not None and not _is_finite(feature.null_as):
+        raise wrong(f"{key}.null_as", feature.null_as, "a finite number")
+    _check_expression(key, feature.expression, columns)
+    return feature
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**1023 and math.isfinite(value)
+
+
+def _check_expression(key: str, expression: Expr, columns: tuple[str, ...]) -> None:
+    """Check an expression that was built in Python as the parser checks a text."""
+    if any(part.op == "lead" for part in expression.walk()):
+        raise ExpressionError(f"{key}: {LOOK_AHEAD}")
+    missing = sorted(expression.columns.difference(columns))
+    if missing:
+        error = unknown(key, missing[0], columns)
+        raise ExpressionError(f"{error}. List further columns of the candles as `extra`")
+
+
+def check_scaled_by_window(features: Mapping[str, FeatureSpec], *, needed: bool) -> bool:
+    """Return whether windows are scaled by their own values.
+
+    Raises:
+        ArgumentError: Only some features are, a feature is not a column of the candles, or the
+            target needs it and no feature is.
+    """
+    by_window = {name: spec for name, spec in features.items() if spec.scaler == "window"}
+    for name, spec in features.items():
+        if by_window and spec.scaler != "window":
+            raise ArgumentError(
+                f"features.{name}.scaler: found {spec.scaler!r}, expected 'window' for every "
+                "feature or for none"
+            )
+        plain = spec.expression.op == "column" and spec.expression.params[0] in CANDLE_COLUMNS
+        if by_window and not plain:
+            raise ArgumentError(
+                f"features.{name}: found {str(spec.expression)!r:.80}, expected a column of the "
+                "candles, because the scaler is 'window'"
+            )
+    if bool(by_window) != needed:
+        with_, without = "window_close", "another target"
+        raise ArgumentError(
+            f"target: features with the scaler 'window' need the target {with_!r}, and others "
+            f"need {without}"
+        )
+    return bool(by_window)

@@ -1,0 +1,107 @@
+"""The options of a training run, with the recipe that they are for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from atb_fast.config import (
+    LARGEST_WINDOW,
+    OPTIONS,
+    RECIPES,
+    TIMEFRAMES,
+    FitOptions,
+    MarketOptions,
+    OutputOptions,
+    RecipeOptions,
+)
+from atb_fast.errors import ArgumentError
+from atb_fast.recipes import library
+from atb_fast.recipes.base import BaseRecipe
+from atb_fast.recipes.recipe import Recipe
+
+
+# A dataclass takes the fields of its last base first, so the constructor begins with the symbol.
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(OutputOptions, FitOptions, RecipeOptions, MarketOptions):
+    """The options of a training run. Immutable; checked on construction.
+
+    Each stage takes only the group of options that it uses. A recipe may have its own defaults for
+    some options; they are used where the option is None.
+
+    Attributes:
+        recipe: The name of the recipe. The constructor also takes a recipe, and what `library.find`
+            does.
+        definition: The recipe, which follows from `recipe`.
+
+    Raises:
+        ArgumentError: An invalid option, options that contradict each other, or an invalid recipe.
+    """
+
+    # Never None once constructed.
+    definition: BaseRecipe = field(default=None, hash=False, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Find the recipe, take its defaults, and check options across groups."""
+        made = self.definition
+        if isinstance(self.recipe, BaseRecipe):
+            made = self.recipe
+            library.check_own(made)
+        elif made is None or made.name != self.recipe:
+            made = library.find(str(OPTIONS["recipe"].check(self.recipe)))
+        self._set("definition", made)
+        self._set("recipe", made.name)
+        for name, value in made.defaults.items():
+            if getattr(self, name) is None:
+                self._set(name, value)
+        if "index" not in made.traits:
+            self._set("force_price_only", True)
+        super().__post_init__()
+        self._check_recipe(made)
+        if self.force_price_only and self.force_sentiment:
+            raise ArgumentError(
+                "--force-price-only and --force-sentiment contradict each other; pass only one",
+                options=("force_price_only", "force_sentiment"),
+            )
+        resampled = "index" in made.traits and "lag" not in made.traits
+        if self.bar_ms > TIMEFRAMES["1d"] and resampled and not self.force_price_only:
+            raise ArgumentError(
+                f"--timeframe {self.timeframe} is longer than a day and sentiment is daily; use "
+                "--timeframe 1d or shorter, or --force-price-only",
+                options=("timeframe", "force_price_only"),
+            )
+
+    def _check_recipe(self, made: BaseRecipe) -> None:
+        """Raise ArgumentError if an option does not apply to the recipe."""
+        for item in OPTIONS.values():
+            value, default = getattr(self, item.name), made.defaults.get(item.name, item.default)
+            if not item.needs or item.needs in made.traits or item.ignored or value == default:
+                continue
+            shown = "" if value is True or item.kind is dict else f" {value}"
+            given = f"{item.flag}{shown}"
+            others = [name for name in RECIPES if item.needs in library.get(name).traits]
+            raise ArgumentError(
+                f"{given} does not apply to the {self.recipe} recipe; remove it, or "
+                f"use --recipe {' or '.join(others)}",
+                options=(item.name, "recipe"),
+            )
+        features = len(made.specs) if isinstance(made, Recipe) else 1
+        if features * self.sequence_length > LARGEST_WINDOW:
+            raise ArgumentError(
+                f"--sequence-length {self.sequence_length} with the {features} features of the "
+                f"{self.recipe} recipe are more than {LARGEST_WINDOW:,} values in a window; use a "
+                "shorter one",
+                options=("sequence_length", "recipe"),
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every option as a JSON value."""
+        values = {name: getattr(self, name) for name in ("symbol", *OPTIONS)}
+        return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of an option as a JSON value."""
+    if isinstance(value, dict):
+        return {name: str(item) for name, item in value.items()}
+    return value if isinstance(value, bool | int | str | None) else str(value)

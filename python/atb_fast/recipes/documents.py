@@ -1,0 +1,186 @@
+"""Recipes as documents: TOML files, and the JSON in a bundle, which has the same keys."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from atb_fast.config import TIMEFRAMES
+from atb_fast.errors import ArgumentError
+from atb_fast.features.specs import SCALERS, FeatureSpec
+from atb_fast.recipes import checks
+from atb_fast.recipes.base import BaseRecipe
+from atb_fast.recipes.joining import JOINS
+from atb_fast.recipes.networks import NETWORKS
+from atb_fast.recipes.recipe import SCALERS_SEE, Recipe
+from atb_fast.recipes.split import SPLITS
+from atb_fast.recipes.targets import TARGETS
+
+Part = TypeVar("Part")
+
+#: Largest recipe file that is read, in bytes.
+_MOST_BYTES = 1 << 20
+_KEYS = tuple(item.name for item in fields(Recipe))
+#: Keys whose value is a text or a list as in `Recipe`.
+_PLAIN = tuple(key for key in _KEYS if key not in ("features", "target", "network"))
+
+
+def read_file(path: Path) -> Recipe:
+    """Return the recipe in a TOML file.
+
+    Raises:
+        ArgumentError: The file cannot be read, or is not a recipe. The message names the key, and
+            the place in an expression.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ArgumentError(
+                f"{path} has {path.stat().st_size:,} bytes, expected at most {_MOST_BYTES:,}"
+            )
+        document = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ArgumentError(
+            f"recipe {path} cannot be read: {error.strerror or error}; pass the path of a recipe "
+            "file"
+        ) from error
+    except (ValueError, RecursionError) as error:  # also a file that is not UTF-8
+        if isinstance(error, ArgumentError):
+            raise
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ArgumentError(f"{path} is not valid TOML: {reason}") from error
+    try:
+        return from_document(document)
+    except ArgumentError as error:
+        raise ArgumentError(f"{path}: {error}", error.options) from error
+
+
+def from_document(document: Any) -> Recipe:
+    """Return the recipe that a document describes.
+
+    Raises:
+        ArgumentError: It is not a recipe. The message begins with the key.
+    """
+    checks.check_table("the document", document, _KEYS)
+    for key in ("name", "features", "target"):
+        if key not in document:
+            raise ArgumentError(f"{key} is missing; expected at least name, features and target")
+    return Recipe(
+        **{key: document[key] for key in _PLAIN if key in document},
+        features=document["features"],
+        target=_part("target", document["target"], TARGETS),
+        network=_part("network", document.get("network", {"kind": "cnn_lstm"}), NETWORKS),
+    )
+
+
+def _part(key: str, given: Any, kinds: Mapping[str, type[Part]]) -> Part:
+    if not isinstance(given, Mapping):
+        raise checks.wrong(key, given, f"a table, [{key}], with the key kind")
+    if "kind" not in given:
+        raise ArgumentError(f"{key}.kind is missing; expected one of {', '.join(kinds)}")
+    checks.check_choice(f"{key}.kind", given["kind"], kinds)
+    kind = kinds[given["kind"]]
+    names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    checks.check_table(f"{key} {given['kind']}", given, ("kind", *names))
+    return kind(**{name: value for name, value in given.items() if name != "kind"})
+
+
+def to_document(recipe: BaseRecipe) -> dict[str, Any]:
+    """Return the document of a recipe, as JSON values; only what differs from the defaults.
+
+    A class other than `Recipe` has none; instead, the document says where it is.
+    """
+    if type(recipe) is not Recipe:
+        return {"python": f"{type(recipe).__module__}:{type(recipe).__qualname__}"}
+    defaults = {item.name: item.default for item in fields(Recipe)}
+    plain: dict[str, Any] = {}
+    for key in _PLAIN:
+        value = getattr(recipe, key)
+        if value != defaults[key]:
+            plain[key] = list(value) if isinstance(value, tuple) else value
+    return plain | {
+        "features": {
+            name: _feature_document(spec, recipe.scaler) for name, spec in recipe.specs.items()
+        },
+        "target": {"kind": recipe.target.kind, **asdict(recipe.target)},
+        "network": {"kind": recipe.network.kind, **asdict(recipe.network)},
+    }
+
+
+def _feature_document(spec: FeatureSpec, scaler: str) -> Any:
+    rest: dict[str, Any] = {} if spec.scaler == scaler else {"scaler": spec.scaler}
+    if spec.null_as is not None:
+        rest["null_as"] = spec.null_as
+    return {"expression": str(spec.expression), **rest} if rest else str(spec.expression)
+
+
+def to_toml(document: Mapping[str, Any]) -> str:
+    """Return the text of a recipe file with the contents of `document`."""
+    lines = [f"{key} = {_value(value)}" for key, value in document.items() if key in _PLAIN]
+    for key in ("features", "target", "network"):
+        lines += ["", f"[{key}]"]
+        lines += [f"{name} = {_value(value)}" for name, value in document[key].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{name} = {_value(item)}' for name, item in value.items())} }}"
+    return json.dumps(value, ensure_ascii=False)  # texts, numbers and lists are the same in TOML
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a recipe file, for editors."""
+    text = {"type": "string"}
+    name = {"type": "string", "pattern": f"^{checks.NAME}$"}
+    feature = {
+        "type": "object",
+        "properties": {
+            "expression": text,
+            "scaler": {"enum": list(SCALERS)},
+            "null_as": {"type": "number"},
+        },
+        "required": ["expression"],
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A recipe of atb-fast",
+        "type": "object",
+        "properties": {
+            "name": name,
+            "description": text,
+            "timeframe": {"enum": list(TIMEFRAMES)},
+            "sequence_length": {"type": "integer", "minimum": 10},
+            "sentiment_lag_days": {"type": "integer", "minimum": 0},
+            "scaler": {"enum": list(SCALERS)},
+            "scalers_see": {"enum": list(SCALERS_SEE)},
+            "split": {"enum": list(SPLITS)},
+            "index_join": {"enum": list(JOINS)},
+            "extra": {"type": "array", "items": {"type": "string", "pattern": checks.COLUMN_NAME}},
+            "features": {
+                "type": "object",
+                "propertyNames": {"pattern": f"^{checks.COLUMN_NAME}$"},
+                "additionalProperties": {"anyOf": [text, feature]},
+                "minProperties": 1,
+                "maxProperties": checks.MOST_FEATURES,
+            },
+            "target": {"oneOf": [_part_schema(name, kind) for name, kind in TARGETS.items()]},
+            "network": {"oneOf": [_part_schema(name, kind) for name, kind in NETWORKS.items()]},
+        },
+        "required": ["name", "features", "target"],
+        "additionalProperties": False,
+    }
+
+
+def _part_schema(name: str, kind: type[Any]) -> dict[str, Any]:
+    numbers = {item.name: {"type": "integer", "minimum": 1} for item in fields(kind)}
+    return {
+        "type": "object",
+        "properties": {"kind": {"const": name}, **numbers},
+        "required": ["kind"],
+        "additionalProperties": False,
+    }

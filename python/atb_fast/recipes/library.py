@@ -1,0 +1,118 @@
+"""Finds a recipe: by its name, in a file, or in a Python module."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from atb_fast.config import MODEL_TYPES, RECIPES
+from atb_fast.errors import ArgumentError
+from atb_fast.recipes import checks
+from atb_fast.recipes.base import BaseRecipe
+from atb_fast.recipes.documents import read_file
+from atb_fast.recipes.recipe import Recipe
+
+#: The entry point group of recipes in other packages.
+GROUP = "atb_fast.recipes"
+
+
+@cache
+def get(name: str) -> Recipe:
+    """Return the recipe of the package called `name`, one of `config.RECIPES`."""
+    return read_file(Path(__file__).with_name(f"{name}.toml"))
+
+
+def builtin() -> dict[str, Recipe]:
+    """Return the recipes of the package by name."""
+    return {name: get(name) for name in RECIPES}
+
+
+def installed() -> dict[str, str]:
+    """Return the recipes of other installed packages: their names, and where each is defined."""
+    return {point.name: point.value for point in entry_points(group=GROUP)}
+
+
+def find(given: str) -> BaseRecipe:
+    """Return a recipe.
+
+    Args:
+        given: The name of a recipe of the package or of an entry point; the path of a recipe file,
+            which ends with `.toml`; or `package.module:Name`, a class or an object.
+
+    Raises:
+        ArgumentError: There is no such recipe, or it is invalid.
+    """
+    if given in RECIPES:
+        return get(given)
+    try:
+        if given.endswith(".toml"):
+            recipe: BaseRecipe = read_file(Path(given).expanduser())
+        elif ":" in given:
+            recipe = _made(given, _import(given))
+        else:
+            recipe = _made(given, _entry_point(given))
+        check_own(recipe)
+    except ArgumentError as error:
+        raise ArgumentError(str(error), ["recipe"]) from error
+    return recipe
+
+
+def check_own(recipe: BaseRecipe) -> None:
+    """Raise ArgumentError unless the name of a user's recipe can be a type of its own."""
+    name = getattr(recipe, "name", None)
+    checks.check_name(name)
+    if name in (*MODEL_TYPES, *RECIPES, "latest"):
+        raise ArgumentError(
+            f"name: {name} is taken by atb-fast; choose another name for the recipe"
+        )
+
+
+def _entry_point(name: str) -> Any:
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in found:
+        error = checks.unknown("--recipe", name, [*RECIPES, *found])
+        raise ArgumentError(
+            f"{error}, the path of a recipe file (ending with .toml), or package.module:Recipe"
+        )
+    try:
+        return found[name].load()
+    except Exception as error:  # the module of a user can raise anything
+        raise _failed(name, error) from error
+
+
+def _import(given: str) -> Any:
+    """Return the object that `package.module:Name` names. Modules may be in the working folder."""
+    module, _, name = given.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:  # the module of a user can raise anything
+        raise _failed(given, error) from error
+
+
+def _failed(given: str, error: Exception) -> ArgumentError:
+    return ArgumentError(
+        f"--recipe {given:.200} cannot be imported ({type(error).__name__}: {error}); expected "
+        "package.module:Recipe, where the module can be imported from the working directory"
+    )
+
+
+def _made(given: str, found: Any) -> BaseRecipe:
+    """Return the recipe that was imported: an object, or what its class makes without arguments."""
+    if isinstance(found, type) and issubclass(found, BaseRecipe):
+        try:
+            return found()
+        except TypeError as error:
+            raise ArgumentError(
+                f"--recipe {given:.200} cannot be made: {error}; expected a class whose "
+                "constructor needs no arguments"
+            ) from error
+    if not isinstance(found, BaseRecipe):
+        raise checks.wrong(f"--recipe {given:.200}", found, "an atb_fast.Recipe or a class of it")
+    return found

@@ -1,0 +1,338 @@
+"""Recipes that are declared: features as expressions, a target, a network and a split."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline
+from atb_fast.config import MIN_SEQUENCE_LENGTH, TIMEFRAMES, RecipeOptions
+from atb_fast.errors import ArgumentError, DataError, counted
+from atb_fast.features import cache as feature_cache
+from atb_fast.features import sentiment as sentiment_code
+from atb_fast.features.cache import Features
+from atb_fast.features.expressions import Expr
+from atb_fast.features.hashing import content_hash
+from atb_fast.features.prepared import PreparedData
+from atb_fast.features.specs import (
+    SCALERS,
+    FeatureSpec,
+    Scaler,
+    Specs,
+    compiled,
+    fit_scalers,
+    unscaled,
+)
+from atb_fast.features.windows import Parts, WindowedData
+from atb_fast.ingestion.market import Market, gaps
+from atb_fast.recipes import checks
+from atb_fast.recipes.base import BaseRecipe, Context, Predict, check_moves
+from atb_fast.recipes.joining import JOINS, Joined, joined_as_of
+from atb_fast.recipes.networks import CnnLstm, Network
+from atb_fast.recipes.shrinkage import shrinkage_factor
+from atb_fast.recipes.split import SPLITS
+from atb_fast.recipes.targets import LogReturn, Target
+
+log = logging.getLogger(__name__)
+
+#: The rows that scalers can be fitted on.
+SCALERS_SEE = ("training", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(BaseRecipe):
+    """A declared recipe. Warm-up, lookback and purging follow from its expressions.
+
+    Attributes:
+        name: What it is called, and its directory in the registry.
+        features: The features by name, in channel order. An expression, or its text, is scaled by
+            `scaler`; a `FeatureSpec`, or a table with its fields, can have another one.
+        target: What its models predict.
+        network: The network that learns it.
+        description: What it does, in a few words.
+        scaler: How features are scaled by default; see `specs.Scaler`.
+        scalers_see: The rows that scalers are fitted on: those of the `training` windows, or `all`,
+            which is look-ahead bias.
+        split: How windows are divided into parts; one of `SPLITS`.
+        index_join: How the Fear & Greed index is joined to the candles; one of `JOINS`.
+        extra: Further columns of the candles that features may read.
+        timeframe: Default timeframe.
+        sequence_length: Default number of bars in a window.
+        sentiment_lag_days: Default minimum age of the index in days.
+
+    Raises:
+        ArgumentError: A part is invalid, or the parts contradict each other.
+    """
+
+    name: str
+    features: Mapping[str, FeatureSpec | Mapping[str, Any] | Expr | str]
+    target: Target = LogReturn()
+    network: Network = CnnLstm()
+    description: str = ""
+    scaler: Scaler = "standard"
+    scalers_see: str = "training"
+    split: str = "purged"
+    index_join: str = "as_of"
+    extra: tuple[str, ...] = ()
+    timeframe: str | None = None
+    sequence_length: int | None = None
+    sentiment_lag_days: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the parts, and read the features."""
+        checks.check_name(self.name)
+        if not isinstance(self.description, str) or len(self.description) > 1000:
+            raise checks.wrong("description", self.description, "a text of up to 1,000 characters")
+        for key, known in (
+            ("scaler", SCALERS),
+            ("scalers_see", SCALERS_SEE),
+            ("split", SPLITS),
+            ("index_join", JOINS),
+        ):
+            checks.check_choice(key, getattr(self, key), known)
+        if self.timeframe is not None:
+            checks.check_choice("timeframe", self.timeframe, TIMEFRAMES)
+        for key, least in (("sequence_length", MIN_SEQUENCE_LENGTH), ("sentiment_lag_days", 0)):
+            if getattr(self, key) is not None:
+                checks.check_whole(key, getattr(self, key), least)
+        for key, kind in (("target", Target), ("network", Network)):
+            if not isinstance(getattr(self, key), kind):
+                raise checks.wrong(key, getattr(self, key), f"a {kind.__name__}")
+        for part in (self.target, self.network):
+            for item in fields(part):
+                checks.check_whole(f"{part.kind}.{item.name}", getattr(part, item.name), 1)
+        extra = checks.check_extra(self.extra)
+        features = checks.read_features(
+            self.features, scaler=self.scaler, extra=extra, index_join=self.index_join
+        )
+        checks.check_scaled_by_window(features, needed=self.target.scaled_by_window)
+        object.__setattr__(self, "extra", extra)
+        object.__setattr__(self, "features", features)
+
+    @property
+    def specs(self) -> Specs:
+        """The features by name, in channel order."""
+        return cast(Specs, self.features)
+
+    @property
+    def traits(self) -> frozenset[str]:
+        """What the recipe has; see `Option.needs`."""
+        specs = self.specs.values()
+        columns = not self.scaled_by_window
+        index = any(spec.uses_index for spec in specs)
+        found = {
+            "length": columns,
+            "index": index,
+            "lag": index and self.index_join == "as_of",
+            "horizon": "horizon" in {item.name for item in fields(self.target)},
+            "purge": self.split == "purged",
+            "extra": columns,
+            "candle graph": columns
+            and not self.extra
+            and self.index_join == "resampled"
+            and all(_in_graph(part) for spec in specs for part in spec.expression.walk()),
+        }
+        return frozenset(name for name, has in found.items() if has)
+
+    @property
+    def scaled_by_window(self) -> bool:
+        """Whether each window is scaled by its own values."""
+        return self.target.scaled_by_window
+
+    @property
+    def local(self) -> bool:
+        """Whether an unscaled feature depends on nothing but the rows within its lookback."""
+        return (
+            self.scalers_see == "training"
+            and self.index_join == "as_of"
+            and not self.scaled_by_window
+        )
+
+    def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
+        """Return the features: scaled if the scalers see all rows, else unscaled."""
+        check_moves(market)
+        self._check_extra(market)
+        candles, asked = market.candles, context.asked
+        sha256 = {"candles": content_hash(candles)}
+        if "index" in self.traits and not asked.force_price_only:
+            joined = JOINS[self.index_join](market, options, context)
+        else:
+            joined = Joined(market.frame)
+        if joined.sha256 is not None:
+            sha256["sentiment"] = joined.sha256
+        specs = self.used(index=joined.used)
+        frame = joined.frame
+        matrix: FeatureMatrix | CandleMatrix
+        if self.scaled_by_window:
+            pipeline, matrix = None, CandleMatrix(frame, [_column(each) for each in specs.values()])
+        else:
+            _check_length(frame, compiled(specs, asked.bar_ms), options)
+            matrix, pipeline = self._features(frame, specs, sha256, context)
+            _report_dropped(frame, matrix.rows, pipeline)
+        return PreparedData(
+            model_type=self._model_type(index=joined.used),
+            matrix=matrix,
+            close=frame["close"].to_numpy()[matrix.rows],
+            timestamps=frame["timestamp"].gather(matrix.rows),
+            frame=frame,
+            index=market.sentiment if joined.used else None,
+            pipeline=pipeline,
+            specs=specs,
+            join=joined.join,
+            lookback=pipeline.lookback if pipeline else 0,
+            assessment=joined.assessment,
+            candles=len(candles),
+            gaps=len(gaps(candles["timestamp"], asked.bar_ms)),
+            sha256=sha256,
+        )
+
+    def _check_extra(self, market: Market) -> None:
+        """Raise DataError if a further column is missing that a feature reads."""
+        found = {name for extra in market.extras for name in extra.columns}
+        read = {name for spec in self.specs.values() for name in spec.expression.columns}
+        missing = [name for name in self.extra if name in read - found - {*market.candles.columns}]
+        if missing:
+            raise DataError(
+                f"the {self.name} recipe reads the column {missing[0]}, which the market lacks; "
+                f"pass --extra {missing[0]}=FILE"
+            )
+
+    def used(self, *, index: bool) -> Specs:
+        """Return the features, without those of the index unless it is used.
+
+        Raises:
+            ArgumentError: None are left.
+        """
+        specs = {name: spec for name, spec in self.specs.items() if index or not spec.uses_index}
+        if not specs:
+            raise ArgumentError(
+                f"--force-price-only leaves no feature of the {self.name} recipe; leave it out",
+                options=["force_price_only"],
+            )
+        return specs
+
+    def columns(
+        self, market: Market, prepared: PreparedData, options: RecipeOptions
+    ) -> pl.DataFrame:
+        """Return the columns that the features of `prepared` read, for another market."""
+        return joined_as_of(market, options) if prepared.has_sentiment else market.frame
+
+    def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
+        """Divide the windows as `split` says."""
+        return SPLITS[self.split](self.starts(prepared, options), prepared, options)
+
+    def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
+        """Return the windows of `parts`, scaled, with their targets."""
+        if self.scalers_see == "training" and not self.scaled_by_window:
+            prepared = self._scaled(prepared, *self.fitted_rows(parts, options))
+        return super().windows(prepared, options, parts)
+
+    def fitted_rows(self, parts: Parts, options: RecipeOptions) -> tuple[int, int]:
+        """Return the first and the last row of the matrix that the scalers are fitted on."""
+        return int(parts.train[0]), int(parts.train[-1]) + options.sequence_length - 1
+
+    def shrinkage(self, data: WindowedData, predict: Predict) -> float:
+        """Return the factor estimated on the validation windows; see `shrinkage_factor`."""
+        if not self.target.relative:
+            return 1.0
+        returns = data.labels[data.validation + data.length]
+        return shrinkage_factor(predict(data.validation), returns, data.horizon)
+
+    def _model_type(self, *, index: bool) -> str:
+        """Return the directory in the registry."""
+        if self.name == "legacy":  # its bundles have the types of the trainer that it reproduces
+            return "sentiment" if index else "price"
+        return self.name
+
+    def _features(
+        self, frame: pl.DataFrame, specs: Specs, sha256: dict[str, str], context: Context
+    ) -> tuple[FeatureMatrix, FeaturePipeline]:
+        """Return the features of the rows that have all of them, and the pipeline."""
+        features = compiled(specs, context.asked.bar_ms)
+        if self.scalers_see == "training":
+            # Not cached: they are computed again anyway once the scalers are fitted.
+            pipeline = unscaled(features)
+            return pipeline.transform(frame), pipeline
+        further = frame.select([name for name in self.extra if name in frame.columns])
+        name = feature_cache.key(
+            (sentiment_code.__file__,),
+            features=[(f.name, f.nodes, f.null_as, specs[f.name].scaler) for f in features],
+            join=self.index_join,
+            timeframe=context.asked.timeframe,
+            data=sha256 | {"extra": content_hash(further)},
+        )
+        if context.cache and not context.asked.force_refresh:
+            found = feature_cache.load(context.cache, name, features)
+            if found:
+                log.info("features: loaded from the cache")
+                return found.matrix, found.pipeline
+        pipeline = FeaturePipeline(features, scalers=fit_scalers(specs, features, frame))
+        made = Features(pipeline.transform(frame), pipeline)
+        if context.cache:
+            feature_cache.save(context.cache, name, made)
+        return made.matrix, pipeline
+
+    def _scaled(self, prepared: PreparedData, first: int, last: int) -> PreparedData:
+        """Return `prepared` with scalers fitted on the rows `first` to `last` of its matrix."""
+        assert prepared.pipeline is not None  # made by prepare
+        features = prepared.pipeline.features
+        rows = prepared.matrix.rows[first : last + 1]
+        scalers = fit_scalers(prepared.specs, features, prepared.frame, rows)
+        pipeline = FeaturePipeline(features, scalers=scalers)
+        return replace(prepared, matrix=pipeline.transform(prepared.frame), pipeline=pipeline)
+
+
+def _in_graph(part: Expr) -> bool:
+    """Return whether `bundles.candle_graph` can compute a part of an expression."""
+    return part.op in ("column", "mean") or (part.op == "rsi" and part.params[1] == "simple")
+
+
+def _column(spec: FeatureSpec) -> str:
+    (name,) = spec.expression.columns
+    return name
+
+
+def _check_length(frame: pl.DataFrame, features: list[Feature], options: RecipeOptions) -> None:
+    """Raise DataError if there are too few candles for one window and its target."""
+    warmup = max(feature.warmup for feature in features)
+    least = warmup + options.sequence_length + options.horizon
+    if len(frame) < least:
+        raise DataError(
+            f"the range has {counted(len(frame), 'candle')}, expected at least {least}: {warmup} "
+            f"until every feature has a value, {options.sequence_length} for a window and "
+            f"{options.horizon} for the horizon; use a longer range or a shorter --sequence-length"
+        )
+
+
+def _report_dropped(
+    frame: pl.DataFrame, rows: NDArray[np.int64], pipeline: FeaturePipeline
+) -> None:
+    """Log how many candles lack a feature, and why.
+
+    Raises:
+        DataError: All of them do.
+    """
+    dropped, warmup = len(frame) - len(rows), min(len(frame), pipeline.warmup)
+    if not dropped:
+        return
+    text = f"{counted(dropped, 'candle')} of {len(frame):,} left out: {warmup} during the warm-up"
+    if dropped > warmup:
+        nulls = dict(zip(pipeline.names, pipeline.nulls(frame), strict=True))
+        lacking = [f"{name} in {n['input']:,}" for name, n in nulls.items() if n["input"]]
+        undefined = [f"{name} in {n['undefined']:,}" for name, n in nulls.items() if n["undefined"]]
+        if lacking:
+            text += f"; a feature lacks an input: {', '.join(lacking)}"
+        if undefined:
+            text += f"; a feature is undefined: {', '.join(undefined)}"
+    if not len(rows):
+        raise DataError(
+            f"no candle has every feature; {text}; use a longer range, or leave out the features "
+            "without a value (--force-price-only trains without sentiment)"
+        )
+    log.info("%s", text)
