@@ -1,0 +1,188 @@
+"""`atb-fast recipes`: list, show and check recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atb_fast.cli import settings
+from atb_fast.cli.options import (
+    EXIT_CODES,
+    TABLES,
+    GroupedCommand,
+    as_json,
+    print_json,
+    training_config,
+    training_options,
+)
+from atb_fast.cli.tables import Column, print_table, print_text
+from atb_fast.config import MarketOptions, RecipeOptions, names
+from atb_fast.errors import ArgumentError, counted
+
+if TYPE_CHECKING:
+    from atb_fast.recipes.description import Preview
+
+_NULLS = ("input", "undefined")
+
+
+@click.group()
+def recipes() -> None:
+    """List, show and check recipes: how candles become features and targets."""
+
+
+@recipes.command("ls")
+@as_json
+def list_recipes(as_json: bool) -> None:
+    """List the recipes of atb-fast and of installed packages."""
+    from atb_fast.recipes import library
+
+    rows: list[dict[str, Any]] = [
+        {"name": name, "features": len(made.specs), "target": made.target.kind}
+        | {"network": made.network.kind, "description": made.description}
+        for name, made in library.builtin().items()
+    ]
+    rows += [
+        {"name": name, "features": None, "target": None, "network": None, "description": where}
+        for name, where in library.installed().items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    columns = [Column("name"), Column("features", right=True), Column("target")]
+    columns += [Column("network"), Column("description")]
+    print_table(columns, [list(row.values()) for row in rows])
+
+
+@recipes.command()
+@click.argument("recipe", metavar="RECIPE")
+@click.option("--toml", "as_toml", is_flag=True, help="Print the recipe as a recipe file.")
+@as_json
+def show(recipe: str, as_toml: bool, as_json: bool) -> None:
+    """Show what RECIPE computes: a name, a recipe file, or package.module:Recipe."""
+    from atb_fast.recipes import library
+    from atb_fast.recipes.description import describe
+    from atb_fast.recipes.documents import to_document, to_toml
+
+    made = library.find(recipe)
+    document = describe(made)
+    if as_toml:
+        if "features" not in document:
+            raise ArgumentError(f"{recipe} is a recipe in Python, which has no recipe file")
+        click.echo(to_toml(to_document(made)), nl=False)
+    elif as_json:
+        print_json(document)
+    else:
+        _print_recipe(document)
+
+
+@recipes.command()
+def schema() -> None:
+    """Print the JSON schema of recipe files, for editors that complete and check them."""
+    from atb_fast.recipes import documents
+
+    print_json(documents.schema())
+
+
+@recipes.command(
+    cls=GroupedCommand,
+    params=[
+        click.Argument(["recipe"], metavar="RECIPE"),
+        click.Argument(["symbol"], required=False),
+        *training_options(
+            [name for name in names(MarketOptions, RecipeOptions) if name != "recipe"]
+        ),
+        click.Option(
+            ["--plot", "picture"],
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Write a picture of the features of SYMBOL to this PNG file.",
+        ),
+    ],
+    epilog=EXIT_CODES,
+)
+@as_json
+@click.pass_context
+def check(
+    context: click.Context,
+    /,
+    recipe: str,
+    symbol: str | None,
+    picture: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Check RECIPE: a name, a recipe file, or package.module:Recipe.
+
+    With SYMBOL, also computes its features on a market, and counts the candles without a value:
+    during the warm-up, where an input is missing, and where the result is undefined. For look-ahead
+    bias, see atb-fast check leak.
+    """
+    from atb_fast.recipes import library
+    from atb_fast.recipes.description import describe, preview
+
+    document = describe(library.find(recipe))
+    seen = None
+    if symbol is not None:
+        from atb_fast.ingestion.market import load_market
+
+        config = training_config(context, symbol.upper(), {**options, "recipe": recipe})
+        seen = preview(load_market(config), config)
+        document |= {
+            "candles": len(seen.timestamps),
+            "complete": seen.rows,
+            "nulls": seen.nulls,
+        }
+        if picture is not None:
+            from atb_fast.reports.preview import plot_features
+
+            title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe"
+            plot_features(picture, seen.timestamps, seen.values, title)
+    elif picture is not None:
+        raise ArgumentError("--plot needs a symbol: atb-fast recipes check RECIPE SYMBOL --plot")
+    if as_json:
+        print_json(document)
+        return
+    _print_recipe(document, seen)
+
+
+def _print_recipe(document: dict[str, Any], seen: Preview | None = None) -> None:
+    if "features" not in document:
+        print_text(f"{document['name']}: a recipe in Python, {document['python']}")
+        return
+    columns = [Column("feature"), Column("expression"), Column("scaler")]
+    columns += [Column(name, right=True) for name in ("warm-up", "lookback")]
+    rows = [list(feature.values()) for feature in document["features"]]
+    if seen is not None:
+        columns += [Column(name, right=True) for name in ("no input", "undefined")]
+        for row in rows:
+            found = seen.nulls.get(row[0], {})  # features of sentiment may be left out
+            row.extend(found.get(name) for name in _NULLS)
+    title = document["name"]
+    title += f": {document['description']}" if document["description"] else ""
+    print_table(columns, rows, title)
+    target, network = (_part(document[name]) for name in ("target", "network"))
+    purge = document["purge"]
+    print_text(
+        f"target: {target}; network: {network}; windows of {document['sequence_length']} bars of "
+        f"{document['timeframe']} by default; split: {document['split']}"
+        + (f", {counted(purge, 'window')} purged between the parts" if purge else "")
+    )
+    needs = [*(["the Fear & Greed index"] if document["index"] else []), *document["extra"]]
+    print_text(
+        f"a window needs {counted(document['lookback'], 'candle')} before it; "
+        f"reads the candles{''.join(f', {name}' for name in needs)}"
+    )
+    if seen is not None:
+        print_text(f"{seen.rows:,} of {counted(len(seen.timestamps), 'candle')} have every feature")
+    if document["scalers_see"] == "all" or document["split"] == "tested_twice":
+        print_text("This recipe has look-ahead bias: its test bars affect training.")
+
+
+def _part(document: dict[str, Any]) -> str:
+    rest = ", ".join(f"{key} {value}" for key, value in document.items() if key != "kind")
+    return f"{document['kind']} ({rest})" if rest else str(document["kind"])
+
+
+settings.attach(check, TABLES, table="train.model")

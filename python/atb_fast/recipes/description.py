@@ -1,0 +1,108 @@
+"""What a recipe computes, for people: expressions, lookback, purging, and values on a market."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from atb_fast.config import TIMEFRAMES
+from atb_fast.features.prepared import PreparedData
+from atb_fast.features.specs import Specs, compiled, unscaled
+from atb_fast.ingestion.market import Market
+from atb_fast.recipes import prepare
+from atb_fast.recipes.base import BaseRecipe
+from atb_fast.recipes.config import TrainingConfig
+from atb_fast.recipes.documents import to_document
+from atb_fast.recipes.recipe import Recipe
+
+#: Defaults of the program, for recipes without their own.
+_TIMEFRAME, _LENGTH = "1d", 120
+
+
+def describe(recipe: BaseRecipe) -> dict[str, Any]:
+    """Return what is known about a recipe without a market, as JSON values.
+
+    `warmup` and `lookback` are in bars: those at the start of a frame that have no features, and
+    those before a window that its features depend on. `purge` is the number of windows that are
+    dropped before the validation and test parts because they overlap them.
+    """
+    if not isinstance(recipe, Recipe):
+        return {"name": recipe.name, **to_document(recipe)}
+    timeframe, length = recipe.timeframe or _TIMEFRAME, recipe.sequence_length or _LENGTH
+    features = _features(recipe.specs, TIMEFRAMES[timeframe])
+    return {
+        "name": recipe.name,
+        "description": recipe.description,
+        "timeframe": timeframe,
+        "sequence_length": length,
+        "features": features,
+        "target": {"kind": recipe.target.kind, **asdict(recipe.target)},
+        "network": {"kind": recipe.network.kind, **asdict(recipe.network)},
+        "split": recipe.split,
+        "scalers_see": recipe.scalers_see,
+        "extra": list(recipe.extra),
+        "index": "index" in recipe.traits,
+        "warmup": max((feature["warmup"] for feature in features), default=0),
+        "lookback": max((feature["lookback"] for feature in features), default=0),
+        "purge": length - 1 + recipe.target.horizon if recipe.split == "purged" else 0,
+    }
+
+
+def _features(specs: Specs, bar_ms: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": feature.name,
+            "expression": str(specs[feature.name].expression),
+            "scaler": specs[feature.name].scaler,
+            "warmup": feature.warmup,
+            "lookback": feature.lookback,
+        }
+        for feature in compiled(specs, bar_ms)
+    ]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The features of a market before they are scaled.
+
+    Attributes:
+        timestamps: Open time of each candle.
+        values: The features by name, null where one has no value.
+        nulls: For each feature, the number of candles without a value: during the `warmup`, where
+            an `input` is null, and where the result is `undefined`.
+        rows: Number of candles that have every feature.
+    """
+
+    timestamps: pl.Series
+    values: pl.DataFrame
+    nulls: dict[str, dict[str, int]]
+    rows: int
+
+
+def preview(market: Market, config: TrainingConfig) -> Preview:
+    """Return the features of `market` as the recipe of `config` computes them.
+
+    Raises:
+        DataError: The market lacks something that the recipe needs.
+    """
+    prepared = prepare(market, config)
+    return Preview(prepared.frame["timestamp"], *_values(prepared), rows=len(prepared.matrix))
+
+
+def _values(prepared: PreparedData) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
+    names = list(prepared.specs)
+    if prepared.pipeline is None:  # raw candles, each window scaled by its own values
+        columns = [str(spec.expression) for spec in prepared.specs.values()]
+        values = prepared.frame.select(columns)
+        nulls = {
+            name: {"warmup": 0, "input": values[column].null_count(), "undefined": 0}
+            for name, column in zip(names, columns, strict=True)
+        }
+        return values.rename(dict(zip(columns, names, strict=True))), nulls
+    pipeline = unscaled(prepared.pipeline.features)
+    values = pl.DataFrame(pipeline.evaluate(prepared.frame), schema=names)
+    found = pipeline.nulls(prepared.frame)
+    nulls = {name: dict[str, Any](each) for name, each in zip(names, found, strict=True)}
+    return values.fill_nan(None), nulls

@@ -1,0 +1,50 @@
+"""A picture of the features of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from atb_fast.reports.style import LIGHT, STYLE, thinned
+
+#: Most features in the picture; more would not be readable.
+MOST = 40
+_COLUMNS = 2
+
+
+def plot_features(path: Path, timestamps: pl.Series, values: pl.DataFrame, title: str) -> None:
+    """Write a PNG with one chart for each feature, up to `MOST`.
+
+    Args:
+        path: The file.
+        timestamps: Open time of each candle.
+        values: The features by name, before they are scaled.
+        title: Title of the image.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    names = values.columns[:MOST]
+    rows = -(-len(names) // _COLUMNS)
+    with rc_context(STYLE):
+        figure = Figure(
+            figsize=(13, 1.2 + 1.7 * rows), layout=ConstrainedLayoutEngine(), facecolor="white"
+        )
+        FigureCanvasAgg(figure)  # needs no window system and no global state
+        figure.suptitle(title, fontsize=14)
+        axes = np.atleast_1d(figure.subplots(rows, _COLUMNS, sharex=True)).flat
+        for axis, name in zip(axes, names, strict=False):
+            column = values[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            times, shown = thinned(timestamps.to_numpy(), column)
+            axis.plot(times, shown, color=LIGHT["model"], linewidth=0.8)
+            axis.set_title(name, loc="left", color=LIGHT["ink"])
+        for axis in list(axes)[len(names) :]:
+            axis.set_axis_off()
+        figure.savefig(path, dpi=100)
