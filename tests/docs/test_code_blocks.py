@@ -7,7 +7,8 @@ The blocks of a page run from top to bottom, in a separate directory:
   sample market, and with the short options of `QUICK`. `make ...` must have its targets,
   `pip install ...` its extras or packages, and `python SCRIPT ...` must accept its options. A line
   with shell syntax runs in bash. The tag `exit=N` is the exit code of the last command.
-- `toml` blocks are loaded as settings files, `json` blocks are parsed.
+- `toml` blocks are loaded as settings files, or as recipe files if they have features; such a file
+  stays, under the name of the recipe. `json` blocks are parsed.
 - `text` blocks show output or a layout of files and are not executed.
 - The tag `no-run: REASON` is for blocks that no test can run; `MOST_NOT_RUN` limits them.
 """
@@ -38,6 +39,7 @@ from atb_fast.cli.main import cli
 from atb_fast.cli.options import TABLES
 from atb_fast.errors import AtbFastError
 from atb_fast.ingestion import sample
+from atb_fast.recipes.documents import read_file
 
 MOST_NOT_RUN = 3
 #: Options in the environment that keep the documented commands short.
@@ -136,6 +138,12 @@ def run_python(block: Block, namespace: dict[str, Any]) -> None:
 
 
 def run_toml(block: Block, _: dict[str, Any]) -> None:
+    document = tomllib.loads(block.code)
+    if "features" in document:
+        path = Path(f"{document['name']}.toml")
+        path.write_text(block.code)
+        assert read_file(path).name == document["name"], block.where
+        return
     Path("block.toml").write_text(block.code)
     assert settings.load(Path("block.toml"), TABLES), block.where
 

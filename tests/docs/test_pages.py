@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -13,6 +14,12 @@ from pages import PAGES, ROOT, anchors, blocks, inline_code, name, prose
 
 from atb_fast import errors
 from atb_fast.cli.main import cli
+from atb_fast.config import CANDLE_COLUMNS
+from atb_fast.features.signatures import FUNCTIONS
+from atb_fast.features.specs import INDEX_COLUMNS, SCALERS
+from atb_fast.recipes.networks import NETWORKS
+from atb_fast.recipes.recipe import Recipe
+from atb_fast.recipes.targets import TARGETS
 
 #: Words that sound translated or private, and what to write instead.
 PRIVATE_WORDS = {
@@ -135,6 +142,15 @@ def test_commands_in_the_text_exist(page: Path) -> None:
 def test_every_command_is_in_the_reference() -> None:
     shown = set(inline_code(ROOT / "docs" / "cli.md"))
     assert [path for path, command in COMMANDS.items() if path not in shown] == ["atb-fast"]
+
+
+def test_every_function_and_column_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text("utf-8").replace("\\|", "|")
+    signatures = [str(function) for name, function in FUNCTIONS.items() if name != "lead"]
+    assert [each for each in signatures if f"| `{each}` |" not in text] == []
+    words = [*INDEX_COLUMNS, *CANDLE_COLUMNS, *SCALERS, *TARGETS, *NETWORKS]
+    words += [item.name for item in fields(Recipe)]
+    assert [word for word in words if f"`{word}`" not in text and f"[{word}]" not in text] == []
 
 
 def test_every_exit_code_is_in_the_reference() -> None:
