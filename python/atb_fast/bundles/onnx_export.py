@@ -18,6 +18,7 @@ from atb_fast.bundles.candle_graph import CandleFeatures
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ExportError, MissingExtraError
 from atb_fast.features.frames import MOMENTUM
+from atb_fast.training.predict import inference
 
 OPSET = 17
 #: The IR version of opset 17. onnxruntime 1.17 reads up to 9.
@@ -89,13 +90,9 @@ def _converted(model: Any) -> Any:
 
     `model.export` does the same in twice the time: it also looks for tables and other resources.
     """
-    import tensorflow as tf
     import tf2onnx
 
-    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="features")]
-    function = tf.function(
-        lambda features: model(features, training=False), signature, autograph=False
-    )
+    function, signature = inference(model)
     return tf2onnx.convert.from_function(function, signature, opset=OPSET)[0].graph
 
 

@@ -45,3 +45,14 @@ def predict_batch(model: Any, batch: NDArray[np.float32]) -> NDArray[np.float32]
     from atb_fast.training.programs import outputs
 
     return np.asarray(outputs(model, batch))
+
+
+def inference(model: Any) -> tuple[Any, list[Any]]:
+    """Return what a model computes as a tf.function, and the specification of its windows."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="features")]
+    function = tf.function(
+        lambda features: model(features, training=False), signature, autograph=False
+    )
+    return function, signature
