@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from atb_fast.features.windows import WindowedData
 from atb_fast.training.layers import DrawMask, apply
-from atb_fast.training.programs import Program, description, made
+from atb_fast.training.programs import Program, compiling, description, made
 from atb_fast.training.tf_data import scaled_by_window
 
 #: Windows per call of a program. A call takes a few seconds; progress is reported between calls.
@@ -107,30 +108,48 @@ class CompiledModel:
             description(model, model.optimizer), data.length, data.scaled_by_window
         )
 
+    def compile(self, windows: int) -> None:
+        """Load or compile the programs side by side, for epochs of so many windows."""
+        calls = (
+            partial(self._programs.compile_train, self._model, *self._tables, self._seed),
+            partial(self._programs.compile_evaluate, self._model, *self._tables),
+        )
+        shapes = (self._shape(windows), _steps(EVALUATED))
+        empty = [(np.zeros(shape, np.int32), np.zeros(shape, np.float32), 0) for shape in shapes]
+
+        def both() -> float:
+            with compiling(), ThreadPoolExecutor() as threads:
+                for done in [threads.submit(c, *e) for c, e in zip(calls, empty, strict=True)]:
+                    done.result()
+            return 0.0
+
+        _interruptible(both)
+
     def train(self, starts: NDArray[np.int64], on_windows: _OnWindows | None = None) -> float:
         """Train one epoch on the windows at `starts`, and return their mean squared error.
 
         As in Keras' logs, the error of a batch is measured before its step and with dropout.
         """
-        size = min(len(starts), self._batch_size)
-        steps = max(1, CHUNK_WINDOWS // size)
         program = partial(self._programs.train, self._model, *self._tables, self._seed)
-        return self._run(program, starts, steps, size, on_windows)
+        return self._run(program, starts, self._shape(len(starts)), on_windows)
 
     def evaluate(self, starts: NDArray[np.int64]) -> float:
         """Return the mean squared error of the windows at `starts`, without dropout."""
-        steps = max(1, CHUNK_WINDOWS // EVALUATED)
         program = partial(self._programs.evaluate, self._model, *self._tables)
-        return self._run(program, starts, steps, EVALUATED)
+        return self._run(program, starts, _steps(EVALUATED))
+
+    def _shape(self, windows: int) -> tuple[int, int]:
+        """Return the shape of a call that trains on so many windows, (steps, batch)."""
+        return _steps(min(windows, self._batch_size))
 
     def _run(
         self,
         program: Callable[..., float],
         starts: NDArray[np.int64],
-        steps: int,
-        size: int,
+        shape: tuple[int, int],
         on_windows: _OnWindows | None = None,
     ) -> float:
+        steps, size = shape
         batches = -(-len(starts) // size)
         chunks = -(-batches // steps)
         # All calls have the same shapes, so one program is enough. Padding in the last batch has
@@ -146,6 +165,11 @@ class CompiledModel:
             if on_windows:
                 on_windows(min((chunk + 1) * steps * size, len(starts)), len(starts))
         return total / len(starts)
+
+
+def _steps(size: int) -> tuple[int, int]:
+    """Return the shape of a call with batches of this size, (steps, batch)."""
+    return max(1, CHUNK_WINDOWS // size), size
 
 
 class _Programs:
@@ -165,6 +189,12 @@ class _Programs:
 
     def evaluate(self, model: Any, *arguments: Any) -> float:
         return float(self._evaluate(_variables(model), *arguments))
+
+    def compile_train(self, model: Any, *arguments: Any) -> None:
+        self._train.compile(_variables(model), *arguments)
+
+    def compile_evaluate(self, model: Any, *arguments: Any) -> None:
+        self._evaluate.compile(_variables(model), *arguments)
 
     def _make(self, function: Callable[..., Any]) -> tuple[Callable[..., Any], list[Any]]:
         """Return the function of a model, and the variables of the model."""

@@ -202,6 +202,8 @@ def _fit_compiled(
 
     log.info("compiling the epochs, which takes a few seconds")
     program = CompiledModel(model, data, batch_size, seed=seed)
+    if epochs:
+        program.compile(len(data.train))
     together = CallbackList(
         callbacks,
         model=model,

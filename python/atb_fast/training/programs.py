@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -34,6 +35,13 @@ _VARIABLES = "_atb_fast_variables"
 _tracing = Lock()
 #: Only one thread at a time may redirect stderr.
 _compiling = Lock()
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Find compiled programs and keep new ones; XLA's false alarms do not reach the terminal."""
+    with _compiling, quiet(), kept_programs():
+        yield
 
 
 class Program:
@@ -73,18 +81,26 @@ class Program:
             variables: The variables of a model, in the order of those from `make`.
             arguments: Tensors or arrays.
         """
+        name, inputs = self._bound(variables, arguments)
+        if not self._compiled or name in self._ran:
+            return _call(name, inputs)
+        with compiling():
+            result = _call(name, inputs)
+        self._ran.add(name)
+        return result
+
+    def compile(self, variables: Sequence[Any], *arguments: Any) -> None:
+        """Call the function if it has not been compiled for such arguments, in `compiling`."""
+        name, inputs = self._bound(variables, arguments)
+        if name not in self._ran:
+            _call(name, inputs)
+            self._ran.add(name)
+
+    def _bound(self, variables: Sequence[Any], arguments: Sequence[Any]) -> tuple[bytes, list[Any]]:
+        """Return the name of the traced function, and all of its inputs."""
         tensors = [tf.convert_to_tensor(argument) for argument in arguments]
         name, numbers = self._of([self._spec(tensor) for tensor in tensors])
-        inputs = [*tensors, *(variables[number].handle for number in numbers)]
-        if not self._compiled:
-            return _call(name, inputs)
-        with _compiling:
-            if name not in self._ran:
-                with quiet(), kept_programs():
-                    result = _call(name, inputs)
-                self._ran.add(name)
-                return result
-        return _call(name, inputs)
+        return name, [*tensors, *(variables[number].handle for number in numbers)]
 
     def _spec(self, tensor: Any) -> Any:
         shape = [None, *tensor.shape[1:]] if self._any_batch else tensor.shape
