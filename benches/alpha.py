@@ -1,7 +1,7 @@
-"""158 features in the shape of qlib's Alpha158: in the language of atb-fast, Polars and pandas.
+"""158 features modeled on qlib's Alpha158, as expressions of atb-fast, in Polars and in pandas.
 
-They are 9 shapes of a candle, 4 price ratios, and 29 rolling families over 5 windows. Candles have
-no volume-weighted average price, so VWAP0 is the mean of high, low and close. Definitions:
+They are 9 candle shapes, 4 price ratios, and 29 rolling families over 5 windows. Candles have no
+volume-weighted average price, so VWAP0 is the mean of high, low and close. Definitions:
 https://github.com/microsoft/qlib, `Alpha158DL`.
 """
 
@@ -16,9 +16,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 WINDOWS = (5, 10, 20, 30, 60)
-#: Rows at the start of a frame without a value of every feature: 60 changes need 61 rows.
+#: Rows at the start of a frame that lack a feature: 60 changes need 61 rows.
 WARMUP = 60
-#: Keeps quotients defined where a candle, a price or the volume does not move.
+#: Avoids division by zero where a candle, a price or the volume does not move.
 TINY = 1e-12
 
 CANDLE = {
@@ -70,7 +70,7 @@ ROLLING = {
     "VSUMD": "(sum(maximum(diff(volume, 1), 0), {n}) - sum(maximum(-diff(volume, 1), 0), {n}))"
     " / (sum(abs(diff(volume, 1)), {n}) + 1e-12)",
 }
-#: The name of each feature, and its family.
+#: The family of each feature, by name.
 FAMILIES = {
     **dict.fromkeys(CANDLE, "candle"),
     **{f"{family}{n}": family for family in ROLLING for n in WINDOWS},
@@ -84,7 +84,7 @@ def texts() -> dict[str, str]:
 
 
 def line_weights(n: int) -> NDArray[np.float64]:
-    """Return weights that sum the last `n` values to their least squares slope per row."""
+    """Return the weights of the last `n` values in their least-squares slope per row."""
     steps = np.arange(n) - (n - 1) / 2
     return steps / (steps @ steps)
 
@@ -132,7 +132,7 @@ def _polars_rolling(n: int) -> dict[str, pl.Expr]:
     inflow, outflow = _polars_sides(flow, n)
     up = (change > 0).cast(pl.Float64).rolling_mean(n)
     down = (change < 0).cast(pl.Float64).rolling_mean(n)
-    # There is no rolling arg_max. The first windows are short.
+    # Polars has no rolling arg_max. The first windows are incomplete.
     whole = pl.col("row") >= n - 1
     imax = pl.when(whole).then(high.arg_max().rolling("row", period=f"{n}i").cast(pl.Float64) + 1)
     imin = pl.when(whole).then(low.arg_min().rolling("row", period=f"{n}i").cast(pl.Float64) + 1)
@@ -211,7 +211,7 @@ def _pandas_rolling(frame: pd.DataFrame, n: int) -> dict[str, pd.Series]:
     moves, flows = change.abs().rolling(n).sum() + TINY, flow.abs().rolling(n).sum() + TINY
     gain, loss = change.clip(lower=0).rolling(n).sum(), (-change).clip(lower=0).rolling(n).sum()
     inflow, outflow = flow.clip(lower=0).rolling(n).sum(), (-flow).clip(lower=0).rolling(n).sum()
-    # A comparison with NaN is False, so the first row is left out by hand.
+    # A comparison with NaN is False, so the first row is excluded explicitly.
     up = (change > 0).where(change.notna()).astype(float).rolling(n).mean()
     down = (change < 0).where(change.notna()).astype(float).rolling(n).mean()
     imax = _late(sliding_window_view(high, n).argmax(axis=1) + 1.0, close)
@@ -258,7 +258,7 @@ def _late(values: NDArray[np.float64], like: pd.Series) -> pd.Series:
 
 
 def polars_query(candles: pl.DataFrame) -> pl.LazyFrame:
-    """Return the query for the float32 columns, without the rows that lack a value."""
+    """Return the query for the float32 columns of the complete rows."""
     columns = [e.cast(pl.Float32).alias(name) for name, e in polars_expressions().items()]
     rows = candles.lazy().with_columns(row=pl.int_range(pl.len()))
     return rows.select(columns).filter(pl.all_horizontal(pl.all().is_finite()))
@@ -272,7 +272,7 @@ def polars_eager(candles: pl.DataFrame) -> pl.DataFrame:
 
 
 def pandas_matrix(frame: pd.DataFrame) -> NDArray[np.float32]:
-    """Return the float32 matrix of the rows that have a value of every feature."""
+    """Return the float32 matrix of the complete rows."""
     columns = pandas_columns(frame)
     matrix = np.empty((len(frame), len(columns)), np.float32)
     for i, column in enumerate(columns.values()):

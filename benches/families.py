@@ -1,7 +1,7 @@
-"""What each family of the 158 features costs, and how much memory all of them need.
+"""Time of each family of the 158 features, and memory of all of them.
 
-python benches/families.py             # nanoseconds a value by family, at 1.3M rows
-python benches/families.py --memory    # peak memory of each way to compute all, without the matrix
+python benches/families.py             # nanoseconds per value by family, at 1.3M rows
+python benches/families.py --memory    # peak memory of each library, without the matrix
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ WAYS = ("atb_fast", "polars", "polars_streaming", "pandas")
 
 
 def candles(rows: int) -> pl.DataFrame:
-    """Return minute candles: real ones if there are any."""
+    """Return minute candles: real ones if they are available."""
     path = SHARED / "BTCUSDT_1m_2022-01-01_2024-06-25.parquet"
     frame = files.read_candles(path) if path.exists() else sample.candles("BTCUSDT", "1m")
     return frame.head(rows)
 
 
 def pipeline(names: list[str]) -> _core.FeaturePipeline:
-    """Return the unscaled features of those names."""
+    """Return an unscaled pipeline of these features."""
     texts = alpha.texts()
     features = [_core.Feature(name, parse(texts[name]).nodes(60_000)) for name in names]
     return _core.FeaturePipeline(features, scalers=[_core.MinMaxScaler(0.0, 1.0)] * len(names))
 
 
 def best(work: Callable[[], Any], rounds: int) -> float:
-    """Return the seconds of the fastest round."""
+    """Return the duration of the fastest round in seconds."""
     seconds = []
     for _ in range(rounds):
         begin = time.perf_counter()
@@ -52,7 +52,7 @@ def best(work: Callable[[], Any], rounds: int) -> float:
 
 
 def print_costs(frame: pl.DataFrame, rounds: int) -> None:
-    """Print the nanoseconds a value by family; one thread, and Polars with all of its threads."""
+    """Print nanoseconds per value by family, with one thread and with all."""
     print(header("family", "atb fast, one thread", "atb fast", "polars"))
     families: dict[str, list[str]] = {}
     for name, family in alpha.FAMILIES.items():
@@ -70,7 +70,7 @@ def print_costs(frame: pl.DataFrame, rounds: int) -> None:
 
 
 def peak(way: str, frame: pl.DataFrame) -> dict[str, float]:
-    """Return the growth of this process's peak memory while it makes the matrix, in megabytes.
+    """Return the growth of peak memory while the matrix is computed, in megabytes.
 
     Memory that was freed after the file was read is reused, so this can be less than the matrix.
     """

@@ -1,6 +1,6 @@
 """Times the operators of qlib on the 158 features, and compares their values with those of pandas.
 
-qlib needs many packages, so it has an environment of its own:
+qlib needs many packages, so it gets a separate environment:
 
     python3.11 -m venv qlib
     qlib/bin/pip install pyqlib pandas==2.3.3 polars
@@ -27,7 +27,7 @@ from qlib.data.cache import H
 
 
 class Held(Feature):  # type: ignore[misc]  # qlib has no types
-    """A column of a frame in memory, where qlib would read a file of its own format."""
+    """A column of a frame in memory, where qlib would read a file in its own format."""
 
     frame: pd.DataFrame
 

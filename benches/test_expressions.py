@@ -17,16 +17,16 @@ from atb_fast import _core
 from atb_fast.config import TIMEFRAMES
 from atb_fast.features.parser import parse
 
-#: Largest error, relative to the value or to the median of the feature. Incumbents that carry sums
-#: from row to row need more; see docs/benchmarks.md.
+#: Maximum error, relative to the value or to the median of the feature. Libraries that carry sums
+#: from row to row need a larger tolerance; see docs/benchmarks.md.
 TOLERANCE = 1e-9
 DRIFT = {
     "polars": {"CORR": 1e-6, "CORD": 1e-6, "RSQR": 1e-8, "WVMA": 1e-7},
     "pandas": dict.fromkeys(("CORR", "CORD", "RSQR", "STD", "VSTD", "WVMA"), 1e-5),
 }
-#: Largest share of other values: nothing was traded, and the sum of an incumbent is not exactly 0.
+#: Maximum share of other values: where nothing was traded, a carried sum is not exactly 0.
 REMAINDERS = 1e-4
-#: Largest share of rows that only one way leaves out, for the same reason.
+#: Maximum share of rows that only one library leaves out, for the same reason.
 ROWS = 1e-3
 
 
@@ -133,9 +133,9 @@ def rounds(case: Case, way: str) -> int:
     "way", ["atb_fast", "polars", "polars_streaming", "polars_eager", "pandas"]
 )
 def test_alpha(benchmark: Any, case: Case, way: str) -> None:
-    """158 features: texts and a frame in, the float32 matrix of the complete rows out.
+    """158 features: from texts and a frame to the float32 matrix of the complete rows.
 
-    The expressions of Polars are made before.
+    The expressions of Polars are built beforehand.
     """
     benchmark.group = f"158 features {case}"
     candles = to_pandas(case.candles)

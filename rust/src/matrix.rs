@@ -86,7 +86,7 @@ impl<T: Element> Matrix<T> {
     }
 
     /// Returns the matrix of the rows that `write` writes for each of `parts`, which are consecutive
-    /// rows of a frame. `init` makes what a thread uses for all of its parts.
+    /// rows of a frame. `init` creates the state that a thread reuses for all of its parts.
     ///
     /// # Errors
     /// The first error of `write`.
@@ -186,7 +186,7 @@ impl<T: Element> Drop for Matrix<T> {
 struct Tile<T> {
     columns: usize,
     rows: usize,
-    /// From the start of one column to the next one.
+    /// Distance between the starts of two columns.
     stride: usize,
     values: Vec<T>,
     /// Whether a value of a row is missing.
@@ -207,7 +207,7 @@ impl<T: Element> Tile<T> {
     }
 }
 
-/// Values in a cache line, at least.
+/// Minimum number of values in a cache line.
 const LINE: usize = 16;
 
 /// Writes rows that are given column by column.

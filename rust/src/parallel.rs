@@ -100,7 +100,7 @@ pub fn map<I: Send, O: Send, S>(
 ) -> Vec<O> {
     let count = threads.0.get().min(tasks.len());
     if count <= 1 {
-        // Even a scope without threads takes as long as a feature of one row.
+        // Even a thread scope without threads costs as much as computing a feature of one row.
         let mut state = init();
         return tasks
             .into_iter()

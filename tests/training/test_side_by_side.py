@@ -1,4 +1,4 @@
-"""Works that run at the same time, and are reported one after the other."""
+"""Functions that run in parallel and are reported one after the other."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def work(number: int, meet: Callable[[], object], listener: Listener) -> int:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_works_run_together_and_are_reported_in_order(threads: int) -> None:
-    # Without a partner at the same time, a work would wait in vain.
+    # Each one waits until as many run at the same time as there are threads.
     barrier = threading.Barrier(threads, timeout=LIMIT)
     told = Told()
     works = [partial(work, number, barrier.wait) for number in range(6)]

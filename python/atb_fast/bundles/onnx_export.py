@@ -74,7 +74,7 @@ def convert(
         graph = _converted(model)
     except OSError:
         raise
-    except Exception as error:  # tf2onnx and Keras have no common base class
+    except Exception as error:  # tf2onnx and Keras have no base class for errors
         raise ExportError(f"the conversion to ONNX failed: {error}") from error
     (fed,) = (value.name for value in graph.input)
     if candles is None:
@@ -88,7 +88,7 @@ def convert(
 def _converted(model: Any) -> Any:
     """Return the ONNX graph of a Keras model, as tf2onnx makes it.
 
-    `model.export` does the same in twice the time: it also looks for tables and other resources.
+    `model.export` takes twice as long, because it also looks for tables and other resources.
     """
     import tf2onnx
 

@@ -73,7 +73,7 @@ class Fold:
         up_share: Share of bars whose price rose: the accuracy of always predicting up.
         epochs: Number of epochs.
         best_epoch: Epoch whose weights were kept, counted from 1.
-        seconds: Duration of the fold; several folds may run at the same time.
+        seconds: Duration of the fold. Folds may run in parallel.
     """
 
     number: int
@@ -140,7 +140,7 @@ def evaluate(
     plan = walk_forward(recipe.starts(prepared, config), config, between, folds, window)
     policy = configure(config, listener=listener)
     log.info("%s", policy.reason)
-    # Only the compiled engine fits models independently of other threads.
+    # Only the compiled engine trains a model independently of other threads.
     together = policy.engine != "keras" and not policy.gpus
     works = [
         partial(_evaluated, config, prepared, policy, (number, parts))

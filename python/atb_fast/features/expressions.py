@@ -1,8 +1,8 @@
-"""Expressions: what a feature or a target is, as a tree of operators.
+"""Expressions: trees of operators that define features and targets.
 
 Build them with `atb_fast.features.functions` and Python's operators, or from text with
-`atb_fast.features.parser.parse`. `str` returns the text of an expression, and parsing this text
-returns an equal expression.
+`atb_fast.features.parser.parse`. `str` returns the text of an expression; parsing it returns an
+equal expression.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from atb_fast.features.signatures import (
     shown,
 )
 
-#: Most operators and leaves in one expression, and how deeply they may be nested.
+#: Maximum number of operators and leaves in an expression, and maximum depth.
 MAX_SIZE, MAX_DEPTH = 10_000, 100
 
-#: Most characters in the text of an expression. Expressions whose text may be longer are refused,
+#: Maximum length of the text of an expression. Expressions whose text may be longer are rejected,
 #: so that the text of every expression can be parsed.
 MAX_TEXT = 200_000
 
-#: Why an expression is too large, and what to do.
+#: The message for an expression that is too large.
 TOO_LARGE = "the expression has {}; split it up, or add part of it to the frame as a column"
 
-#: What the operators and functions accept as an expression.
+#: What operators and functions accept as an operand.
 Operand: TypeAlias = "Expr | float"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Expr:
-    """An expression over the columns of a frame, which has one value for each bar.
+    """An expression over the columns of a frame, with one value per bar.
 
     `+ - * / **`, unary minus and `< <= > >=` build larger expressions; numbers are allowed on
     either side. `==` and `!=` compare the expressions themselves and return a bool; to compare
@@ -130,7 +130,7 @@ class Expr:
     def lead(self) -> int:
         """How many bars the expression looks into the future; 0 for features.
 
-        `lag` takes back what `lead` adds: `lag(lead(x, 5), 2)` looks 3 bars ahead.
+        `lag` offsets `lead`: `lag(lead(x, 5), 2)` looks 3 bars ahead.
         """
         reach = _reach(self)
         return max(int(reach), 0) if math.isfinite(reach) else 0
@@ -142,10 +142,10 @@ class Expr:
         yield self
 
     def nodes(self, bar_ms: int) -> list[Node]:
-        """Return what the extension evaluates, with equal parts once.
+        """Return the nodes that the extension evaluates; equal parts appear once.
 
-        Operators that the extension does not have are written in terms of others: `zscore`, for
-        example, becomes a difference, a mean, a standard deviation and a quotient.
+        Operators that the extension lacks are expanded into others: `zscore`, for example, becomes
+        a difference, a mean, a standard deviation and a quotient.
 
         Args:
             bar_ms: Length of a bar in milliseconds.
@@ -267,7 +267,7 @@ class Expr:
         return Expr("ge", (self, lift(other)))
 
 
-#: Why a feature must not use `lead`.
+#: The message for a feature that uses `lead`.
 LOOK_AHEAD = "`lead` looks into the future; only a target may use it"
 
 
@@ -306,7 +306,7 @@ def call(name: str, *values: object) -> Expr:
 
 
 def _reach(expr: Expr) -> float:
-    """Return how far ahead of its bar `expr` reads; negative for the past, -inf for nothing."""
+    """Return how many bars ahead `expr` reads; negative for the past, -inf if it reads no bar."""
     if expr.op == "column":
         return 0.0
     reach = max(map(_reach, expr.args), default=-math.inf)

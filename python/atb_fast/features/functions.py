@@ -1,12 +1,12 @@
-"""The functions of expressions, under the names that they have in text.
+"""The functions of expressions, with the same names as in text.
 
 Every function returns an `Expr`. An argument `x` is an expression or a number, and `n` is a window
-in bars: the current bar and the `n - 1` before it. A value that is null makes the result null, and
-so does a window with a null in it, or one that starts before the first row. A result that is not
-finite, such as 0 / 0 or the logarithm of a negative number, is null too.
+in bars: the current bar and the `n - 1` before it. A null operand makes the result null, and so
+does a window that contains a null or starts before the first row. A result that is not finite, such
+as 0 / 0 or the logarithm of a negative number, is null too.
 
-`sum`, `min`, `max` and `abs` hide the built-in functions of Python, so import this module under a
-name of its own, or only what you need:
+`sum`, `min`, `max` and `abs` shadow Python's built-ins, so import the module under an alias, or
+import only what you need:
 
     >>> from atb_fast.features.functions import col, mean
     >>> col("close") / mean(col("close"), 24) - 1
@@ -36,7 +36,7 @@ def unequal(x: Operand, y: Operand) -> Expr:
 def where(c: Operand, a: Operand, b: Operand) -> Expr:
     """Return `a` where the condition `c` is not 0, else `b`.
 
-    Null where `c` is null, or where the chosen one of `a` and `b` is; the other one does not count.
+    Null where `c` is null, or where the chosen one of `a` and `b` is; the other one is ignored.
     """
     return call("where", c, a, b)
 
@@ -52,7 +52,7 @@ def log1p(x: Operand) -> Expr:
 
 
 def exp(x: Operand) -> Expr:
-    """Return e to the power of `x`; null where it overflows, which is above about 709."""
+    """Return e to the power of `x`; null where it overflows, for `x` above about 709."""
     return call("exp", x)
 
 
@@ -67,12 +67,12 @@ def abs(x: Operand) -> Expr:  # noqa: A001
 
 
 def sign(x: Operand) -> Expr:
-    """Return -1, 0 or 1, the sign of `x`."""
+    """Return the sign of `x`: -1, 0 or 1."""
     return call("sign", x)
 
 
 def tanh(x: Operand) -> Expr:
-    """Return the hyperbolic tangent of `x`, which is between -1 and 1."""
+    """Return the hyperbolic tangent of `x`, between -1 and 1."""
     return call("tanh", x)
 
 
@@ -94,23 +94,23 @@ def maximum(x: Operand, y: Operand) -> Expr:
 def fill(x: Operand, value: float) -> Expr:
     """Return `x` with `value` in place of nulls.
 
-    Rows at the start of the frame that are too early for `x` to have a value stay null.
+    Rows in the warm-up of `x`, at the start of the frame, stay null.
     """
     return call("fill", x, value)
 
 
 def lag(x: Operand, n: int) -> Expr:
-    """Return `x` as it was `n` bars earlier; `n` is 0 or more."""
+    """Return the value of `x` `n` bars earlier; n >= 0."""
     return call("lag", x, n)
 
 
 def lead(x: Operand, n: int) -> Expr:
-    """Return `x` as it will be `n` bars later; `n` is 0 or more. Only targets may use it."""
+    """Return the value of `x` `n` bars later; n >= 0. Only targets may use it."""
     return call("lead", x, n)
 
 
 def diff(x: Operand, n: int) -> Expr:
-    """Return how much `x` changed over `n` bars: x - lag(x, n)."""
+    """Return the change of `x` over `n` bars: x - lag(x, n)."""
     return call("diff", x, n)
 
 
@@ -125,12 +125,12 @@ def mean(x: Operand, n: int) -> Expr:
 
 
 def min(x: Operand, n: int) -> Expr:  # noqa: A001
-    """Return the smallest of the last `n` values."""
+    """Return the minimum of the last `n` values."""
     return call("min", x, n)
 
 
 def max(x: Operand, n: int) -> Expr:  # noqa: A001
-    """Return the largest of the last `n` values."""
+    """Return the maximum of the last `n` values."""
     return call("max", x, n)
 
 
@@ -142,8 +142,8 @@ def median(x: Operand, n: int) -> Expr:
 def quantile(x: Operand, n: int, q: float) -> Expr:
     """Return the quantile `q`, from 0 to 1, of the last `n` values.
 
-    Between two values it is interpolated linearly, at position q (n - 1) of the sorted values, as
-    `numpy.quantile` does by default (definition 7 of Hyndman and Fan, 1996).
+    Linearly interpolated at position q (n - 1) of the sorted values, as `numpy.quantile` does by
+    default (definition 7 of Hyndman and Fan, 1996).
     """
     return call("quantile", x, n, q)
 
@@ -151,14 +151,14 @@ def quantile(x: Operand, n: int, q: float) -> Expr:
 def rank(x: Operand, n: int) -> Expr:
     """Return the rank of the current value among the last `n`, divided by `n`.
 
-    It is above 0 and at most 1, where the current value is the largest. Equal values share the
-    mean of their ranks, as in `rolling(n).rank(pct=True)` of pandas.
+    Greater than 0, and 1 where the current value is the largest. Ties get the mean of their ranks,
+    as in `rolling(n).rank(pct=True)` of pandas.
     """
     return call("rank", x, n)
 
 
 def argmax(x: Operand, n: int) -> Expr:
-    """Return where in the window the largest value is: 0 for its oldest bar, n - 1 for the newest.
+    """Return the position of the maximum in the window: 0 for the oldest bar, n - 1 for the newest.
 
     Of equal values, the oldest counts.
     """
@@ -166,7 +166,7 @@ def argmax(x: Operand, n: int) -> Expr:
 
 
 def argmin(x: Operand, n: int) -> Expr:
-    """Return where in the window the smallest value is: 0 for its oldest bar, n - 1 for the newest.
+    """Return the position of the minimum in the window: 0 for the oldest bar, n - 1 for the newest.
 
     Of equal values, the oldest counts.
     """
@@ -174,7 +174,7 @@ def argmin(x: Operand, n: int) -> Expr:
 
 
 def count(c: Operand, n: int) -> Expr:
-    """Return for how many of the last `n` bars the condition `c` is not 0."""
+    """Return the number of the last `n` bars on which the condition `c` is not 0."""
     return call("count", c, n)
 
 
@@ -223,7 +223,7 @@ def rsquare(x: Operand, n: int) -> Expr:
 
 
 def resid(x: Operand, n: int) -> Expr:
-    """Return how far `x` is above the line fitted to the last `n` values; n >= 2.
+    """Return the current value minus that of the line fitted to the last `n` values; n >= 2.
 
     `slope` describes the line.
     """
@@ -231,17 +231,17 @@ def resid(x: Operand, n: int) -> Expr:
 
 
 def ema(x: Operand, n: int) -> Expr:
-    """Return the exponential moving average with the weight alpha = 2 / (n + 1).
+    """Return the exponential moving average with the smoothing factor alpha = 2 / (n + 1).
 
     y = y + alpha (x - y) for each bar, starting from the first value. The average depends on all
-    earlier values; it is null until the weight of what came before the first value,
-    (1 - alpha)^k after k bars, is below 1e-13. After a null the recursion starts again.
+    earlier values; it is null until the weight of everything before the first value,
+    (1 - alpha)^k after k bars, is below 1e-13. After a null, the recursion starts again.
     """
     return call("ema", x, n)
 
 
 def wilder(x: Operand, n: int) -> Expr:
-    """Return Wilder's smoothed average, which is `ema` with the weight alpha = 1 / n.
+    """Return Wilder's moving average, which is `ema` with the smoothing factor alpha = 1 / n.
 
     Source: J. Welles Wilder, New Concepts in Technical Trading Systems, 1978.
     """
@@ -255,10 +255,10 @@ def rsi(x: Operand, n: int, style: Literal["simple", "wilder"]) -> Expr:
 
     Args:
         x: Usually the close.
-        n: Bars that the averages cover.
-        style: `wilder` for the averages of `wilder`; 50 where nothing moved. `simple` for
-            arithmetic means over `n` bars; null where nothing moved, and the first value counts
-            as no change.
+        n: Length of the averages in bars.
+        style: `wilder` for Wilder's averages; 50 where `x` did not change. `simple` for arithmetic
+            means over `n` bars; null where `x` did not change, and the first value counts as no
+            change.
 
     Source: J. Welles Wilder, New Concepts in Technical Trading Systems, 1978.
     """
@@ -266,7 +266,7 @@ def rsi(x: Operand, n: int, style: Literal["simple", "wilder"]) -> Expr:
 
 
 def true_range(high: Operand, low: Operand, close: Operand) -> Expr:
-    """Return the range of the bar, extended to the close before it.
+    """Return the true range: the range of the bar, extended to the previous close.
 
     max(high - low, |high - lag(close, 1)|, |low - lag(close, 1)|); null for the first bar.
 
@@ -284,30 +284,31 @@ def atr(high: Operand, low: Operand, close: Operand, n: int) -> Expr:
 
 
 def hour(k: int = 0, style: Literal["plain", "sin", "cos"] = "plain") -> Expr:
-    """Return the hour, 0 to 23 in UTC, in which a bar opens.
+    """Return the hour in UTC, 0 to 23, at which a bar opens.
 
     Args:
         k: 0 for the current bar, 1 for the next one, and so on; their times are known in advance.
-        style: `plain` for the hour itself; `sin` or `cos` for those of 2 pi hour / 24.
+        style: `plain` for the hour itself; `sin` or `cos` for the sine or cosine of 2 pi hour / 24.
     """
     return call("hour", k, style)
 
 
 def weekday(k: int = 0, style: Literal["plain", "sin", "cos"] = "plain") -> Expr:
-    """Return the day of the week, 0 for Monday to 6 in UTC, on which a bar opens.
+    """Return the day of the week in UTC, 0 for Monday to 6, on which a bar opens.
 
     Args:
         k: 0 for the current bar, 1 for the next one, and so on; their times are known in advance.
-        style: `plain` for the day itself; `sin` or `cos` for those of 2 pi day / 7.
+        style: `plain` for the day itself; `sin` or `cos` for the sine or cosine of 2 pi day / 7.
     """
     return call("weekday", k, style)
 
 
 def day_of_year(k: int = 0, style: Literal["plain", "sin", "cos"] = "plain") -> Expr:
-    """Return the day of the year, 1 to 366 in UTC, on which a bar opens.
+    """Return the day of the year in UTC, 1 to 366, on which a bar opens.
 
     Args:
         k: 0 for the current bar, 1 for the next one, and so on; their times are known in advance.
-        style: `plain` for the day itself; `sin` or `cos` for those of 2 pi day / 365.25.
+        style: `plain` for the day itself; `sin` or `cos` for the sine or cosine of
+            2 pi day / 365.25.
     """
     return call("day_of_year", k, style)

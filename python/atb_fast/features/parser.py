@@ -1,8 +1,8 @@
-"""The parser: from text such as `close / mean(close, 24) - 1` to an `Expr`.
+"""Parses text such as `close / mean(close, 24) - 1` into an `Expr`.
 
-Text is never evaluated, and Python's own parser is not used: it overflows the stack of a small
-thread when it gets long chains of operators, and its messages differ from version to version. The
-precedence of the symbols is that of Python.
+Text is never evaluated. Python's own parser is not used, because long chains of operators overflow
+the stack of threads with a small stack, and its messages differ between versions. Operator
+precedence is that of Python.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _BINARY = {
     each.symbol: each for each in OPERATORS.values() if len(each.operands) == 2 and each.symbol
 }
 
-#: Most parentheses, signs and powers inside each other. An expression with the deepest allowed tree
-#: needs one for each level.
+#: Maximum nesting of parentheses, signs and powers. An expression of the maximum depth may need one
+#: for each level.
 _MAX_NESTING = MAX_DEPTH + 50
 
 _TOO_DEEP = TOO_LARGE.format(f"more than {_MAX_NESTING} nested parentheses, signs and powers")
@@ -56,19 +56,19 @@ def parse(
 ) -> Expr:
     """Return the expression that `text` describes.
 
-    Text has the operators and functions of `atb_fast.features.functions`, with `==` and `!=` in
-    place of `equal` and `unequal`. A bare name is a column. `col("name")` is a column whose name
-    is not a plain one, or is also that of a function. Styles are bare words:
+    Text uses the operators and functions of `atb_fast.features.functions`, with `==` and `!=` in
+    place of `equal` and `unequal`. A bare name is a column. A column whose name is not an
+    identifier, or is also that of a function, is written `col("name")`. Styles are bare words:
     `rsi(close, 14, wilder)`.
 
     Args:
-        text: The text, at most 200,000 characters, in one or more lines.
+        text: The text, at most 200,000 characters, on one or more lines.
         columns: The columns that exist; None accepts any name.
         target: Whether the expression may look into the future with `lead`.
-        label: What the text is, for messages, for example `feature 'trend'`.
+        label: Name of the text in messages, for example `feature 'trend'`.
 
     Raises:
-        ExpressionError: The text is not a valid expression. The message names the place.
+        ExpressionError: The text is not a valid expression. The message shows the position.
     """
     if not isinstance(text, str):
         raise ExpressionError(f"{label}: expected a string, got {type(text).__name__}")
@@ -85,7 +85,7 @@ def parse(
 
 
 class _Parser:
-    """One text that is being parsed, by precedence climbing."""
+    """Parses one text by precedence climbing."""
 
     def __init__(self, text: str, columns: tuple[str, ...] | None, target: bool) -> None:
         self.tokens = split(text)
@@ -102,7 +102,7 @@ class _Parser:
     def parse(self) -> Expr:
         try:
             expr = self._expression()
-        except RecursionError:  # the caller has used most of the stack
+        except RecursionError:  # the caller has used up most of the stack
             raise self._invalid(_TOO_DEEP, self.token) from None
         if self.token.kind == ")":
             raise self._invalid("unmatched parenthesis", self._take())
@@ -116,7 +116,7 @@ class _Parser:
         return token
 
     def _expression(self, level: int = COMPARISON) -> Expr:
-        """Return the expression that starts here, up to a symbol that binds less than `level`."""
+        """Return the expression that starts here, up to a symbol that binds less tightly."""
         first = self.token
         left = self._operand()
         while (symbol := _BINARY.get(self.token.kind)) and symbol.precedence >= level:
@@ -174,7 +174,7 @@ class _Parser:
         self._take()
 
     def _no_operator(self) -> InvalidTextError:
-        """Return the error that something other than an operator follows an operand."""
+        """Return the error for an operand that is not followed by an operator."""
         problem = "expected an operator, such as `*`, before this"
         if self.token.kind == ",":
             problem = "a comma may only separate the arguments of a function"
@@ -255,13 +255,13 @@ class _Parser:
             value = token.value
         if value is None or self.token.kind not in (",", ")", "end"):
             self.index = start
-            self._nested(opened)  # read the whole argument, to show it
+            self._nested(opened)  # reads the whole argument, so that the message shows it
             problem = f"{parameter.requirement(function.name)}: {function}"
             raise self._invalid(problem, first)
         return self._at(first, parameter.check, function.name, value)
 
     def _at(self, first: Token, build: Callable[..., _T], *args: object) -> _T:
-        """Return `build(*args)`; an error gets the place from `first` to the last token read."""
+        """Return `build(*args)`; errors point to the text from `first` to the last token read."""
         try:
             return build(*args)
         except ExpressionError as error:
@@ -273,7 +273,7 @@ class _Parser:
 
 
 def _located(label: str, text: str, error: InvalidTextError) -> ExpressionError:
-    """Return the error to raise, whose message shows the place in the text."""
+    """Return the error to raise, whose message shows the position in the text."""
     part = text[error.start : error.end]
     part = _visible(part if len(part) <= 40 else f"{part[:37]}...")
     lines = re.split("\r\n|\r|\n", text[: error.start])
@@ -289,12 +289,12 @@ def _located(label: str, text: str, error: InvalidTextError) -> ExpressionError:
 
 
 def _visible(text: str) -> str:
-    """Return the text with a space or a question mark for each character that is not printable."""
+    """Return the text with unprintable characters replaced by a space or a question mark."""
     return "".join(each if each.isprintable() else " ?"[each not in SPACE] for each in text)
 
 
 def _near(name: str, texts: Mapping[str, str]) -> str:
-    """Return a suggestion: the text of the name most like `name`; empty if none is like it."""
+    """Return a suggestion with the name closest to `name`; empty if none is close."""
     from difflib import get_close_matches
 
     lower = {each.lower(): text for each, text in texts.items()}

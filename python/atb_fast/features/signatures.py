@@ -1,6 +1,6 @@
 """The operators of expressions: their arguments and limits, each declared once.
 
-The parser, the printer, the functions for Python and the documentation all use this table.
+The parser, the printer, the Python functions and the documentation use this table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from atb_fast.errors import ExpressionError
 #: A value that is not an expression: a number of bars, a number, a style or the name of a column.
 Value = float | int | str
 
-#: Largest window, in bars.
+#: Maximum window, in bars.
 MAX_BARS = 2**20
 
 _HINTS = {
@@ -113,7 +113,7 @@ class Operator:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """The smallest and the largest number of arguments."""
+        """The minimum and maximum number of arguments."""
         required = sum(each.default is None for each in self.parameters)
         return len(self.operands) + required, len(self.operands) + len(self.parameters)
 
@@ -201,7 +201,7 @@ def as_number(what: str, value: object) -> float:
         number = math.inf
     if not math.isfinite(number):
         raise ExpressionError(f"{what} must be a finite number, got {shown(value)}")
-    return number + 0.0  # so that 0 and -0 are equal in print too
+    return number + 0.0  # turns -0.0 into 0.0, so that both print as 0
 
 
 def _whole(value: object) -> int | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 #: What separates tokens. Other white space is not allowed outside quotes.
 SPACE = " \t\r\n\f\v"
 
-# Quoted names have the escapes of JSON, because that is how the names of columns are printed.
+# Quoted names use JSON escapes, because column names are printed as JSON.
 _TOKEN = re.compile(
     r"""
       (?P<space> [ \t\r\n\f\v]+ )
@@ -27,7 +27,7 @@ _ESCAPE = re.compile(r"\\(?:u(?P<code>....)|(?P<letter>.))")
 _LETTERS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _NUMBER_LIKE = re.compile(r"\.?[0-9][\w.]*", re.ASCII)
 
-#: What to write instead of what other languages have.
+#: What to write instead of the syntax of other languages.
 _INSTEAD = {
     "$": "columns are written without `$`, for example `close`",
     "^": "for a power, write `**`",
@@ -69,7 +69,7 @@ class Token(NamedTuple):
 
 
 def split(text: str) -> list[Token]:
-    """Return the tokens of a text, with one of the kind `end` after the last.
+    """Return the tokens of a text, followed by one of the kind `end`.
 
     Raises:
         InvalidTextError: Some characters are not a token.

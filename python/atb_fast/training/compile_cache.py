@@ -6,7 +6,7 @@ example because the disk is full, cannot be run either. Therefore XLA gets a dir
 is filled with the stored programs, whose checksums are verified, and new programs in it are stored.
 
     {cache_dir}/compiled/{key}-{name}.pb     SHA-256 of file name and program, then the program
-    {cache_dir}/compiled/{key}.{name}.pb     the same for what TensorFlow has traced, see `programs`
+    {cache_dir}/compiled/{key}.{name}.pb     the same for a trace of TensorFlow, see `programs`
 
 The key covers everything that machine code depends on: the processor, the number of threads, the
 build of TensorFlow and its flags. The name comes from XLA, which uses a program only if it was
@@ -111,14 +111,14 @@ def kept_programs() -> Iterator[None]:
 
 
 def kept_trace(name: str) -> bytes | None:
-    """Return what `keep_trace` has stored under `name`, in this process or another one."""
+    """Return the trace that `keep_trace` stored under `name`, in this or an earlier process."""
     for directory, key in _open:
         return _read(directory / f"{key}.{name}.pb")
     return None
 
 
 def keep_trace(name: str, trace: bytes) -> None:
-    """Store what TensorFlow has traced under `name`, if programs are stored."""
+    """Store a trace of TensorFlow under `name`, if programs are stored."""
     with _storing():
         for directory, key in _open:
             _write(directory / f"{key}.{name}.pb", trace)
@@ -126,7 +126,7 @@ def keep_trace(name: str, trace: bytes) -> None:
 
 @contextmanager
 def _storing() -> Iterator[None]:
-    """Stop to store anything if that fails."""
+    """Stop storing anything after a failed write."""
     try:
         yield
     except OSError as error:
@@ -200,7 +200,7 @@ def _oldest_first(directory: Path, pattern: str = "*.pb") -> list[Path]:
 
 
 def _digest(name: str, program: bytes) -> bytes:
-    """Return a checksum that does not fit a program under another name."""
+    """Return a checksum of a file's name and content, so that a renamed file is not valid."""
     return hashlib.sha256(name.encode() + program).digest()
 
 

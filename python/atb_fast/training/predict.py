@@ -36,7 +36,7 @@ def predict_batches(model: Any, batches: Iterable[NDArray[np.float32]]) -> NDArr
 def predict_batch(model: Any, batch: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what `model.predict_on_batch` returns, shape (windows, 1).
 
-    Keras would trace the network for every model and every other size of a batch.
+    Keras would trace the network for every model and every batch size.
     """
     from atb_fast.training.layers import unsupported
 

@@ -1,11 +1,11 @@
 """TensorFlow functions that are traced once for all models with the same layers.
 
-`tf.function` runs the Python code of a network in every process and for every model, to trace what
-it computes; that takes longer than a short epoch. A `Program` keeps the trace between processes,
-and takes the variables of a model as arguments, so that it can be called for any model.
+`tf.function` traces a network by running its Python code, in every process and for every model.
+This takes longer than a short epoch. A `Program` stores the trace for later processes, and takes
+the variables of a model as arguments, so that one trace serves all models.
 
-TensorFlow would also number what it traces, in the order in which a process traces it. XLA finds
-a compiled program by its name, so the names here depend only on what is traced.
+TensorFlow numbers functions in the order in which a process traces them. XLA finds a compiled
+program by its name, so the names here depend only on what is traced.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import keras
 import tensorflow as tf
 from keras.saving import deserialize_keras_object, serialize_keras_object
 
-# The public interface cannot call a function by its name.
+# The public API cannot call a function by name.
 from tensorflow.python.eager import context
 
 from atb_fast.training.compile_cache import keep_trace, kept_programs, kept_trace
 from atb_fast.training.startup import quiet
 
-#: An attribute of a traced function: the numbers of the variables that it takes.
+#: Attribute of a traced function: the indices of the variables that it takes.
 _VARIABLES = "_atb_fast_variables"
 #: Keras and TensorFlow share global state between threads that trace.
 _tracing = Lock()
@@ -60,14 +60,14 @@ class Program:
         compiled: bool = True,
         any_batch: bool = False,
     ) -> None:
-        """Trace nothing yet.
+        """Create a program. It is traced on its first call.
 
         Args:
             name: Name of the function.
-            described: What else the function depends on, besides the shapes of its arguments.
+            described: What the function depends on besides the shapes of its arguments.
             make: Returns the function, and the tf.Variable objects that it uses.
             compiled: Whether XLA compiles it.
-            any_batch: Whether the first axis of the arguments may have any size.
+            any_batch: Whether the size of the first axis of the arguments may vary.
         """
         self._name, self._described, self._make = name, described, make
         self._compiled, self._any_batch = compiled, any_batch
@@ -75,7 +75,7 @@ class Program:
         self._found: dict[tuple[Any, ...], tuple[bytes, list[int]]] = {}
 
     def __call__(self, variables: Sequence[Any], *arguments: Any) -> Any:
-        """Return the only result of the function.
+        """Return the result of the function.
 
         Args:
             variables: The variables of a model, in the order of those from `make`.
@@ -107,7 +107,7 @@ class Program:
         return tf.TensorSpec(shape, tensor.dtype)
 
     def _of(self, specs: list[Any]) -> tuple[bytes, list[int]]:
-        """Return the name of the traced function, and the numbers of its variables."""
+        """Return the name of the traced function, and the indices of its variables."""
         key = tuple((tuple(spec.shape), spec.dtype) for spec in specs)
         with _tracing:
             if key not in self._found:
@@ -204,13 +204,13 @@ def _outputs(described: str) -> Program:
 
 
 def _call(name: bytes, inputs: list[Any]) -> Any:
-    """Return the only result of a function."""
+    """Return the result of a function, which has only one."""
     (result,) = context.context().call_function(name, inputs, 1)
     return result
 
 
 def _called(function: Any) -> Iterator[Any]:
-    """Yield the places where the nodes of a traced function name other functions."""
+    """Yield the attributes in which nodes of a traced function refer to other functions."""
     for node in function.node_def:
         for name in sorted(node.attr):
             if node.attr[name].HasField("func"):

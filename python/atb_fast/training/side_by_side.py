@@ -1,8 +1,8 @@
-"""Fits several models at once.
+"""Trains several models in parallel.
 
 The compiled program of one model leaves a fifth of two cores idle, because the loops of an LSTM
-wait for each other at every step. Two models side by side use both, and each gets the same weights
-as alone: how an operation is divided depends on the number of threads, not on what else they do.
+wait for each other at every step. Two models in parallel use both cores, and each gets the same
+weights as alone: how an operation is split depends on the number of threads, not on their load.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 
 class _StoppedError(BaseException):
-    """The result of a thread is no longer wanted."""
+    """Stops a thread whose result is no longer needed."""
 
 
 class _Relay(Listener):
-    """Keeps the progress of a thread until the calling thread passes it on."""
+    """Queues the progress of a thread until the calling thread forwards it."""
 
     def __init__(self, stop: Event) -> None:
         self._stop = stop
@@ -49,7 +49,7 @@ class _Relay(Listener):
             self._events.put(None)
 
     def pass_on(self, listener: Listener) -> None:
-        """Tell `listener` everything until the work ends."""
+        """Forward progress to `listener` until the work ends."""
         while True:
             try:
                 event = self._events.get(timeout=_HEARTBEAT)
@@ -72,15 +72,15 @@ def side_by_side(
     listener: Listener,
     done: Callable[[T], None],
 ) -> list[T]:
-    """Return the results of all works, in their order.
+    """Return the results of `works`, in order.
 
-    Progress and results are reported in this order too, in the calling thread. If a work or a
-    report fails, the others end at their next progress.
+    Progress and results are reported in the same order, in the calling thread. If one of `works` or
+    a report fails, the others stop the next time they report progress.
 
     Args:
-        works: Each takes the listener for its progress. Other works may run at the same time.
+        works: Each takes the listener for its progress. Several may run at the same time.
         threads: How many run at the same time; with 1, all run in the calling thread.
-        listener: Receives the progress of one work after the other.
+        listener: Receives the progress of `works`, one after the other.
         done: Called with each result.
     """
     results: list[T] = []

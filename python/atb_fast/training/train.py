@@ -24,7 +24,7 @@ from atb_fast.training.predict import predict_outputs
 
 log = logging.getLogger(__name__)
 
-#: Initial weights come from a generator that all threads share.
+#: Held while weights are initialized, because threads share the random generator of Keras.
 _building = Lock()
 
 #: ZIP has no earlier dates.

@@ -82,7 +82,7 @@ impl Block {
             hand_over(root, values, rows.start, edge, &mut take);
         }
         for stage in &plan.stages {
-            // What is written is taken out, so that the rest can be read.
+            // The buffers to write are taken out, so that the others can be read.
             let steps = stage.steps.iter();
             outs.extend(steps.map(|step| std::mem::take(&mut buffers[step.out])));
             let values = Values::new(&views, numbers, buffers, rows.len());

@@ -5,7 +5,7 @@ use crate::simd::elementwise;
 
 pub use crate::simd::elementwise::clear;
 
-/// Computes `op` of `args`, as many values as `out` has. Returns whether it is such an operator.
+/// Applies `op` to `args` and fills `out`. Returns false if `op` is not such an operator.
 ///
 /// A result that is not finite is NaN. Unused arguments are ignored.
 pub fn apply(op: &Op, args: &[&[f64]; 3], out: &mut [f64]) -> bool {

@@ -1,4 +1,4 @@
-//! Expressions, and the graph in which equal parts of all of them are one node.
+//! Expressions, and the graph of several expressions in which equal parts share one node.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::elementwise;
 use super::op::{Binary, Bits, Op, Param, Rolling};
 use crate::{Error, Result};
 
-/// Most nodes of an expression.
+/// Maximum number of nodes in an expression.
 pub const MAX_NODES: usize = 10_000;
 
 /// An expression: nodes of which each has an operator and the indices of earlier nodes that are its
@@ -103,11 +103,11 @@ impl Expression {
     }
 }
 
-/// The values of a node some rows before.
+/// The values of a node some rows earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Value {
     pub node: usize,
-    /// Rows before. A lag moves a value and computes nothing.
+    /// Number of rows. A lag shifts values, so nothing is computed for it.
     pub shift: usize,
 }
 

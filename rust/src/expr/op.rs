@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::kernels::recursive::{rsi_settled_rows, settled_rows};
 
-/// Longest window, in rows.
+/// Maximum window, in rows.
 pub const MAX_WINDOW: usize = 1 << 20;
 
 /// A float64 that is compared by its bits, so that it can be part of a key.
@@ -71,7 +71,7 @@ names! {
         Exp = "exp",
         /// Square root.
         Sqrt = "sqrt",
-        /// Magnitude.
+        /// Absolute value.
         Abs = "abs",
         /// -1, 0 or 1.
         Sign = "sign",
@@ -199,7 +199,7 @@ pub enum Op {
     Clip(Bits, Bits),
     /// A number in place of null.
     Fill(Bits),
-    /// The value that many rows before.
+    /// The value some rows earlier.
     Lag(usize),
     /// See [`Rolling`]; with the window.
     Rolling(Rolling, usize),
@@ -375,7 +375,7 @@ pub fn wilder_alpha(window: usize) -> f64 {
     1.0 / window as f64
 }
 
-/// The parameters that were not yet read.
+/// The parameters that have not been read yet.
 struct Params<'a> {
     rest: &'a [Param],
 }

@@ -17,7 +17,7 @@ use crate::parallel::{self, Threads};
 use crate::scale::{self, MinMax};
 use crate::{Error, Result, simd};
 
-/// Fewest rows for a thread. Starting one takes as long as processing about 10,000 rows.
+/// Minimum number of rows per thread. Starting one takes as long as processing about 10,000 rows.
 const ROWS_PER_TASK: usize = 1 << 15;
 
 /// Leaves values as they are.
@@ -378,7 +378,7 @@ impl Pipeline {
     }
 }
 
-/// What happens when rows are computed.
+/// An event while rows are computed.
 enum Event<'a> {
     /// A block of that many rows begins.
     Begin(usize),

@@ -1,4 +1,4 @@
-//! In which order the nodes of a graph are computed, on which rows, and into which buffers.
+//! The schedule of a graph: the order, the rows and the buffers in which its nodes are computed.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use super::op::{Op, Rolling};
 /// Bytes of the buffers of a block, so that they fit into the L2 cache.
 const CACHE: usize = 1 << 20;
 
-/// Fewest and most rows in a block, unless a lookback is longer.
+/// Minimum and maximum number of rows in a block, unless a lookback is longer.
 const ROWS: [usize; 2] = [256, 1024];
 
 /// Where the values of a node are.
@@ -274,7 +274,7 @@ fn order(graph: &Graph, extras: &[Option<usize>]) -> Vec<Vec<usize>> {
             members.entry(key).or_default().push(node);
         }
     }
-    // All members of a family come in the place of the first one, equal windows side by side.
+    // All members of a family take the place of the first one, with equal windows side by side.
     let mut order = Vec::new();
     for node in wanted() {
         let Some(key) = key(node) else {

@@ -319,7 +319,7 @@ compiled! {
     /// Writes quantiles of the windows of `window` values; see
     /// [`crate::expr::kernels::order::write_quantiles`].
     fn quantiles(values: &[f64], window: usize, places: &[Place], outs: &mut [&mut [f64]]) {
-        // Sorted values between two that are never moved. NaN empties the window, so it has
+        // Sorted values between two sentinels. NaN empties the window, so it has
         // `window` values only if none of the last is NaN.
         let empty = [f64::NEG_INFINITY, f64::INFINITY];
         let full = window + empty.len();

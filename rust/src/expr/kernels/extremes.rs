@@ -5,7 +5,7 @@
 
 use crate::simd::windows as simd;
 
-/// Which value of a window is wanted.
+/// Which extreme of a window to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// The smallest.

@@ -1,14 +1,14 @@
 //! Quantiles and ranks over windows.
 //!
 //! Up to [`SHORT`] values, a quantile reads a sorted copy of the window, in which each row replaces
-//! one value, and a rank compares the last value with each other. Longer windows are a set of ranks
-//! within the whole slice, which takes `O(log n)` a row.
+//! one value, and a rank compares the last value with every other. Longer windows are stored as the
+//! set of their values' ranks in the whole slice, which takes `O(log n)` per row.
 
 use std::ops::Range;
 
 use crate::simd::{self, windows};
 
-/// The longest window that is searched value by value.
+/// The longest window that is scanned value by value.
 const SHORT: usize = 1024;
 
 /// Rank of NaN.

@@ -1,17 +1,17 @@
 //! Exponential averages.
 //!
-//! The recursion `y += alpha * (x - y)` never forgets a value, but after some rows its weight is too
-//! small to matter. An average is therefore a weighted sum over that many values. It is built from
-//! sums over 1, 2, 4, 8, ... values, as sums over windows are: nothing is carried from row to row, so
+//! The recursion `y += alpha * (x - y)` depends on all earlier values, but after some rows the weight
+//! of a value is too small to matter. An average is therefore a weighted sum over that many values. It
+//! is built from sums over 1, 2, 4, 8, ... values, as sums over windows are: nothing is carried from row to row, so
 //! the result depends neither on where a series starts nor on what lies before a NaN.
 
 use crate::simd::windows as simd;
 
-/// Weight under which earlier values no longer count.
+/// Weight below which earlier values are ignored.
 const WEIGHT: f64 = 1e-13;
 
-/// Returns how many rows before a row must be known for an average that moves by `alpha` of the
-/// distance to each value: the smallest `k` with `(1 - alpha)^k <= 1e-13`.
+/// Returns the lookback of an exponential average with the smoothing factor `alpha`: the smallest
+/// `k` with `(1 - alpha)^k <= 1e-13`.
 ///
 /// # Panics
 /// Unless `0 < alpha <= 1`.
@@ -22,7 +22,7 @@ pub fn settled_rows(alpha: f64) -> usize {
     (WEIGHT.ln() / (-alpha).ln_1p()).ceil() as usize
 }
 
-/// Returns how many rows before a row must be known for Wilder's RSI over `window` differences.
+/// Returns the lookback of Wilder's RSI over `window` differences.
 ///
 /// # Panics
 /// When `window` is 0.
