@@ -200,8 +200,8 @@ class Feature:
     earlier nodes that are its arguments, and its parameters. The last node is the value of the
     feature. `[("column", (), ("close",)), ("mean", (0,), (7,))]` is the mean of the last 7 closes.
 
-    Null in any argument gives null, and so does a result that is not finite. A window that contains
-    a null gives null.
+    A null argument gives null, except in `where` and `fill`. A window that contains a null gives
+    null, and so does a result that is not finite.
 
     Args:
         name: Its name in the matrix.

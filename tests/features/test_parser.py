@@ -83,7 +83,7 @@ WHOLE = "must be a whole number of bars from"
         ("1 + mean(close, 5, 6)", 4, "mean(close, 5, 6)", "expected 2 arguments, got 3: mean"),
         ("hour(1, sin, 2)", 0, "hour(1, sin, 2)", "expected 0 to 2 arguments, got 3: hour(k=0, "),
         ("rsi(close, 14)", 0, "rsi(close, 14)", "got 2: rsi(x, n, simple|wilder)"),
-        ("mean(close, n=5)", 13, "=", "arguments are given by position, without their names"),
+        ("mean(close, n=5)", 13, "=", "arguments are passed by position, without names"),
         ("mean(close, 0)", 12, "0", f"`n` of `mean` {WHOLE} 1 to 1,048,576, got 0"),
         ("std(close, 1)", 11, "1", f"`n` of `std` {WHOLE} 2 to 1,048,576, got 1"),
         ("mean(close, 2.0)", 12, "2.0", f"`n` of `mean` {WHOLE} 1 to 1,048,576, got 2.0"),

@@ -1,9 +1,9 @@
 """The functions of expressions, with the same names as in text.
 
 Every function returns an `Expr`. An argument `x` is an expression or a number, and `n` is a window
-in bars: the current bar and the `n - 1` before it. A null operand makes the result null, and so
-does a window that contains a null or starts before the first row. A result that is not finite, such
-as 0 / 0 or the logarithm of a negative number, is null too.
+in bars: the current bar and the `n - 1` before it. A null operand makes the result null, except in
+`where` and `fill`. So does a window that contains a null or starts before the first row. A result
+that is not finite, such as 0 / 0 or the logarithm of a negative number, is null too.
 
 `sum`, `min`, `max` and `abs` shadow Python's built-ins, so import the module under an alias, or
 import only what you need:

@@ -34,7 +34,7 @@ _INSTEAD = {
     "&": "for `and`, multiply the conditions: `(a > 0) * (b > 0)`",
     "|": "for `or`, write `maximum(a > 0, b > 0)`",
     "!": "to compare, write `!=`; for `not c`, write `c == 0`",
-    "=": "to compare, write `==`; arguments are given by position, without their names",
+    "=": "to compare, write `==`; arguments are passed by position, without names",
     "#": "comments are not supported",
     '"': "the quoted name is not closed, or has an unknown escape or a control character",
     "'": "the quoted name is not closed, or has an unknown escape or a control character",

@@ -25,7 +25,7 @@ impl Bits {
     }
 }
 
-/// A parameter of an operator, as it comes from outside.
+/// A parameter of an operator, as the caller passes it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Param {
     /// A number.

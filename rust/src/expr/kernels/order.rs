@@ -255,7 +255,7 @@ mod tests {
     use super::super::testing::{assert_windows, series};
     use super::*;
 
-    /// The definition of `numpy.quantile`, without its care for rounding.
+    /// The definition of `numpy.quantile`, without its treatment of rounding.
     fn quantile(values: &[f64], q: f64) -> f64 {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);

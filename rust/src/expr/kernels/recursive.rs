@@ -42,7 +42,7 @@ pub struct Averages {
 
 impl Averages {
     /// Writes the average at each of the last `out.len()` positions of `values`: that of the
-    /// recursion `y += alpha * (x - y)` which starts with the value [`settled_rows`] before.
+    /// recursion `y += alpha * (x - y)` that starts [`settled_rows`] values earlier.
     ///
     /// # Panics
     /// When fewer positions have that many values before them.
@@ -80,8 +80,8 @@ fn write(sums: &mut [Vec<f64>; 2], values: &[f64], alpha: f64, out: &mut [f64]) 
     current.clear();
     current.extend_from_slice(values);
     out.fill(0.0);
-    // `factor` is the weight that a sum over `size` values takes from the one before it, and
-    // `weight` that of a value which `newer` values follow.
+    // `factor` is the weight of the previous sum when two sums over `size` values are combined, and
+    // `weight` that of a value followed by `newer` values.
     let (mut size, mut factor, mut newer, mut weight) = (1, keep, 0, 1.0);
     while newer < settled {
         if settled & size != 0 {
@@ -146,7 +146,7 @@ mod tests {
             if let Some(value) = values.get_mut(nan) {
                 *value = f64::NAN;
             }
-            // Rows before make the recursion start earlier.
+            // With earlier rows, the recursion starts earlier.
             let all = rolling::rsi_wilder(&values, window);
             let write = |out: &mut [f64]| Averages::default().write_rsi_wilder(&values, window, out);
             let expected = |r: std::ops::Range<usize>| all[r.end - 1];
