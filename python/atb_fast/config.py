@@ -91,8 +91,9 @@ def recipe_help(names: Iterable[str]) -> str:
     """Return the help text of --recipe for a command that accepts these recipes."""
     explained = "; ".join(f"{name}: {RECIPES[name]}" for name in names)
     return (
-        "How candles become features and targets: a recipe file (FILE.toml), a recipe in Python "
-        f"(package.module:Recipe), or one of these. {explained}. See atb-fast recipes."
+        "The recipe, which defines features, target and network: a built-in one, a recipe file "
+        f"(FILE.toml), or a Python class (package.module:Recipe). Built in: {explained}. Run "
+        "atb-fast recipes ls for more."
     )
 
 

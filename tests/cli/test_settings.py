@@ -117,7 +117,7 @@ def test_help_is_grouped_and_names_the_recipes_that_a_command_takes() -> None:
     assert re.findall("^[A-Z][a-z]+:$", price, re.MULTILINE) == [
         heading for heading in headings if heading != "Recipe:"
     ]
-    assert "recipe file (FILE.toml)" in " ".join(model.split())
+    assert "a recipe file (FILE.toml)" in " ".join(model.split())
     assert "basic:" not in model
     assert "basic:" not in run("train", "--help").output
     assert "basic:" in run("evaluate", "--help").output
@@ -448,4 +448,6 @@ def test_a_recipe_file_is_relative_to_the_settings_file(home: Path) -> None:
 def test_the_basic_recipe_has_a_command_of_its_own() -> None:
     done = run("train", "model", "BTCUSDT", "--recipe", "basic")
     assert isinstance(done.exception, ArgumentError)
-    assert str(done.exception) == "--recipe basic is trained by train price"
+    assert str(done.exception) == (
+        "train model does not train the basic recipe; use atb-fast train price"
+    )

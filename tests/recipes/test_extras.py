@@ -133,7 +133,7 @@ def test_an_extra_that_is_missing() -> None:
 
 
 def test_cached_features_depend_on_the_values(tmp_path: Path) -> None:
-    recipe = declared("close", "funding", scalers_see="all")
+    recipe = declared("close", "funding", fit_scalers_on="all")
     context = Context(CONFIG, cache=tmp_path)
 
     def values(given: Market) -> Any:

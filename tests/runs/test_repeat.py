@@ -104,7 +104,7 @@ def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
         ({"config": {"epochs": 3}}, "config cannot be used: .*symbol"),
         ({"config": {"symbol": "../../x"}}, "symbol is '../../x'"),
         ({"config": {"symbol": "BTCUSDT", "timeframe": "1y"}}, "timeframe is '1y'"),
-        ({"config": {"symbol": "BTCUSDT", "recipe": {}}}, "found '{}'"),
+        ({"config": {"symbol": "BTCUSDT", "recipe": {}}}, "no recipe is named '{}'"),
         ({"config": {"symbol": "BTCUSDT", "candles": "\0"}}, "candles is .*, expected a path"),
         ({"config": {"symbol": "BTCUSDT", "candles": "~nobody0/x"}}, "expected a path"),
         (

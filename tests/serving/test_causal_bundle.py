@@ -195,7 +195,7 @@ def test_too_few_candles_say_how_many(bundle: Bundle) -> None:
     [
         (lambda s, m: s["features"][0].update(expression="lead(close, 1)"), "looks into the fut"),
         (lambda s, m: s["features"][0].update(expression="close +"), "return_1"),
-        (lambda s, m: s["features"][0].update(expression=["close"]), "expected text"),
+        (lambda s, m: s["features"][0].update(expression=["close"]), "expected a string"),
         (lambda s, m: s["features"][0].update(expression="mean(close, 0)"), "whole number of"),
         (lambda s, m: s["features"][0]["scaler"].update(method="window"), "expected one kind"),
         (lambda s, m: s["features"][0]["scaler"].update(data_max="much"), "data_max"),

@@ -176,7 +176,7 @@ def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
         "least squares on the last bar; right: directional accuracy with its 95% interval; up: "
         "share of upward moves."
     )
-    if config.definition.scalers_see == "all":
+    if config.definition.fit_scalers_on == "all":
         print_text("This recipe has look-ahead bias: its scalers were fitted on the test bars too.")
 
 

@@ -108,7 +108,7 @@ def click_option(item: Option) -> click.Option:
 def _shown_default(item: Option) -> bool | str:
     """Return what help says about the default of an option."""
     if item.from_recipe:
-        return f"{item.default}, unless the recipe has another"
+        return f"{item.default} or the recipe's own"
     return item.default is not None and item.default is not False
 
 

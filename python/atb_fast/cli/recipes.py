@@ -69,7 +69,9 @@ def show(recipe: str, as_toml: bool, as_json: bool) -> None:
     document = describe(made)
     if as_toml:
         if "features" not in document:
-            raise ArgumentError(f"{recipe} is a recipe in Python, which has no recipe file")
+            raise ArgumentError(
+                f"--toml: {recipe} is a Python class, which cannot be written as a recipe file"
+            )
         click.echo(to_toml(to_document(made)), nl=False)
     elif as_json:
         print_json(document)
@@ -97,7 +99,7 @@ def schema() -> None:
             ["--plot", "picture"],
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
-            help="Write a picture of the features of SYMBOL to this PNG file.",
+            help="Plot the features of SYMBOL, at most 40, to this PNG file.",
         ),
     ],
     epilog=EXIT_CODES,
@@ -115,9 +117,9 @@ def check(
 ) -> None:
     """Check RECIPE: a name, a recipe file, or package.module:Recipe.
 
-    With SYMBOL, also computes its features on a market, and counts the candles without a value:
-    during the warm-up, where an input is missing, and where the result is undefined. For look-ahead
-    bias, see atb-fast check leak.
+    With SYMBOL, also compute the features on a market and count the candles without a value, by
+    reason: warm-up, missing input, or undefined result. To test for look-ahead bias, run atb-fast
+    check leak.
     """
     from atb_fast.recipes import library
     from atb_fast.recipes.description import describe, preview
@@ -140,7 +142,9 @@ def check(
             title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe"
             plot_features(picture, seen.timestamps, seen.values, title)
     elif picture is not None:
-        raise ArgumentError("--plot needs a symbol: atb-fast recipes check RECIPE SYMBOL --plot")
+        raise ArgumentError(
+            "--plot needs a symbol: atb-fast recipes check RECIPE SYMBOL --plot FILE"
+        )
     if as_json:
         print_json(document)
         return
@@ -149,13 +153,13 @@ def check(
 
 def _print_recipe(document: dict[str, Any], seen: Preview | None = None) -> None:
     if "features" not in document:
-        print_text(f"{document['name']}: a recipe in Python, {document['python']}")
+        print_text(f"{document['name']}: a Python class, {document['python']}")
         return
     columns = [Column("feature"), Column("expression"), Column("scaler")]
     columns += [Column(name, right=True) for name in ("warm-up", "lookback")]
     rows = [list(feature.values()) for feature in document["features"]]
     if seen is not None:
-        columns += [Column(name, right=True) for name in ("no input", "undefined")]
+        columns += [Column(name, right=True) for name in ("missing input", "undefined")]
         for row in rows:
             found = seen.nulls.get(row[0], {})  # features of sentiment may be left out
             row.extend(found.get(name) for name in _NULLS)
@@ -165,19 +169,26 @@ def _print_recipe(document: dict[str, Any], seen: Preview | None = None) -> None
     target, network = (_part(document[name]) for name in ("target", "network"))
     purge = document["purge"]
     print_text(
-        f"target: {target}; network: {network}; windows of {document['sequence_length']} bars of "
+        f"target: {target}; network: {network}; window: {document['sequence_length']} bars of "
         f"{document['timeframe']} by default; split: {document['split']}"
-        + (f", {counted(purge, 'window')} purged between the parts" if purge else "")
+        + (f" ({counted(purge, 'window')} before each part)" if purge else "")
     )
     needs = [*(["the Fear & Greed index"] if document["index"] else []), *document["extra"]]
     print_text(
-        f"a window needs {counted(document['lookback'], 'candle')} before it; "
-        f"reads the candles{''.join(f', {name}' for name in needs)}"
+        f"lookback: {counted(document['lookback'], 'candle')} before a window; inputs: candles"
+        f"{''.join(f', {name}' for name in needs)}"
     )
     if seen is not None:
         print_text(f"{seen.rows:,} of {counted(len(seen.timestamps), 'candle')} have every feature")
-    if document["scalers_see"] == "all" or document["split"] == "tested_twice":
-        print_text("This recipe has look-ahead bias: its test bars affect training.")
+    if document["fit_scalers_on"] == "all":
+        print_text(
+            "This recipe has look-ahead bias: its scalers are fitted on all rows, including the "
+            "test rows."
+        )
+    if document["split"] == "shared_test":
+        print_text(
+            "Its test windows also select the best epoch, so its test errors are optimistic."
+        )
 
 
 def _part(document: dict[str, Any]) -> str:

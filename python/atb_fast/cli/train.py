@@ -144,13 +144,16 @@ def _command(
     recipe={"help": recipe_help(_MODEL_RECIPES)},
 )
 def _model(**options: Any) -> None:
-    """Train a model of a recipe for each SYMBOL.
+    """Train a model for each SYMBOL.
 
-    A recipe that uses the Fear & Greed index does so unless --force-price-only is given. With
-    several symbols, --json prints a list.
+    --recipe selects the features, the target and the network. --force-price-only drops features of
+    the Fear & Greed index. With several symbols, --json prints a list.
     """
     if options["recipe"] == "basic":
-        raise ArgumentError("--recipe basic is trained by train price", options=["recipe"])
+        raise ArgumentError(
+            "train model does not train the basic recipe; use atb-fast train price",
+            options=["recipe"],
+        )
     _train(**options)
 
 

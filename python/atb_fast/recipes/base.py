@@ -18,7 +18,7 @@ from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes.networks import CnnLstm, Network
-from atb_fast.recipes.split import tested_twice
+from atb_fast.recipes.split import shared_test
 from atb_fast.recipes.targets import Close, Target
 
 #: Returns the outputs of a fitted model for the windows at these starts.
@@ -64,7 +64,7 @@ class BaseRecipe(ABC):
         timeframe: Default of the option; None for that of the program.
         sequence_length: As `timeframe`.
         sentiment_lag_days: As `timeframe`.
-        scalers_see: The rows that scalers are fitted on, `training` or `all`.
+        fit_scalers_on: The rows that scalers are fitted on, `training` or `all`.
         target: What its models predict.
         network: The network that learns it.
     """
@@ -73,7 +73,7 @@ class BaseRecipe(ABC):
     timeframe: str | None = None
     sequence_length: int | None = None
     sentiment_lag_days: int | None = None
-    scalers_see: str = "training"
+    fit_scalers_on: str = "training"
     target: Target = Close()
     network: Network = CnnLstm()
 
@@ -118,7 +118,7 @@ class BaseRecipe(ABC):
         Raises:
             DataError: There are too few rows for a window in each part.
         """
-        return tested_twice(self.starts(prepared, options), prepared, options)
+        return shared_test(self.starts(prepared, options), prepared, options)
 
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
         """Return the windows of `parts` with their targets.

@@ -52,7 +52,9 @@ def check_table(key: str, given: Any, known: Collection[str]) -> None:
         raise wrong(key, given, "a table")
     for name in given:
         if name not in known:
-            raise unknown(f"{key}: unknown key", name, known)
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+            raise ArgumentError(f"{key}: unknown key {name!r:.80}; {hint}")
 
 
 def check_name(name: Any) -> None:
@@ -76,9 +78,9 @@ def check_extra(extra: Any) -> tuple[str, ...]:
         ArgumentError: It is not a list of names, or a name is not valid or not unique.
     """
     if isinstance(extra, str) or not isinstance(extra, list | tuple):
-        raise wrong("extra", extra, "a list of names of columns")
+        raise wrong("extra", extra, "a list of column names")
     for i, name in enumerate(extra):
-        problem = wrong_column_name(name) if isinstance(name, str) else "expected a text"
+        problem = wrong_column_name(name) if isinstance(name, str) else "expected a string"
         if problem:
             raise ArgumentError(f"extra: found {name!r:.80}, {problem}")
         if name in extra[:i]:
@@ -87,7 +89,7 @@ def check_extra(extra: Any) -> tuple[str, ...]:
 
 
 def read_features(
-    features: Any, *, scaler: str, extra: tuple[str, ...], index_join: str
+    features: Any, *, scaler: str, extra: tuple[str, ...], sentiment_join: str
 ) -> dict[str, FeatureSpec]:
     """Return the features by name.
 
@@ -96,16 +98,16 @@ def read_features(
             text of one.
         scaler: The scaler of those that do not name one.
         extra: Further columns that features may read.
-        index_join: How the index is joined.
+        sentiment_join: How the index is joined.
 
     Raises:
         ArgumentError: A name, an expression or a scaler is invalid.
     """
     if not isinstance(features, Mapping) or not features:
-        raise wrong("features", features, "at least one feature, as name and expression")
+        raise wrong("features", features, "at least one feature: a name and its expression")
     if len(features) > MOST_FEATURES:
         raise ArgumentError(f"features: found {len(features)}, expected at most {MOST_FEATURES}")
-    index = INDEX_COLUMNS if index_join == "as_of" else (MOMENTUM,)
+    index = INDEX_COLUMNS if sentiment_join == "as_of" else (MOMENTUM,)
     columns = (*CANDLE_COLUMNS, *index, *extra)
     return {
         name: _read_feature(name, feature, scaler, columns) for name, feature in features.items()
@@ -124,7 +126,7 @@ def _read_feature(name: Any, feature: Any, scaler: str, columns: tuple[str, ...]
         rest = {"scaler": scaler} | {k: v for k, v in feature.items() if k != "expression"}
         text = feature.get("expression")
         if not isinstance(text, str):
-            raise wrong(f"{key}.expression", text, "an expression as text")
+            raise wrong(f"{key}.expression", text, "the expression as a string")
         feature = FeatureSpec(parse(text, columns=columns, label=f"{key}.expression"), **rest)
     if isinstance(feature, str):
         feature = parse(feature, columns=columns, label=key)
@@ -150,7 +152,10 @@ def _check_expression(key: str, expression: Expr, columns: tuple[str, ...]) -> N
     missing = sorted(expression.columns.difference(columns))
     if missing:
         error = unknown(key, missing[0], columns)
-        raise ExpressionError(f"{error}. List further columns of the candles as `extra`")
+        raise ExpressionError(
+            f"{error}. For a column of your own, add its name to `extra` and "
+            "pass its file as --extra NAME=FILE"
+        )
 
 
 def check_scaled_by_window(features: Mapping[str, FeatureSpec], *, needed: bool) -> bool:
@@ -174,9 +179,9 @@ def check_scaled_by_window(features: Mapping[str, FeatureSpec], *, needed: bool)
                 "candles, because the scaler is 'window'"
             )
     if bool(by_window) != needed:
-        with_, without = "window_close", "another target"
+        found = "the features use another scaler" if needed else "the target is another one"
         raise ArgumentError(
-            f"target: features with the scaler 'window' need the target {with_!r}, and others "
-            f"need {without}"
+            "target: the scaler 'window' and the target 'window_close' only work together, but "
+            f"{found}; use both or neither"
         )
     return bool(by_window)

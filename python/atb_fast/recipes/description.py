@@ -41,7 +41,7 @@ def describe(recipe: BaseRecipe) -> dict[str, Any]:
         "target": {"kind": recipe.target.kind, **asdict(recipe.target)},
         "network": {"kind": recipe.network.kind, **asdict(recipe.network)},
         "split": recipe.split,
-        "scalers_see": recipe.scalers_see,
+        "fit_scalers_on": recipe.fit_scalers_on,
         "extra": list(recipe.extra),
         "index": "index" in recipe.traits,
         "warmup": max((feature["warmup"] for feature in features), default=0),

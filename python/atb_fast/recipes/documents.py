@@ -16,7 +16,7 @@ from atb_fast.recipes import checks
 from atb_fast.recipes.base import BaseRecipe
 from atb_fast.recipes.joining import JOINS
 from atb_fast.recipes.networks import NETWORKS
-from atb_fast.recipes.recipe import SCALERS_SEE, Recipe
+from atb_fast.recipes.recipe import FIT_SCALERS_ON, Recipe
 from atb_fast.recipes.split import SPLITS
 from atb_fast.recipes.targets import TARGETS
 
@@ -64,7 +64,7 @@ def from_document(document: Any) -> Recipe:
     Raises:
         ArgumentError: It is not a recipe. The message begins with the key.
     """
-    checks.check_table("the document", document, _KEYS)
+    checks.check_table("recipe", document, _KEYS)
     for key in ("name", "features", "target"):
         if key not in document:
             raise ArgumentError(f"{key} is missing; expected at least name, features and target")
@@ -78,7 +78,7 @@ def from_document(document: Any) -> Recipe:
 
 def _part(key: str, given: Any, kinds: Mapping[str, type[Part]]) -> Part:
     if not isinstance(given, Mapping):
-        raise checks.wrong(key, given, f"a table, [{key}], with the key kind")
+        raise checks.wrong(key, given, f"a table [{key}] with the key kind")
     if "kind" not in given:
         raise ArgumentError(f"{key}.kind is missing; expected one of {', '.join(kinds)}")
     checks.check_choice(f"{key}.kind", given["kind"], kinds)
@@ -157,9 +157,9 @@ def schema() -> dict[str, Any]:
             "sequence_length": {"type": "integer", "minimum": 10},
             "sentiment_lag_days": {"type": "integer", "minimum": 0},
             "scaler": {"enum": list(SCALERS)},
-            "scalers_see": {"enum": list(SCALERS_SEE)},
+            "fit_scalers_on": {"enum": list(FIT_SCALERS_ON)},
             "split": {"enum": list(SPLITS)},
-            "index_join": {"enum": list(JOINS)},
+            "sentiment_join": {"enum": list(JOINS)},
             "extra": {"type": "array", "items": {"type": "string", "pattern": checks.COLUMN_NAME}},
             "features": {
                 "type": "object",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from functools import cache
 from importlib import import_module
@@ -66,17 +67,17 @@ def check_own(recipe: BaseRecipe) -> None:
     name = getattr(recipe, "name", None)
     checks.check_name(name)
     if name in (*MODEL_TYPES, *RECIPES, "latest"):
-        raise ArgumentError(
-            f"name: {name} is taken by atb-fast; choose another name for the recipe"
-        )
+        raise ArgumentError(f"name: {name} is reserved by atb-fast; choose another name")
 
 
 def _entry_point(name: str) -> Any:
     found = {point.name: point for point in entry_points(group=GROUP)}
     if name not in found:
-        error = checks.unknown("--recipe", name, [*RECIPES, *found])
+        near = difflib.get_close_matches(name, [*RECIPES, *found], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
         raise ArgumentError(
-            f"{error}, the path of a recipe file (ending with .toml), or package.module:Recipe"
+            f"--recipe: no recipe is named {name!r:.80}{hint} Expected one of "
+            f"{', '.join([*RECIPES, *found])}, a recipe file (NAME.toml), or package.module:Recipe"
         )
     try:
         return found[name].load()
@@ -98,8 +99,9 @@ def _import(given: str) -> Any:
 
 def _failed(given: str, error: Exception) -> ArgumentError:
     return ArgumentError(
-        f"--recipe {given:.200} cannot be imported ({type(error).__name__}: {error}); expected "
-        "package.module:Recipe, where the module can be imported from the working directory"
+        f"--recipe {given:.200} cannot be imported ({type(error).__name__}: {error}); fix that "
+        "error, or pass package.module:Recipe with a module that Python can import (the working "
+        "directory counts)"
     )
 
 
@@ -110,9 +112,10 @@ def _made(given: str, found: Any) -> BaseRecipe:
             return found()
         except TypeError as error:
             raise ArgumentError(
-                f"--recipe {given:.200} cannot be made: {error}; expected a class whose "
+                f"--recipe {given:.200} cannot be created: {error}; expected a class whose "
                 "constructor needs no arguments"
             ) from error
     if not isinstance(found, BaseRecipe):
-        raise checks.wrong(f"--recipe {given:.200}", found, "an atb_fast.Recipe or a class of it")
+        expected = "an instance or a subclass of atb_fast.BaseRecipe"
+        raise checks.wrong(f"--recipe {given:.200}", found, expected)
     return found

@@ -42,7 +42,7 @@ from atb_fast.recipes.targets import LogReturn, Target
 log = logging.getLogger(__name__)
 
 #: The rows that scalers can be fitted on.
-SCALERS_SEE = ("training", "all")
+FIT_SCALERS_ON = ("training", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +57,10 @@ class Recipe(BaseRecipe):
         network: The network that learns it.
         description: What it does, in a few words.
         scaler: How features are scaled by default; see `specs.Scaler`.
-        scalers_see: The rows that scalers are fitted on: those of the `training` windows, or `all`,
-            which is look-ahead bias.
+        fit_scalers_on: The rows that scalers are fitted on: those of the `training` windows, or
+            `all`, which is look-ahead bias.
         split: How windows are divided into parts; one of `SPLITS`.
-        index_join: How the Fear & Greed index is joined to the candles; one of `JOINS`.
+        sentiment_join: How the Fear & Greed index is joined to the candles; one of `JOINS`.
         extra: Further columns of the candles that features may read.
         timeframe: Default timeframe.
         sequence_length: Default number of bars in a window.
@@ -76,9 +76,9 @@ class Recipe(BaseRecipe):
     network: Network = CnnLstm()
     description: str = ""
     scaler: Scaler = "standard"
-    scalers_see: str = "training"
+    fit_scalers_on: str = "training"
     split: str = "purged"
-    index_join: str = "as_of"
+    sentiment_join: str = "as_of"
     extra: tuple[str, ...] = ()
     timeframe: str | None = None
     sequence_length: int | None = None
@@ -91,9 +91,9 @@ class Recipe(BaseRecipe):
             raise checks.wrong("description", self.description, "a text of up to 1,000 characters")
         for key, known in (
             ("scaler", SCALERS),
-            ("scalers_see", SCALERS_SEE),
+            ("fit_scalers_on", FIT_SCALERS_ON),
             ("split", SPLITS),
-            ("index_join", JOINS),
+            ("sentiment_join", JOINS),
         ):
             checks.check_choice(key, getattr(self, key), known)
         if self.timeframe is not None:
@@ -109,7 +109,7 @@ class Recipe(BaseRecipe):
                 checks.check_whole(f"{part.kind}.{item.name}", getattr(part, item.name), 1)
         extra = checks.check_extra(self.extra)
         features = checks.read_features(
-            self.features, scaler=self.scaler, extra=extra, index_join=self.index_join
+            self.features, scaler=self.scaler, extra=extra, sentiment_join=self.sentiment_join
         )
         checks.check_scaled_by_window(features, needed=self.target.scaled_by_window)
         object.__setattr__(self, "extra", extra)
@@ -129,13 +129,13 @@ class Recipe(BaseRecipe):
         found = {
             "length": columns,
             "index": index,
-            "lag": index and self.index_join == "as_of",
+            "lag": index and self.sentiment_join == "as_of",
             "horizon": "horizon" in {item.name for item in fields(self.target)},
             "purge": self.split == "purged",
             "extra": columns,
             "candle graph": columns
             and not self.extra
-            and self.index_join == "resampled"
+            and self.sentiment_join == "resampled"
             and all(_in_graph(part) for spec in specs for part in spec.expression.walk()),
         }
         return frozenset(name for name, has in found.items() if has)
@@ -149,8 +149,8 @@ class Recipe(BaseRecipe):
     def local(self) -> bool:
         """Whether an unscaled feature depends on nothing but the rows within its lookback."""
         return (
-            self.scalers_see == "training"
-            and self.index_join == "as_of"
+            self.fit_scalers_on == "training"
+            and self.sentiment_join == "as_of"
             and not self.scaled_by_window
         )
 
@@ -161,7 +161,7 @@ class Recipe(BaseRecipe):
         candles, asked = market.candles, context.asked
         sha256 = {"candles": content_hash(candles)}
         if "index" in self.traits and not asked.force_price_only:
-            joined = JOINS[self.index_join](market, options, context)
+            joined = JOINS[self.sentiment_join](market, options, context)
         else:
             joined = Joined(market.frame)
         if joined.sha256 is not None:
@@ -212,7 +212,8 @@ class Recipe(BaseRecipe):
         specs = {name: spec for name, spec in self.specs.items() if index or not spec.uses_index}
         if not specs:
             raise ArgumentError(
-                f"--force-price-only leaves no feature of the {self.name} recipe; leave it out",
+                f"every feature of the {self.name} recipe uses the Fear & Greed index, so "
+                "--force-price-only leaves none; remove the flag",
                 options=["force_price_only"],
             )
         return specs
@@ -229,7 +230,7 @@ class Recipe(BaseRecipe):
 
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
         """Return the windows of `parts`, scaled, with their targets."""
-        if self.scalers_see == "training" and not self.scaled_by_window:
+        if self.fit_scalers_on == "training" and not self.scaled_by_window:
             prepared = self._scaled(prepared, *self.fitted_rows(parts, options))
         return super().windows(prepared, options, parts)
 
@@ -255,7 +256,7 @@ class Recipe(BaseRecipe):
     ) -> tuple[FeatureMatrix, FeaturePipeline]:
         """Return the features of the rows that have all of them, and the pipeline."""
         features = compiled(specs, context.asked.bar_ms)
-        if self.scalers_see == "training":
+        if self.fit_scalers_on == "training":
             # Not cached: they are computed again anyway once the scalers are fitted.
             pipeline = unscaled(features)
             return pipeline.transform(frame), pipeline
@@ -263,7 +264,7 @@ class Recipe(BaseRecipe):
         name = feature_cache.key(
             (sentiment_code.__file__,),
             features=[(f.name, f.nodes, f.null_as, specs[f.name].scaler) for f in features],
-            join=self.index_join,
+            join=self.sentiment_join,
             timeframe=context.asked.timeframe,
             data=sha256 | {"extra": content_hash(further)},
         )

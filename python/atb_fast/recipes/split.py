@@ -19,9 +19,7 @@ _VALIDATION_SHARE = 0.15
 _EMBARGO_SHARE = 0.01
 
 
-def tested_twice(
-    starts: NDArray[np.int64], prepared: PreparedData, options: RecipeOptions
-) -> Parts:
+def shared_test(starts: NDArray[np.int64], prepared: PreparedData, options: RecipeOptions) -> Parts:
     """Return the oldest 80% of the windows to train, and the others to validate and to test.
 
     This is the split of the trainer that atb-fast replaces: its test windows also select the epoch.
@@ -86,4 +84,4 @@ def embargo_rows(prepared: PreparedData, options: RecipeOptions) -> int:
 
 
 #: The splits that a recipe can name.
-SPLITS = {"purged": purged, "tested_twice": tested_twice}
+SPLITS = {"purged": purged, "shared_test": shared_test}

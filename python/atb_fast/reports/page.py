@@ -121,7 +121,7 @@ def _values(
     return {
         **{name: document[name] for name in ("symbol", "timeframe", "model_type")},
         "recipe": record.config.recipe,
-        "scalers_see_all": record.config.definition.scalers_see == "all",
+        "fitted_on_all": record.config.definition.fit_scalers_on == "all",
         "purged": "purge" in record.config.definition.traits,
         "smallest_is_zero": data.prepared.join == {"method": "resampled"},
         "version": document["version_id"],
