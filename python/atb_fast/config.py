@@ -81,7 +81,7 @@ RECIPES = {
     "basic": "raw candles, each window scaled by its own values, as in live strategies",
 }
 
-#: Directories in the registry that recipes of the package have, now or later.
+#: Model types that are used or reserved by built-in recipes.
 MODEL_TYPES = ("basic", "price", "sentiment", "causal", "meta_label", "volatility")
 
 Engine = Literal["auto", "compiled", "keras"]
@@ -348,7 +348,7 @@ class MarketOptions(_Group):
 class RecipeOptions(_Group):
     """How candles become features, targets and parts."""
 
-    # `TrainingConfig` also takes a recipe, which these modules do not know.
+    # `TrainingConfig` also accepts a recipe object, whose class this module must not import.
     recipe: str | Any = option("legacy", recipe_help(RECIPES))
     sequence_length: int = option(
         120,

@@ -35,11 +35,12 @@ class Option:
         default: The default; None if `factory` computes it, or if there is none.
         factory: Computes the default.
         help: One or two sentences for `--help`.
-        needs: What a recipe must have for the option to affect it, empty for nothing: `index`
-            (features of the Fear & Greed index), `lag` (a join of the index that takes a lag),
-            `length` (windows of any length), `horizon` (a target that takes a horizon), `purge`
-            (purged parts), `extra` (features of any columns), `candle graph` (features that an ONNX
-            graph can compute). With any other recipe, a value other than the default is an error.
+        needs: The capability that a recipe must have for the option to apply; empty if it always
+            applies. `index`: features of the Fear & Greed index; `lag`: a join of the index that
+            takes a lag; `length`: windows of any length; `horizon`: a target that takes a horizon;
+            `purge`: purged parts; `extra`: features of any columns; `candle graph`: features that
+            an ONNX graph can compute. With any other recipe, a value other than the default is an
+            error.
         ignored: Whether other recipes ignore a value instead.
         from_recipe: Whether a recipe may have its own default.
         machine: Whether it concerns only this machine and this run, not the model.

@@ -34,7 +34,7 @@ class CandleFeatures:
 
     @classmethod
     def of(cls, prepared: PreparedData) -> CandleFeatures:
-        """Return those of a recipe that has a candle graph; see `Option.needs`."""
+        """Return the features of `prepared`, whose recipe must support a candle graph."""
         assert prepared.pipeline is not None  # TrainingConfig requires such a recipe
         expressions = tuple(spec.expression for spec in prepared.specs.values())
         return cls(expressions, tuple(prepared.pipeline.scalers))

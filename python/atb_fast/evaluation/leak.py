@@ -177,7 +177,7 @@ class _Run:
     @property
     def local(self) -> bool:
         """Whether only the newest candles before a cut must be evaluated."""
-        # A subclass may do anything.
+        # A subclass may override any method, so nothing can be assumed about it.
         return type(self.recipe) is Recipe and self.recipe.local
 
 
@@ -201,7 +201,7 @@ def _known(run: _Run, cut: int) -> PreparedData:
 def _usable(run: _Run, cut: int) -> bool:
     """Return whether the recipe has enough candles and sentiment before `cut`."""
     if run.local:
-        return True  # its newest rows have all that they depend on
+        return True  # the newest rows include everything that they depend on
     try:
         _known(run, cut)
     except DataError:
@@ -265,7 +265,7 @@ def _local_changes(run: _Run, cut: int) -> Generator[_Change, None, int]:
     """
     assert isinstance(run.recipe, Recipe)  # see `_Run.local`
     full = run.data.prepared
-    assert full.pipeline is not None  # so do these recipes
+    assert full.pipeline is not None  # local recipes have one
     first = max(0, cut - full.lookback - run.data.length - run.data.horizon)
     columns = run.recipe.columns(_known_market(run, cut, first), full, run.config)
     matrix = full.pipeline.transform(columns)
@@ -287,7 +287,7 @@ def _local_changes(run: _Run, cut: int) -> Generator[_Change, None, int]:
 def _without_future(run: _Run, cut: int) -> PreparedData:
     """Return what was prepared for the whole market without the rows from `cut` on.
 
-    Of the features, one is enough, because targets and the split do not depend on them.
+    One feature column is enough, because targets and the split do not depend on features.
     """
     full = run.prepared
     rows = full.matrix.rows[full.matrix.rows < cut]

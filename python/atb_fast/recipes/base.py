@@ -54,13 +54,13 @@ def check_moves(market: Market) -> None:
 class BaseRecipe(ABC):
     """How candles become features, targets and parts, and which network learns them.
 
-    `Recipe` is one that is declared by expressions. For what expressions cannot say, subclass this
-    class: only `prepare` is required. The other methods are for features that are already scaled,
-    with the close as target. Its bundles can be scored if the frame that is scored has the columns
-    that the expressions of its features read.
+    `Recipe` declares its features as expressions. If that is not enough, subclass this class; only
+    `prepare` is required. The other methods assume that features are already scaled and that the
+    target is the close. To score a bundle, the frame must have the columns that the expressions of
+    its features read.
 
     Attributes:
-        name: What it is called, and its directory in the registry.
+        name: The name, which is also the directory in the registry.
         timeframe: Default of the option; None for that of the program.
         sequence_length: As `timeframe`.
         sentiment_lag_days: As `timeframe`.
@@ -79,7 +79,10 @@ class BaseRecipe(ABC):
 
     @property
     def traits(self) -> frozenset[str]:
-        """What the recipe has; see `Option.needs`. By default everything except a candle graph."""
+        """The capabilities that options depend on; see `Option.needs`.
+
+        By default, all except a candle graph.
+        """
         return frozenset({"length", "index", "lag", "horizon", "purge", "extra"})
 
     @property

@@ -16,7 +16,7 @@ from atb_fast.features.frames import MOMENTUM
 from atb_fast.features.parser import parse
 from atb_fast.features.specs import INDEX_COLUMNS, SCALERS, FeatureSpec, Scaler
 
-#: Most features of a recipe.
+#: Maximum number of features in a recipe.
 MOST_FEATURES = 1000
 #: A name of a recipe, which is also a directory in the registry.
 NAME = "[a-z][a-z0-9_-]{0,63}"
@@ -27,7 +27,7 @@ _FEATURE_KEYS = tuple(item.name for item in fields(FeatureSpec))
 
 
 def unknown(key: str, name: str, known: Collection[str]) -> ArgumentError:
-    """Return the error that `name` is not one of `known`, with the closest one."""
+    """Return an error for a `name` that is not in `known`, with a suggestion."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
     return ArgumentError(f"{key}: found {name!r:.80}; {hint}")
@@ -42,7 +42,7 @@ def check_choice(key: str, value: Any, known: Collection[str]) -> None:
 
 
 def wrong(key: str, value: Any, expected: str) -> ArgumentError:
-    """Return the error that `value` is not what was expected."""
+    """Return an error for a `value` of the wrong type or out of range."""
     return ArgumentError(f"{key}: found {value!r:.80}, expected {expected}")
 
 
@@ -58,7 +58,7 @@ def check_table(key: str, given: Any, known: Collection[str]) -> None:
 
 
 def check_name(name: Any) -> None:
-    """Raise ArgumentError unless `name` can be that of a recipe and of a directory."""
+    """Raise ArgumentError unless `name` is valid for a recipe and a directory."""
     if not isinstance(name, str) or not re.fullmatch(NAME, name, re.ASCII):
         raise wrong(
             "name", name, "at most 64 lowercase letters, digits, - and _, beginning with a letter"

@@ -30,9 +30,9 @@ class TrainingConfig(OutputOptions, FitOptions, RecipeOptions, MarketOptions):
     some options; they are used where the option is None.
 
     Attributes:
-        recipe: The name of the recipe. The constructor also takes a recipe, and what `library.find`
-            does.
-        definition: The recipe, which follows from `recipe`.
+        recipe: The name of the recipe. The constructor also accepts a recipe object, and
+            everything that `library.find` accepts.
+        definition: The recipe object.
 
     Raises:
         ArgumentError: An invalid option, options that contradict each other, or an invalid recipe.

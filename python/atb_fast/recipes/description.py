@@ -1,4 +1,4 @@
-"""What a recipe computes, for people: expressions, lookback, purging, and values on a market."""
+"""Describes a recipe for display: expressions, lookback, purging, and its values on a market."""
 
 from __future__ import annotations
 

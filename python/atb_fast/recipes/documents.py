@@ -25,7 +25,7 @@ Part = TypeVar("Part")
 #: Largest recipe file that is read, in bytes.
 _MOST_BYTES = 1 << 20
 _KEYS = tuple(item.name for item in fields(Recipe))
-#: Keys whose value is a text or a list as in `Recipe`.
+#: Keys whose value is stored as it is in `Recipe`.
 _PLAIN = tuple(key for key in _KEYS if key not in ("features", "target", "network"))
 
 

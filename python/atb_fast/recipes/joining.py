@@ -93,7 +93,7 @@ def _report_missing(frame: pl.DataFrame) -> None:
 
 
 def resampled(market: Market, options: RecipeOptions, context: Context) -> Joined:
-    """Join the momentum of the index as the trainer that atb-fast replaces; see `merge_sentiment`.
+    """Join the momentum of the index as in the legacy trainer; see `merge_sentiment`.
 
     The index is not used if it covers too few of the candles, unless `force_sentiment` is set.
 

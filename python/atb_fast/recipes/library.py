@@ -38,7 +38,7 @@ def installed() -> dict[str, str]:
 
 
 def find(given: str) -> BaseRecipe:
-    """Return a recipe.
+    """Return the recipe that `given` refers to.
 
     Args:
         given: The name of a recipe of the package or of an entry point; the path of a recipe file,
@@ -63,7 +63,7 @@ def find(given: str) -> BaseRecipe:
 
 
 def check_own(recipe: BaseRecipe) -> None:
-    """Raise ArgumentError unless the name of a user's recipe can be a type of its own."""
+    """Raise ArgumentError if the name of a user's recipe is invalid or reserved."""
     name = getattr(recipe, "name", None)
     checks.check_name(name)
     if name in (*MODEL_TYPES, *RECIPES, "latest"):
@@ -86,7 +86,7 @@ def _entry_point(name: str) -> Any:
 
 
 def _import(given: str) -> Any:
-    """Return the object that `package.module:Name` names. Modules may be in the working folder."""
+    """Return the object that `package.module:Name` names. The working directory is searched too."""
     module, _, name = given.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -106,7 +106,7 @@ def _failed(given: str, error: Exception) -> ArgumentError:
 
 
 def _made(given: str, found: Any) -> BaseRecipe:
-    """Return the recipe that was imported: an object, or what its class makes without arguments."""
+    """Return the imported recipe: an instance, or a class that needs no arguments."""
     if isinstance(found, type) and issubclass(found, BaseRecipe):
         try:
             return found()

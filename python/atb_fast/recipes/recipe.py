@@ -50,7 +50,7 @@ class Recipe(BaseRecipe):
     """A declared recipe. Warm-up, lookback and purging follow from its expressions.
 
     Attributes:
-        name: What it is called, and its directory in the registry.
+        name: The name, which is also the directory in the registry.
         features: The features by name, in channel order. An expression, or its text, is scaled by
             `scaler`; a `FeatureSpec`, or a table with its fields, can have another one.
         target: What its models predict.
@@ -122,7 +122,7 @@ class Recipe(BaseRecipe):
 
     @property
     def traits(self) -> frozenset[str]:
-        """What the recipe has; see `Option.needs`."""
+        """The capabilities that options depend on; see `Option.needs`."""
         specs = self.specs.values()
         columns = not self.scaled_by_window
         index = any(spec.uses_index for spec in specs)

@@ -1,4 +1,4 @@
-"""A picture of the features of a recipe."""
+"""Plots the features of a recipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 
 from atb_fast.reports.style import LIGHT, STYLE, thinned
 
-#: Most features in the picture; more would not be readable.
+#: Maximum number of features in the plot; more would be unreadable.
 MOST = 40
 _COLUMNS = 2
 
