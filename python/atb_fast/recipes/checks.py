@@ -18,6 +18,8 @@ from atb_fast.features.specs import INDEX_COLUMNS, SCALERS, FeatureSpec, Scaler
 
 #: Maximum number of features in a recipe.
 MOST_FEATURES = 1000
+#: Largest minimum age of the index, in days, that a bundle can have.
+LONGEST_LAG_DAYS = 365
 #: A name of a recipe, which is also a directory in the registry.
 NAME = "[a-z][a-z0-9_-]{0,63}"
 #: A name of a feature or of a column.
@@ -65,10 +67,20 @@ def check_name(name: Any) -> None:
         )
 
 
-def check_whole(key: str, value: Any, least: int) -> None:
-    """Raise ArgumentError unless `value` is an integer of at least `least`."""
-    if type(value) is not int or not least <= value < 2**31:
-        raise wrong(key, value, f"an integer of at least {least}")
+def check_whole(key: str, value: Any, least: int, most: int = 2**31 - 1) -> None:
+    """Raise ArgumentError unless `value` is an integer from `least` to `most`."""
+    if type(value) is not int or not least <= value <= most:
+        above = type(value) is int and value > most
+        expected = f"an integer of at most {most}" if above else f"an integer of at least {least}"
+        raise wrong(key, value, expected)
+
+
+def check_description(text: Any) -> None:
+    """Raise ArgumentError unless `text` can be printed and is short."""
+    if not isinstance(text, str) or len(text) > 1000:
+        raise wrong("description", text, "a text of up to 1,000 characters")
+    if not all(each.isprintable() or each == "\n" for each in text):
+        raise wrong("description", text, "a text without control characters")
 
 
 def check_extra(extra: Any) -> tuple[str, ...]:
@@ -115,7 +127,8 @@ def read_features(
 
 
 def _read_feature(name: Any, feature: Any, scaler: str, columns: tuple[str, ...]) -> FeatureSpec:
-    key = f"features.{name:.80}" if isinstance(name, str) else f"features.{name!r:.80}"
+    plain = isinstance(name, str) and name.isprintable() and name
+    key = f"features.{name:.80}" if plain else f"features.{name!r:.80}"
     if not isinstance(name, str) or not re.fullmatch(COLUMN_NAME, name, re.ASCII):
         raise ArgumentError(
             f"{key}: expected a name of at most 64 letters, digits and _, not beginning with a "

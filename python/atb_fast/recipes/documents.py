@@ -37,11 +37,15 @@ def read_file(path: Path) -> Recipe:
             the place in an expression.
     """
     try:
+        # A pipe would block, and a device can be endless.
+        if path.exists() and not path.is_file():
+            raise ArgumentError(f"recipe {path} is not a file; pass the path of a recipe file")
         if path.stat().st_size > _MOST_BYTES:
             raise ArgumentError(
                 f"{path} has {path.stat().st_size:,} bytes, expected at most {_MOST_BYTES:,}"
             )
-        document = tomllib.loads(path.read_text("utf-8"))
+        # Some editors begin a file with a byte order mark.
+        document = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ArgumentError(
             f"recipe {path} cannot be read: {error.strerror or error}; pass the path of a recipe "
@@ -155,7 +159,11 @@ def schema() -> dict[str, Any]:
             "description": text,
             "timeframe": {"enum": list(TIMEFRAMES)},
             "sequence_length": {"type": "integer", "minimum": 10},
-            "sentiment_lag_days": {"type": "integer", "minimum": 0},
+            "sentiment_lag_days": {
+                "type": "integer",
+                "minimum": 0,
+                "maximum": checks.LONGEST_LAG_DAYS,
+            },
             "scaler": {"enum": list(SCALERS)},
             "fit_scalers_on": {"enum": list(FIT_SCALERS_ON)},
             "split": {"enum": list(SPLITS)},

@@ -81,7 +81,7 @@ def _entry_point(name: str) -> Any:
         )
     try:
         return found[name].load()
-    except Exception as error:  # the module of a user can raise anything
+    except (Exception, SystemExit) as error:  # the module of a user can raise anything
         raise _failed(name, error) from error
 
 
@@ -93,11 +93,11 @@ def _import(given: str) -> Any:
         sys.path.append(here)
     try:
         return getattr(import_module(module), name)
-    except Exception as error:  # the module of a user can raise anything
+    except (Exception, SystemExit) as error:  # the module of a user can raise anything
         raise _failed(given, error) from error
 
 
-def _failed(given: str, error: Exception) -> ArgumentError:
+def _failed(given: str, error: BaseException) -> ArgumentError:
     return ArgumentError(
         f"--recipe {given:.200} cannot be imported ({type(error).__name__}: {error}); fix that "
         "error, or pass package.module:Recipe with a module that Python can import (the working "
@@ -110,9 +110,11 @@ def _made(given: str, found: Any) -> BaseRecipe:
     if isinstance(found, type) and issubclass(found, BaseRecipe):
         try:
             return found()
-        except TypeError as error:
+        except ArgumentError:
+            raise
+        except (Exception, SystemExit) as error:  # so can its constructor
             raise ArgumentError(
-                f"--recipe {given:.200} cannot be created: {error}; expected a class whose "
+                f"--recipe {given:.200} cannot be created: {error!r}; expected a class whose "
                 "constructor needs no arguments"
             ) from error
     if not isinstance(found, BaseRecipe):

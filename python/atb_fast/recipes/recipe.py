@@ -87,8 +87,7 @@ class Recipe(BaseRecipe):
     def __post_init__(self) -> None:
         """Check the parts, and read the features."""
         checks.check_name(self.name)
-        if not isinstance(self.description, str) or len(self.description) > 1000:
-            raise checks.wrong("description", self.description, "a text of up to 1,000 characters")
+        checks.check_description(self.description)
         for key, known in (
             ("scaler", SCALERS),
             ("fit_scalers_on", FIT_SCALERS_ON),
@@ -98,9 +97,10 @@ class Recipe(BaseRecipe):
             checks.check_choice(key, getattr(self, key), known)
         if self.timeframe is not None:
             checks.check_choice("timeframe", self.timeframe, TIMEFRAMES)
-        for key, least in (("sequence_length", MIN_SEQUENCE_LENGTH), ("sentiment_lag_days", 0)):
-            if getattr(self, key) is not None:
-                checks.check_whole(key, getattr(self, key), least)
+        if self.sequence_length is not None:
+            checks.check_whole("sequence_length", self.sequence_length, MIN_SEQUENCE_LENGTH)
+        if (days := self.sentiment_lag_days) is not None:
+            checks.check_whole("sentiment_lag_days", days, 0, checks.LONGEST_LAG_DAYS)
         for key, kind in (("target", Target), ("network", Network)):
             if not isinstance(getattr(self, key), kind):
                 raise checks.wrong(key, getattr(self, key), f"a {kind.__name__}")
@@ -198,9 +198,10 @@ class Recipe(BaseRecipe):
         read = {name for spec in self.specs.values() for name in spec.expression.columns}
         missing = [name for name in self.extra if name in read - found - {*market.candles.columns}]
         if missing:
+            got = f" (--extra gave {', '.join(sorted(found))})" if found else ""
             raise DataError(
                 f"the {self.name} recipe reads the column {missing[0]}, which the market lacks; "
-                f"pass --extra {missing[0]}=FILE"
+                f"pass --extra {missing[0]}=FILE, with one column of values{got}"
             )
 
     def used(self, *, index: bool) -> Specs:
