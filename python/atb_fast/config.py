@@ -45,7 +45,7 @@ CANDLE_COLUMNS = ("open", "high", "low", "close", "volume")
 #: Larger than any price or volume, and its square still fits float32.
 LARGEST_VALUE = 1e15
 
-#: Names that features use for something else than a further column.
+#: Names that an extra column cannot have.
 RESERVED_NAMES = frozenset(
     {
         *("timestamp", *CANDLE_COLUMNS, "fear_greed"),
@@ -71,10 +71,11 @@ BASIC_SEQUENCE_LENGTH = 120
 
 #: The network needs this many rows: two convolutions of width 3 and two poolings by 2 leave one.
 MIN_SEQUENCE_LENGTH = 10
-#: Most values in a window: more than any model has, but hundreds of windows still fit into memory.
+#: Maximum number of values in a window: more than any model needs, and hundreds of windows still
+#: fit into memory.
 LARGEST_WINDOW = 1 << 17
 
-#: What each recipe of the package does, for help texts.
+#: What each built-in recipe does, for help texts.
 RECIPES = {
     "legacy": "features, scaling and target of the trainer that atb-fast replaces",
     "causal": "no look-ahead bias, predicts returns",
@@ -146,12 +147,15 @@ def check_symbol(symbol: str) -> None:
 
 
 def wrong_column_name(name: str) -> str | None:
-    """Return what is wrong with `name` as the name of a further column; None if it is valid."""
+    """Return what is wrong with `name` as the name of an extra column; None if it is valid."""
     if len(name) > _MOST_NAME or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-        return f"expected at most {_MOST_NAME} letters, digits and underscores, no digit first"
-    # The recipes of the package compute columns whose names begin like this.
+        return (
+            f"expected at most {_MOST_NAME} letters, digits and underscores, not starting with a "
+            "digit"
+        )
+    # The built-in recipes compute columns whose names begin like this.
     if name in RESERVED_NAMES or keyword.iskeyword(name) or name.startswith("sentiment_"):
-        return "which has another meaning in a recipe; choose another name"
+        return "which is reserved in recipes; choose another name"
     return None
 
 
@@ -165,8 +169,8 @@ def lag_ms(lag: str) -> int:
     milliseconds = int(found[1]) * _LAG_UNITS[found[2]] if found else 0
     if lag != "0" and not (found and milliseconds <= 3653 * _DAY):
         raise ArgumentError(
-            f"--extra-lag has the lag {lag!r:.80}, expected a whole number and a unit (s, m, h, d "
-            "or w), for example 8h, up to 3653d",
+            f"--extra-lag is {lag!r:.80}, expected a whole number and a unit (s, m, h, d or w), at "
+            "most 3653d, for example 8h",
             options=["extra_lag"],
         )
     return milliseconds
@@ -190,7 +194,7 @@ class _Group:
 
 @dataclass(frozen=True, kw_only=True)
 class MarketOptions(_Group):
-    """Which candles, sentiment and further series to use, and where they come from."""
+    """Which candles, sentiment and extra series to use, and where they come from."""
 
     symbol: str
     timeframe: str = option("1d", "Bar length.", choices=tuple(TIMEFRAMES), from_recipe=True)
@@ -220,18 +224,19 @@ class MarketOptions(_Group):
     )
     extra: dict[str, Path] | None = option(
         None,
-        "Add a series to the candles: a CSV, Feather or Parquet file with timestamp and value, "
-        "which features read as NAME, or as NAME_COLUMN if there are several columns of values. "
-        "A candle takes the newest row stamped at or before its open. Can be repeated. {symbol} in "
-        "the path is replaced by the symbol.",
+        "Join another series to the candles, for recipes that read it: a CSV, Feather or Parquet "
+        "file with a timestamp and one or more value columns. Features read it as NAME, or as "
+        "NAME_COLUMN if there are several value columns. Each candle gets the newest row known at "
+        "its open (see --extra-lag). Can be repeated. {symbol} in the path is replaced by the "
+        "symbol.",
         metavar="NAME=FILE",
         input_file=True,
         needs="extra",
     )
     extra_lag: dict[str, str] | None = option(
         None,
-        "How much later than its timestamp a row of --extra NAME is known, for example 30m, 8h or "
-        "1d. Can be repeated. Default: 0.",
+        "Delay between the timestamp of a row of --extra NAME and the time its values were known, "
+        "for example 30m, 8h or 1d. Can be repeated. Default: 0.",
         metavar="NAME=LAG",
         needs="extra",
     )
@@ -314,8 +319,9 @@ class MarketOptions(_Group):
         for name, lag in (self.extra_lag or {}).items():
             if name not in (self.extra or {}):
                 raise ArgumentError(
-                    f"--extra-lag has the name {name!r:.80}, but there is no --extra of that name "
-                    f"(found: {', '.join(self.extra or ()) or 'none'})",
+                    f"--extra-lag is given for {name!r:.80}, but --extra is not (found: "
+                    f"{', '.join(self.extra or ()) or 'none'}); add --extra {name:.80}=FILE, or "
+                    "remove it",
                     options=("extra", "extra_lag"),
                 )
             lag_ms(lag)

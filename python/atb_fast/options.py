@@ -116,13 +116,13 @@ class Option:
         found: dict[str, Any] = {}
         for key, given in pairs:
             if not isinstance(key, str) or not isinstance(given, str | self.values):
-                raise self._wrong(value, f"{self.metavar}, both as text")
+                raise self._wrong(value, f"{self.metavar}, both as strings")
             name, text = key.strip(), str(given).strip()
             if not name or not text:
                 raise self._wrong(f"{key}={given}", str(self.metavar))
             if name in found:
                 raise ArgumentError(
-                    f"{self.flag} is given twice for {name:.80}; remove one", options=(self.name,)
+                    f"{self.flag} {name:.80} is given twice; remove one", options=(self.name,)
                 )
             try:
                 found[name] = _to_path(text) if self.values is Path else text

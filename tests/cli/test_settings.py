@@ -397,8 +397,8 @@ def test_options_by_name_are_repeated_listed_or_in_a_table(home: Path) -> None:
         ("extra = 3", "--extra is 3, expected a mapping, or a list of NAME=FILE"),
         ("extra = 'a=b'", "--extra is 'a=b', expected a mapping, or a list of NAME=FILE"),
         ("extra = ['a']", "--extra is 'a', expected NAME=FILE"),
-        ("extra = {a = 3}", "--extra is {'a': 3}, expected NAME=FILE, both as text"),
-        ("extra = ['a=b', 'a=c']", "--extra is given twice for a; remove one"),
+        ("extra = {a = 3}", "--extra is {'a': 3}, expected NAME=FILE, both as strings"),
+        ("extra = ['a=b', 'a=c']", "--extra a is given twice; remove one"),
     ],
 )
 def test_bad_options_by_name(home: Path, value: str, message: str) -> None:
@@ -416,11 +416,11 @@ def test_an_extra_on_the_command_line() -> None:
 
     assert error("--extra", "funding") == "--extra is 'funding', expected NAME=FILE"
     assert error("--extra", "a=b.csv", "--extra", "a=c.csv") == (
-        "--extra is given twice for a; remove one"
+        "--extra a is given twice; remove one"
     )
     assert error("--extra-lag", "a=8h", ATB_FAST_EXTRA="b=b.csv") == (
-        "--extra-lag has the name 'a', but there is no --extra of that name (found: b) "
-        "(--extra is from ATB_FAST_EXTRA)"
+        "--extra-lag is given for 'a', but --extra is not (found: b); add --extra a=FILE, or "
+        "remove it (--extra is from ATB_FAST_EXTRA)"
     )
     assert error("--extra", "a=b.csv", "--recipe", "basic") == (
         "--extra does not apply to the basic recipe; remove it, or use --recipe legacy or causal"

@@ -1,4 +1,4 @@
-"""A recipe that reads further series: trained, checked, scored, and repeated."""
+"""A recipe that reads extra series: trained, checked, scored, and repeated."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_bundle_says_what_it_was_trained_on(bundle: Path) -> None:
     assert document["config"]["extra"] == {"funding": "funding.csv", "eth": "eth.parquet"}
     assert document["config"]["extra_lag"] == {"funding": "8h"}
     assert document["verification"]["feature_skew"] == 0.0
-    assert "funding.csv, 8h late" in (bundle / "report.html").read_text()
+    assert "funding.csv, lag 8h" in (bundle / "report.html").read_text()
 
 
 def test_the_leak_check_passes(home: Path, command_line: CommandLine) -> None:

@@ -92,7 +92,9 @@ def test_forced_sentiment_that_is_missing(market: Market) -> None:
 
 def test_no_candle_with_every_feature(market: Market) -> None:
     shifted = market.candles.with_columns(pl.col("timestamp") + timedelta(hours=4))
-    with pytest.raises(DataError, match=r"no candle has every feature; .* without sentiment"):
+    with pytest.raises(
+        DataError, match=r"no candle has a value for every feature: .* Fear & Greed"
+    ):
         prepare(Market(shifted, market.sentiment), config(force_sentiment=True), now=NOW)
 
 
@@ -105,8 +107,7 @@ def test_constant_prices_are_named(market: Market, caplog: pytest.LogCaptureFixt
     # 14 differences of 0 end at each of the bars 114 to 130.
     assert len(made.matrix) == len(flat) - 29 - 17
     assert (
-        "46 candles of 2,557 left out: 29 during the warm-up; a feature is undefined: "
-        "rsi_scaled in 17"
+        "46 of 2,557 candles left out: 29 in the warm-up; undefined: rsi_scaled in 17"
     ) in caplog.text
 
 
@@ -168,7 +169,7 @@ def test_windows_of_a_frame(market: Market) -> None:
 def test_too_few_candles(market: Market) -> None:
     short = Market(market.candles.head(20), None)
     with pytest.raises(
-        DataError, match="the range has 20 candles, expected at least 150: 29 until"
+        DataError, match="the range has 20 candles, expected at least 150: 29 of warm-up"
     ):
         prepare(short, config(force_price_only=True))
     few = prepare(Market(market.candles.head(150), None), config(force_price_only=True))

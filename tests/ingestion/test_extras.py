@@ -1,4 +1,4 @@
-"""Further series: reading their files, joining them as of each candle, and what is recorded."""
+"""Extra series: reading their files, joining them as of each candle, and what is recorded."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_integers_booleans_and_empty_cells(tmp_path: Path) -> None:
         ),
         ("timestamp,value\n2030-01-01,1\n", "has no row in the range of the candles: its rows are"),
         ("timestamp,value\n2010-01-01,1\n", "has no row in the range of the candles: its rows are"),
-        ("timestamp,a,b\n2020-01-01,,1\n", "column funding_a is empty for every candle; remove it"),
+        ("timestamp,a,b\n2020-01-01,,1\n", "column funding_a has no value for any candle; remove"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
@@ -190,13 +190,13 @@ def test_other_paths_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column value has type Boolean, expected numbers"):
         load(tmp_path / "b.parquet")
     both = write(tmp_path / "true.csv", "timestamp,a,range\n2024-01-01,1,2\n")
-    with pytest.raises(DataError, match="'range' becomes 'true_range', which has another meaning"):
+    with pytest.raises(DataError, match="'range' becomes 'true_range', which is reserved"):
         load(both, "true")
     two = {
         "x": write(tmp_path / "x.csv", "timestamp,a,b\n2020-01-01,1,2\n"),
         "x_a": write(tmp_path / "x_a.csv", "timestamp,value\n2020-01-01,1\n"),
     }
-    with pytest.raises(DataError, match="column x_a of extra x_a exists twice; rename one"):
+    with pytest.raises(DataError, match="column x_a of extra x_a already exists; rename one"):
         load(tmp_path, extra=two)
 
 
@@ -219,8 +219,8 @@ def test_what_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     assert first == f"--extra funding: 28 rows of funding from {path}"
     assert missing == f"--extra funding ({path}): 2 of 91 candles have no funding"
     assert stale == (
-        f"--extra funding ({path}) ends on 2024-01-30, long before the last candle of 2024-03-31; "
-        "its last value is used until then"
+        f"--extra funding ({path}) ends on 2024-01-30, well before the last candle on 2024-03-31; "
+        "its last value is carried forward"
     )
     caplog.clear()
     # A step as long as this is normal for a series that has one.
@@ -247,16 +247,16 @@ def test_extras_of_the_library(daily: pl.DataFrame) -> None:
     wrong: list[tuple[Any, str]] = [
         (
             lambda: Extra("close", values),
-            "an extra has the name 'close', which has another meaning",
+            "an extra has the name 'close', which is reserved",
         ),
         (lambda: Extra("x", values.drop("timestamp")), "expected timestamp"),
-        (lambda: Extra("x", values[["timestamp"]]), "at least one of values"),
-        (lambda: Extra("x", values.rename({"funding": "log"})), "has the column 'log', which has"),
+        (lambda: Extra("x", values[["timestamp"]]), "at least one column of values"),
+        (lambda: Extra("x", values.rename({"funding": "log"})), "has the column 'log', which is"),
         (
             lambda: Extra("x", values.cast({"funding": pl.Float32})),
             "dtype Float32, expected Float64",
         ),
-        (lambda: Market(daily, None, (Extra("x", values), Extra("y", values))), "exists twice"),
+        (lambda: Market(daily, None, (Extra("x", values), Extra("y", values))), "already exists"),
         (
             lambda: with_extras(daily, [Extra("x", values.fill_null(float("nan")))]),
             "column 'funding', row .* NaN",

@@ -1,4 +1,4 @@
-"""Recipes that read further series: what is recorded, the leak check, and scoring."""
+"""Recipes that read extra series: what is recorded, the leak check, and scoring."""
 
 from __future__ import annotations
 
@@ -180,7 +180,9 @@ def test_a_frame_to_score_needs_the_column(models: Path, tmp_path: Path) -> None
     loaded.predict_last(with_lag(given, DAY).frame)
     invalid: list[Any] = [{"x": 3}, {"x": {"lag_ms": -1}}, {"x": {"lag_ms": "8h"}}, []]
     for wrong in ([], *({"columns": columns} for columns in invalid)):
-        with pytest.raises(BundleError, match=r"metadata.json has requirements .*with lag_ms"):
+        with pytest.raises(
+            BundleError, match=r"metadata.json has requirements .*each with an integer lag_ms"
+        ):
             load(wrong)
     del metadata["requirements"]
     (bundle / "metadata.json").write_text(json.dumps(metadata))

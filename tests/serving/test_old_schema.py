@@ -8,11 +8,11 @@ import pytest
 
 from atb_fast.errors import BundleError
 from atb_fast.recipes import library
-from atb_fast.serving.old_schema import modern
+from atb_fast.serving.old_schema import upgraded
 
 
 def converted(*features: dict[str, Any]) -> dict[str, Any]:
-    return modern({"sequence_length": 12, "features": list(features)})
+    return upgraded({"sequence_length": 12, "features": list(features)})
 
 
 def legacy_source(name: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def test_names_that_engines_know() -> None:
 
 def test_schemas_of_today_stay_as_they_are() -> None:
     schema = {"sequence_length": 12, "features": [{"name": "x", "expression": "close"}]}
-    assert modern(schema) is schema
+    assert upgraded(schema) is schema
 
 
 def test_a_transform_of_a_newer_version() -> None:

@@ -36,7 +36,7 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
 
     `serving.verification` computes the same windows with the scoring code and compares them.
     `candles` has the rows that each window needs, window after window, with NaN for null. `ends`
-    has the end of each window in it. `extras` has the further columns that features read, in the
+    has the end of each window in it. `extras` has the extra columns that features read, in the
     order of `requirements`. `index` is the Fear & Greed index.
     """
     data, prepared = record.data, record.data.prepared

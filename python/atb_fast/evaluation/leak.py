@@ -93,7 +93,7 @@ def find_leaks(
     validation and test parts begin.
 
     Args:
-        market: Candles, the whole sentiment history and further series.
+        market: Candles, the whole sentiment history and extra series.
         config: The options of a training run.
         recipe: The recipe to test. Default: that of `config`.
         cuts: Number of evenly spaced cuts, at least 1. The cuts where a part begins are added.

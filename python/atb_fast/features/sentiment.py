@@ -98,7 +98,8 @@ def index_columns(
     A candle takes the newest row of the index that was at least `lag_days` old when it opened, or
     neutral values if there is none.
 
-    - `sentiment_missing`: 1 if there is no such row, or if it is at least a day older than that.
+    - `sentiment_missing`: 1 if there is no such row, or if it is at least a day older than the lag
+      requires.
     - The others are those of `index_features`.
 
     This must not use Polars' thread pool, because scoring must work in a forked process.

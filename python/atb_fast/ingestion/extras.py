@@ -1,4 +1,4 @@
-"""Further series of a market, such as funding rates, and their join onto candles."""
+"""Extra series of a market, such as funding rates, and their join onto candles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REPORTED_MS = 7 * 86_400_000
 
 @dataclass(frozen=True)
 class Extra:
-    """A further series of a market.
+    """An extra series of a market.
 
     Attributes:
         name: Name of the series.
@@ -53,7 +53,7 @@ class Extra:
         if times is None or not isinstance(times.dtype, pl.Datetime) or not self.columns:
             raise DataError(
                 f"extra {self.name} has the columns {dict(self.values.schema)}, expected timestamp "
-                "(Datetime) and at least one of values"
+                "(Datetime) and at least one column of values"
             )
         if wrong := wrong_column_name(self.name):
             raise DataError(f"an extra has the name {self.name!r:.80}, {wrong}")
@@ -111,7 +111,10 @@ def read_extras(options: MarketOptions) -> tuple[Extra, ...]:
 
 
 def check_coverage(extras: Iterable[Extra], candles: pl.DataFrame, options: MarketOptions) -> None:
-    """Raise DataError if a series has no value for any of `candles`; log what it lacks."""
+    """Raise DataError if a series has no value for any of `candles`.
+
+    Log how many candles lack a value.
+    """
     first, last = candles["timestamp"][0], candles["timestamp"][-1]
     for extra in extras:
         where = f"--extra {extra.name} ({(options.extra or {})[extra.name]})"
@@ -129,14 +132,17 @@ def check_coverage(extras: Iterable[Extra], candles: pl.DataFrame, options: Mark
         for name in extra.columns:
             missing = joined[name].null_count()
             if missing == len(joined):
-                raise DataError(f"{where}: column {name} is empty for every candle; remove it")
+                raise DataError(
+                    f"{where}: column {name} has no value for any candle; remove the column, or "
+                    "pass a file of their range"
+                )
             if missing:
                 log.info("%s: %s of %d candles have no %s", where, missing, len(joined), name)
         longest = np.diff(times.to_physical().to_numpy()).max(initial=_REPORTED_MS)
         if last - times[-1] - lag > timedelta(milliseconds=int(longest)):
             log.warning(
-                "%s ends on %s, long before the last candle of %s; its last value is used until "
-                "then",
+                "%s ends on %s, well before the last candle on %s; its last value is carried "
+                "forward",
                 where,
                 times[-1].date(),
                 last.date(),
@@ -166,12 +172,12 @@ def _read(name: str, path: Path, lag: int, bar_ms: int) -> Extra:
 
 
 def _warn_of_open_bars(name: str, path: Path, values: pl.DataFrame, lag: int, bar_ms: int) -> None:
-    """Warn of closes of longer bars: they may be known only after the end of a candle."""
+    """Warn about the close of bars longer than a candle: it may be known after the candle ends."""
     if len(values) > 1 and "close" in values.columns:
         step = bar_length(values)
         if step - lag > bar_ms:
             log.warning(
-                "%s has bars of %s, whose close is known at their end; if their timestamps are "
+                "%s has %s bars, whose close is known only when they end; if their timestamps are "
                 "open times, pass --extra-lag %s=%s to prevent look-ahead bias",
                 path,
                 _text(step),

@@ -1,4 +1,4 @@
-"""Reads candles, sentiment and other series from CSV, Feather (Arrow IPC) or Parquet files."""
+"""Reads candles, sentiment and extra series from CSV, Feather (Arrow IPC) or Parquet files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads candles, sentiment and further series from any source."""
+"""Loads candles, sentiment and extra series from any source."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Market:
 
     `candles` has timestamp (ms, open time), open, high, low, close (quote currency) and volume
     (base currency), all float64. `sentiment` has timestamp (ms, midnight) and value (0..100,
-    float64), or is None for a model without sentiment. `extras` are further series, not yet joined;
+    float64), or is None for a model without sentiment. `extras` are extra series, not yet joined;
     see `frame`.
 
     Raises:
@@ -65,7 +65,8 @@ class Market:
             twice = next((name for name in extra.columns if name in names), None)
             if twice:
                 raise DataError(
-                    f"column {twice} of extra {extra.name} exists twice; rename one of the columns"
+                    f"column {twice} of extra {extra.name} already exists; rename one of the "
+                    "columns"
                 )
             names += extra.columns
 
@@ -93,7 +94,7 @@ def _check_columns(frame: str, given: pl.DataFrame, numbers: Iterable[str]) -> N
 
 
 def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Market:
-    """Return the candles, sentiment and further series selected by `options`.
+    """Return the candles, sentiment and extra series selected by `options`.
 
     Args:
         options: Symbol, timeframe, range and source, for example a `TrainingConfig`.

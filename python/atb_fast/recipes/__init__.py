@@ -1,7 +1,7 @@
 """Recipes: how candles become features, targets and parts, and which network learns them.
 
-`legacy.toml`, `basic.toml` and `causal.toml` are the recipes of the package; docs/recipes.md
-explains how to write others.
+`legacy.toml`, `basic.toml` and `causal.toml` are the built-in recipes; docs/recipes.md explains
+how to write others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def prepare(
     """Return the features and closes of `market`, as the recipe of `config` prepares them.
 
     Args:
-        market: Candles of the range, the whole sentiment history, and further series.
+        market: Candles of the range, the whole sentiment history, and extra series.
         config: The options of the market and of the recipe.
         now: The time at which the age of the sentiment is measured. Default: the current time.
         cache: Directory to cache the features in. Default: no cache.

@@ -31,8 +31,7 @@ _FEATURE_KEYS = tuple(item.name for item in fields(FeatureSpec))
 def unknown(key: str, name: str, known: Collection[str]) -> ArgumentError:
     """Return an error for a `name` that is not in `known`, with a suggestion."""
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
-    return ArgumentError(f"{key}: found {name!r:.80}; {hint}")
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
 
 
 def check_choice(key: str, value: Any, known: Collection[str]) -> None:
@@ -63,7 +62,7 @@ def check_name(name: Any) -> None:
     """Raise ArgumentError unless `name` is valid for a recipe and a directory."""
     if not isinstance(name, str) or not re.fullmatch(NAME, name, re.ASCII):
         raise wrong(
-            "name", name, "at most 64 lowercase letters, digits, - and _, beginning with a letter"
+            "name", name, "at most 64 lowercase letters, digits, - and _, starting with a letter"
         )
 
 
@@ -84,7 +83,7 @@ def check_description(text: Any) -> None:
 
 
 def check_extra(extra: Any) -> tuple[str, ...]:
-    """Return the names of further columns.
+    """Return the names of the extra columns.
 
     Raises:
         ArgumentError: It is not a list of names, or a name is not valid or not unique.
@@ -131,8 +130,7 @@ def _read_feature(name: Any, feature: Any, scaler: str, columns: tuple[str, ...]
     key = f"features.{name:.80}" if plain else f"features.{name!r:.80}"
     if not isinstance(name, str) or not re.fullmatch(COLUMN_NAME, name, re.ASCII):
         raise ArgumentError(
-            f"{key}: expected a name of at most 64 letters, digits and _, not beginning with a "
-            "digit"
+            f"{key}: expected a name of at most 64 letters, digits and _, not starting with a digit"
         )
     if isinstance(feature, Mapping):
         check_table(key, feature, _FEATURE_KEYS)

@@ -86,11 +86,12 @@ class TrainingConfig(OutputOptions, FitOptions, RecipeOptions, MarketOptions):
                 options=(item.name, "recipe"),
             )
         features = len(made.specs) if isinstance(made, Recipe) else 1
-        if features * self.sequence_length > LARGEST_WINDOW:
+        values = features * self.sequence_length
+        if values > LARGEST_WINDOW:
             raise ArgumentError(
                 f"--sequence-length {self.sequence_length} with the {features} features of the "
-                f"{self.recipe} recipe are more than {LARGEST_WINDOW:,} values in a window; use a "
-                "shorter one",
+                f"{self.recipe} recipe gives {values:,} values per window, expected at most "
+                f"{LARGEST_WINDOW:,}; use a shorter --sequence-length",
                 options=("sequence_length", "recipe"),
             )
 

@@ -1,4 +1,4 @@
-"""What a run records about the further series that its features read."""
+"""What a run records about the extra series that its features read."""
 
 from __future__ import annotations
 

@@ -23,12 +23,12 @@ GROUP = "atb_fast.recipes"
 
 @cache
 def get(name: str) -> Recipe:
-    """Return the recipe of the package called `name`, one of `config.RECIPES`."""
+    """Return the built-in recipe called `name`, one of `config.RECIPES`."""
     return read_file(Path(__file__).with_name(f"{name}.toml"))
 
 
 def builtin() -> dict[str, Recipe]:
-    """Return the recipes of the package by name."""
+    """Return the built-in recipes by name."""
     return {name: get(name) for name in RECIPES}
 
 
@@ -41,8 +41,8 @@ def find(given: str) -> BaseRecipe:
     """Return the recipe that `given` refers to.
 
     Args:
-        given: The name of a recipe of the package or of an entry point; the path of a recipe file,
-            which ends with `.toml`; or `package.module:Name`, a class or an object.
+        given: The name of a built-in recipe or of an entry point; the path of a recipe file, which
+            ends with `.toml`; or `package.module:Name`, a class or an object.
 
     Raises:
         ArgumentError: There is no such recipe, or it is invalid.

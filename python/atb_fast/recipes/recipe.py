@@ -193,7 +193,7 @@ class Recipe(BaseRecipe):
         )
 
     def _check_extra(self, market: Market) -> None:
-        """Raise DataError if a further column is missing that a feature reads."""
+        """Raise DataError if an extra column that a feature reads is missing."""
         found = {name for extra in market.extras for name in extra.columns}
         read = {name for spec in self.specs.values() for name in spec.expression.columns}
         missing = [name for name in self.extra if name in read - found - {*market.candles.columns}]
@@ -261,13 +261,13 @@ class Recipe(BaseRecipe):
             # Not cached: they are computed again anyway once the scalers are fitted.
             pipeline = unscaled(features)
             return pipeline.transform(frame), pipeline
-        further = frame.select([name for name in self.extra if name in frame.columns])
+        extra = frame.select([name for name in self.extra if name in frame.columns])
         name = feature_cache.key(
             (sentiment_code.__file__,),
             features=[(f.name, f.nodes, f.null_as, specs[f.name].scaler) for f in features],
             join=self.sentiment_join,
             timeframe=context.asked.timeframe,
-            data=sha256 | {"extra": content_hash(further)},
+            data=sha256 | {"extra": content_hash(extra)},
         )
         if context.cache and not context.asked.force_refresh:
             found = feature_cache.load(context.cache, name, features)
@@ -307,8 +307,8 @@ def _check_length(frame: pl.DataFrame, features: list[Feature], options: RecipeO
     if len(frame) < least:
         raise DataError(
             f"the range has {counted(len(frame), 'candle')}, expected at least {least}: {warmup} "
-            f"until every feature has a value, {options.sequence_length} for a window and "
-            f"{options.horizon} for the horizon; use a longer range or a shorter --sequence-length"
+            f"of warm-up, {options.sequence_length} for a window and {options.horizon} for the "
+            "horizon; use a longer range or a shorter --sequence-length"
         )
 
 
@@ -323,18 +323,18 @@ def _report_dropped(
     dropped, warmup = len(frame) - len(rows), min(len(frame), pipeline.warmup)
     if not dropped:
         return
-    text = f"{counted(dropped, 'candle')} of {len(frame):,} left out: {warmup} during the warm-up"
+    text = f"{dropped:,} of {counted(len(frame), 'candle')} left out: {warmup:,} in the warm-up"
     if dropped > warmup:
         nulls = dict(zip(pipeline.names, pipeline.nulls(frame), strict=True))
         lacking = [f"{name} in {n['input']:,}" for name, n in nulls.items() if n["input"]]
         undefined = [f"{name} in {n['undefined']:,}" for name, n in nulls.items() if n["undefined"]]
         if lacking:
-            text += f"; a feature lacks an input: {', '.join(lacking)}"
+            text += f"; missing input: {', '.join(lacking)}"
         if undefined:
-            text += f"; a feature is undefined: {', '.join(undefined)}"
+            text += f"; undefined: {', '.join(undefined)}"
     if not len(rows):
         raise DataError(
-            f"no candle has every feature; {text}; use a longer range, or leave out the features "
-            "without a value (--force-price-only trains without sentiment)"
+            f"no candle has a value for every feature: {text}; use a longer range, or remove the "
+            "features without values (--force-price-only removes those of the Fear & Greed index)"
         )
     log.info("%s", text)

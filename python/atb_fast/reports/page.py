@@ -286,7 +286,7 @@ def _data(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:
         yield Pair("sentiment", _ATTRIBUTION)
     for name, path in (config.extra or {}).items():
         lag = (config.extra_lag or {}).get(name)
-        yield Pair(f"extra {name}", f"{path}, {lag} late" if lag else path)
+        yield Pair(f"extra {name}", f"{path}, lag {lag}" if lag else path)
 
 
 def _fit(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:

@@ -260,7 +260,7 @@ def _scored(bundle: Bundle, data: WindowedData, starts: NDArray[np.int64]) -> ND
     row = int(starts[0]) + data.length - bundle.sequence_length
     first = prepared.frame["timestamp"].search_sorted(prepared.timestamps[max(0, row)])
     candles = prepared.frame[max(0, first - bundle.lookback) :]
-    # The live model may read further columns; if they are missing, it cannot be compared.
+    # The live model may read extra columns; if they are missing, it cannot be compared.
     further = [name for name in bundle.extra_columns if name in candles.columns]
     scored = bundle.predict(candles.select("timestamp", *CANDLE_COLUMNS, *further), prepared.index)
     wanted = pl.DataFrame({"timestamp": data.times(starts)})

@@ -196,8 +196,8 @@ class FeatureWindows(ModelInput):
     def _too_few(self, length: int, rows: int, bars: int) -> str:
         return (
             f"a window needs {length} complete rows, got {rows} from {counted(bars, 'candle')}; "
-            f"pass at least {self.pipeline.warmup + length} candles without missing values: "
-            f"features have no value in the first {self.pipeline.warmup}"
+            f"pass at least {self.pipeline.warmup + length} candles without missing values, "
+            f"because the first {self.pipeline.warmup} are warm-up"
         )
 
 

@@ -28,7 +28,7 @@ _CAUSAL = {
 }
 
 
-def modern(schema: dict[str, Any]) -> dict[str, Any]:
+def upgraded(schema: dict[str, Any]) -> dict[str, Any]:
     """Return feature_schema.json with an expression for each feature.
 
     Raises:

@@ -73,8 +73,9 @@ class Bundle:
         path: The bundle's directory, absolute.
         metadata: Contents of metadata.json.
         feature_names: Columns of the ONNX input, in channel order.
-        extra_columns: Columns that frames must have besides candles, each with its lag: a value
-            must be the newest that was at least so many milliseconds old when the candle opened.
+        extra_columns: Columns that frames must have besides candles, by name, with the lag in
+            milliseconds: a value must be the newest that was at least this old when the candle
+            opened.
         sequence_length: Rows in a window.
         price_scale: How outputs of the model are converted to prices.
         threads: Number of threads that `predict` uses.

@@ -17,7 +17,7 @@ from atb_fast.features.price import PriceScale
 from atb_fast.features.specs import UNSCALED, FeatureSpec
 from atb_fast.serving import checksums
 from atb_fast.serving.inputs import FeatureWindows, Join, ModelInput, ScaledWindows
-from atb_fast.serving.old_schema import modern
+from atb_fast.serving.old_schema import upgraded
 from atb_fast.serving.registry import MOST_JSON_BYTES, check_timeframe, parse_json
 
 #: Most rows in a window.
@@ -71,7 +71,7 @@ def read_documents(
     schema = document("feature_schema.json")
     try:
         length, names = _shape(schema)
-        made = _input(modern(schema), metadata, path)
+        made = _input(upgraded(schema), metadata, path)
         scale = _price_scale(metadata, made, length)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
@@ -102,7 +102,8 @@ def extra_columns(metadata: dict[str, Any], path: Path) -> dict[str, int]:
         if found == lags:
             return found
     raise BundleError(
-        f"{path}: metadata.json has requirements {required!r:.80}, expected columns with lag_ms"
+        f"{path}: metadata.json has requirements {required!r:.80}, expected columns, each "
+        "with an integer lag_ms >= 0"
     )
 
 
@@ -190,8 +191,8 @@ def _input(schema: dict[str, Any], metadata: dict[str, Any], path: Path) -> Mode
         return ScaledWindows(tuple(name for (name,) in columns))
     if len(scaled_by_window) > 1:
         raise BundleError(
-            "feature_schema.json has features that are scaled by their window, and others; "
-            "expected one kind"
+            "feature_schema.json scales some features by their window and others not; expected all "
+            "or none"
         )
     bar_ms = _bar_ms([spec.expression for spec in specs.values()], metadata, path)
     made = [spec.compiled(name, bar_ms) for name, spec in specs.items()]
