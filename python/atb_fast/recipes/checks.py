@@ -30,6 +30,10 @@ _FEATURE_KEYS = tuple(item.name for item in fields(FeatureSpec))
 
 def unknown(key: str, name: str, known: Collection[str]) -> ArgumentError:
     """Return an error for a `name` that is not in `known`, with a suggestion."""
+    return ArgumentError(f"{key}: found {name!r:.80}; {_suggestion(name, known)}")
+
+
+def _suggestion(name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
 
@@ -53,9 +57,7 @@ def check_table(key: str, given: Any, known: Collection[str]) -> None:
         raise wrong(key, given, "a table")
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
-            raise ArgumentError(f"{key}: unknown key {name!r:.80}; {hint}")
+            raise ArgumentError(f"{key}: unknown key {name!r:.80}; {_suggestion(str(name), known)}")
 
 
 def check_name(name: Any) -> None:

@@ -74,7 +74,7 @@ def _entry_point(name: str) -> Any:
     found = {point.name: point for point in entry_points(group=GROUP)}
     if name not in found:
         near = difflib.get_close_matches(name, [*RECIPES, *found], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         raise ArgumentError(
             f"--recipe: no recipe is named {name!r:.80}{hint} Expected one of "
             f"{', '.join([*RECIPES, *found])}, a recipe file (NAME.toml), or package.module:Recipe"
