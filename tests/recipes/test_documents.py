@@ -125,7 +125,7 @@ MALFORMED = [
         changed('["funding"]', '"funding"'),
         "extra: found 'funding', expected a list of column",
     ),
-    (changed('["funding"]', '["close"]'), "extra: found 'close', which has another meaning"),
+    (changed('["funding"]', '["close"]'), "extra: found 'close', which is reserved in recipes"),
     (changed('["funding"]', '["funding", "funding"]'), "extra: funding is given twice"),
     (changed('["funding"]', '["a b"]'), "extra: found 'a b', expected at most 64 letters"),
     (changed("[features]", "[featurs]"), "unknown key 'featurs'; did you mean features?"),
