@@ -197,7 +197,7 @@ def test_too_few_candles_say_how_many(bundle: Bundle) -> None:
         (lambda s, m: s["features"][0].update(expression="close +"), "return_1"),
         (lambda s, m: s["features"][0].update(expression=["close"]), "expected a string"),
         (lambda s, m: s["features"][0].update(expression="mean(close, 0)"), "whole number of"),
-        (lambda s, m: s["features"][0]["scaler"].update(method="window"), "expected one kind"),
+        (lambda s, m: s["features"][0]["scaler"].update(method="window"), "expected all or none"),
         (lambda s, m: s["features"][0]["scaler"].update(data_max="much"), "data_max"),
         (lambda s, m: s["sentiment"].update(lag_days=-1), "lag_days from 0 to 365"),
         (lambda s, m: s["sentiment"].update(method="other"), "the method resampled"),
