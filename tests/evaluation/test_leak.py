@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import fields, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -77,6 +80,62 @@ class ScaledTarget(Causal):
         return replace(data, price_scale=scale)
 
 
+class InfiniteTarget(Causal):
+    """The labels of the whole market are infinite, and no others."""
+
+    def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
+        data = super().windows(prepared, options, parts)
+        if len(prepared.frame) < 2557:
+            return data
+        return replace(data, labels=np.full_like(data.labels, np.inf))
+
+
+class OneFeature(BaseRecipe):
+    """A recipe with one unscaled feature, computed from the closes of the market."""
+
+    name = "one"
+
+    def __init__(self, compute: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> None:
+        self.compute = compute
+
+    def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:
+        made = CAUSAL.prepare(market, options, context)
+        values = self.compute(market.candles["close"].to_numpy())
+        frame = made.frame.with_columns(pl.Series("one", values))
+        feature = _core.Feature("one", [("column", (), ("one",))])
+        pipeline = _core.FeaturePipeline([feature], scalers=[_core.MinMaxScaler(0.0, 1.0)])
+        matrix = pipeline.transform(frame)
+        close, times = frame["close"].to_numpy()[matrix.rows], frame["timestamp"]
+        times = times.gather(matrix.rows)
+        return replace(
+            made, frame=frame, pipeline=pipeline, matrix=matrix, close=close, timestamps=times
+        )
+
+
+class Maximum:
+    """Divides by the largest close of the first market that it sees."""
+
+    first: float | None = None
+
+    def __call__(self, close: NDArray[np.float64]) -> NDArray[np.float64]:
+        self.first = self.first or float(close.max())
+        return close / self.first
+
+
+def tomorrow(close: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.append(np.diff(np.log(close)), 0.0)
+
+
+def tiny(close: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1e-5 * tomorrow(close)
+
+
+def with_spike(close: NDArray[np.float64]) -> NDArray[np.float64]:
+    values = tomorrow(close)
+    values[100] = 1e9
+    return values
+
+
 class WindowsThatRise(Causal):
     def starts(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.int64]:
         starts = super().starts(prepared, options)
@@ -138,6 +197,59 @@ def test_a_split_without_purge(market: Market) -> None:
 @pytest.mark.parametrize("recipe", [WrongTarget(), ScaledTarget()])
 def test_a_target_scaled_by_the_future(market: Market, recipe: BaseRecipe) -> None:
     assert leaking(find_leaks(market, config(), recipe=recipe)) == {"target"}
+
+
+@pytest.mark.parametrize("compute", [tomorrow, tiny, with_spike])
+def test_a_leak_of_any_size(
+    market: Market, compute: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> None:
+    leaks = find_leaks(market, config(), recipe=OneFeature(compute)).leaks
+    (leak,) = (leak for leak in leaks if leak.what != "split")
+    assert leak.what == "one"
+    assert leak.cuts > 15
+
+
+def test_the_past_with_a_spike_is_no_leak(market: Market) -> None:
+    def spike_of_yesterday(close: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.roll(with_spike(close), 2)[: len(close)] * (np.arange(len(close)) > 1)
+
+    found = leaking(find_leaks(market, config(), recipe=OneFeature(spike_of_yesterday)))
+    assert found == {"split"}
+
+
+def test_recursions_after_a_spike_are_no_leak(market: Market) -> None:
+    spike = pl.when(pl.int_range(pl.len()) == 1500).then(1e15).otherwise("volume")
+    candles = market.candles.with_columns(volume=spike)
+    recipe = Recipe(
+        name="smooth",
+        features={
+            "none": {"expression": "ema(volume, 5) - ema(volume, 10)", "scaler": "none"},
+            "standard": "ema(volume, 5) / close",
+        },
+    )
+    # So many cuts that some lie where the spike has just left the lookback.
+    assert find_leaks(Market(candles, None), config(), recipe=recipe, cuts=90).leaks == ()
+
+
+def test_a_recipe_that_remembers_the_whole_market(market: Market) -> None:
+    recipe = OneFeature(Maximum())
+    assert leaking(find_leaks(market, config(), recipe=recipe)) == {"one", "split"}
+    assert recipe.compute.first is None  # type: ignore[attr-defined]
+
+
+def test_a_recipe_that_cannot_be_copied(market: Market, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = OneFeature(lambda close: close)
+    recipe.lock = Lock()  # type: ignore[attr-defined]
+    with caplog.at_level(logging.WARNING, "atb_fast"):
+        find_leaks(market, config(), recipe=recipe, cuts=1)
+    assert caplog.text.count("the recipe cannot be copied") == 1
+
+
+def test_an_infinite_target(market: Market) -> None:
+    leaks = find_leaks(market, config(), recipe=InfiniteTarget()).leaks
+    assert {leak.what for leak in leaks} == {"target"}
+    assert "values that change to or from NaN or infinity: " in leaks[0].reason
+    assert not any("nan" in leak.reason.lower().replace("nan or inf", "") for leak in leaks)
 
 
 def test_windows_chosen_by_the_future(market: Market) -> None:

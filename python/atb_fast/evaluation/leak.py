@@ -6,6 +6,7 @@ features, targets and the split must be identical. Whatever differs depends on t
 
 from __future__ import annotations
 
+import copy
 import logging
 from bisect import bisect_left
 from collections.abc import Generator, Iterator
@@ -29,14 +30,18 @@ from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.extras import with_record
 from atb_fast.recipes.recipe import Recipe
 
+log = logging.getLogger(__name__)
+
 #: The index of a day is published during that day and may be revised. A day later, it is final.
 _INDEX_KNOWN_AFTER = timedelta(days=1)
-#: Largest difference that rounding can cause in a feature or a target, which are about 1.
-_TOLERANCE = 1e-5
-
+#: Largest difference that rounding can cause, relative to a value or to the typical size of its
+#: column: eight steps of float32. Recursions add nothing to it: the core computes each value from
+#: its lookback alone, and other recipes run over the same candles from the first on.
+_ROUNDING = 2.0**-20
 
 #: Reasons for a leak; the placeholder is for its size.
 _DIFFERS = "differs by up to {:.2g}"
+_NOT_FINITE = "values that change to or from NaN or infinity: {:.0f}"
 _GONE = "rows that lose their features: {:.0f}"
 _REACHES = "windows that overlap a later part: {:.0f}"
 _CHOSEN = "windows that later data selects: {:.0f}"
@@ -86,6 +91,7 @@ def find_leaks(
 ) -> LeakReport:
     """Return what changes in the past when the future of `market` is removed, at many cuts.
 
+    The recipe runs on a fresh copy each time, so that it cannot remember an earlier market.
     Features are compared at every cut. A declared recipe whose features depend on nothing but their
     lookback is evaluated on the newest candles before a cut; any other recipe on all of them.
     Scalers and targets are compared at cuts after the training
@@ -106,7 +112,8 @@ def find_leaks(
     check_type("market", market, Market)
     check_type("config", config, TrainingConfig)
     cuts = check_count("cuts", cuts)
-    recipe = recipe or config.definition
+    untouched = recipe or config.definition
+    recipe = _fresh(untouched)
     times = market.candles["timestamp"]
     prepared = recipe.prepare(market, config, Context(config, now=times[-1]))
     prepared = with_record(prepared, market)
@@ -114,7 +121,8 @@ def find_leaks(
     rows = prepared.matrix.rows
     begins = {int(rows[part[0]]) for part in (parts.validation, parts.test)}
     data = recipe.windows(prepared, config, parts)
-    run = _Run(market, config, recipe, prepared, data, recipe.starts(prepared, config), begins)
+    starts = recipe.starts(prepared, config)
+    run = _Run(market, config, untouched, prepared, data, starts, begins)
     # There is nothing to compare before the target of the first window.
     least = int(rows[0]) + config.sequence_length + config.horizon
     # Without this, the recipe would log the same lines at each cut.
@@ -141,6 +149,19 @@ def find_leaks(
     return LeakReport(len(every), tuple(leaks))
 
 
+def _fresh(recipe: BaseRecipe) -> BaseRecipe:
+    """Return a copy of a recipe that has not run."""
+    try:
+        return copy.deepcopy(recipe)
+    except Exception as error:  # an attribute of a user's class can raise anything
+        log.warning(
+            "the recipe cannot be copied (%s), so what it remembers from an earlier run is not "
+            "checked",
+            error,
+        )
+        return recipe
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     logger = logging.getLogger("atb_fast")
@@ -159,7 +180,7 @@ class _Run:
     Attributes:
         market: Candles and the whole sentiment history.
         config: The options of a training run.
-        recipe: The recipe under test.
+        recipe: The recipe under test, which has not run; see `_fresh`.
         prepared: Its features.
         data: Its windows.
         starts: Starts of all its windows.
@@ -190,12 +211,12 @@ def _known_market(run: _Run, cut: int, first: int) -> Market:
     return Market(candles, index, tuple(extra.known_at(opened) for extra in run.market.extras))
 
 
-def _known(run: _Run, cut: int) -> PreparedData:
-    """Return the features computed from only what was known at `cut`."""
+def _known(run: _Run, recipe: BaseRecipe, cut: int) -> PreparedData:
+    """Return the features that `recipe` computes from only what was known at `cut`."""
     times = run.market.candles["timestamp"]
     known = _known_market(run, cut, 0)
     # The clock stays the same, so that only the market differs.
-    return run.recipe.prepare(known, run.config, Context(run.config, now=times[-1]))
+    return recipe.prepare(known, run.config, Context(run.config, now=times[-1]))
 
 
 def _usable(run: _Run, cut: int) -> bool:
@@ -203,7 +224,7 @@ def _usable(run: _Run, cut: int) -> bool:
     if run.local:
         return True  # the newest rows include everything that they depend on
     try:
-        _known(run, cut)
+        _known(run, _fresh(run.recipe), cut)
     except DataError:
         return False
     return True
@@ -212,11 +233,12 @@ def _usable(run: _Run, cut: int) -> bool:
 def _changes(run: _Run, cut: int) -> Iterator[_Change]:
     """Yield what differs before `cut` if everything from `cut` on is removed."""
     config, data, rows = run.config, run.data, run.prepared.matrix.rows
+    recipe = _fresh(run.recipe)
     if run.local:
         gone = yield from _local_changes(run, cut)
         prepared = _without_future(run, cut)
     else:
-        prepared = _known(run, cut)
+        prepared = _known(run, recipe, cut)
         gone = len(np.setdiff1d(rows[rows < cut], prepared.matrix.rows))
         if gone:
             yield "candles", _GONE, gone
@@ -225,7 +247,7 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
         return part[rows[part + data.length - 1 + data.horizon] < cut]
 
     # Windows are identified by their first candle.
-    chosen = prepared.matrix.rows[run.recipe.starts(prepared, config)]
+    chosen = prepared.matrix.rows[recipe.starts(prepared, config)]
     other = np.setxor1d(rows[before(run.starts)], chosen)
     if len(other) and not gone:
         yield "split", _CHOSEN, len(other)
@@ -244,10 +266,10 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
     if run.local:
         # The rows that scalers are fitted on do not change, or `_local_changes` finds that they do.
         again = replace(data, prepared=prepared, parts=parts)
-        labels, scale = run.recipe.target.labels(prepared, config, parts)
+        labels, scale = recipe.target.labels(prepared, config, parts)
         again = replace(again, labels=labels, price_scale=scale)
     else:
-        again = run.recipe.windows(prepared, config, parts)
+        again = recipe.windows(prepared, config, parts)
         yield from _differences(data.prepared, again.prepared, cut)
     # The conversion of labels to prices may depend on the future too.
     for values in (
@@ -279,8 +301,10 @@ def _local_changes(run: _Run, cut: int) -> Generator[_Change, None, int]:
     if gone:
         yield "candles", _GONE, gone
     at += np.searchsorted(seen, newest)
+    end = np.searchsorted(seen, cut)
     for i, name in enumerate(full.matrix.names):
-        yield from _difference(name, full.matrix.values[at, i], matrix.values[again, i])
+        column = full.matrix.values[:end, i]
+        yield from _difference(name, column[at], matrix.values[again, i], column)
     return gone
 
 
@@ -311,8 +335,27 @@ def _differences(full: PreparedData, known: PreparedData, cut: int) -> Iterator[
             yield from _difference(name, values[0][:, i], values[1][:, names.index(name)])
 
 
-def _difference(what: str, full: NDArray[Any], known: NDArray[Any]) -> Iterator[_Change]:
-    size = float(np.max(np.abs(full - known), initial=0.0))
-    # Raw candles are far larger than 1, so the tolerance is relative to them.
-    if not size <= _TOLERANCE * max(1.0, float(np.max(np.abs(full), initial=0.0))):
-        yield what, _DIFFERS, size
+def _difference(
+    what: str, full: NDArray[Any], known: NDArray[Any], column: NDArray[Any] | None = None
+) -> Iterator[_Change]:
+    """Yield how two arrays differ by more than rounding.
+
+    Args:
+        what: Name of the values.
+        full: Those of the whole market.
+        known: Those of what was known at a cut.
+        column: All values before the cut, if `full` has only the newest of them.
+    """
+    full, known = full.astype(np.float64), known.astype(np.float64)
+    finite = np.isfinite(full) & np.isfinite(known)
+    changed = ~finite & (full != known) & ~(np.isnan(full) & np.isnan(known))
+    if changed.any():
+        yield what, _NOT_FINITE, float(np.count_nonzero(changed))
+    # One huge value must not hide differences of the others, so the tolerance has the typical size.
+    sizes = np.abs(full if column is None else column)
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    typical = float(np.median(sizes)) if len(sizes) else 0.0
+    full, known = full[finite], known[finite]
+    differences = np.abs(full - known)
+    if (differences > _ROUNDING * np.maximum(np.abs(full), typical)).any():
+        yield what, _DIFFERS, float(np.max(differences))
