@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from threading import current_thread, main_thread
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.model_selection import TimeSeriesSplit
 from atb_fast import TrainingConfig
 from atb_fast.callbacks import Listener
 from atb_fast.errors import ArgumentError, DataError
+from atb_fast.evaluation import walk_forward as module
 from atb_fast.evaluation.walk_forward import Fold, evaluate, walk_forward
 from atb_fast.ingestion.market import load_market
 from atb_fast.recipes import prepare
@@ -136,6 +138,47 @@ def test_the_same_options_give_the_same_folds(folds: list[Fold]) -> None:
     names = [field.name for field in fields(Fold) if field.name != "seconds"]
     for one, other in zip(folds, again, strict=True):
         assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
+
+
+def lstm() -> Any:
+    from keras import layers
+
+    return layers.LSTM(4)
+
+
+def gru() -> Any:
+    """Return a layer that only the Keras engine supports."""
+    from keras import layers
+
+    return layers.GRU(4)
+
+
+@pytest.mark.parametrize(("layer", "together"), [(lstm, True), (gru, False)])
+def test_only_the_compiled_engine_trains_folds_in_parallel(
+    layer: Callable[[], Any],
+    together: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[Any] = []
+
+    class Small(Recipe):
+        def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
+            from keras import Sequential, layers
+
+            threads.append(current_thread())
+            shape = layers.Input((length, features))
+            return Sequential([shape, layer(), layers.Dropout(0.2), layers.Dense(1)])
+
+    recipe = Small(name="small", features={"return_1": "log(close / lag(close, 1))"})
+    results = []
+    for cores in (1, 2):
+        monkeypatch.setattr(module, "cores", lambda cores=cores: cores)
+        threads.clear()
+        made = evaluate(config(recipe=recipe), folds=2)
+        results.append([{**vars(fold), "seconds": None} for fold in made])
+        parallel = any(thread is not main_thread() for thread in threads)
+        assert parallel is (together and cores == 2)
+    assert results[0] == results[1]
 
 
 def test_the_basic_recipe_can_be_evaluated_too() -> None:

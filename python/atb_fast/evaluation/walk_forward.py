@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -26,6 +26,7 @@ from atb_fast.recipes.shrinkage import shrinkage_factor
 from atb_fast.recipes.split import before, embargo_rows
 from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import DevicePolicy, configure, import_ahead
+from atb_fast.training.engine import choose
 from atb_fast.training.environment import cores
 from atb_fast.training.predict import predict
 from atb_fast.training.side_by_side import side_by_side
@@ -140,6 +141,10 @@ def evaluate(
     plan = walk_forward(recipe.starts(prepared, config), config, between, folds, window)
     policy = configure(config, listener=listener)
     log.info("%s", policy.reason)
+    if policy.engine == "auto":
+        # All folds have the same layers, so one network tells which engine trains them.
+        model = recipe.build(config.sequence_length, prepared.matrix.shape[1])
+        policy = replace(policy, engine=choose(policy.engine, model))
     # Only the compiled engine trains a model independently of other threads.
     together = policy.engine != "keras" and not policy.gpus
     works = [

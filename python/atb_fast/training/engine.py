@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.callbacks import SILENT, Listener
-from atb_fast.config import FitOptions
+from atb_fast.config import Engine, FitOptions
 from atb_fast.errors import TrainingError
 from atb_fast.features.windows import WindowedData
 from atb_fast.training.device import CPU_BATCH_SIZE
@@ -93,7 +93,7 @@ def fit(
     from keras import callbacks as keras_callbacks
     from keras import metrics
 
-    engine = _choose(options.engine, model, callbacks)
+    engine = choose(options.engine, model, callbacks)
     batch_size = options.batch_size or CPU_BATCH_SIZE
     model.compile(
         optimizer=_optimizer(model),
@@ -237,7 +237,12 @@ def _fit_keras(
     )
 
 
-def _choose(engine: str, model: Any, callbacks: Sequence[Any]) -> str:
+def choose(engine: Engine, model: Any, callbacks: Sequence[Any] = ()) -> Engine:
+    """Return the engine that `fit` uses for `model`, `keras` or `compiled`.
+
+    Raises:
+        TrainingError: `engine` is `compiled`, which does not support the model or the callbacks.
+    """
     if engine == "keras":
         return engine
     from atb_fast.training.layers import unsupported
