@@ -349,6 +349,11 @@ def test_doctor_finds_no_problem_where_training_works(
     new_process: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow says so on any processor
+    monkeypatch.setenv("ATB_FAST_CACHE", str(cache / "here"))
+    folder = cache / "here" / "compiled"
+    folder.mkdir(parents=True)
+    for name in ("key-xla.pb", "key.outputs.pb"):  # a program and a trace
+        (folder / name).write_bytes(bytes(1_500_000))
     done = new_process("doctor", "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -358,7 +363,8 @@ def test_doctor_finds_no_problem_where_training_works(
         package = "tensorflow-cpu" if name == "tensorflow" and not _installed(name) else name
         assert checks[name]["found"] == version(package)
     assert "release build" in checks["atb-fast"]["found"]
-    assert checks["cache_dir"]["found"].startswith(f"{cache}, ")
+    assert checks["cache_dir"]["found"].startswith(f"{cache / 'here'}, ")
+    assert checks["compiled programs"]["found"] == f"2 files, 3.0 MB, kept in {folder}"
     assert checks["binance url"]["found"] == "http://127.0.0.1:9, from ATB_FAST_BINANCE_URL"
 
 
