@@ -163,7 +163,9 @@ def test_files_that_have_grown(train: Train, atb_fast: Run, tmp_path: Path) -> N
     refused = atb_fast("train", *again)
     assert refused.returncode == 3
     error = refused.stderr
-    assert error.splitlines()[-1].startswith(f"error: the candles differ from those of {bundle}")
+    said = error.splitlines()[-1]
+    assert said.startswith(f"error: the input differs from that of {bundle}")
+    assert " in candles: received " in said
     assert "received 249 candles from" in error
     assert "expected 250 from" in error
     assert "Pass the files of that run as --candles" in error

@@ -75,7 +75,7 @@ class RecordedRun:
         times = prepared.frame["timestamp"]
         ends = [self.data.get(name) for name in ("candles_first", "candles_last")]
         raise DataError(
-            f"the {' and '.join(other)} differ from those of {self.path}: received "
+            f"the input differs from that of {self.path} in {' and '.join(other)}: received "
             f"{prepared.candles} candles from {times[0]} to {times[-1]}, expected "
             f"{self.data.get('candles')!r:.80} from {ends[0]!r:.80} to {ends[1]!r:.80}; sha256 "
             f"received {hashes[0]}, expected {hashes[1]}. Pass the files of that run as --candles, "
