@@ -86,6 +86,8 @@ def test_the_bundle_says_what_it_was_trained_on(bundle: Path) -> None:
 def test_the_leak_check_passes(home: Path, command_line: CommandLine) -> None:
     done = command_line.run("check", "leak", "BTCUSDT", *OPTIONS, "--cuts", "5", cwd=home)
     assert done.returncode == 0, done.stderr
+    assert "no look-ahead bias" in done.stdout
+    assert "timestamps of extra series and --extra-lag are taken as given" in done.stdout
 
 
 def test_a_frame_to_score_has_the_columns(home: Path, bundle: Path) -> None:
@@ -120,7 +122,9 @@ def test_a_repeated_run_finds_a_changed_file(
     assert json.loads(same.stdout)["same_onnx"] is True
     other = repeat(read=9.0)
     assert other.returncode == DataError.exit_code
-    assert "the funding differ from those of" in other.stderr
+    (error,) = other.stderr.splitlines()[-1:]
+    assert error.startswith("error: the input differs from that of ")
+    assert " in funding: received " in error
 
 
 def test_series_and_recipe_must_fit(home: Path, command_line: CommandLine) -> None:

@@ -200,6 +200,8 @@ def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:
     title += counted(report.cuts, "cut")
     if not report.leaks:
         print_text(f"{title}: no look-ahead bias in features, target or split")
+        if config.extra:
+            print_text("The timestamps of extra series and --extra-lag are taken as given.")
         return
     columns = [Column("what"), Column("how"), Column("cuts", right=True), Column("first cut")]
     cells = [
