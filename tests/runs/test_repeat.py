@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,17 @@ def test_options_that_contradict_the_metadata(tmp_path: Path) -> None:
         ({"config": {"epochs": 3}}, "config cannot be used: .*symbol"),
         ({"config": {"symbol": "../../x"}}, "symbol is '../../x'"),
         ({"config": {"symbol": "BTCUSDT", "timeframe": "1y"}}, "timeframe is '1y'"),
-        ({"config": {"symbol": "BTCUSDT", "recipe": {}}}, "no recipe is named '{}'"),
+        (
+            {"config": {"symbol": "BTCUSDT", "recipe": "mine"}},
+            "recipe is 'mine' without a recipe_doc",
+        ),
+        (
+            {"config": {"symbol": "BTCUSDT", "recipe": ["mine"]}},
+            "recipe is .* without a recipe_doc",
+        ),
+        ({"recipe_document": 3}, "recipe: found 3, expected a table"),
+        ({"recipe_document": {"python": ["a:B"]}}, "python is .*, expected package.module:Class"),
+        ({"recipe_document": {"python": "a:B; x"}}, "python is .*, expected package.module:Class"),
         ({"config": {"symbol": "BTCUSDT", "candles": "\0"}}, "candles is .*, expected a path"),
         ({"config": {"symbol": "BTCUSDT", "candles": "~nobody0/x"}}, "expected a path"),
         (
@@ -159,3 +170,59 @@ def test_an_extra_that_moved(tmp_path: Path) -> None:
         assert config.extra_lag == {"funding": "8h"}
     old.touch()
     assert read_run(path).config.extra == {"funding": old, "eth": tmp_path / "eth.csv"}
+
+
+EVIL = """\
+from pathlib import Path
+
+from atb_fast import Recipe
+
+Path("imported").touch()
+
+
+class X(Recipe):
+    def __init__(self):
+        super().__init__(name="evil", features={"x": "close / open"})
+"""
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module in the working directory that records its import."""
+    (tmp_path / "evil_import.py").write_text(EVIL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "evil_import", raising=False)
+    return tmp_path
+
+
+def test_a_module_named_by_metadata_is_imported_only_if_confirmed(evil: Path) -> None:
+    recorded = document(recipe_document={"python": "evil_import:X"})
+    recorded["config"]["recipe"] = "evil"
+    path = write(evil / "metadata.json", recorded)
+    for given in (None, "evil_import:Y", "evil"):
+        with pytest.raises(ArgumentError, match=r"pass --recipe evil_import:X$") as caught:
+            read_run(path, recipe=given)
+        assert caught.value.options == ("recipe",)
+    assert not Path("imported").exists()
+    assert read_run(path, recipe="evil_import:X").config.recipe == "evil"
+    assert Path("imported").exists()
+
+
+def test_the_recorded_name_of_a_recipe_imports_nothing(evil: Path) -> None:
+    declared = to_document(Recipe(name="mine", features={"x": "close"}))
+    for changes, message in (
+        ({}, "recipe is 'evil_import:X' without a recipe_document"),
+        ({"recipe_document": declared}, "but the name in recipe_document is 'mine'"),
+    ):
+        recorded = document(**changes)
+        recorded["config"]["recipe"] = "evil_import:X"
+        with pytest.raises(BundleError, match=message):
+            read_run(write(evil / "metadata.json", recorded))
+    assert not Path("imported").exists()
+
+
+def test_a_recipe_to_confirm_that_is_not_recorded(tmp_path: Path) -> None:
+    path = write(tmp_path / "metadata.json", document())
+    with pytest.raises(ArgumentError, match="records no Python recipe to confirm; leave out"):
+        read_run(path, recipe="evil_import:X")

@@ -67,13 +67,26 @@ _MODEL_RECIPES = tuple(name for name in RECIPES if name != "basic")
             "SYMBOL:TIMEFRAME:TYPE[:VERSION].",
             shell_complete=completion.bundles,
         ),
+        click.Option(
+            ["--recipe"],
+            metavar="MODULE:CLASS",
+            help="Confirm that --from may import this Python recipe, which the metadata names. "
+            "Other recipes are part of the metadata.",
+        ),
         *training_options(_REPEATED),
     ],
     epilog=EXIT_CODES,
 )
 @as_json
 @click.pass_context
-def train(context: click.Context, /, as_json: bool, recorded: str | None, **options: Any) -> None:
+def train(
+    context: click.Context,
+    /,
+    as_json: bool,
+    recorded: str | None,
+    recipe: str | None,
+    **options: Any,
+) -> None:
     """Train a model and publish its bundle to the registry.
 
     --from repeats a recorded run: symbol, range, engine, seed, number of threads and all other
@@ -106,7 +119,7 @@ def train(context: click.Context, /, as_json: bool, recorded: str | None, **opti
     from atb_fast.runs.repeat import read_run
 
     changed = {name: value for name, value in options.items() if value not in (None, False, ())}
-    run = read_run(recorded, **changed)
+    run = read_run(recorded, recipe=recipe, **changed)
     _train_one(run.config, as_json, Console(stderr=True, highlight=False), run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 
 import polars as pl
 
-from atb_fast.config import OPTIONS
-from atb_fast.errors import AtbFastError, BundleError, DataError
+from atb_fast.config import OPTIONS, RECIPES
+from atb_fast.errors import ArgumentError, AtbFastError, BundleError, DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import library
+from atb_fast.recipes.base import BaseRecipe
 from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.documents import from_document
 from atb_fast.serving.references import find
@@ -116,22 +118,26 @@ class RecordedRun:
         return same
 
 
-def read_run(reference: str | Path, **options: Any) -> RecordedRun:
+def read_run(reference: str | Path, *, recipe: str | None = None, **options: Any) -> RecordedRun:
     """Return the run that a metadata.json records, to repeat it.
+
+    Metadata is not trusted: the module of a Python recipe is imported only if `recipe` names it.
 
     Args:
         reference: A metadata.json, the directory of a bundle, or SYMBOL:TIMEFRAME:TYPE[:VERSION].
+        recipe: The Python recipe of the run, `package.module:Class`, as the metadata records it.
+            None for other recipes.
         options: Options of TrainingConfig that replace those recorded, or the defaults.
 
     Raises:
-        ArgumentError: The options contradict those recorded.
+        ArgumentError: The options contradict those recorded, or `recipe` is not the one recorded.
         BundleError: There is no metadata, or it cannot be used.
         DataError: A recorded file does not exist, and no other is given.
     """
     named = isinstance(reference, str | Path) and Path(reference).is_file()
     path = Path(reference) if named else find(reference, options.get("registry")) / "metadata.json"
     metadata = read_json(path)
-    config = _config(path, metadata)
+    config = _config(path, metadata, recipe)
     given = OPTIONS["extra"].check(options.pop("extra", None)) or {}
     if given:  # the others have not moved
         options["extra"] = (config.extra or {}) | given
@@ -171,7 +177,7 @@ def read_run(reference: str | Path, **options: Any) -> RecordedRun:
     )
 
 
-def _config(path: Path, metadata: dict[str, Any]) -> TrainingConfig:
+def _config(path: Path, metadata: dict[str, Any], confirmed: str | None) -> TrainingConfig:
     recorded = _part(path, metadata, "config")
     if not recorded:
         raise BundleError(
@@ -194,24 +200,63 @@ def _config(path: Path, metadata: dict[str, Any]) -> TrainingConfig:
         for name, value in recorded.items()
         if not (name in OPTIONS and OPTIONS[name].machine)
     }
+    _check_confirmed(path, metadata.get("recipe_document"), confirmed)
     try:
-        return TrainingConfig(**given | _recipe(metadata))
+        return TrainingConfig(**given | {"definition": _recipe(metadata, given)})
     except (AtbFastError, TypeError) as error:
         raise BundleError(f"{path}: config cannot be used: {error}") from error
 
 
-def _recipe(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe in the metadata, as `definition`; nothing for bundles of early versions.
+def _check_confirmed(path: Path, document: Any, confirmed: str | None) -> None:
+    """Raise ArgumentError unless `confirmed` is the Python recipe of `document`.
+
+    To import a module is to run its code, so the user must name it.
+    """
+    recorded = document.get("python") if isinstance(document, dict) else None
+    if confirmed == recorded:
+        return
+    if recorded is None:
+        raise ArgumentError(
+            f"--recipe is {confirmed!r:.80}, but {path} records no Python recipe to confirm; leave "
+            "out --recipe",
+            options=["recipe"],
+        )
+    if not isinstance(recorded, str) or not re.fullmatch(r"[\w.]+:[\w.]+", recorded):
+        raise BundleError(
+            f"{path}: recipe_document.python is {recorded!r:.80}, expected package.module:Class"
+        )
+    found = "" if confirmed is None else f" --recipe is {confirmed!r:.80}."
+    raise ArgumentError(
+        f"{path} was trained with the Python recipe {recorded}, which --from does not import "
+        f"unless you confirm it.{found} If you trust that module, pass --recipe {recorded}",
+        options=["recipe"],
+    )
+
+
+def _recipe(metadata: dict[str, Any], options: dict[str, Any]) -> BaseRecipe:
+    """Return the recipe of a run with the recorded `options`.
+
+    Nothing else finds recipes here, because finding one can import a module.
 
     Raises:
         ArgumentError: It is invalid, or it is a class that cannot be imported.
     """
-    document = metadata.get("recipe_document")
-    if document is None:
-        return {}
+    document, name = metadata.get("recipe_document"), options.get("recipe", "legacy")
+    if document is None:  # in bundles of early versions, which had no other recipes
+        if not isinstance(name, str) or name not in RECIPES:
+            raise ArgumentError(
+                f"recipe is {name!r:.80} without a recipe_document, expected one of "
+                f"{', '.join(RECIPES)}"
+            )
+        return library.get(name)
     python = document.get("python") if isinstance(document, dict) else None
     made = library.find(python) if isinstance(python, str) else from_document(document)
-    return {"definition": made}
+    if made.name != name:
+        raise ArgumentError(
+            f"recipe is {name!r:.80}, but the name in recipe_document is {made.name!r:.80}; "
+            "expected the same name"
+        )
+    return made
 
 
 def _part(path: Path, metadata: dict[str, Any], name: str) -> dict[str, Any]:
