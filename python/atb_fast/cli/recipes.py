@@ -124,6 +124,10 @@ def check(
     from atb_fast.recipes import library
     from atb_fast.recipes.description import describe, preview
 
+    if picture is not None:
+        from atb_fast.reports.preview import check_plot_name
+
+        check_plot_name(picture)
     document = describe(library.find(recipe))
     seen = None
     if symbol is not None:
