@@ -92,6 +92,10 @@ def test_every_option_has_help() -> None:
         ({"extra": {"a b": "c"}}, "--extra has the name 'a b', expected at most 64 letters"),
         ({"extra": {"1m": "c"}}, "--extra has the name '1m', expected at most 64 letters"),
         ({"extra": {"größe": "c"}}, "--extra has the name 'größe', expected at most 64 letters"),
+        (
+            {"recipe": "causal", "sentiment_lag_days": 366},
+            "--sentiment-lag-days is 366, expected at most 365",
+        ),
         ({"extra": {"a" * 65: "c"}}, "--extra has the name 'a*', expected at most 64 letters"),
         ({"extra": {"close": "c"}}, "--extra has the name 'close', which is reserved"),
         ({"extra": {"candles": "c"}}, "--extra has the name 'candles', which is reserved"),

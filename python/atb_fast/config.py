@@ -64,6 +64,9 @@ _MOST_NAME = 64
 #: Units of a lag, in milliseconds.
 _LAG_UNITS = {"s": 1000, "m": _MINUTE, "h": 60 * _MINUTE, "d": _DAY, "w": 7 * _DAY}
 
+#: Largest minimum age of the index, in days, that a bundle can have.
+LONGEST_LAG_DAYS = 365
+
 #: The timeframe of a basic bundle that strategies expect.
 BASIC_TIMEFRAME = "1h"
 #: Number of bars that engines pass to a basic model.
@@ -379,9 +382,10 @@ class RecipeOptions(_Group):
     )
     sentiment_lag_days: int = option(
         1,
-        "Days between a sentiment value and the first candle that may use it. Not for the legacy "
-        "recipe.",
+        "Days between a sentiment value and the first candle that may use it, at most 365. Not for "
+        "the legacy recipe.",
         minimum=0,
+        maximum=LONGEST_LAG_DAYS,
         needs="lag",
         from_recipe=True,
     )

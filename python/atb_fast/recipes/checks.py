@@ -18,8 +18,6 @@ from atb_fast.features.specs import INDEX_COLUMNS, SCALERS, FeatureSpec, Scaler
 
 #: Maximum number of features in a recipe.
 MOST_FEATURES = 1000
-#: Largest minimum age of the index, in days, that a bundle can have.
-LONGEST_LAG_DAYS = 365
 #: A name of a recipe, which is also a directory in the registry.
 NAME = "[a-z][a-z0-9_-]{0,63}"
 #: A name of a feature or of a column.

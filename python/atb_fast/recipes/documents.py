@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from atb_fast.config import TIMEFRAMES
+from atb_fast.config import LONGEST_LAG_DAYS, TIMEFRAMES
 from atb_fast.errors import ArgumentError
 from atb_fast.features.specs import SCALERS, FeatureSpec
 from atb_fast.recipes import checks
@@ -162,7 +162,7 @@ def schema() -> dict[str, Any]:
             "sentiment_lag_days": {
                 "type": "integer",
                 "minimum": 0,
-                "maximum": checks.LONGEST_LAG_DAYS,
+                "maximum": LONGEST_LAG_DAYS,
             },
             "scaler": {"enum": list(SCALERS)},
             "fit_scalers_on": {"enum": list(FIT_SCALERS_ON)},

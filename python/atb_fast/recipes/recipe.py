@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline
-from atb_fast.config import MIN_SEQUENCE_LENGTH, TIMEFRAMES, RecipeOptions
+from atb_fast.config import LONGEST_LAG_DAYS, MIN_SEQUENCE_LENGTH, TIMEFRAMES, RecipeOptions
 from atb_fast.errors import ArgumentError, DataError, counted
 from atb_fast.features import cache as feature_cache
 from atb_fast.features import sentiment as sentiment_code
@@ -100,7 +100,7 @@ class Recipe(BaseRecipe):
         if self.sequence_length is not None:
             checks.check_whole("sequence_length", self.sequence_length, MIN_SEQUENCE_LENGTH)
         if (days := self.sentiment_lag_days) is not None:
-            checks.check_whole("sentiment_lag_days", days, 0, checks.LONGEST_LAG_DAYS)
+            checks.check_whole("sentiment_lag_days", days, 0, LONGEST_LAG_DAYS)
         for key, kind in (("target", Target), ("network", Network)):
             if not isinstance(getattr(self, key), kind):
                 raise checks.wrong(key, getattr(self, key), f"a {kind.__name__}")

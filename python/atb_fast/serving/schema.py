@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from atb_fast._core import FeaturePipeline, MinMaxScaler
-from atb_fast.config import CANDLE_COLUMNS, LARGEST_WINDOW, TIMEFRAMES
+from atb_fast.config import CANDLE_COLUMNS, LARGEST_WINDOW, LONGEST_LAG_DAYS, TIMEFRAMES
 from atb_fast.errors import BundleError, ExpressionError
 from atb_fast.features.expressions import Expr
 from atb_fast.features.parser import parse
@@ -227,9 +227,9 @@ def _join(given: Any) -> Join | None:
     if given == {"method": "resampled"}:
         return Join("resampled")
     lag = given.get("lag_days") if isinstance(given, dict) else None
-    if type(lag) is not int or not 0 <= lag <= 365 or given.get("method") != "as_of":
+    if type(lag) is not int or not 0 <= lag <= LONGEST_LAG_DAYS or given.get("method") != "as_of":
         raise BundleError(
             f"feature_schema.json has the sentiment {given!r:.80}, expected the method resampled, "
-            "or as_of with lag_days from 0 to 365"
+            f"or as_of with lag_days from 0 to {LONGEST_LAG_DAYS}"
         )
     return Join("as_of", lag)
