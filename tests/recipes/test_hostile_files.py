@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from atb_fast import Recipe
+from atb_fast import Recipe, TrainingConfig, find_leaks, prepare
 from atb_fast.errors import ArgumentError
+from atb_fast.ingestion import sample
+from atb_fast.ingestion.market import Market
 from atb_fast.recipes import library
 from atb_fast.recipes.documents import from_document, read_file, schema
 
@@ -79,6 +81,38 @@ def test_modules_that_fail(
     with pytest.raises(ArgumentError, match=message) as caught:
         library.find(f"failing_recipe:{name}")
     assert caught.value.options == ("recipe",)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 3", r"returned 3 from prepare, expected an atb_fast\.PreparedData"),
+        ("return None", "returned None from prepare"),
+        ("1 / 0", r"failed in prepare \(ZeroDivisionError: division by zero, failing_recipe.py, "
+         r"line 5\); fix that error. For the traceback, call atb_fast.prepare in Python$"),
+        ("raise SystemExit('a\\nb')", r"failed in prepare \(SystemExit: a, failing_recipe.py, "),
+        ("open('nowhere')", r"failed in prepare \(FileNotFoundError: .*nowhere"),
+    ],
+)  # fmt: skip
+def test_classes_that_cannot_prepare(
+    body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing_recipe.py").write_text(
+        "from atb_fast import BaseRecipe\nclass X(BaseRecipe):\n    name = 'x'\n"
+        f"    def prepare(self, market, options, context):\n        {body}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "failing_recipe", raising=False)
+    config = TrainingConfig(symbol="BTCUSDT", source="sample", recipe="failing_recipe:X")
+    market = Market(sample.candles("BTCUSDT", "1d"), None)
+    for run in (prepare, find_leaks):
+        with pytest.raises(
+            ArgumentError, match=f"^the recipe failing_recipe:X {message}"
+        ) as caught:
+            run(market, config)
+        assert "\n" not in str(caught.value)
+        assert caught.value.options == ("recipe",)
 
 
 def test_a_description_may_have_lines() -> None:

@@ -25,7 +25,7 @@ from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.options import check_count, check_type
-from atb_fast.recipes.base import BaseRecipe, Context
+from atb_fast.recipes.base import BaseRecipe, Context, prepared_by
 from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.extras import with_record
 from atb_fast.recipes.recipe import Recipe
@@ -115,7 +115,7 @@ def find_leaks(
     untouched = recipe or config.definition
     recipe = _fresh(untouched)
     times = market.candles["timestamp"]
-    prepared = recipe.prepare(market, config, Context(config, now=times[-1]))
+    prepared = prepared_by(recipe, market, config, Context(config, now=times[-1]))
     prepared = with_record(prepared, market)
     parts = recipe.parts(prepared, config)
     rows = prepared.matrix.rows
@@ -216,7 +216,7 @@ def _known(run: _Run, recipe: BaseRecipe, cut: int) -> PreparedData:
     times = run.market.candles["timestamp"]
     known = _known_market(run, cut, 0)
     # The clock stays the same, so that only the market differs.
-    return recipe.prepare(known, run.config, Context(run.config, now=times[-1]))
+    return prepared_by(recipe, known, run.config, Context(run.config, now=times[-1]))
 
 
 def _usable(run: _Run, cut: int) -> bool:

@@ -13,7 +13,7 @@ from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.options import check_type
-from atb_fast.recipes.base import Context
+from atb_fast.recipes.base import Context, prepared_by
 from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.extras import with_record
 
@@ -34,12 +34,14 @@ def prepare(
         cache: Directory to cache the features in. Default: no cache.
 
     Raises:
-        ArgumentError: An argument has the wrong type, or an extra is not used.
+        ArgumentError: An argument has the wrong type, an extra is not used, or `prepare` of a
+            user's class failed.
         DataError: The market lacks something that the recipe needs.
     """
     check_type("market", market, Market)
     check_type("config", config, TrainingConfig)
-    prepared = config.definition.prepare(market, config, Context(config, now=now, cache=cache))
+    context = Context(config, now=now, cache=cache)
+    prepared = prepared_by(config.definition, market, config, context)
     return with_record(prepared, market)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.config import MarketOptions, RecipeOptions
-from atb_fast.errors import DataError
+from atb_fast.errors import ArgumentError, AtbFastError, DataError, lacks_memory
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
@@ -49,6 +51,44 @@ def check_moves(market: Market) -> None:
             f"the close is {close[0]:g} in all {len(close):,} candles; use candles of a market "
             "whose price moves"
         )
+
+
+def prepared_by(
+    recipe: BaseRecipe, market: Market, options: RecipeOptions, context: Context
+) -> PreparedData:
+    """Return what `recipe.prepare` returns.
+
+    Raises:
+        ArgumentError: The class of a user failed, or returned something else.
+        DataError: The market lacks something that the recipe needs.
+    """
+    kind = type(recipe)
+    name = f"the recipe {kind.__module__}:{kind.__qualname__}"
+    try:
+        made = recipe.prepare(market, options, context)
+    except (Exception, SystemExit) as error:
+        own = kind.__module__.partition(".")[0] != __name__.partition(".")[0]
+        if not own or isinstance(error, AtbFastError) or lacks_memory(error):
+            raise
+        why = next(iter(str(error).splitlines()), "")
+        raise ArgumentError(
+            f"{name} failed in prepare ({type(error).__name__}: {why:.300}{_place(kind, error)}); "
+            "fix that error. For the traceback, call atb_fast.prepare in Python",
+            options=["recipe"],
+        ) from error
+    if not isinstance(made, PreparedData):
+        raise ArgumentError(
+            f"{name} returned {made!r:.80} from prepare, expected an atb_fast.PreparedData",
+            options=["recipe"],
+        )
+    return made
+
+
+def _place(kind: type, error: BaseException) -> str:
+    """Return the line of the module of `kind` that led to `error`, for a message."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename == file]
+    return f", {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
 class BaseRecipe(ABC):
