@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 
 from atb_fast.cli.main import cli
 from atb_fast.cli.tables import Column, print_table
+from atb_fast.recipes import library
 
 COLUMNS = [Column("name"), Column("price", right=True), Column("note", optional=True)]
 
@@ -70,6 +72,45 @@ def test_terminals_get_every_digit(capsys: pytest.CaptureFixture[str], columns: 
         sum(map(str.isdigit, text)) for text in (*figures, *(name.name for name in names))
     )
     assert "".join(printed.split()).count("/") == 30
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("width", [20, 40])
+def test_whole_cells_are_not_broken_if_they_fit(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = [Column("a name", whole=True), Column("text"), Column("warm-up", whole=True)]
+    print_table(columns, [("sentiment_primary", "word " * 20, "1,234")])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    unbroken = {"a name", "warm-up", "sentiment_primary", "1,234"}
+    assert (unbroken <= set(re.split("  +", "  ".join(lines)))) == (width == 40)
+    assert "".join("".join(lines).split()).count("1") == 1  # nothing is cropped
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_recipe_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    command = ["recipes", "check", "causal", "BTCUSDT", "--source", "sample"]
+    for arguments in (["recipes", "show", "causal"], [*command, "--start-date", "2021-06-01"]):
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.output
+        lines = done.output.splitlines()
+        assert max(map(len, lines[1:])) <= 60  # the first one is the description
+        table = "  ".join(lines)
+        recipe = library.get("causal")
+        words = {*recipe.specs, *(spec.scaler for spec in recipe.specs.values())}
+        assert {*words, "feature", "scaler", "warm-up", "lookback"} <= set(re.split(" +", table))
+
+
+def test_a_check_with_a_symbol_shows_its_options() -> None:
+    command = ["recipes", "check", "causal", "BTCUSDT", "--source", "sample"]
+    command += ["--sequence-length", "1000", "--horizon", "3"]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert "target: log_return (horizon 3)" in done.output
+    assert "window: 1,000 bars of 1d; split: purged (1,002 windows before each part)" in done.output
 
 
 @pytest.mark.usefixtures("terminal")

@@ -17,7 +17,7 @@ from atb_fast.cli.options import (
     training_config,
     training_options,
 )
-from atb_fast.cli.tables import Column, print_table, print_text
+from atb_fast.cli.tables import Column, print_table, print_text, terminal_width
 from atb_fast.config import MarketOptions, RecipeOptions, names
 from atb_fast.errors import ArgumentError, counted
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from atb_fast.recipes.description import Preview
 
 _NULLS = ("input", "undefined")
+#: Width of the columns of a table of features besides their names, with a readable expression.
+_OTHERS = 47
 
 
 @click.group()
@@ -128,12 +130,13 @@ def check(
         from atb_fast.reports.preview import check_plot_name
 
         check_plot_name(picture)
-    document = describe(library.find(recipe))
-    seen = None
+    config = seen = None
     if symbol is not None:
+        config = training_config(context, symbol.upper(), {**options, "recipe": recipe})
+    document = describe(config.definition if config else library.find(recipe), config)
+    if config is not None:
         from atb_fast.ingestion.market import load_market
 
-        config = training_config(context, symbol.upper(), {**options, "recipe": recipe})
         seen = preview(load_market(config), config)
         document |= {
             "candles": len(seen.timestamps),
@@ -159,22 +162,15 @@ def _print_recipe(document: dict[str, Any], seen: Preview | None = None) -> None
     if "features" not in document:
         print_text(f"{document['name']}: a Python class, {document['python']}")
         return
-    columns = [Column("feature"), Column("expression"), Column("scaler")]
-    columns += [Column(name, right=True) for name in ("warm-up", "lookback")]
-    rows = [list(feature.values()) for feature in document["features"]]
-    if seen is not None:
-        columns += [Column(name, right=True) for name in ("missing input", "undefined")]
-        for row in rows:
-            found = seen.nulls.get(row[0], {})  # features of sentiment may be left out
-            row.extend(found.get(name) for name in _NULLS)
     title = document["name"]
     title += f": {document['description']}" if document["description"] else ""
-    print_table(columns, rows, title)
+    _print_features(document["features"], title)
     target, network = (_part(document[name]) for name in ("target", "network"))
     purge = document["purge"]
+    default = " by default" if seen is None else ""
     print_text(
-        f"target: {target}; network: {network}; window: {document['sequence_length']} bars of "
-        f"{document['timeframe']} by default; split: {document['split']}"
+        f"target: {target}; network: {network}; window: {document['sequence_length']:,} bars of "
+        f"{document['timeframe']}{default}; split: {document['split']}"
         + (f" ({counted(purge, 'window')} before each part)" if purge else "")
     )
     needs = [*(["the Fear & Greed index"] if document["index"] else []), *document["extra"]]
@@ -183,7 +179,7 @@ def _print_recipe(document: dict[str, Any], seen: Preview | None = None) -> None
         f"{''.join(f', {name}' for name in needs)}"
     )
     if seen is not None:
-        print_text(f"{seen.rows:,} of {counted(len(seen.timestamps), 'candle')} have every feature")
+        _print_nulls(seen)
     if document["fit_scalers_on"] == "all":
         print_text(
             "This recipe has look-ahead bias: its scalers are fitted on all rows, including the "
@@ -193,6 +189,34 @@ def _print_recipe(document: dict[str, Any], seen: Preview | None = None) -> None
         print_text(
             "Its test windows also select the best epoch, so its test errors are optimistic."
         )
+
+
+def _print_features(features: list[dict[str, Any]], title: str) -> None:
+    """Print a table of the features; two if one would be too wide for the terminal."""
+    shown = {"name": Column("feature", whole=True), "expression": Column("expression")}
+    shown |= {"scaler": Column("scaler", whole=True)}
+    shown |= {"warmup": Column("warm-up", right=True, whole=True)}
+    shown |= {"lookback": Column("lookback", right=True, whole=True)}
+    tables = [["name", "expression", "scaler", "warmup", "lookback"]]
+    if max(len(feature["name"]) for feature in features) + _OTHERS > terminal_width():
+        tables = [["name", "expression"], ["name", "scaler", "warmup", "lookback"]]
+    for i, keys in enumerate(tables):
+        rows = [[feature[key] for key in keys] for feature in features]
+        print_table([shown[key] for key in keys], rows, "" if i else title)
+
+
+def _print_nulls(seen: Preview) -> None:
+    """Print how many candles have every feature, and which features lack values and why."""
+    rows: list[list[str | int]] = [
+        [name, *(found[each] for each in _NULLS)] for name, found in seen.nulls.items()
+    ]
+    lacking = [row for row in rows if any(row[1:])]
+    if lacking:
+        columns = [Column(name, right=True, whole=True) for name in ("missing input", "undefined")]
+        title = "candles without a value, in addition to the warm-up:"
+        print_table([Column("feature", whole=True), *columns], lacking, title)
+    candles = counted(len(seen.timestamps), "candle")
+    print_text(f"{seen.rows:,} of {candles} have a value for every feature")
 
 
 def _part(document: dict[str, Any]) -> str:

@@ -9,14 +9,29 @@ import click
 
 #: Width without a terminal, so that programs and files get whole values.
 _UNLIMITED = 10_000
+#: Smallest width of a column whose cells are folded, and the space between two columns.
+_FOLDED, _GAP = 8, 2
 
 
 class Column(NamedTuple):
-    """A column of a table. An `optional` column is left out if all of its cells are empty."""
+    """A column of a table.
+
+    An `optional` column is left out if all of its cells are empty. The cells of a `whole` column
+    stay on one line, unless the terminal is too narrow even if all other columns are folded.
+    """
 
     name: str
     right: bool = False
     optional: bool = False
+    whole: bool = False
+
+
+def terminal_width() -> int:
+    """Return the number of columns of the terminal; unlimited if there is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console.width if console.is_terminal else _UNLIMITED
 
 
 def print_table(
@@ -30,6 +45,7 @@ def print_table(
         title: Printed on a separate line above the table.
     """
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -38,17 +54,25 @@ def print_table(
     shown = [
         i for i, column in enumerate(columns) if not column.optional or any(row[i] for row in texts)
     ]
+    console = Console(highlight=False, width=terminal_width())
+    least = {
+        i: max(cell_len(text) for text in (columns[i].name, *(row[i] for row in texts)))
+        if columns[i].whole
+        else _FOLDED
+        for i in shown
+    }
+    fits = sum(least.values()) + _GAP * (len(shown) - 1) <= console.width
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for i in shown:
         # Without folding, rich crops cells that do not fit, which would drop digits.
         table.add_column(
-            columns[i].name, justify="right" if columns[i].right else "left", overflow="fold"
+            columns[i].name,
+            justify="right" if columns[i].right else "left",
+            overflow="fold",
+            no_wrap=columns[i].whole and fits,
         )
     for row in texts:
         table.add_row(*(Text(row[i]) for i in shown))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _UNLIMITED
     with console.capture() as captured:
         console.print(table)
     if title:

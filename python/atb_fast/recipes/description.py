@@ -16,14 +16,16 @@ from atb_fast.recipes.base import BaseRecipe
 from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.documents import to_document
 from atb_fast.recipes.recipe import Recipe
+from atb_fast.recipes.targets import Target
 
 #: Defaults of the program, for recipes without their own.
 _TIMEFRAME, _LENGTH = "1d", 120
 
 
-def describe(recipe: BaseRecipe) -> dict[str, Any]:
+def describe(recipe: BaseRecipe, options: TrainingConfig | None = None) -> dict[str, Any]:
     """Return what is known about a recipe without a market, as JSON values.
 
+    Timeframe, sequence length and horizon are those of `options`, by default those of the recipe.
     `warmup` and `lookback` are in bars: those at the start of a frame that have no features, and
     those before a window that its features depend on. `purge` is the number of windows that are
     dropped before the validation and test parts because they overlap them.
@@ -31,6 +33,9 @@ def describe(recipe: BaseRecipe) -> dict[str, Any]:
     if not isinstance(recipe, Recipe):
         return {"name": recipe.name, **to_document(recipe)}
     timeframe, length = recipe.timeframe or _TIMEFRAME, recipe.sequence_length or _LENGTH
+    horizon = recipe.target.horizon
+    if options is not None:
+        timeframe, length, horizon = options.timeframe, options.sequence_length, options.horizon
     features = _features(recipe.specs, TIMEFRAMES[timeframe])
     return {
         "name": recipe.name,
@@ -38,7 +43,7 @@ def describe(recipe: BaseRecipe) -> dict[str, Any]:
         "timeframe": timeframe,
         "sequence_length": length,
         "features": features,
-        "target": {"kind": recipe.target.kind, **asdict(recipe.target)},
+        "target": {"kind": recipe.target.kind, **_target(recipe.target, horizon)},
         "network": {"kind": recipe.network.kind, **asdict(recipe.network)},
         "split": recipe.split,
         "fit_scalers_on": recipe.fit_scalers_on,
@@ -46,8 +51,13 @@ def describe(recipe: BaseRecipe) -> dict[str, Any]:
         "index": "index" in recipe.traits,
         "warmup": max((feature["warmup"] for feature in features), default=0),
         "lookback": max((feature["lookback"] for feature in features), default=0),
-        "purge": length - 1 + recipe.target.horizon if recipe.split == "purged" else 0,
+        "purge": length - 1 + horizon if recipe.split == "purged" else 0,
     }
+
+
+def _target(target: Target, horizon: int) -> dict[str, Any]:
+    own = asdict(target)
+    return own | {"horizon": horizon} if "horizon" in own else own
 
 
 def _features(specs: Specs, bar_ms: int) -> list[dict[str, Any]]:
