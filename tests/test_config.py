@@ -44,7 +44,7 @@ def test_every_option_has_help() -> None:
         ({"sequence_length": 9}, "--sequence-length is 9, expected at least 10"),
         ({"seed": 2**32}, "--seed is 4294967296, expected at most 4294967295"),
         ({"embargo": 2**31}, "--embargo is 2147483648, expected at most 2147483647"),
-        ({"sentiment_lag_days": 2**63}, "lag-days is 9223372036854775808, expected at most 2147"),
+        ({"patience": 2**63}, "--patience is 9223372036854775808, expected at most 2147"),
         ({"epochs": 10**30}, f"--epochs is {10**30}, expected at most 2147483647"),
         ({"batch_size": 10**5000}, "--batch-size is a huge integer, expected at most 2147483647"),
         ({"patience": -(10**5000)}, "--patience is a huge integer, expected at least 1"),

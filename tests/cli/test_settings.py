@@ -423,7 +423,8 @@ def test_an_extra_on_the_command_line() -> None:
         "remove it (--extra is from ATB_FAST_EXTRA)"
     )
     assert error("--extra", "a=b.csv", "--recipe", "basic") == (
-        "--extra does not apply to the basic recipe; remove it, or use --recipe legacy or causal"
+        "--extra does not apply to the basic recipe; remove it, or use a recipe file that "
+        "lists the column under `extra` and reads it"
     )
     assert "[default: " not in run("train", "model", "--help").output.partition("--extra ")[2][:400]
 

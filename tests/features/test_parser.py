@@ -63,6 +63,7 @@ WHOLE = "must be a whole number of bars from"
         ("Mean(close, 5)", 0, "Mean", "no such function; did you mean `mean`?"),
         ("1 + truerange(high, low, close)", 4, "truerange", "did you mean `true_range`?"),
         ("frobnicate(close)", 0, "frobnicate", "no such function; the functions are abs, argmax, "),
+        ("frobnicate(close)", 0, "frobnicate", "hour, lag, log, "),  # `lead` is for targets only
         ("mean / 2", 0, "mean", 'called as mean(x, n); for a column, write col("mean")'),
         ("col + 1", 0, "col", 'this is a function, called as col("funding rate")'),
         ("col(close)", 0, "col(close", 'expected one quoted name, as in col("funding rate")'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,10 @@ MALFORMED = [
     ),
     (changed('["funding"]', '["close"]'), "extra: found 'close', which is reserved in recipes"),
     (changed('["funding"]', '["funding", "funding"]'), "extra: funding is given twice"),
+    (
+        changed('["funding"]', '["funding", "eth"]'),
+        "extra: no feature reads eth; remove it, or",
+    ),
     (changed('["funding"]', '["a b"]'), "extra: found 'a b', expected at most 64 letters"),
     (changed("[features]", "[featurs]"), "unknown key 'featurs'; did you mean features?"),
     (
@@ -201,8 +206,15 @@ def test_a_missing_file() -> None:
 def test_names_of_the_package_are_taken(write: Any) -> None:
     for name in ("causal", "basic", "price", "volatility", "latest"):
         path = write(changed('"momentum"', f'"{name}"'))
-        with pytest.raises(ArgumentError, match=f"name: {name} is reserved by atb-fast"):
+        message = f"{path}: name: {name} is reserved by atb-fast"
+        with pytest.raises(ArgumentError, match=re.escape(message)):
             library.find(str(path))
+
+
+def test_the_ending_of_a_file_in_capitals(tmp_path: Path) -> None:
+    path = tmp_path / "X.TOML"
+    path.write_text(MOMENTUM)
+    assert library.find(str(path)) == read_file(path)
 
 
 def test_a_file_has_defaults_that_options_override(write: Any) -> None:
@@ -347,5 +359,6 @@ def test_a_feature_that_cannot_be_scaled(market: Market) -> None:
     ):
         recipe = Recipe(name="odd", features={"x": expression})
         config = TrainingConfig(symbol="BTCUSDT", source="sample", recipe=recipe)
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=message) as caught:
             split(prepare(market, config), config)
+        assert "--force-price-only" not in str(caught.value)  # no feature reads the index

@@ -44,7 +44,8 @@ def with_lag(given: Market, lag_ms: int) -> Market:
 def declared(*names: str, **options: Any) -> Recipe:
     """Return a recipe whose features are columns of the market's frame."""
     features = {name: name for name in names}
-    return Recipe(name="mine", features=features, extra=("funding", "other"), **options)
+    extra = tuple(name for name in names if name in ("funding", "other"))
+    return Recipe(name="mine", features=features, extra=extra, **options)
 
 
 READING = declared("close", "funding")
@@ -119,6 +120,7 @@ def test_an_extra_that_no_feature_reads() -> None:
     with pytest.raises(ArgumentError, match=message) as caught:
         prepared(ONLY_CANDLES, market())
     assert caught.value.options == ("extra",)
+    assert "use a recipe file that lists the column under `extra`" in str(caught.value)
     config = replace(CONFIG, definition=ONLY_CANDLES)
     with pytest.raises(ArgumentError, match=message):
         recipes.prepare(market(), config)

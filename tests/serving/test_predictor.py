@@ -574,6 +574,11 @@ def attack(bundle: Path, name: str) -> None:
         (bundle / "feature_schema.json").write_text(
             json.dumps({"sequence_length": 120, "features": features})
         )
+    elif name == "two features of one name":
+        path = bundle / "feature_schema.json"
+        schema = json.loads(path.read_text())
+        schema["features"].append(schema["features"][5])
+        path.write_text(json.dumps(schema))
     elif name == "no timeframe":
         document.write_text(json.dumps(metadata | {"timeframe": None}))
     elif name == "pipe":
@@ -590,6 +595,7 @@ def attack(bundle: Path, name: str) -> None:
         ("large window", "`n` of `mean` must be a whole number of bars from 1 to 1,048,576"),
         ("negative window", "`n` of `mean` must be a whole number of bars from 1 to 1,048,576"),
         ("wide windows", "a window has 120 rows of 5000 features"),
+        ("two features of one name", "feature_schema.json has the feature '.*' twice; names must"),
         ("no timeframe", "has the timeframe None; expected one of"),
         ("deep", "nested too deeply"),
         ("huge", "bytes, expected at most 4194304"),

@@ -225,7 +225,7 @@ def walk_forward(
     begin = int(len(starts) * _FIRST_SHARE)
     if folds > len(starts) - begin:  # also keeps the edges small
         raise DataError(
-            f"{len(starts)} windows of {options.sequence_length} bars are too few for {folds} "
+            f"{len(starts):,} windows of {options.sequence_length:,} bars are too few for {folds} "
             f"folds: the newer half, {len(starts) - begin} windows, is divided into folds; "
             f"pass --folds {len(starts) - begin} or less, or use a longer range"
         )
@@ -236,7 +236,7 @@ def walk_forward(
         fold = before(starts[oldest:edge], starts[edge:end], options, embargo)
         if not fold.complete:
             raise DataError(
-                f"{len(starts)} windows of {options.sequence_length} bars are too few for "
+                f"{len(starts):,} windows of {options.sequence_length:,} bars are too few for "
                 f"{counted(folds, 'fold')}: fold {len(parts) + 1} has {len(fold.train)} training, "
                 f"{len(fold.validation)} validation and {len(fold.test)} test windows with an "
                 f"embargo of {counted(embargo, 'bar')}; use a longer range, fewer --folds, a "

@@ -202,7 +202,7 @@ class _Parser:
             return self._quoted_column(first)
         function = FUNCTIONS.get(name)
         if function is None:
-            names = {each: each for each in sorted(FUNCTIONS)}
+            names = {each: each for each in sorted(FUNCTIONS) if each != "lead" or self.target}
             hint = _near(name, names) or f"the functions are {', '.join(names)}"
             raise self._invalid(f"no such function; {hint}", first)
         if name == "lead" and not self.target:

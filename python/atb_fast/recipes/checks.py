@@ -99,6 +99,16 @@ def check_extra(extra: Any) -> tuple[str, ...]:
     return tuple(extra)
 
 
+def check_read(extra: tuple[str, ...], features: Mapping[str, FeatureSpec]) -> None:
+    """Raise ArgumentError if no feature reads one of the columns `extra`."""
+    read = {name for spec in features.values() for name in spec.expression.columns}
+    unread = [name for name in extra if name not in read]
+    if unread:
+        raise ArgumentError(
+            f"extra: no feature reads {' or '.join(unread)}; remove it, or add a feature that does"
+        )
+
+
 def read_features(
     features: Any, *, scaler: str, extra: tuple[str, ...], sentiment_join: str
 ) -> dict[str, FeatureSpec]:

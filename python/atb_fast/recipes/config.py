@@ -80,9 +80,11 @@ class TrainingConfig(OutputOptions, FitOptions, RecipeOptions, MarketOptions):
             shown = "" if value is True or item.kind is dict else f" {value}"
             given = f"{item.flag}{shown}"
             others = [name for name in RECIPES if item.needs in library.get(name).traits]
+            instead = f"--recipe {' or '.join(others)}"
+            if item.needs == "extra":  # no built-in recipe reads one
+                instead = "a recipe file that lists the column under `extra` and reads it"
             raise ArgumentError(
-                f"{given} does not apply to the {self.recipe} recipe; remove it, or "
-                f"use --recipe {' or '.join(others)}",
+                f"{given} does not apply to the {self.recipe} recipe; remove it, or use {instead}",
                 options=(item.name, "recipe"),
             )
         features = len(made.specs) if isinstance(made, Recipe) else 1

@@ -32,7 +32,8 @@ def with_record(prepared: PreparedData, market: Market) -> PreparedData:
         if not columns:
             raise ArgumentError(
                 f"--extra {extra.name} has no effect: no feature of the recipe reads "
-                f"{' or '.join(extra.columns)}; remove it, or add a feature that reads it",
+                f"{' or '.join(extra.columns)}; remove it, or use a recipe file that lists the "
+                "column under `extra` and has a feature that reads it",
                 options=["extra"],
             )
         sha256[extra.name] = content_hash(frame.select(columns))

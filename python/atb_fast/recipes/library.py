@@ -50,15 +50,18 @@ def find(given: str) -> BaseRecipe:
     if given in RECIPES:
         return get(given)
     try:
-        if given.endswith(".toml"):
+        if given.lower().endswith(".toml"):
             recipe: BaseRecipe = read_file(Path(given).expanduser())
         elif ":" in given:
             recipe = _made(given, _import(given))
         else:
             recipe = _made(given, _entry_point(given))
-        check_own(recipe)
     except ArgumentError as error:
         raise ArgumentError(str(error), ["recipe"]) from error
+    try:
+        check_own(recipe)
+    except ArgumentError as error:
+        raise ArgumentError(f"{given:.200}: {error}", ["recipe"]) from error
     return recipe
 
 

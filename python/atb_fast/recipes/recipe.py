@@ -21,6 +21,7 @@ from atb_fast.features.expressions import Expr
 from atb_fast.features.hashing import content_hash
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.specs import (
+    INDEX_COLUMNS,
     SCALERS,
     FeatureSpec,
     Scaler,
@@ -61,7 +62,7 @@ class Recipe(BaseRecipe):
             `all`, which is look-ahead bias.
         split: How windows are divided into parts; one of `SPLITS`.
         sentiment_join: How the Fear & Greed index is joined to the candles; one of `JOINS`.
-        extra: Further columns of the candles that features may read.
+        extra: Further columns of the candles that features read.
         timeframe: Default timeframe.
         sequence_length: Default number of bars in a window.
         sentiment_lag_days: Default minimum age of the index in days.
@@ -112,6 +113,8 @@ class Recipe(BaseRecipe):
             self.features, scaler=self.scaler, extra=extra, sentiment_join=self.sentiment_join
         )
         checks.check_scaled_by_window(features, needed=self.target.scaled_by_window)
+        if type(self) is Recipe:  # another class may use an extra in `prepare`
+            checks.check_read(extra, features)
         object.__setattr__(self, "extra", extra)
         object.__setattr__(self, "features", features)
 
@@ -306,8 +309,8 @@ def _check_length(frame: pl.DataFrame, features: list[Feature], options: RecipeO
     least = warmup + options.sequence_length + options.horizon
     if len(frame) < least:
         raise DataError(
-            f"the range has {counted(len(frame), 'candle')}, expected at least {least}: {warmup} "
-            f"of warm-up, {options.sequence_length} for a window and {options.horizon} for the "
+            f"the range has {counted(len(frame), 'candle')}, expected at least {least:,}: {warmup:,} "
+            f"of warm-up, {options.sequence_length:,} for a window and {options.horizon} for the "
             "horizon; use a longer range or a shorter --sequence-length"
         )
 
@@ -333,8 +336,10 @@ def _report_dropped(
         if undefined:
             text += f"; undefined: {', '.join(undefined)}"
     if not len(rows):
+        index = not set(pipeline.columns).isdisjoint(INDEX_COLUMNS)
+        flag = " (--force-price-only removes those of the Fear & Greed index)" if index else ""
         raise DataError(
             f"no candle has a value for every feature: {text}; use a longer range, or remove the "
-            "features without values (--force-price-only removes those of the Fear & Greed index)"
+            f"features without values{flag}"
         )
     log.info("%s", text)

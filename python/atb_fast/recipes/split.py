@@ -31,7 +31,7 @@ def shared_test(starts: NDArray[np.int64], prepared: PreparedData, options: Reci
     if train < 1 or len(starts) - train < 1:
         raise DataError(
             f"--sequence-length {options.sequence_length} requires at least "
-            f"{options.sequence_length + 2} complete rows, got {len(prepared.matrix)} from "
+            f"{options.sequence_length + 2:,} complete rows, got {len(prepared.matrix):,} from "
             f"{counted(prepared.candles, 'candle')}; use a longer range or a shorter "
             "--sequence-length"
         )
@@ -49,8 +49,8 @@ def purged(starts: NDArray[np.int64], prepared: PreparedData, options: RecipeOpt
     parts = before(starts[:first], starts[first:], options, rows)
     if not parts.complete:
         raise DataError(
-            f"{len(prepared.matrix)} complete rows give {len(parts.train)} windows of "
-            f"{options.sequence_length} bars to train, {len(parts.validation)} to validate and "
+            f"{len(prepared.matrix):,} complete rows give {len(parts.train):,} windows of "
+            f"{options.sequence_length:,} bars to train, {len(parts.validation)} to validate and "
             f"{len(parts.test)} to test: a window, the horizon and an embargo of {rows} "
             "bars are dropped between the parts; use a longer range, a shorter "
             "--sequence-length, or a smaller --embargo"

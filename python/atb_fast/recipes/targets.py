@@ -108,9 +108,9 @@ class WindowClose(Target):
             )
         if every >= 2 and len(moving) < 2:
             raise DataError(
-                f"only {len(moving)} of {every} windows of {options.sequence_length} bars are "
-                "usable: in the others, a value is missing, 0 or negative, or the close does not "
-                "move; use candles of a market that trades"
+                f"only {len(moving):,} of {every:,} windows of {options.sequence_length:,} bars "
+                "are usable: in the others, a value is missing, 0 or negative, or the close does "
+                "not move; use candles of a market that trades"
             )
         return moving
 

@@ -173,6 +173,11 @@ def _shape(schema: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
             f"a window has {length} rows of {len(names)} features, expected 1 to "
             f"{LARGEST_WINDOW} values"
         )
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise BundleError(
+            f"feature_schema.json has the feature {twice!r:.80} twice; names must be unique"
+        )
     return length, names
 
 
