@@ -291,6 +291,8 @@ def test_pipeline_arguments(daily: pl.DataFrame) -> None:
         Pipeline([of_column("x", "a", null_as=float("inf"))])
     with pytest.raises(ArgumentError, match="data_min <= data_max"):
         _core.MinMaxScaler(2.0, 1.0)
+    with pytest.raises(ArgumentError, match=r"data_min is 1e308 and data_max is -1e308, expected"):
+        _core.MinMaxScaler(1e308, -1e308)
 
 
 def test_repr_and_equality(daily: pl.DataFrame) -> None:

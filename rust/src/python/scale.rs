@@ -37,7 +37,7 @@ impl PyMinMaxScaler {
     ) -> PyResult<Self> {
         if !(data_min.is_finite() && data_max.is_finite() && data_min <= data_max) {
             return Err(ArgumentError::new_err(format!(
-                "data_min is {data_min} and data_max is {data_max}, expected finite numbers with \
+                "data_min is {data_min:?} and data_max is {data_max:?}, expected finite numbers with \
                  data_min <= data_max"
             )));
         }
