@@ -105,7 +105,7 @@ def test_each_command_offers_the_options_that_apply_to_it() -> None:
     assert OPTIONS.keys() - options_of("evaluate") == output | of_one_run
     assert OPTIONS.keys() - options_of("check", "leak") == output | of_one_run | of_fitting
     assert options_of("train") == {
-        *("registry", "cache_dir", "candles", "sentiment", "extra", "offline", "resume"),
+        *("registry", "cache_dir", "candles", "sentiment", "extra", "recipe", "offline", "resume"),
         *("force_refresh", "tensorboard", "promote", "compile_cache"),
     }
 

@@ -251,7 +251,8 @@ def test_a_recipe_in_python_says_what_scoring_needs(
         cwd=home,
     )
     assert done.returncode == 0, done.stderr
-    bundle: Bundle = load_bundle(home / json.loads(done.stdout)["paths"]["bundle"])
+    trained = home / json.loads(done.stdout)["paths"]["bundle"]
+    bundle: Bundle = load_bundle(trained)
     assert bundle.metadata["requirements"] == {
         "columns": {"centre": {"lag_ms": 0}},
         "python": "smooth_recipe:Smooth",
@@ -259,3 +260,11 @@ def test_a_recipe_in_python_says_what_scoring_needs(
     assert bundle.metadata["verification"]["feature_skew"] == 0.0
     smooth = market.candles["close"].ewm_mean(half_life=5).alias("centre")
     assert np.isfinite(bundle.predict_last(market.candles.with_columns(smooth)))
+    # The module is imported again only if the command line names it.
+    repeat = ["train", "--from", str(trained), "--registry", "python again", "--json"]
+    done = command_line.run(*repeat, cwd=home)
+    assert done.returncode == ArgumentError.exit_code
+    assert done.stderr.splitlines()[-1].endswith("pass --recipe smooth_recipe:Smooth")
+    done = command_line.run(*repeat, "--recipe", "smooth_recipe:Smooth", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["same_onnx"] is True

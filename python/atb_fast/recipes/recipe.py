@@ -309,9 +309,10 @@ def _check_length(frame: pl.DataFrame, features: list[Feature], options: RecipeO
     least = warmup + options.sequence_length + options.horizon
     if len(frame) < least:
         raise DataError(
-            f"the range has {counted(len(frame), 'candle')}, expected at least {least:,}: {warmup:,} "
-            f"of warm-up, {options.sequence_length:,} for a window and {options.horizon} for the "
-            "horizon; use a longer range or a shorter --sequence-length"
+            f"the range has {counted(len(frame), 'candle')}, expected at least {least:,}: "
+            f"{warmup:,} of warm-up, {options.sequence_length:,} for a window "
+            f"and {options.horizon} for the horizon; use a longer range or a shorter "
+            "--sequence-length"
         )
 
 
