@@ -64,7 +64,7 @@ WHOLE = "must be a whole number of bars from"
         ("1 + truerange(high, low, close)", 4, "truerange", "did you mean `true_range`?"),
         ("frobnicate(close)", 0, "frobnicate", "no such function; the functions are abs, argmax, "),
         ("frobnicate(close)", 0, "frobnicate", "hour, lag, log, "),  # `lead` is for targets only
-        ("mean / 2", 0, "mean", 'called as mean(x, n); for a column, write col("mean")'),
+        ("mean / 2", 0, "mean", 'this is a function, called as mean(x, n)'),
         ("col + 1", 0, "col", 'this is a function, called as col("funding rate")'),
         ("col(close)", 0, "col(close", 'expected one quoted name, as in col("funding rate")'),
         ("col()", 0, "col()", "expected one quoted name"),
@@ -241,3 +241,10 @@ def check_any_text(text: str, target: bool) -> bool:
     assert isinstance(expr, Expr)
     assert parse(str(expr), target=target) == expr
     return True
+
+
+def test_a_column_named_like_a_function() -> None:
+    for columns in (None, (*COLUMNS, "mean")):
+        with pytest.raises(ExpressionError, match=r'for a column, write col\("mean"\)'):
+            parse("mean / 2", columns=columns)
+        assert parse('col("mean") / 2', columns=columns).columns == {"mean"}

@@ -184,7 +184,9 @@ class _Parser:
         name = str(first.value)
         if name in FUNCTIONS or name == "col":
             usage = FUNCTIONS.get(name, 'col("funding rate")')
-            problem = f'this is a function, called as {usage}; for a column, write col("{name}")'
+            problem = f"this is a function, called as {usage}"
+            if self.columns is None or name in self.columns:
+                problem += f'; for a column, write col("{name}")'
             raise self._invalid(problem, first)
         return self._column(first, name)
 
