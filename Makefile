@@ -70,14 +70,14 @@ bench-run: build ## Compare whole courses of the old trainer and atb-fast (SEEDS
 	$(BIN)/python benches/run.py --seeds $(SEEDS) --results $(RUNS)
 
 # Ratios of one run hold on another processor and on a busy machine; seconds do not.
-gate: build ## Fail if kernels, preparation, a short run or a second fold got slower (needs valgrind)
+gate: build ## Fail if kernels, preparation, a short run or a later fold got slower (needs valgrind)
 	$(BIN)/python benches/instructions.py
 	$(BIN)/python -m pytest benches/test_preparation.py benches/test_expressions.py -q --gate \
 		--benchmark-quiet --benchmark-disable-gc \
 		-k "64k and not epoch and not eager or test_features and 1.3M and not pandas"
 	$(BIN)/python benches/run.py --seeds 1 --epochs 12 --min-run 1.5 --min-epoch 1.9 \
 		--max-error 1.01
-	$(BIN)/python benches/folds.py --folds 2 --min-second 3
+	$(BIN)/python benches/folds.py --folds 3 --min-last 3
 
 clean: ## Remove .venv and all build output
 	rm -rf $(VENV) target models python/atb_fast/*.so

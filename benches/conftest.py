@@ -30,7 +30,7 @@ FLOORS = {
     "features 64k": {"pandas_sklearn": 5.0, "polars": 1.1},
     "features 1.3M": {"polars": 2.0},
     "158 features 64k": {"polars": 2.5, "polars_streaming": 2.0, "pandas": 4.0},
-    "causal features 64k": {"polars": 1.5, "pandas": 3.0},
+    "causal features 64k": {"polars": 1.1, "pandas": 1.3},
     "scaling 64k": {"sklearn": 2.0},
     "window view 64k": {"numpy": 5.0},
     "batch gather 64k": {"numpy_indices": 3.5, "numpy_take": 1.4, "python_loop": 3.5},
