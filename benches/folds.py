@@ -1,8 +1,8 @@
 """Times a walk-forward evaluation: `atb-fast evaluate --recipe causal` on daily BTCUSDT.
 
-Only the first folds of a process, one for each core, should have to trace and compile. To show this,
-each fold is first trained for one epoch, without and with stored programs; then the whole evaluation
-is timed.
+Only the first folds of a process, one for each core, should have to trace and compile. To show
+this, each fold is first trained for one epoch, without and with stored programs; then the whole
+evaluation is timed.
 
     python benches/folds.py
     python benches/folds.py --before ../another-checkout
