@@ -8,6 +8,7 @@ https://github.com/microsoft/qlib, `Alpha158DL`.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,26 +94,8 @@ def line_weights(n: int) -> NDArray[np.float64]:
 def polars_expressions() -> dict[str, pl.Expr]:
     """Return the same features as Polars expressions by name; they need the row number `row`."""
     opening, high, low, close = map(pl.col, ("open", "high", "low", "close"))
-    top, bottom, span = (
-        pl.max_horizontal(opening, close),
-        pl.min_horizontal(opening, close),
-        high - low,
-    )
-    found = {
-        "KMID": (close - opening) / opening,
-        "KLEN": span / opening,
-        "KMID2": (close - opening) / (span + TINY),
-        "KUP": (high - top) / opening,
-        "KUP2": (high - top) / (span + TINY),
-        "KLOW": (bottom - low) / opening,
-        "KLOW2": (bottom - low) / (span + TINY),
-        "KSFT": (2 * close - high - low) / opening,
-        "KSFT2": (2 * close - high - low) / (span + TINY),
-        "OPEN0": opening / close,
-        "HIGH0": high / close,
-        "LOW0": low / close,
-        "VWAP0": (high + low + close) / 3 / close,
-    }
+    top, bottom = pl.max_horizontal(opening, close), pl.min_horizontal(opening, close)
+    found = _single_bar(opening, high, low, close, top, bottom)
     rolling = {n: _polars_rolling(n) for n in WINDOWS}
     for family in ROLLING:
         for n in WINDOWS:
@@ -178,22 +161,8 @@ def _polars_sides(change: pl.Expr, n: int) -> tuple[pl.Expr, pl.Expr]:
 def pandas_columns(frame: pd.DataFrame) -> dict[str, pd.Series]:
     """Return the same features by name, computed by pandas, and by NumPy where pandas is slow."""
     opening, high, low, close = frame["open"], frame["high"], frame["low"], frame["close"]
-    top, bottom, span = np.maximum(opening, close), np.minimum(opening, close), high - low
-    found = {
-        "KMID": (close - opening) / opening,
-        "KLEN": span / opening,
-        "KMID2": (close - opening) / (span + TINY),
-        "KUP": (high - top) / opening,
-        "KUP2": (high - top) / (span + TINY),
-        "KLOW": (bottom - low) / opening,
-        "KLOW2": (bottom - low) / (span + TINY),
-        "KSFT": (2 * close - high - low) / opening,
-        "KSFT2": (2 * close - high - low) / (span + TINY),
-        "OPEN0": opening / close,
-        "HIGH0": high / close,
-        "LOW0": low / close,
-        "VWAP0": (high + low + close) / 3 / close,
-    }
+    top, bottom = np.maximum(opening, close), np.minimum(opening, close)
+    found = _single_bar(opening, high, low, close, top, bottom)
     rolling = {n: _pandas_rolling(frame, n) for n in WINDOWS}
     for family in ROLLING:
         for n in WINDOWS:
@@ -278,6 +247,28 @@ def pandas_matrix(frame: pd.DataFrame) -> NDArray[np.float32]:
     for i, column in enumerate(columns.values()):
         matrix[:, i] = column
     return matrix[np.isfinite(matrix).all(axis=1)]
+
+
+def _single_bar(
+    opening: Any, high: Any, low: Any, close: Any, top: Any, bottom: Any
+) -> dict[str, Any]:
+    """Return the candle shapes and price ratios by name; `top` and `bottom` are of the body."""
+    span = high - low
+    return {
+        "KMID": (close - opening) / opening,
+        "KLEN": span / opening,
+        "KMID2": (close - opening) / (span + TINY),
+        "KUP": (high - top) / opening,
+        "KUP2": (high - top) / (span + TINY),
+        "KLOW": (bottom - low) / opening,
+        "KLOW2": (bottom - low) / (span + TINY),
+        "KSFT": (2 * close - high - low) / opening,
+        "KSFT2": (2 * close - high - low) / (span + TINY),
+        "OPEN0": opening / close,
+        "HIGH0": high / close,
+        "LOW0": low / close,
+        "VWAP0": (high + low + close) / 3 / close,
+    }
 
 
 def polars_columns(candles: pl.DataFrame) -> dict[str, NDArray[np.float64]]:
