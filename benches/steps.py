@@ -67,7 +67,7 @@ def measure(data_options: dict[str, Any], length: int, batch_size: int) -> dict[
     prepared = recipes.prepare(load_market(config), config)
     data = recipe.windows(prepared, config, recipe.parts(prepared, config))
     (x, y), test = (
-        (data.windows(part), data.labels[part + length]) for part in (data.train, data.validation)
+        (data.windows(part), data.fitted(part)) for part in (data.train, data.validation)
     )
     found: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in EPOCHS}
     for _ in range(ROUNDS):

@@ -122,7 +122,7 @@ def test_predictions_equal_the_training_path(
     session = onnxruntime.InferenceSession(bundle / "model.onnx")
     feed = {session.get_inputs()[0].name: data.windows(data.test)}
     outputs = session.run(None, feed)[0].reshape(-1).astype(np.float64)
-    expected = data.prices(data.test, outputs)
+    expected = data.forecasts(data.test, outputs)
     loaded = load_bundle(bundle)
     predictions = loaded.predict(market.candles, market.sentiment)
     times = data.times(data.test).to_list()

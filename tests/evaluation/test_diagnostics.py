@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
 from models import Momentum
+from relabelling import relabelled
 
 from atb_fast.evaluation.diagnostics import before_shrinkage, evaluate, robustness
 from atb_fast.evaluation.metrics import rmse
@@ -31,7 +30,7 @@ def test_neutral_sentiment_is_a_momentum_of_zero(data: WindowedData) -> None:
 
 
 def test_a_network_is_evaluated_before_shrinkage(data: WindowedData) -> None:
-    returns = replace(data, price_scale=PriceScale.log_return(0.01))
+    returns = relabelled(data, PriceScale.log_return(0.01))
     outputs = np.linspace(-1, 1, len(data.test))
     found = before_shrinkage(returns, outputs)
     assert found is not None
@@ -44,5 +43,5 @@ def test_a_network_is_evaluated_before_shrinkage(data: WindowedData) -> None:
 
 @pytest.mark.parametrize("output", [1e5, 3e4, np.nan])
 def test_a_network_whose_prices_overflow_has_no_figures(data: WindowedData, output: float) -> None:
-    returns = replace(data, price_scale=PriceScale.log_return(0.01))
+    returns = relabelled(data, PriceScale.log_return(0.01))
     assert before_shrinkage(returns, np.full(len(data.test), output)) is None

@@ -18,6 +18,7 @@ from atb_fast.config import RecipeOptions
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.evaluation.leak import LeakReport, find_leaks
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.price import PriceScale
 from atb_fast.features.specs import INDEX_COLUMNS
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
@@ -68,7 +69,8 @@ class NoPurge(Causal):
 class WrongTarget(Causal):
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
         data = super().windows(prepared, options, parts)
-        return replace(data, labels=data.labels / np.nanmax(np.abs(data.labels)))
+        values = data.labels.values / np.nanmax(np.abs(data.labels.values))
+        return replace(data, labels=replace(data.labels, values=values))
 
 
 class ScaledTarget(Causal):
@@ -76,8 +78,8 @@ class ScaledTarget(Causal):
 
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
         data = super().windows(prepared, options, parts)
-        scale = replace(data.price_scale, scale=float(np.nanstd(data.labels)))
-        return replace(data, price_scale=scale)
+        scale = PriceScale.log_return(float(np.nanstd(data.labels.values)))
+        return replace(data, labels=replace(data.labels, output=scale))
 
 
 class InfiniteTarget(Causal):
@@ -87,7 +89,8 @@ class InfiniteTarget(Causal):
         data = super().windows(prepared, options, parts)
         if len(prepared.frame) < 2557:
             return data
-        return replace(data, labels=np.full_like(data.labels, np.inf))
+        values = np.full_like(data.labels.values, np.inf)
+        return replace(data, labels=replace(data.labels, values=values))
 
 
 class OneFeature(BaseRecipe):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from relabelling import relabelled
 from scipy import stats
 
 from atb_fast.evaluation.metrics import (
@@ -31,11 +32,8 @@ def test_directional_accuracy_ignores_bars_that_do_not_move() -> None:
 
 
 def test_overlapping_horizons_are_counted_once(data: WindowedData) -> None:
-    far = replace(
-        data,
-        price_scale=PriceScale.linear(horizon=4),
-        parts=replace(data.parts, test=data.test[:41]),
-    )
+    far = relabelled(data, PriceScale.linear(horizon=4))
+    far = replace(far, parts=replace(data.parts, test=data.test[:41]))
     last, actual = far.persistence(far.test), far.targets(far.test)
     predicted = last + np.random.default_rng(1).standard_normal(41)
     found = direction(far, predicted)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from relabelling import relabelled
 from scipy import stats
 
 from atb_fast.evaluation.significance import (
@@ -28,11 +29,8 @@ def test_wilson_interval_equals_scipy(hits: int, count: int) -> None:
 
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_diebold_mariano_is_a_t_statistic(data: WindowedData, horizon: int) -> None:
-    some = replace(
-        data,
-        price_scale=PriceScale.linear(horizon=horizon),
-        parts=replace(data.parts, test=data.test[:-8]),
-    )
+    far = relabelled(data, PriceScale.linear(horizon=horizon))
+    some = replace(far, parts=replace(data.parts, test=data.test[:-8]))
     actual, last = some.targets(some.test), some.persistence(some.test)
     rng = np.random.default_rng(3)
     predicted = last + 0.3 * (actual - last) + rng.standard_normal(len(last))

@@ -33,7 +33,7 @@ def config(**options: Any) -> TrainingConfig:
 @pytest.mark.parametrize("folds", [1, 5])
 def test_folds(window: Literal["expanding", "rolling"], folds: int) -> None:
     starts = np.arange(3, 1203)
-    made = walk_forward(starts, config(), 4, folds, window)
+    made = walk_forward(starts, config(), folds, window, reach=1, embargo=4)
     assert len(made) == folds
     # The newer half is tested, each window once.
     np.testing.assert_array_equal(np.concatenate([p.test for p in made]), starts[600:])
@@ -52,7 +52,7 @@ def test_folds(window: Literal["expanding", "rolling"], folds: int) -> None:
 def test_tested_windows_equal_time_series_split() -> None:
     starts = np.arange(1000)
     theirs = TimeSeriesSplit(n_splits=5, test_size=100).split(starts)
-    ours = walk_forward(starts, config(), 0, 5, "expanding")
+    ours = walk_forward(starts, config(), 5, "expanding", reach=1, embargo=0)
     for parts, (before, tested) in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(parts.test, tested)
         assert parts.train[0] == before[0]
@@ -60,16 +60,16 @@ def test_tested_windows_equal_time_series_split() -> None:
 
 def test_too_few_windows() -> None:
     with pytest.raises(DataError, match=r"are too few for 1 fold: .* an embargo of 1 bar; use"):
-        walk_forward(np.arange(3), config(), 1, 1, "expanding")
+        walk_forward(np.arange(3), config(), 1, "expanding", reach=1, embargo=1)
     with pytest.raises(DataError, match=r"50 windows of 10 bars are too few for 5 folds: fold 1"):
-        walk_forward(np.arange(50), config(), 4, 5, "expanding")
+        walk_forward(np.arange(50), config(), 5, "expanding", reach=1, embargo=4)
 
 
 @pytest.mark.parametrize("folds", [26, 10**9, 2**63 - 1, 10**21])
 def test_more_folds_than_windows(folds: int) -> None:
     message = f"50 windows of 10 bars are too few for {folds} folds: .*pass --folds 25 or less"
     with pytest.raises(DataError, match=message):
-        walk_forward(np.arange(50), config(), 4, folds, "expanding")
+        walk_forward(np.arange(50), config(), folds, "expanding", reach=1, embargo=4)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,12 @@ def test_errors_equal_scikit_learn(folds: list[Fold]) -> None:
     recipe = config().definition
     prepared = prepare(load_market(given), given)
     parts = walk_forward(
-        recipe.starts(prepared, given), given, embargo_rows(prepared, given), 2, "expanding"
+        recipe.starts(prepared, given),
+        given,
+        2,
+        "expanding",
+        reach=1,
+        embargo=embargo_rows(prepared, given),
     )
     assert [fold.number for fold in folds] == [1, 2]
     for fold, each in zip(folds, parts, strict=True):
@@ -113,10 +118,10 @@ def test_errors_equal_scikit_learn(folds: list[Fold]) -> None:
         actual, unchanged = data.targets(each.test), data.persistence(each.test)
         assert fold.persistence_rmse == pytest.approx(np.sqrt(np.mean((actual - unchanged) ** 2)))
         x = data.prepared.matrix.values.astype(float)
-        linear = LinearRegression().fit(x[each.train + 9], data.labels[each.train + 10])
-        labels = data.labels[each.validation + 10]
+        linear = LinearRegression().fit(x[each.train + 9], data.labels.values[each.train + 10])
+        labels = data.labels.values[each.validation + 10]
         factor = shrinkage_factor(linear.predict(x[each.validation + 9]), labels, 1)
-        prices = data.prices(each.test, factor * linear.predict(x[each.test + 9]))
+        prices = data.forecasts(each.test, factor * linear.predict(x[each.test + 9]))
         assert fold.linear_rmse == pytest.approx(np.sqrt(np.mean((actual - prices) ** 2)), rel=1e-6)
         assert fold.up_share == np.mean(actual > unchanged)
         assert fold.ratio == fold.rmse / fold.persistence_rmse
@@ -162,7 +167,7 @@ def test_only_the_compiled_engine_trains_folds_in_parallel(
     threads: list[Any] = []
 
     class Small(Recipe):
-        def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
+        def build(self, length: int, features: int, **_: Any) -> Any:
             from keras import Sequential, layers
 
             threads.append(current_thread())

@@ -26,14 +26,14 @@ def candles() -> CandleMatrix:
 def test_linear(candles: CandleMatrix) -> None:
     scale = PriceScale.linear(100.0, 3.0)
     np.testing.assert_array_equal(
-        scale.to_prices(OUTPUTS, candles, STARTS, LAST), OUTPUTS * 3 + 100
+        scale.forecasts(OUTPUTS, candles, STARTS, LAST), OUTPUTS * 3 + 100
     )
     same = PriceScale.linear()
-    np.testing.assert_array_equal(same.to_prices(OUTPUTS, candles, STARTS, LAST), OUTPUTS)
+    np.testing.assert_array_equal(same.forecasts(OUTPUTS, candles, STARTS, LAST), OUTPUTS)
 
 
 def test_rolling_minmax(candles: CandleMatrix) -> None:
-    got = PriceScale.rolling_minmax(10).to_prices(OUTPUTS, candles, STARTS, LAST)
+    got = PriceScale.rolling_minmax(10).forecasts(OUTPUTS, candles, STARTS, LAST)
     closes = candles.values[:, 1]
     for price, output, start in zip(got, OUTPUTS, STARTS, strict=True):
         window = closes[start : start + 10]
@@ -43,9 +43,9 @@ def test_rolling_minmax(candles: CandleMatrix) -> None:
 def test_log_return() -> None:
     matrix = FeatureMatrix(np.zeros((50, 1), np.float32), ["x"])
     scale = PriceScale.log_return(0.02, horizon=3)
-    got = scale.to_prices(OUTPUTS, matrix, STARTS, LAST)
+    got = scale.forecasts(OUTPUTS, matrix, STARTS, LAST)
     np.testing.assert_array_equal(got, LAST * np.exp(OUTPUTS * 0.02))
-    assert np.isinf(scale.to_prices(np.array([1e9]), matrix, STARTS[:1], LAST[:1])).all()
+    assert np.isinf(scale.forecasts(np.array([1e9]), matrix, STARTS[:1], LAST[:1])).all()
 
 
 @pytest.mark.parametrize(

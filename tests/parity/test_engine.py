@@ -108,8 +108,8 @@ def test_gradients_equal_keras(data: WindowedData, size: int, dropout: bool) -> 
 def in_order(data: WindowedData, *, epochs: int, batch_size: int, seed: int) -> dict[str, Any]:
     """Return the history of plain Keras on NumPy windows, in the engine's order of windows."""
     model = made(data, dropout=False)
-    x, y = data.windows(data.train), data.labels[data.train + data.length]
-    test = data.windows(data.test), data.labels[data.test + data.length]
+    x, y = data.windows(data.train), data.labels.values[data.train + data.length]
+    test = data.windows(data.test), data.labels.values[data.test + data.length]
     history: dict[str, Any] = {}
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(x))

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from atb_fast import TrainingConfig, rsi, sma
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import ArgumentError, DataError
+from atb_fast.features.price import PriceScale
 from atb_fast.features.sentiment import index_columns
 from atb_fast.features.specs import INDEX_COLUMNS, compiled, unscaled
 from atb_fast.features.windows import WindowedData
@@ -215,11 +216,14 @@ def test_targets_are_log_returns(market: Market, horizon: int) -> None:
         np.testing.assert_array_equal(data.persistence(starts), close[last])
         np.testing.assert_array_equal(data.targets(starts), close[last + horizon])
         returns = np.log(close[last + horizon] / close[last])
-        labels = data.labels[starts + data.length]
-        np.testing.assert_allclose(labels * data.price_scale.scale, returns, rtol=1e-9, atol=1e-12)
+        labels, scale = data.labels.values[starts + data.length], data.output
+        assert isinstance(scale, PriceScale)
+        np.testing.assert_allclose(labels * scale.scale, returns, rtol=1e-9, atol=1e-12)
         # The outputs of a perfect model become the actual prices.
-        np.testing.assert_allclose(data.prices(starts, labels), close[last + horizon], rtol=1e-12)
-    trained = data.labels[data.train + data.length]
+        np.testing.assert_allclose(
+            data.forecasts(starts, labels), close[last + horizon], rtol=1e-12
+        )
+    trained = data.labels.values[data.train + data.length]
     assert np.mean(trained**2) == pytest.approx(1.0)
     assert data.times(data.test)[-1] == market.candles["timestamp"][-1]
 
@@ -250,7 +254,7 @@ def test_shrinkage(
     high: float,
 ) -> None:
     rng = np.random.default_rng(5)
-    returns = data.labels[data.validation + data.length]
+    returns = data.labels.values[data.validation + data.length]
     outputs = signal * returns + noise * rng.standard_normal(len(returns))
     factor = CAUSAL.shrinkage(data, lambda _: outputs)
     assert low <= factor <= high
@@ -258,7 +262,7 @@ def test_shrinkage(
 
 def test_shrinkage_is_two_standard_errors_below_least_squares(data: WindowedData) -> None:
     rng = np.random.default_rng(6)
-    returns = data.labels[data.validation + data.length]
+    returns = data.labels.values[data.validation + data.length]
     outputs = 0.5 * returns + 0.2 * rng.standard_normal(len(returns))
     # With scipy: a regression through the origin is one of the data and their mirror image.
     line = linregress(

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from matplotlib.dates import date2num
 from matplotlib.figure import Figure
+from relabelling import relabelled
 
 from atb_fast import TrainingConfig
 from atb_fast.evaluation.metrics import return_deciles, rmse
@@ -140,9 +141,9 @@ def test_rmse_is_compared_with_persistence_in_its_unit(
     last, actual = data.persistence(data.validation), data.targets(data.validation)
     expected = rmse(actual, last)
     if unit != "quote currency":
-        labels = np.full(len(data.labels), np.nan)
+        labels = np.full(len(data.prepared.close), np.nan)
         labels[data.validation + data.length] = np.log(actual / last) / 0.05
-        data = replace(data, labels=labels, price_scale=PriceScale.log_return(0.05))
+        data = relabelled(data, PriceScale.log_return(0.05), labels)
         expected = float(np.sqrt(np.mean(np.log(actual / last) ** 2))) / 0.05
     chart.rmse_by_epoch(axis, data, fitted)
     lines = drawn(axis)
@@ -304,13 +305,8 @@ def test_charts_of_a_market_that_does_not_move(
     columns = ("open", "high", "low", "close")
     frame = data.prepared.frame.with_columns(pl.lit(100.0).alias(name) for name in columns)
     close = np.full(len(data.prepared.close), 100.0)
-    labels = np.zeros(len(data.labels))
-    still = replace(
-        data,
-        prepared=replace(data.prepared, frame=frame, close=close),
-        labels=labels,
-        price_scale=PriceScale.log_return(1e-6),
-    )
+    still = replace(data, prepared=replace(data.prepared, frame=frame, close=close))
+    still = relabelled(still, PriceScale.log_return(1e-6), np.zeros(len(close)))
     predictions = still.persistence(still.test)
     record = make_record(predictions, still)
     history = {name: [0.0, 0.0] for name in record.fitted.history}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from relabelling import relabelled
 
 from atb_fast import TrainingConfig
 from atb_fast.bundles.contents import metadata
@@ -300,9 +301,8 @@ def test_a_longer_horizon_is_stated(write: Write, data: WindowedData) -> None:
     assert "predicted one bar ahead" in near.text
     assert "Intervals assume independent windows." in near.text
     test = data.test[:-4]
-    far = replace(
-        data, price_scale=PriceScale.linear(horizon=5), parts=Parts(data.train, test, test)
-    )
+    far = relabelled(data, PriceScale.linear(horizon=5))
+    far = replace(far, parts=Parts(data.train, test, test))
     page, document = write(far.persistence(far.test) * 1.2, far)
     assert "predicted 5 bars ahead" in page.text
     assert "widened because 5-bar horizons overlap" in page.text

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from sealing import reseal
 
-from atb_fast import ArgumentError, Bundle, BundleError, load_bundle
+from atb_fast import ArgumentError, Bundle, BundleError, PriceScale, load_bundle
 from atb_fast.ingestion import sample
 
 Truth = Callable[[str, str], pl.DataFrame]
@@ -47,7 +47,8 @@ def test_typed_properties(models: Path, model_type: str, timeframe: str, kind: s
         timeframe,
         model_type,
     )
-    assert (bundle.horizon, bundle.threads, bundle.price_scale.kind) == (1, 1, kind)
+    assert isinstance(bundle.output, PriceScale)
+    assert (bundle.horizon, bundle.threads, bundle.output.kind) == (1, 1, kind)
 
 
 def test_trained_until_is_the_close_of_the_last_training_target(models: Path) -> None:

@@ -242,7 +242,7 @@ def test_price_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = config(force_price_only=True, horizon=1)
     data = split(prepare(market, given), given)
     outputs = bundle.run(data.windows(data.test[-1:]))[0].astype(np.float64)
-    expected = data.prices(data.test[-1:], outputs)
+    expected = data.forecasts(data.test[-1:], outputs)
     last = bundle.predict_last(market.candles.head(len(market.candles) - 1).drop("timestamp"))
     assert last == pytest.approx(expected[0], rel=1e-6)
     assert last != market.candles["close"][-2]

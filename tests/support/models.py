@@ -68,7 +68,7 @@ def write_bundle(path: Path, data: WindowedData, *, bias: float, **changes: Any)
     last = data.times(data.validation[-1:])[0].isoformat()
     dataset = {"synthetic": False, "last": last, "validation_last": last}
     dataset |= changes.pop("dataset", {})
-    metadata = {"timeframe": "1d", "price_normalization": data.price_scale.to_dict()}
+    metadata = {"timeframe": "1d"} | data.output.to_metadata()
     metadata |= {"config": {}, "versions": {}, "dataset": dataset}
     (path / "metadata.json").write_text(json.dumps(metadata | changes))
     return path

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from relabelling import relabelled
 
 from atb_fast import TrainingConfig
 from atb_fast.callbacks import Listener
 from atb_fast.config import Engine, FitOptions
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
@@ -156,7 +158,7 @@ def test_without_resume_it_is_replaced(
 
 def test_other_trainings_have_other_keys(data: WindowedData) -> None:
     other_data = replace(data, parts=replace(data.parts, train=data.train[1:]))
-    other_labels = replace(data, labels=data.labels + 1)
+    other_labels = relabelled(data, PriceScale.linear(), data.labels.values + 1)
     keys = [
         checkpoint.key(made(), data, epochs=1),
         checkpoint.key(made(), data, epochs=2),

@@ -76,9 +76,9 @@ def test_epochs_report_the_error_of_persistence(market: Market, recipe: str) -> 
     quick_fit(model, data, epochs=1, around={"listener": Logs()})
     starts = data.validation
     if recipe == "causal":  # the labels are returns
-        errors = data.labels[starts + data.length]
+        errors = data.labels.values[starts + data.length]
     else:
-        zero, one = (data.prices(starts, np.full(len(starts), output)) for output in (0.0, 1.0))
+        zero, one = (data.forecasts(starts, np.full(len(starts), output)) for output in (0.0, 1.0))
         errors = (data.targets(starts) - data.persistence(starts)) / (one - zero)
     expected = np.sqrt(np.mean(np.square(errors)))
     assert seen[0]["val_persistence_rmse"] == pytest.approx(expected, rel=1e-6)

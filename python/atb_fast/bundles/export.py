@@ -17,6 +17,7 @@ from atb_fast.bundles.samples import candle_windows
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 from atb_fast.training.predict import predict_batch, predict_batches
 
@@ -66,7 +67,9 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> Exported:
         candles_rmse = _rmse_from_candles(model, data, candles, computed)
     path.write_bytes(onnx_export.convert(model, properties=properties, candles=computed))
     # Outputs of scaled targets are about 1, even if all labels are small.
-    scale = float(np.abs(data.labels).max()) if data.price_scale.kind == "linear" else 1.0
+    output = data.output
+    in_prices = isinstance(output, PriceScale) and output.kind == "linear"
+    scale = float(np.nanmax(np.abs(data.labels.values))) if in_prices else 1.0
     difference = onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
     return Exported(difference, candles_rmse)
 

@@ -61,7 +61,7 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
         "candles": candles[kept],
         "ends": np.cumsum([len(part) for part in slices]),
         "windows": windows,
-        "predictions": data.prices(starts, outputs),
+        "predictions": data.forecasts(starts, outputs),
     }
     if prepared.further_columns:
         arrays["extras"] = prepared.frame.select(prepared.further_columns).to_numpy()[kept]

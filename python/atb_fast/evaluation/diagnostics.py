@@ -110,7 +110,7 @@ def before_shrinkage(
     Returns:
         Predictions in quote currency, and their `errors_on_test`; None if either overflows.
     """
-    predictions = data.prices(data.test, outputs)
+    predictions = data.forecasts(data.test, outputs)
     if not np.isfinite(predictions).all():
         return None
     try:
@@ -177,7 +177,7 @@ def permutation_importance(
         column = windows[:, :, i].copy()
         windows[:, :, i] = column[orders]
         parts = np.split(windows, range(PREDICT_BATCH, len(windows), PREDICT_BATCH))
-        residuals = data.prices(starts, predict_batches(model, parts)) - actual
+        residuals = data.forecasts(starts, predict_batches(model, parts)) - actual
         rises = np.sqrt(np.mean(np.square(residuals).reshape(_SHUFFLES, -1), axis=1)) - base
         windows[:, :, i] = column
         mean[name], deviation[name] = float(np.mean(rises)), float(np.std(rises, ddof=1))

@@ -124,7 +124,7 @@ def find_leaks(
     starts = recipe.starts(prepared, config)
     run = _Run(market, config, untouched, prepared, data, starts, begins)
     # There is nothing to compare before the target of the first window.
-    least = int(rows[0]) + config.sequence_length + config.horizon
+    least = int(rows[0]) + config.sequence_length + config.definition.reach(config)
     # Without this, the recipe would log the same lines at each cut.
     with _quiet():
         first = bisect_left(range(least, len(times)), 1, key=lambda cut: _usable(run, cut)) + least
@@ -243,8 +243,10 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
         if gone:
             yield "candles", _GONE, gone
 
+    reach = recipe.reach(config)
+
     def before(part: NDArray[np.int64]) -> NDArray[np.int64]:
-        return part[rows[part + data.length - 1 + data.horizon] < cut]
+        return part[rows[part + data.length - 1 + reach] < cut]
 
     # Windows are identified by their first candle.
     chosen = prepared.matrix.rows[recipe.starts(prepared, config)]
@@ -266,15 +268,16 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
     if run.local:
         # The rows that scalers are fitted on do not change, or `_local_changes` finds that they do.
         again = replace(data, prepared=prepared, parts=parts)
-        labels, scale = recipe.target.labels(prepared, config, parts)
-        again = replace(again, labels=labels, price_scale=scale)
+        again = replace(again, labels=recipe.target.labels(prepared, config, parts, recipe.lag))
     else:
         again = recipe.windows(prepared, config, parts)
         yield from _differences(data.prepared, again.prepared, cut)
-    # The conversion of labels to prices may depend on the future too.
+    # The conversion of outputs to forecasts may depend on the future too.
+    ones = np.ones(len(parts.every))
     for values in (
-        [each.labels[parts.every + data.length] for each in (data, again)],
-        [each.prices(parts.every, np.ones(len(parts.every))) for each in (data, again)],
+        [each.fitted(parts.every) for each in (data, again)],
+        [each.forecasts(parts.every, ones) for each in (data, again)],
+        [each.base(parts.every) for each in (data, again)],
     ):
         yield from _difference("target", *values)
 
@@ -288,7 +291,7 @@ def _local_changes(run: _Run, cut: int) -> Generator[_Change, None, int]:
     assert isinstance(run.recipe, Recipe)  # see `_Run.local`
     full = run.data.prepared
     assert full.pipeline is not None  # local recipes have one
-    first = max(0, cut - full.lookback - run.data.length - run.data.horizon)
+    first = max(0, cut - full.lookback - run.data.length - run.recipe.reach(run.config))
     columns = run.recipe.columns(_known_market(run, cut, first), full, run.config)
     matrix = full.pipeline.transform(columns)
     # The first rows of the slice may lack candles before them.

@@ -18,6 +18,7 @@ from atb_fast.config import OPTIONS, RecipeOptions
 from atb_fast.errors import ArgumentError, DataError, TrainingError, counted
 from atb_fast.evaluation.metrics import direction, rmse
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import load_market
 from atb_fast.options import check_count, check_type
@@ -28,7 +29,7 @@ from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import DevicePolicy, configure, import_ahead
 from atb_fast.training.engine import choose
 from atb_fast.training.environment import cores
-from atb_fast.training.predict import predict
+from atb_fast.training.predict import predict, predict_outputs
 from atb_fast.training.side_by_side import side_by_side
 from atb_fast.training.train import forget_models, train
 
@@ -138,7 +139,8 @@ def evaluate(
     market = load_market(config, listener=listener)
     prepared = recipes.prepare(market, config, cache=config.cache_dir / "features")
     between = embargo_rows(prepared, config) if embargo is None else embargo
-    plan = walk_forward(recipe.starts(prepared, config), config, between, folds, window)
+    starts, reach = recipe.starts(prepared, config), recipe.reach(config)
+    plan = walk_forward(starts, config, folds, window, reach=reach, embargo=between)
     policy = configure(config, listener=listener)
     log.info("%s", policy.reason)
     if policy.engine == "auto":
@@ -178,6 +180,7 @@ def _evaluated(
     recipe, (number, parts) = config.definition, numbered
     data = recipe.windows(prepared, config, parts)
     model, fitted = train(recipe, config, data, policy, listener=listener)
+    data = recipe.calibrated(data, partial(predict_outputs, model, data))
     if fitted.diverged:
         raise TrainingError(
             f"the loss of fold {number} became NaN in epoch {fitted.diverged}; try another "
@@ -202,9 +205,11 @@ def _evaluated(
 def walk_forward(
     starts: NDArray[np.int64],
     options: RecipeOptions,
-    embargo: int,
     folds: int,
     window: Window,
+    *,
+    reach: int,
+    embargo: int,
 ) -> list[Parts]:
     """Return the training, validation and test windows of each fold.
 
@@ -213,11 +218,12 @@ def walk_forward(
 
     Args:
         starts: Starts of all usable windows, ascending.
-        options: Sequence length and horizon.
-        embargo: Number of rows dropped between two parts.
+        options: Sequence length.
         folds: Number of test periods, at least 1.
         window: `expanding` trains on all earlier windows; `rolling` on the newest of them, as many
             as in the first fold.
+        reach: Rows after the last row of a window that its label depends on.
+        embargo: Number of rows dropped between two parts.
 
     Raises:
         DataError: A fold has too few windows.
@@ -233,7 +239,9 @@ def walk_forward(
     parts: list[Parts] = []
     for edge, end in pairwise(edges.tolist()):
         oldest = max(0, edge - begin) if window == "rolling" else 0
-        fold = before(starts[oldest:edge], starts[edge:end], options, embargo)
+        fold = before(
+            starts[oldest:edge], starts[edge:end], options.sequence_length - 1 + reach + embargo
+        )
         if not fold.complete:
             raise DataError(
                 f"{len(starts):,} windows of {options.sequence_length:,} bars are too few for "
@@ -270,16 +278,15 @@ def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, Any
 
 def _linear(data: WindowedData) -> NDArray[np.float64]:
     """Return the predictions of least squares on the last bar of each test window."""
-    weights, *_ = np.linalg.lstsq(
-        _last_rows(data, data.train), data.labels[data.train + data.length], rcond=None
-    )
+    weights, *_ = np.linalg.lstsq(_last_rows(data, data.train), data.fitted(data.train), rcond=None)
     factor = 1.0
-    if data.price_scale.kind == "log_return":
-        returns = data.labels[data.validation + data.length]
+    if isinstance(data.output, PriceScale) and data.output.kind == "log_return":
         factor = shrinkage_factor(
-            _last_rows(data, data.validation) @ weights, returns, data.horizon
+            _last_rows(data, data.validation) @ weights,
+            data.fitted(data.validation),
+            data.horizon,
         )
-    return data.prices(data.test, factor * (_last_rows(data, data.test) @ weights))
+    return data.forecasts(data.test, factor * (_last_rows(data, data.test) @ weights))
 
 
 def _last_rows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:

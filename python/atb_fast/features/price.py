@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast._core import CandleMatrix, FeatureMatrix
 from atb_fast.errors import BundleError
+from atb_fast.features.heads import Output
 
 #: Largest horizon and window, in bars.
 _MOST_BARS = 1 << 20
@@ -20,7 +21,7 @@ _LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True)
-class PriceScale:
+class PriceScale(Output):
     """How outputs of a model are converted to prices; `price_normalization` in metadata.json.
 
     Use `linear`, `rolling_minmax` or `log_return` to create one.
@@ -35,6 +36,8 @@ class PriceScale:
         scale: Log return of an output of 1, for `log_return`.
         horizon: Bars from the last bar of the window to the bar whose close is predicted.
     """
+
+    unit: ClassVar[str] = "quote currency"
 
     kind: Literal["linear", "rolling_minmax", "log_return"]
     mean: float = 0.0
@@ -58,7 +61,12 @@ class PriceScale:
         """Return the scale of a model that predicts log returns in units of `scale`."""
         return cls("log_return", scale=scale, horizon=horizon)
 
-    def to_prices(
+    @property
+    def offset(self) -> int:
+        """Bars from the last bar of a window to the bar whose close is predicted."""
+        return self.horizon
+
+    def forecasts(
         self,
         outputs: NDArray[np.float64],
         matrix: FeatureMatrix | CandleMatrix,
@@ -81,6 +89,18 @@ class PriceScale:
             if self.kind == "log_return":
                 return np.asarray(last * np.exp(outputs * self.scale))
             return np.asarray(outputs * self.std + self.mean)
+
+    def columns(
+        self,
+        forecasts: NDArray[np.float64],
+        last: NDArray[np.float64],  # noqa: ARG002
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the prices as `prediction`, quote currency."""
+        return {"prediction": forecasts}
+
+    def to_metadata(self) -> dict[str, Any]:
+        """Return the keys of metadata.json."""
+        return {"task_type": "regression", "price_normalization": self.to_dict()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return `price_normalization` of metadata.json."""

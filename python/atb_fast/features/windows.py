@@ -13,6 +13,7 @@ from atb_fast._core import CandleMatrix, Feature
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ArgumentError
 from atb_fast.features.frames import ArrowFrame
+from atb_fast.features.heads import Output
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
 from atb_fast.features.specs import unscaled
@@ -44,26 +45,64 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What a model is fitted to, and what its forecasts are compared with, by row.
+
+    The values of window `s` are at row `s + length` for any horizon; rows that are not the label of
+    a window are NaN. All arrays are float64, shape (rows,).
+
+    Attributes:
+        values: The labels in the unit of the outputs; for classes, their indices.
+        actual: What happened, in the unit of the forecasts; for classes, their indices.
+        unchanged: The forecast "no change" in that unit; NaN for classes.
+        output: How outputs become forecasts.
+        weights: The weight of each label in the loss; None if all are 1.
+        base: A linear forecast from the last row of a window, in the unit of the outputs: weights,
+            shape (features,), and bias. The network learns what it misses. None for no such
+            forecast.
+    """
+
+    values: NDArray[np.float64]
+    actual: NDArray[np.float64]
+    unchanged: NDArray[np.float64]
+    output: Output
+    weights: NDArray[np.float64] | None = None
+    base: tuple[NDArray[np.float64], float] | None = None
+
+    @classmethod
+    def of_prices(
+        cls, close: NDArray[np.float64], values: NDArray[np.float64], scale: PriceScale
+    ) -> Labels:
+        """Return the labels of a model that predicts a close.
+
+        Args:
+            close: Raw close of each row, quote currency, shape (rows,).
+            values: See `values`.
+            scale: How outputs become prices.
+        """
+        actual, unchanged = np.full(len(close), np.nan), np.full(len(close), np.nan)
+        actual[: len(close) - scale.horizon + 1] = close[scale.horizon - 1 :]
+        unchanged[1:] = close[:-1]
+        return cls(values, actual, unchanged, scale)
+
+
+@dataclass(frozen=True)
 class WindowedData:
     """The windows of a matrix, split in time, and the labels that a model is fitted to.
 
-    The window that starts at row `s` has the rows `s` to `s + length - 1`. The model predicts the
-    close `horizon` rows after the last of them, in the unit of `price_scale`.
+    The window that starts at row `s` has the rows `s` to `s + length - 1`.
 
     Attributes:
         prepared: Features and closes by row.
         length: Rows in a window.
         parts: The training, validation and test windows.
-        labels: The targets in the unit of the outputs, float64, shape (rows,). The label of window
-            `s` is at `s + length`, for any horizon; NaN in rows that are not the label of a window.
-        price_scale: How outputs and labels are converted to prices.
+        labels: The labels by row.
     """
 
     prepared: PreparedData
     length: int
     parts: Parts
-    labels: NDArray[np.float64]
-    price_scale: PriceScale
+    labels: Labels
 
     @property
     def train(self) -> NDArray[np.int64]:
@@ -81,33 +120,53 @@ class WindowedData:
         return self.parts.test
 
     @property
+    def output(self) -> Output:
+        """How the outputs of a model become forecasts."""
+        return self.labels.output
+
+    @property
     def horizon(self) -> int:
-        """Rows from the last row of a window to the row whose close is predicted."""
-        return self.price_scale.horizon
+        """Bars that a forecast is about; those of so many consecutive windows overlap."""
+        return self.output.horizon
 
     @property
     def scaled_by_window(self) -> bool:
         """Whether each window is scaled by its own values."""
         return isinstance(self.prepared.matrix, CandleMatrix)
 
-    def targets(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the actual close that each window predicts, quote currency, shape (windows,)."""
-        return self.prepared.close[starts + self.length - 1 + self.horizon]
+    def fitted(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the label that each window is fitted to, shape (windows,)."""
+        return self.labels.values[starts + self.length]
 
-    def times(self, starts: NDArray[np.int64]) -> pl.Series:
-        """Return the open times of the predicted bars, UTC."""
-        return self.prepared.timestamps.gather(starts + self.length - 1 + self.horizon)
+    def targets(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return what each window forecasts: the actual value, shape (windows,)."""
+        return self.labels.actual[starts + self.length]
 
     def persistence(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the last close of each window, which is the forecast "no change"."""
+        """Return the forecast "no change" for each window; NaN for classes."""
+        return self.labels.unchanged[starts + self.length]
+
+    def last_close(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the last close of each window, quote currency."""
         return self.prepared.close[starts + self.length - 1]
 
-    def prices(
+    def times(self, starts: NDArray[np.int64]) -> pl.Series:
+        """Return the open times of the bars at which forecasts are listed, UTC."""
+        return self.prepared.timestamps.gather(starts + self.length - 1 + self.output.offset)
+
+    def forecasts(
         self, starts: NDArray[np.int64], outputs: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the outputs of a model for the windows as prices, quote currency."""
-        matrix, last = self.prepared.matrix, self.persistence(starts)
-        return self.price_scale.to_prices(outputs, matrix, starts, last)
+        """Return the outputs of a model for the windows as forecasts; see `Output.forecasts`."""
+        return self.output.forecasts(outputs, self.prepared.matrix, starts, self.last_close(starts))
+
+    def base(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the linear forecast that the network starts from, in the unit of the outputs."""
+        if self.labels.base is None:
+            return np.zeros(len(starts))
+        weights, bias = self.labels.base
+        rows = self.prepared.matrix.values[starts + self.length - 1]
+        return np.asarray(rows @ weights + bias)
 
     def windows(self, starts: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the windows, shape (windows, length, features)."""

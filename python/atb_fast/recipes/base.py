@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,9 @@ from atb_fast.errors import ArgumentError, AtbFastError, DataError, lacks_memory
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
-from atb_fast.recipes.networks import CnnLstm, Network
+from atb_fast.recipes.networks import Base, CnnLstm, Network
 from atb_fast.recipes.split import shared_test
-from atb_fast.recipes.targets import Close, Target
-
-#: Returns the outputs of a fitted model for the windows at these starts.
-Predict = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+from atb_fast.recipes.targets import Close, Predict, Target
 
 
 @dataclass(frozen=True)
@@ -107,6 +103,8 @@ class BaseRecipe(ABC):
         fit_scalers_on: The rows that scalers are fitted on, `training` or `all`.
         target: What its models predict.
         network: The network that learns it.
+        lag: Bars from the last bar of a window to the bar that a label belongs to; 1 for engines
+            that act at the close of the bar after a window.
     """
 
     name: str
@@ -116,6 +114,7 @@ class BaseRecipe(ABC):
     fit_scalers_on: str = "training"
     target: Target = Close()
     network: Network = CnnLstm()
+    lag: int = 0
 
     @property
     def traits(self) -> frozenset[str]:
@@ -151,9 +150,13 @@ class BaseRecipe(ABC):
 
     def starts(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.int64]:
         """Return the first row of each complete window that has a target, int64, ascending."""
-        beyond = options.sequence_length + options.horizon - 1
+        beyond = options.sequence_length + self.reach(options) - 1
         every = np.arange(max(0, len(prepared.matrix) - beyond), dtype=np.int64)
-        return self.target.usable(prepared, every, options)
+        return self.target.usable(prepared, every, options, self.lag)
+
+    def reach(self, options: RecipeOptions) -> int:
+        """Return the number of rows after the last row of a window that its label depends on."""
+        return self.lag + options.horizon
 
     def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
         """Return the training, validation and test windows.
@@ -161,20 +164,34 @@ class BaseRecipe(ABC):
         Raises:
             DataError: There are too few rows for a window in each part.
         """
-        return shared_test(self.starts(prepared, options), prepared, options)
+        starts, reach = self.starts(prepared, options), self.reach(options)
+        return shared_test(starts, prepared, options, reach)
 
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
         """Return the windows of `parts` with their targets.
 
         Scalers that are not fitted yet are fitted on the training part.
         """
-        labels, scale = self.target.labels(prepared, options, parts)
-        return WindowedData(prepared, options.sequence_length, parts, labels, scale)
+        labels = self.target.labels(prepared, options, parts, self.lag)
+        return WindowedData(prepared, options.sequence_length, parts, labels)
 
-    def build(self, length: int, features: int, *, dtype_policy: str = "float32") -> Any:
+    def build(
+        self,
+        length: int,
+        features: int,
+        *,
+        dtype_policy: str = "float32",
+        base: Base | None = None,
+    ) -> Any:
         """Return the uncompiled network; see `Network.build`."""
-        zero = self.target.relative
-        return self.network.build(length, features, dtype_policy=dtype_policy, start_at_zero=zero)
+        return self.network.build(
+            length,
+            features,
+            head=self.target.head,
+            base=base,
+            dtype_policy=dtype_policy,
+            start_at_zero=self.target.relative,
+        )
 
     def shrinkage(self, data: WindowedData, predict: Predict) -> float:
         """Return the factor, 0 to 1, by which the outputs of a fitted model are multiplied.
@@ -188,3 +205,8 @@ class BaseRecipe(ABC):
             By default 1, which leaves the model as fitted.
         """
         return 1.0
+
+    def calibrated(self, data: WindowedData, predict: Predict) -> WindowedData:
+        """Return `data` with the output as it is read after the fit; see `Target.calibrated`."""
+        output = self.target.calibrated(data, predict)
+        return replace(data, labels=replace(data.labels, output=output))

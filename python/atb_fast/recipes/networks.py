@@ -6,6 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast.features.heads import LINEAR, Head
+
+#: A linear forecast from the last row of a window: weights, shape (features,), and bias.
+Base = tuple[NDArray[np.float64], float]
+
 
 @dataclass(frozen=True)
 class Network(ABC):
@@ -26,6 +34,8 @@ class Network(ABC):
         sequence_length: int,
         features: int,
         *,
+        head: Head = LINEAR,
+        base: Base | None = None,
         dtype_policy: str = "float32",
         start_at_zero: bool = False,
     ) -> Any:
@@ -34,13 +44,16 @@ class Network(ABC):
         Args:
             sequence_length: Rows per window, at least 10.
             features: Columns per window.
+            head: The last layer.
+            base: A linear forecast that is added to the output, and not trained; None for none.
             dtype_policy: `float32` or `mixed_float16`. The last layer is always float32, because
                 float16 would round a price to 11 bits.
             start_at_zero: Initialize the last layer with zeros, so every output is 0 before
                 training.
 
         Returns:
-            A keras.Model: (batch, sequence_length, features) float32 to (batch, 1) float32.
+            A keras.Model: (batch, sequence_length, features) float32 to (batch, head.units)
+            float32.
         """
 
 
@@ -55,6 +68,8 @@ class CnnLstm(Network):
         sequence_length: int,
         features: int,
         *,
+        head: Head = LINEAR,
+        base: Base | None = None,
         dtype_policy: str = "float32",
         start_at_zero: bool = False,
     ) -> Any:
@@ -94,6 +109,8 @@ class Lstm(Network):
         sequence_length: int,
         features: int,
         *,
+        head: Head = LINEAR,
+        base: Base | None = None,
         dtype_policy: str = "float32",
         start_at_zero: bool = False,
     ) -> Any:

@@ -33,12 +33,12 @@ from atb_fast.features.specs import (
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market, gaps
 from atb_fast.recipes import checks
-from atb_fast.recipes.base import BaseRecipe, Context, Predict, check_moves
+from atb_fast.recipes.base import BaseRecipe, Context, check_moves
 from atb_fast.recipes.joining import JOINS, Joined, joined_as_of
 from atb_fast.recipes.networks import CnnLstm, Network
 from atb_fast.recipes.shrinkage import shrinkage_factor
 from atb_fast.recipes.split import SPLITS
-from atb_fast.recipes.targets import LogReturn, Target
+from atb_fast.recipes.targets import LogReturn, Predict, Target
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ class Recipe(BaseRecipe):
         split: How windows are divided into parts; one of `SPLITS`.
         sentiment_join: How the Fear & Greed index is joined to the candles; one of `JOINS`.
         extra: Further columns of the candles that features read.
+        lag: 1 if the label of a window belongs to the bar after it, as for the strategies of the
+            trading bot; 0 if it belongs to its last bar.
         timeframe: Default timeframe.
         sequence_length: Default number of bars in a window.
         sentiment_lag_days: Default minimum age of the index in days.
@@ -81,6 +83,7 @@ class Recipe(BaseRecipe):
     split: str = "purged"
     sentiment_join: str = "as_of"
     extra: tuple[str, ...] = ()
+    lag: int = 0
     timeframe: str | None = None
     sequence_length: int | None = None
     sentiment_lag_days: int | None = None
@@ -100,6 +103,7 @@ class Recipe(BaseRecipe):
             checks.check_choice("timeframe", self.timeframe, TIMEFRAMES)
         if self.sequence_length is not None:
             checks.check_whole("sequence_length", self.sequence_length, MIN_SEQUENCE_LENGTH)
+        checks.check_whole("lag", self.lag, 0, 1)
         if (days := self.sentiment_lag_days) is not None:
             checks.check_whole("sentiment_lag_days", days, 0, LONGEST_LAG_DAYS)
         for key, kind in (("target", Target), ("network", Network)):
@@ -175,7 +179,7 @@ class Recipe(BaseRecipe):
         if self.scaled_by_window:
             pipeline, matrix = None, CandleMatrix(frame, [_column(each) for each in specs.values()])
         else:
-            _check_length(frame, compiled(specs, asked.bar_ms), options)
+            _check_length(frame, compiled(specs, asked.bar_ms), options, self.reach(options))
             matrix, pipeline = self._features(frame, specs, sha256, context)
             _report_dropped(frame, matrix.rows, pipeline)
         return PreparedData(
@@ -230,7 +234,8 @@ class Recipe(BaseRecipe):
 
     def parts(self, prepared: PreparedData, options: RecipeOptions) -> Parts:
         """Divide the windows as `split` says."""
-        return SPLITS[self.split](self.starts(prepared, options), prepared, options)
+        starts, reach = self.starts(prepared, options), self.reach(options)
+        return SPLITS[self.split](starts, prepared, options, reach)
 
     def windows(self, prepared: PreparedData, options: RecipeOptions, parts: Parts) -> WindowedData:
         """Return the windows of `parts`, scaled, with their targets."""
@@ -246,8 +251,9 @@ class Recipe(BaseRecipe):
         """Return the factor estimated on the validation windows; see `shrinkage_factor`."""
         if not self.target.relative:
             return 1.0
-        returns = data.labels[data.validation + data.length]
-        return shrinkage_factor(predict(data.validation), returns, data.horizon)
+        starts = data.validation
+        base = data.base(starts)
+        return shrinkage_factor(predict(starts) - base, data.fitted(starts) - base, data.horizon)
 
     def _model_type(self, *, index: bool) -> str:
         """Return the directory in the registry."""
@@ -303,15 +309,17 @@ def _column(spec: FeatureSpec) -> str:
     return name
 
 
-def _check_length(frame: pl.DataFrame, features: list[Feature], options: RecipeOptions) -> None:
+def _check_length(
+    frame: pl.DataFrame, features: list[Feature], options: RecipeOptions, reach: int
+) -> None:
     """Raise DataError if there are too few candles for one window and its target."""
     warmup = max(feature.warmup for feature in features)
-    least = warmup + options.sequence_length + options.horizon
+    least = warmup + options.sequence_length + reach
     if len(frame) < least:
         raise DataError(
             f"the range has {counted(len(frame), 'candle')}, expected at least {least:,}: "
             f"{warmup:,} of warm-up, {options.sequence_length:,} for a window "
-            f"and {options.horizon} for the horizon; use a longer range or a shorter "
+            f"and {reach} for the horizon; use a longer range or a shorter "
             "--sequence-length"
         )
 

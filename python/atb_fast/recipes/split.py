@@ -19,7 +19,12 @@ _VALIDATION_SHARE = 0.15
 _EMBARGO_SHARE = 0.01
 
 
-def shared_test(starts: NDArray[np.int64], prepared: PreparedData, options: RecipeOptions) -> Parts:
+def shared_test(
+    starts: NDArray[np.int64],
+    prepared: PreparedData,
+    options: RecipeOptions,
+    reach: int,  # noqa: ARG001
+) -> Parts:
     """Return the oldest 80% of the windows to train, and the others to validate and to test.
 
     This is the split of the trainer that atb-fast replaces: its test windows also select the epoch.
@@ -39,14 +44,17 @@ def shared_test(starts: NDArray[np.int64], prepared: PreparedData, options: Reci
     return Parts(starts[:train], test, test)
 
 
-def purged(starts: NDArray[np.int64], prepared: PreparedData, options: RecipeOptions) -> Parts:
+def purged(
+    starts: NDArray[np.int64], prepared: PreparedData, options: RecipeOptions, reach: int
+) -> Parts:
     """Return the newest 20% of the windows to test, and the parts `before` them.
 
     Raises:
         DataError: There are too few rows for a window in each part.
     """
     first, rows = len(starts) - int(len(starts) * _TEST_SHARE), embargo_rows(prepared, options)
-    parts = before(starts[:first], starts[first:], options, rows)
+    beyond = options.sequence_length - 1 + reach + rows
+    parts = before(starts[:first], starts[first:], beyond)
     if not parts.complete:
         raise DataError(
             f"{len(prepared.matrix):,} complete rows give {len(parts.train):,} windows of "
@@ -58,15 +66,17 @@ def purged(starts: NDArray[np.int64], prepared: PreparedData, options: RecipeOpt
     return parts
 
 
-def before(
-    starts: NDArray[np.int64], test: NDArray[np.int64], options: RecipeOptions, embargo: int
-) -> Parts:
+def before(starts: NDArray[np.int64], test: NDArray[np.int64], beyond: int) -> Parts:
     """Return the training and validation windows before `test`, together with `test`.
 
-    Windows that share a row or a target with the next part are purged, and `embargo` more are
-    dropped. The newest 15% of the remaining `starts` are the validation part. Parts may be empty.
+    The newest 15% of `starts` that remain are the validation part. Parts may be empty.
+
+    Args:
+        starts: Earlier windows.
+        test: The test windows.
+        beyond: A window is dropped if the next part begins at most so many rows after its first
+            row: its own rows, those of its label, and the embargo.
     """
-    beyond = options.sequence_length - 1 + options.horizon + embargo
 
     def purged(part: NDArray[np.int64], later: NDArray[np.int64]) -> NDArray[np.int64]:
         return part[part + beyond < later[0]] if len(later) else part[:0]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from atb_fast.evaluation.metrics import return_deciles, rmse
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports.style import LIGHT, PARTS, STYLE, number_axis, thinned, time_axis
 from atb_fast.training.engine import FitResult
@@ -172,7 +173,9 @@ def tested_closes(
 
 def label_unit(data: WindowedData) -> str:
     """Return the unit of the loss (before squaring)."""
-    scale = data.price_scale
+    scale = data.output
+    if not isinstance(scale, PriceScale):
+        return scale.unit
     if scale.kind == "log_return":
         return f"log return ÷ {scale.scale:.2g}"
     return "range of a window's closes" if scale.kind == "rolling_minmax" else "quote currency"
@@ -251,10 +254,10 @@ def loss_by_epoch(axis: Any, data: WindowedData, fitted: FitResult) -> None:
 def rmse_by_epoch(axis: Any, data: WindowedData, fitted: FitResult) -> None:
     """Draw training and validation RMSE, and the RMSE of persistence on the validation windows."""
     starts = data.validation
-    moves = data.labels[starts + data.length]
-    if data.price_scale.kind != "log_return":
+    moves = data.fitted(starts)
+    if not isinstance(data.output, PriceScale) or data.output.kind != "log_return":
         ones = np.ones(len(starts))
-        size = data.prices(starts, ones) - data.prices(starts, 0.0 * ones)
+        size = data.forecasts(starts, ones) - data.forecasts(starts, 0.0 * ones)
         moves = (data.persistence(starts) - data.targets(starts)) / size
     level = rmse(np.zeros(len(starts)), moves)
     _by_epoch(axis, fitted, "rmse", f"RMSE, {label_unit(data)}", persistence=level)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import configure, import_ahead
 from atb_fast.training.engine import FitResult
 from atb_fast.training.environment import environment, versions
+from atb_fast.training.predict import predict_outputs
 from atb_fast.training.startup import ahead
 from atb_fast.training.train import save, train
 
@@ -187,6 +189,7 @@ def _train(
             ),
             checkpoints=config.cache_dir / "checkpoints",
         )
+    data = config.definition.calibrated(data, partial(predict_outputs, model, data))
     return Trained(model, config, data, policy, fitted)
 
 

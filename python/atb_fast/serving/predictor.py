@@ -77,7 +77,7 @@ class Bundle:
             milliseconds: a value must be the newest that was at least this old when the candle
             opened.
         sequence_length: Rows in a window.
-        price_scale: How outputs of the model are converted to prices.
+        output: How the outputs of the model are read.
         threads: Number of threads that `predict` uses.
     """
 
@@ -89,7 +89,7 @@ class Bundle:
         # Verification passes the metadata, because it compares all files before.
         hashes = checksums.read(self.path) if metadata is None else None
         schema = read_documents(self.path, metadata, hashes=hashes)
-        self.metadata, self.price_scale = schema.metadata, schema.price_scale
+        self.metadata, self.output = schema.metadata, schema.output
         self.sequence_length, self.feature_names = schema.length, list(schema.names)
         self.extra_columns = extra_columns(self.metadata, self.path)
         self._model = OnnxModel(
@@ -117,7 +117,7 @@ class Bundle:
     @property
     def horizon(self) -> int:
         """Number of bars from the last bar of a window to the predicted bar."""
-        return self.price_scale.horizon
+        return self.output.horizon
 
     @property
     def uses_sentiment(self) -> SentimentUse:
@@ -308,7 +308,7 @@ class Bundle:
         outputs = self._model.run(windows)
         prices = outputs.reshape(-1).astype(np.float64)
         if len(prices) == len(starts):
-            prices = self.price_scale.to_prices(prices, matrix, starts, last)
+            prices = self.output.forecasts(prices, matrix, starts, last)
         if len(prices) != len(starts) or not np.isfinite(prices).all():
             raise BundleError(
                 f"{self.path}: the model returned shape {outputs.shape} for {len(starts)} windows, "

@@ -11,7 +11,9 @@ from typing import Any
 from atb_fast._core import FeaturePipeline, MinMaxScaler
 from atb_fast.config import CANDLE_COLUMNS, LARGEST_WINDOW, LONGEST_LAG_DAYS, TIMEFRAMES
 from atb_fast.errors import BundleError, ExpressionError
+from atb_fast.features import outputs
 from atb_fast.features.expressions import Expr
+from atb_fast.features.heads import Output
 from atb_fast.features.parser import parse
 from atb_fast.features.price import PriceScale
 from atb_fast.features.specs import UNSCALED, FeatureSpec
@@ -34,14 +36,14 @@ class Documents:
         length: Rows in a window.
         names: Columns of the ONNX input, in channel order.
         input: How these columns are computed from candles.
-        price_scale: How outputs are converted to prices.
+        output: How the outputs of the model are read.
     """
 
     metadata: dict[str, Any]
     length: int
     names: tuple[str, ...]
     input: ModelInput
-    price_scale: PriceScale
+    output: Output
 
 
 def read_documents(
@@ -72,7 +74,7 @@ def read_documents(
     try:
         length, names = _shape(schema)
         made = _input(upgraded(schema), metadata, path)
-        scale = _price_scale(metadata, made, length)
+        output = _output(metadata, made, length)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
     except ExpressionError as error:
@@ -82,7 +84,7 @@ def read_documents(
             f"{path}: feature_schema.json cannot be used ({type(error).__name__}: {error}); "
             "retrain the model"
         ) from error
-    return Documents(metadata, length, names, made, scale)
+    return Documents(metadata, length, names, made, output)
 
 
 def extra_columns(metadata: dict[str, Any], path: Path) -> dict[str, int]:
@@ -145,8 +147,10 @@ def _close_of(metadata: dict[str, Any], path: Path, bar: str) -> datetime | None
     return opened + timedelta(milliseconds=TIMEFRAMES[check_timeframe(metadata, path)])
 
 
-def _price_scale(metadata: dict[str, Any], made: ModelInput, length: int) -> PriceScale:
-    scale = PriceScale.from_dict(metadata.get("price_normalization"))
+def _output(metadata: dict[str, Any], made: ModelInput, length: int) -> Output:
+    scale = outputs.read(metadata)
+    if not isinstance(scale, PriceScale):
+        return scale
     if scale.kind not in made.price_scales:
         raise BundleError(
             f"price_normalization is {scale.kind}, expected {' or '.join(made.price_scales)} for "

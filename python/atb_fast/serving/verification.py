@@ -21,6 +21,7 @@ import numpy as np
 
 from atb_fast.config import BASIC_SEQUENCE_LENGTH, CANDLE_COLUMNS
 from atb_fast.errors import AtbFastError, BundleError, MissingExtraError
+from atb_fast.features.heads import Output
 from atb_fast.features.price import PriceScale
 from atb_fast.serving import checksums, registry
 from atb_fast.serving.predictor import Bundle
@@ -233,17 +234,17 @@ def _agreement(bundle: Bundle, schema: dict[str, Any]) -> Iterator[str]:
     for feature in schema["features"]:
         if feature.get("required") is not True:
             yield f"feature_schema.json does not require {feature['name']}"
-    expected = PriceScale.linear()
+    expected: Output = PriceScale.linear()
     if metadata.get("model_type") == "basic":
         length = BASIC_SEQUENCE_LENGTH
         expected = PriceScale.rolling_minmax(length)
         if names != _BASIC or bundle.sequence_length != length:
             yield f"a basic bundle must have windows of {length} rows of {', '.join(_BASIC)}"
     elif metadata.get("model_type") not in ("price", "sentiment"):
-        expected = bundle.price_scale  # any that can be read
-    if metadata.get("price_normalization") != expected.to_dict():
-        found = metadata.get("price_normalization")
-        yield f"price_normalization is {found}, expected {expected.to_dict()}"
+        expected = bundle.output  # any that can be read
+    for key, value in expected.to_metadata().items():
+        if metadata.get(key) != value:
+            yield f"{key} is {metadata.get(key)}, expected {value}"
 
 
 def _runs(bundle: Bundle) -> Iterator[str]:

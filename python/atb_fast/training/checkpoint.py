@@ -49,7 +49,7 @@ def key(model: Any, data: WindowedData, **options: Any) -> str:
     versions |= {module.__name__: module.__version__ for module in (keras, np, tf)}
     text = json.dumps([layers, versions, data.length, options], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode())
-    inputs = [data.prepared.matrix.values, data.labels, data.train, data.validation]
+    inputs = [data.prepared.matrix.values, data.labels.values, data.train, data.validation]
     for array in (*inputs, *map(np.asarray, model.variables)):
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)

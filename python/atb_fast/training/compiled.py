@@ -72,7 +72,7 @@ class Windows:
         # A program is compiled for one number of rows. With room at the end, the program of
         # yesterday's candles can be used for today's.
         room = ((0, -len(rows) % _ROWS), (0, 0))
-        labels = data.labels.astype(np.float32)
+        labels = data.labels.values.astype(np.float32)
         return cls(
             tf.constant(np.pad(rows, room)),
             tf.constant(np.pad(labels, room[0])),

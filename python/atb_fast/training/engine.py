@@ -180,10 +180,10 @@ def _persistence_rmse(data: WindowedData) -> float:
     starts = data.validation
     # The last close as an output: a line through the prices of two outputs, except that an output
     # of 0 is exactly the last close if outputs are log returns.
-    zero, one = (data.prices(starts, np.full(len(starts), output)) for output in (0.0, 1.0))
+    zero, one = (data.forecasts(starts, np.full(len(starts), output)) for output in (0.0, 1.0))
     with np.errstate(divide="ignore", invalid="ignore"):  # the range of closes may be 0
         outputs = (data.persistence(starts) - zero) / (one - zero)
-    return float(np.sqrt(np.mean(np.square(outputs - data.labels[starts + data.length]))))
+    return float(np.sqrt(np.mean(np.square(outputs - data.fitted(starts)))))
 
 
 def _fit_compiled(

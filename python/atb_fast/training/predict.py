@@ -15,8 +15,8 @@ PREDICT_BATCH = 256
 
 
 def predict(model: Any, data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the prediction for each window, quote currency, shape (windows,)."""
-    return data.prices(starts, predict_outputs(model, data, starts))
+    """Return the forecast for each window; see `Output.forecasts`."""
+    return data.forecasts(starts, predict_outputs(model, data, starts))
 
 
 def predict_outputs(

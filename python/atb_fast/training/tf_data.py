@@ -99,7 +99,7 @@ def gathered_dataset(
     import tensorflow as tf
 
     matrix = tf.constant(data.prepared.matrix.values)
-    labels = tf.constant(data.labels.astype(np.float32))
+    labels = tf.constant(data.labels.values.astype(np.float32))
     offsets = tf.range(data.length, dtype=tf.int64)
 
     def cut(start: Any) -> tuple[Any, Any]:
@@ -142,7 +142,7 @@ def generated_dataset(
         raise ArgumentError(
             "generated_dataset does not support windows of raw candles; use gathered_dataset"
         )
-    labels = data.labels.astype(np.float32)
+    labels = data.labels.values.astype(np.float32)
     epoch = -1
 
     def batches() -> Any:

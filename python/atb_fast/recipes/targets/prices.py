@@ -1,11 +1,9 @@
-"""Targets: what a model predicts, and how its output becomes a price."""
+"""Targets that are prices: the model predicts a close."""
 
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +13,8 @@ from atb_fast.config import RecipeOptions
 from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
-from atb_fast.features.windows import Parts
+from atb_fast.features.windows import Labels, Parts
+from atb_fast.recipes.targets.base import Target
 
 log = logging.getLogger(__name__)
 
@@ -25,58 +24,22 @@ _LEAST_RANGE = 1e-4
 
 
 @dataclass(frozen=True)
-class Target(ABC):
-    """What a model predicts from a window.
-
-    To add one, subclass this and add the class to `TARGETS`. Its fields are its keys in a recipe
-    file.
-
-    Attributes:
-        kind: Its name in a recipe file.
-        scaled_by_window: Whether it needs windows that are scaled by their own values.
-        relative: Whether an output of 0 means "no change". If so, a network is initialized to
-            predict 0, and its outputs are multiplied by a shrinkage factor.
-    """
-
-    kind: ClassVar[str]
-    scaled_by_window: ClassVar[bool] = False
-    relative: ClassVar[bool] = False
-
-    @property
-    def horizon(self) -> int:
-        """Bars from the last bar of a window to the predicted close."""
-        return 1
-
-    def usable(
-        self, prepared: PreparedData, starts: NDArray[np.int64], options: RecipeOptions
-    ) -> NDArray[np.int64]:
-        """Return those of the windows at `starts` that have a target; by default all.
-
-        Raises:
-            DataError: Too few have one.
-        """
-        return starts
-
-    @abstractmethod
-    def labels(
-        self, prepared: PreparedData, options: RecipeOptions, parts: Parts
-    ) -> tuple[NDArray[np.float64], PriceScale]:
-        """Return the label of each row, see `WindowedData.labels`, and how they become prices."""
-
-
-@dataclass(frozen=True)
 class Close(Target):
     """The close of the next bar, in quote currency."""
 
     kind = "close"
 
     def labels(
-        self, prepared: PreparedData, options: RecipeOptions, parts: Parts
-    ) -> tuple[NDArray[np.float64], PriceScale]:
+        self,
+        prepared: PreparedData,
+        options: RecipeOptions,
+        parts: Parts,
+        lag: int = 0,
+    ) -> Labels:
         """Return the closes. The row after a window is the one that it predicts."""
         labels = np.full(len(prepared.close), np.nan)
         labels[: len(labels) - options.horizon + 1] = prepared.close[options.horizon - 1 :]
-        return labels, PriceScale.linear(horizon=options.horizon)
+        return Labels.of_prices(prepared.close, labels, PriceScale.linear(horizon=options.horizon))
 
 
 @dataclass(frozen=True)
@@ -87,7 +50,11 @@ class WindowClose(Target):
     scaled_by_window = True
 
     def usable(
-        self, prepared: PreparedData, starts: NDArray[np.int64], options: RecipeOptions
+        self,
+        prepared: PreparedData,
+        starts: NDArray[np.int64],
+        options: RecipeOptions,
+        lag: int = 0,
     ) -> NDArray[np.int64]:
         """Return the windows that engines accept and in which the close moves."""
         if not len(starts):
@@ -115,14 +82,18 @@ class WindowClose(Target):
         return moving
 
     def labels(
-        self, prepared: PreparedData, options: RecipeOptions, parts: Parts
-    ) -> tuple[NDArray[np.float64], PriceScale]:
+        self,
+        prepared: PreparedData,
+        options: RecipeOptions,
+        parts: Parts,
+        lag: int = 0,
+    ) -> Labels:
         """Return `(close - low) / (high - low)` with the range of the window before it."""
         length, starts = options.sequence_length, parts.every
         low, high = _raw(prepared).ranges("close", starts, length)
         labels = np.full(len(prepared.close), np.nan)
         labels[starts + length] = (prepared.close[starts + length] - low) / (high - low)
-        return labels, PriceScale.rolling_minmax(length)
+        return Labels.of_prices(prepared.close, labels, PriceScale.rolling_minmax(length))
 
 
 @dataclass(frozen=True)
@@ -139,8 +110,12 @@ class LogReturn(Target):
     horizon: int = 1
 
     def labels(
-        self, prepared: PreparedData, options: RecipeOptions, parts: Parts
-    ) -> tuple[NDArray[np.float64], PriceScale]:
+        self,
+        prepared: PreparedData,
+        options: RecipeOptions,
+        parts: Parts,
+        lag: int = 0,
+    ) -> Labels:
         """Return the return from the last close of each window."""
         horizon = options.horizon
         returns = np.full(len(prepared.close), np.nan)
@@ -150,13 +125,11 @@ class LogReturn(Target):
         returns[1 : reach + 1] = logs[horizon:] - logs[:reach]
         trained = returns[parts.train + options.sequence_length]
         scale = float(np.sqrt(np.mean(np.square(trained)))) or 1.0
-        return returns / scale, PriceScale.log_return(scale, horizon=horizon)
+        return Labels.of_prices(
+            prepared.close, returns / scale, PriceScale.log_return(scale, horizon=horizon)
+        )
 
 
 def _raw(prepared: PreparedData) -> CandleMatrix:
     assert isinstance(prepared.matrix, CandleMatrix)  # such recipes are scaled by window
     return prepared.matrix
-
-
-#: The targets that a recipe can name.
-TARGETS: dict[str, type[Target]] = {made.kind: made for made in (Close, WindowClose, LogReturn)}

@@ -1,0 +1,10 @@
+"""Targets: what a model predicts, and how its output is read."""
+
+from atb_fast.recipes.targets.base import Predict as Predict
+from atb_fast.recipes.targets.base import Target as Target
+from atb_fast.recipes.targets.prices import Close as Close
+from atb_fast.recipes.targets.prices import LogReturn as LogReturn
+from atb_fast.recipes.targets.prices import WindowClose as WindowClose
+
+#: The targets that a recipe can name.
+TARGETS: dict[str, type[Target]] = {made.kind: made for made in (Close, WindowClose, LogReturn)}

@@ -1,0 +1,80 @@
+"""The interface of a target."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast.config import RecipeOptions
+from atb_fast.features.heads import LINEAR, Head, Output
+from atb_fast.features.prepared import PreparedData
+from atb_fast.features.windows import Labels, Parts, WindowedData
+
+#: Returns the outputs of a fitted model for the windows at these starts.
+Predict = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Target(ABC):
+    """What a model predicts from a window.
+
+    To add one, subclass this and add the class to `TARGETS`. Its fields are its keys in a recipe
+    file.
+
+    A label belongs to an anchor, the bar `lag` bars after the last bar of a window, and looks
+    `options.horizon` bars further.
+
+    Attributes:
+        kind: Its name in a recipe file.
+        scaled_by_window: Whether it needs windows that are scaled by their own values.
+        relative: Whether an output of 0 means "no change". If so, a network is initialized to
+            predict 0, and its outputs are multiplied by a shrinkage factor.
+    """
+
+    kind: ClassVar[str]
+    scaled_by_window: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
+
+    @property
+    def horizon(self) -> int:
+        """Bars after the anchor that a label looks at."""
+        return 1
+
+    @property
+    def head(self) -> Head:
+        """The last layer of a network that predicts it."""
+        return LINEAR
+
+    def usable(
+        self,
+        prepared: PreparedData,
+        starts: NDArray[np.int64],
+        options: RecipeOptions,
+        lag: int = 0,
+    ) -> NDArray[np.int64]:
+        """Return those of the windows at `starts` that have a label; by default all.
+
+        Raises:
+            DataError: Too few have one.
+        """
+        return starts
+
+    @abstractmethod
+    def labels(
+        self, prepared: PreparedData, options: RecipeOptions, parts: Parts, lag: int = 0
+    ) -> Labels:
+        """Return the label of each row; what is estimated, on the training windows of `parts`."""
+
+    def calibrated(self, data: WindowedData, predict: Predict) -> Output:
+        """Return how outputs are read after the fit; by default as before it.
+
+        Args:
+            data: The windows that the model was fitted to.
+            predict: Returns the outputs of the fitted model.
+        """
+        return data.output
