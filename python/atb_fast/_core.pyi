@@ -11,7 +11,8 @@ A `frame` is any object with the Arrow PyCapsule interface, such as a Polars, py
   or int64 numbers of seconds, milliseconds, microseconds or nanoseconds since 1970; see
   `epoch_ms`.
 
-Arrays have no nulls. In `sma`, `rsi` and `MinMaxScaler`, NaN is a missing value.
+Arrays have no nulls. In `sma`, `rsi`, `triple_barrier` and `MinMaxScaler`, NaN is a missing
+value.
 
 An argument that is out of range or of the wrong type raises an ArgumentError that names the
 argument, what was received and what was expected. Integers may be NumPy's, but not floats or
@@ -37,6 +38,7 @@ __all__ = [
     "read_archive",
     "rsi",
     "sma",
+    "triple_barrier",
 ]
 
 class _ArrowStream(Protocol):
@@ -190,6 +192,53 @@ def rsi(
     Raises:
         ArgumentError: `window` is out of range, `method` is unknown, or `values` is not a
             one-dimensional array of numbers.
+    """
+
+def triple_barrier(
+    timestamps: ArrayLike,
+    high: ArrayLike,
+    low: ArrayLike,
+    close: ArrayLike,
+    *,
+    bar_ms: int,
+    horizon: int,
+    take_profit: float,
+    stop_loss: float,
+    threads: int | None = None,
+) -> NDArray[np.float64]:
+    """Return which barrier around the close of each bar the next `horizon` bars reach first.
+
+    1 if it is the upper one: a bar has `high >= close * (1 + take_profit)`. -1 if it is the lower
+    one: a bar has `low <= close * (1 - stop_loss)`. If one bar reaches both, the lower one counts.
+    0 if no bar reaches either (M. Lopez de Prado, Advances in Financial Machine Learning, 2018,
+    chapter 3).
+
+    NaN where the label is not known: fewer than `horizon` bars follow; there is a gap before one of
+    these bars, in which the price may have reached a barrier; the high or low of one of them is
+    missing, infinite, zero or negative; or the close of the row itself is. This does not depend on
+    how early a barrier is reached. Otherwise, rows near the end and near gaps would have a label
+    only if it is not 0.
+
+    Args:
+        timestamps: Open times in milliseconds since 1970, shape (n,), strictly ascending.
+        high: Shape (n,), converted to float64.
+        low: Shape (n,), converted to float64.
+        close: Shape (n,), converted to float64.
+        bar_ms: Length of a bar, milliseconds, at least 1. A bar that does not open `bar_ms` after
+            the one before it follows a gap.
+        horizon: Bars to look at after each bar, at least 1.
+        take_profit: Distance of the upper barrier as a share of the close, above 0; 0.04 is 4%.
+        stop_loss: Distance of the lower barrier as a share of the close, above 0 and below 1.
+        threads: Number of threads, 1 to 1024. Default: `ATB_FAST_THREADS`, else the usable cores.
+            The result does not depend on it.
+
+    Returns:
+        Shape (n,), float64: -1, 0, 1 or NaN.
+
+    Raises:
+        ArgumentError: An argument is out of range or has the wrong type, or the arrays differ in
+            length.
+        DataError: The timestamps are not strictly ascending.
     """
 
 @final

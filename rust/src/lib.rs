@@ -9,6 +9,7 @@ pub mod column;
 pub mod epoch;
 pub mod error;
 pub mod expr;
+pub mod labels;
 pub mod matrix;
 pub mod memory;
 pub mod merge;

@@ -76,6 +76,25 @@ def test_archives_do_not_depend_on_it(files: list[tuple[int, bytes]], threads: i
     assert same == problems
 
 
+@pytest.mark.parametrize("threads", [2, 3, 7, 1024])
+def test_labels_do_not_depend_on_it(frame: pl.DataFrame, threads: int) -> None:
+    prices = [frame[name].to_numpy() for name in ("high", "low", "close")]
+    one, several = (
+        _core.triple_barrier(
+            np.arange(ROWS),
+            *prices,
+            bar_ms=1,
+            horizon=50,
+            take_profit=0.1,
+            stop_loss=0.1,
+            threads=count,
+        )
+        for count in (1, threads)
+    )
+    assert set(one[~np.isnan(one)]) == {-1.0, 0.0, 1.0}
+    assert one.tobytes() == several.tobytes()
+
+
 def calls(frame: pl.DataFrame) -> dict[str, Call]:
     fitted = _core.FeaturePipeline([of_column("x", "close")]).fit(frame, threads=1)
     return {
@@ -83,10 +102,15 @@ def calls(frame: pl.DataFrame) -> dict[str, Call]:
         "transform": lambda **threads: fitted.transform(frame, **threads),
         "transform_float64": lambda **threads: fitted.transform_float64(frame, **threads),
         "read_archive": lambda **threads: _core.read_archive([], max_rows=1, day_ms=1, **threads),
+        "triple_barrier": lambda **threads: _core.triple_barrier(
+            [0], [1], [1], [1], bar_ms=1, horizon=1, take_profit=0.1, stop_loss=0.1, **threads
+        ),
     }
 
 
-@pytest.mark.parametrize("name", ["fit", "transform", "transform_float64", "read_archive"])
+@pytest.mark.parametrize(
+    "name", ["fit", "transform", "transform_float64", "read_archive", "triple_barrier"]
+)
 def test_an_argument_comes_before_the_variable(
     frame: pl.DataFrame, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,14 +38,20 @@ fn received(value: &Bound<'_, PyAny>) -> String {
     }
 }
 
-/// Extracts an array of float64 and copies it, because other threads may write to it while a
-/// kernel runs without the GIL.
-pub fn values(value: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
-    match value.extract::<PyArrayLike1<'_, f64, AllowTypeChange>>() {
-        Ok(array) => Ok(array.as_array().to_vec()),
-        Err(error) => Err(wrong(value, "values", NUMBERS, error)),
-    }
+/// Defines for each array of float64 the function that extracts it and copies it, because other
+/// threads may write to it while a kernel runs without the GIL.
+macro_rules! arrays {
+    ($($name:ident)*) => {
+        $(pub fn $name(value: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
+            match value.extract::<PyArrayLike1<'_, f64, AllowTypeChange>>() {
+                Ok(array) => Ok(array.as_array().to_vec()),
+                Err(error) => Err(wrong(value, stringify!($name), NUMBERS, error)),
+            }
+        })*
+    };
 }
+
+arrays! { close high low values }
 
 /// Extracts `targets`, and copies them as `values` does.
 pub fn targets(value: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
@@ -78,6 +84,11 @@ pub fn numbers_of_rows(value: &Bound<'_, PyAny>) -> PyResult<Option<Vec<i64>>> {
 /// Extracts `times`, whole numbers since 1970.
 pub fn times(value: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
     integers(value, "times")
+}
+
+/// Extracts `timestamps`, milliseconds since 1970.
+pub fn timestamps(value: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
+    integers(value, "timestamps")
 }
 
 fn integers(value: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<i64>> {
@@ -153,4 +164,6 @@ arguments! {
     nodes: Vec<Node>, "a list of (operator, arguments, parameters)";
     null_as: Option<f64>, "a number or None";
     scalers: Option<Vec<PyMinMaxScaler>>, "a list of MinMaxScaler or None";
+    stop_loss: f64, "a number";
+    take_profit: f64, "a number";
 }

@@ -21,9 +21,11 @@ macro_rules! integers {
 }
 
 integers! {
+    bar_ms: i64 = 1..=i64::MAX;
     batch_size: usize = 1..=usize::MAX;
     day_ms: i64 = 1..=i64::MAX;
     epoch: u64 = 0..=u64::MAX;
+    horizon: usize = 1..=usize::MAX;
     lag_ms: Option<i64> = 0..=i64::MAX;
     length: usize = 1..=usize::MAX;
     max_rows: usize = 1..=usize::MAX;

@@ -18,6 +18,7 @@ mod epoch;
 mod error;
 mod frame;
 mod integer;
+mod labels;
 mod matrix;
 mod merge;
 mod pipeline;
@@ -54,7 +55,8 @@ fn py_build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 ///   or int64 numbers of seconds, milliseconds, microseconds or nanoseconds since 1970; see
 ///   `epoch_ms`.
 ///
-/// Arrays have no nulls. In `sma`, `rsi` and `MinMaxScaler`, NaN is a missing value.
+/// Arrays have no nulls. In `sma`, `rsi`, `triple_barrier` and `MinMaxScaler`, NaN is a missing
+/// value.
 ///
 /// An argument that is out of range or of the wrong type raises an ArgumentError that names the
 /// argument, what was received and what was expected. Integers may be NumPy's, but not floats or
@@ -73,5 +75,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(merge::py_merge, m)?)?;
     m.add_function(wrap_pyfunction!(rolling::py_rsi, m)?)?;
     m.add_function(wrap_pyfunction!(rolling::py_sma, m)?)?;
+    m.add_function(wrap_pyfunction!(labels::py_triple_barrier, m)?)?;
     Ok(())
 }
