@@ -134,6 +134,8 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
     ("options", "named"),
     [
         ({"horizon": 3}, {"horizon", "recipe"}),
+        ({"network_layers": 3}, {"network_layers", "network"}),
+        ({"engine": "exact"}, {"engine", "network"}),
         ({"embargo": 5}, {"embargo", "recipe"}),
         ({"recipe": "causal", "onnx_input": "ohlcv"}, {"onnx_input", "recipe"}),
         ({"recipe": "basic", "force_sentiment": True}, {"force_sentiment", "recipe"}),

@@ -23,8 +23,11 @@ class Listener:
     def epoch(self, number: int, logs: dict[str, float]) -> None:
         """Epoch `number`, counted from 1, has ended.
 
-        `logs` are those of Keras, and `val_persistence_rmse`: the RMSE of persistence on the
-        validation windows, in the unit of `val_rmse`.
+        `logs` has the values of Keras, and the error of a baseline on the validation windows. For
+        prices, returns and volatility, that is `val_persistence_rmse`, the RMSE of persistence in
+        the unit of `val_rmse`. For classes, it is `val_shares_loss`, the loss of a forecast that
+        gives each class its share of the weights of the training windows; `rmse` and `val_rmse`
+        are missing.
         """
 
     def fold(self, fold: Any) -> None:

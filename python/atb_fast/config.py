@@ -10,7 +10,7 @@ import dataclasses
 import keyword
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -83,17 +83,54 @@ RECIPES = {
     "legacy": "features, scaling and target of the trainer that atb-fast replaces",
     "causal": "no look-ahead bias, predicts returns",
     "basic": "raw candles, each window scaled by its own values, as in live strategies",
+    "engine": "the features of basic, for live strategies that expect classes or returns",
+    "meta_label": "whether a signal of the basic model pays after costs",
+    "volatility": "volatility of the next bar, with bands around the close",
+}
+
+#: The targets that any recipe can have, and what each predicts.
+TARGETS = {
+    "close": "the next close",
+    "window_close": "the next close in the range of the window",
+    "log_return": "the log return over the horizon",
+    "binary_direction": "whether the close rises over the horizon",
+    "smoothed_return": "the return to the mean close over the horizon",
+    "triple_barrier": "whether take profit, stop loss or neither is reached first",
+    "volatility": "the volatility over the horizon",
+}
+#: The targets that a recipe can have if the trading bot loads its bundles.
+TARGETS_OF_THE_BOT = {
+    "legacy": ("close",),
+    "basic": ("window_close",),
+    "engine": ("binary_direction", "smoothed_return", "triple_barrier"),
+    "meta_label": ("meta_label",),
+}
+
+#: The networks, and what each is.
+NETWORKS = {
+    "linear": "least squares or logistic regression on the last bars",
+    "dlinear": "linear, on the trend and the remainder of each window",
+    "mlp": "dense layers",
+    "tcn": "dilated causal convolutions",
+    "lstm": "LSTM layers",
+    "cnn_lstm": "convolutions and LSTM layers",
 }
 
 #: Model types that are used or reserved by built-in recipes.
 MODEL_TYPES = ("basic", "price", "sentiment", "causal", "meta_label", "volatility")
 
-Engine = Literal["auto", "compiled", "keras"]
+Engine = Literal["auto", "compiled", "keras", "exact"]
+#: Weights of the classes in the loss: all 1, or so that each class has the same total weight.
+ClassWeights = Literal["none", "balanced"]
+
+
+def _explained(kinds: Mapping[str, str]) -> str:
+    return "; ".join(f"{kind}: {text}" for kind, text in kinds.items())
 
 
 def recipe_help(names: Iterable[str]) -> str:
     """Return the help text of --recipe for a command that accepts these recipes."""
-    explained = "; ".join(f"{name}: {RECIPES[name]}" for name in names)
+    explained = _explained({name: RECIPES[name] for name in names})
     return (
         "The recipe, which defines features, target and network: a built-in one, a recipe file "
         f"(FILE.toml), or a Python class (package.module:Recipe). Built in: {explained}. Run "
@@ -361,14 +398,14 @@ class RecipeOptions(_Group):
     recipe: str | Any = option("legacy", recipe_help(RECIPES))
     sequence_length: int = option(
         120,
-        "Bars in a window.",
-        minimum=MIN_SEQUENCE_LENGTH,
+        f"Bars in a window, at least {MIN_SEQUENCE_LENGTH}.",
+        minimum=1,  # for recipes whose windows have a fixed length of 1
         needs="length",
         from_recipe=True,
     )
     horizon: int = option(
         1,
-        "Bars from the end of a window to the predicted close. For recipes that predict returns.",
+        "Number of bars that a forecast covers, for targets that have a horizon.",
         minimum=1,
         needs="horizon",
         from_recipe=True,
@@ -397,6 +434,82 @@ class RecipeOptions(_Group):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TargetOptions(_Group):
+    """What the model predicts, in place of the target of the recipe.
+
+    Each key of a target is an option too; see `recipes.keys`, which also checks the limits. The
+    help text names the targets that have the key in parentheses.
+    """
+
+    target: str | None = option(
+        None,
+        f"What the model predicts. {_explained(TARGETS)}. Default: the target of the recipe.",
+        choices=tuple(TARGETS),
+        metavar="KIND",
+    )
+    target_take_profit: float | None = option(
+        None,
+        "Distance of the upper barrier, as a share of the close: 0.04 is 4% (triple_barrier, "
+        "meta_label).",
+    )
+    target_stop_loss: float | None = option(
+        None,
+        "Distance of the lower barrier, as a share of the close (triple_barrier, meta_label).",
+    )
+    target_class_weights: ClassWeights | None = option(
+        None,
+        "Weights of the classes in the loss: none, or balanced, which gives each class the same "
+        "total weight (binary_direction, triple_barrier, meta_label).",
+    )
+    target_cost: float | None = option(
+        None,
+        "Cost of entry and exit together, as a share of the price: 0.002 is 0.2% (meta_label).",
+    )
+    target_quantiles: tuple[float, ...] | None = option(
+        None,
+        "Levels of the quantiles of the return that the model also predicts, as prices around the "
+        "last close, for example 0.05,0.95 (volatility).",
+        metavar="Q,Q",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(_Group):
+    """The network, in place of that of the recipe.
+
+    Each key of a network is an option too; see `recipes.keys`, which also checks the limits. The
+    help text names the networks that have the key in parentheses.
+    """
+
+    network: str | None = option(
+        None,
+        f"The network. {_explained(NETWORKS)}. Default: the network of the recipe.",
+        choices=tuple(NETWORKS),
+        metavar="KIND",
+    )
+    network_bars: int | None = option(None, "Number of newest bars that it reads (linear).")
+    network_l2: float | None = option(None, "L2 penalty, with --engine exact (linear).")
+    network_kernel: int | None = option(
+        None, "Bars of the moving average (dlinear), or of each convolution (tcn)."
+    )
+    network_units: int | None = option(
+        None,
+        "Units of each hidden layer (mlp), or of the first LSTM; later layers have half (lstm, "
+        "cnn_lstm).",
+    )
+    network_layers: int | None = option(None, "Number of hidden layers (mlp).")
+    network_filters: int | None = option(
+        None,
+        "Filters of each convolution (tcn), or of the first one; the second one has twice as many "
+        "(cnn_lstm).",
+    )
+    network_blocks: int | None = option(None, "Number of residual blocks (tcn).")
+    network_dropout: float | None = option(
+        None, "Dropout rate in training: the share of values set to 0 (mlp, tcn, cnn_lstm)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FitOptions(_Group):
     """How the model is fitted."""
 
@@ -417,9 +530,10 @@ class FitOptions(_Group):
     )
     engine: Engine = option(
         "auto",
-        "Training loop. keras: Keras' own; compiled: whole epochs compiled by XLA, faster after a "
-        "few seconds of compilation, with different random numbers for the same seed; auto: "
-        "compiled on a CPU, keras on a GPU.",
+        "How the network is fitted. keras: Keras' own training loop; compiled: whole epochs "
+        "compiled by XLA, faster after a few seconds of compilation, with different random numbers "
+        "for the same seed; exact: computes the optimum without epochs, only for the linear "
+        "network; auto: exact for the linear network, else compiled on a CPU and keras on a GPU.",
     )
     mixed_precision: bool = option(True, "Train the hidden layers in mixed float16 on a GPU.")
     tensorboard: Path | None = option(
@@ -476,6 +590,8 @@ class OutputOptions(_Group):
 GROUPS: dict[str, type] = {
     "Data": MarketOptions,
     "Recipe": RecipeOptions,
+    "Target": TargetOptions,
+    "Network": NetworkOptions,
     "Training": FitOptions,
     "Output": OutputOptions,
 }

@@ -7,6 +7,7 @@ are all derived from these declarations. `--help` imports this module, so it imp
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -25,7 +26,8 @@ class Option:
 
     Attributes:
         name: Name of the Python attribute, for example `batch_size`.
-        kind: `bool`, `int`, `str`, `date`, `Path`, or `dict` for a value by name.
+        kind: `bool`, `int`, `float`, `str`, `date`, `Path`, `tuple` for numbers, or `dict` for a
+            value by name.
         values: Type of the values of a `dict`: `str` or `Path`.
         optional: Whether None is allowed.
         choices: Allowed values; empty if every value of `kind` is.
@@ -74,7 +76,8 @@ class Option:
     def check(self, value: Any) -> Any:
         """Return `value`, converted to a date or a path where one is expected.
 
-        For a `dict`, texts such as `name=value` are accepted too. It is None if it is empty.
+        For a `dict`, texts such as `name=value` are accepted too. It is None if it is empty. For a
+        `tuple`, a text such as `0.05,0.95` is accepted too.
 
         Raises:
             ArgumentError: The type is wrong, or the value is out of range.
@@ -91,7 +94,7 @@ class Option:
         if convert:
             try:
                 value = convert(value)
-            except (TypeError, ValueError, RuntimeError):  # RuntimeError: ~nobody
+            except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: ~nobody
                 raise self._wrong(value, expected) from None
         if self.choices and value not in self.choices:
             raise self._wrong(value, f"one of {', '.join(self.choices)}")
@@ -168,6 +171,8 @@ def declared(group: type) -> Iterator[Option]:
         values = str
         if get_origin(kind) is dict:
             kind, values = dict, get_args(kind)[1]
+        if get_origin(kind) is tuple:
+            kind = tuple
         if get_origin(kind) is Literal:
             kind, choices = str, get_args(kind)
         yield Option(
@@ -236,6 +241,21 @@ def _to_path(value: Path | str) -> Path:
     return Path(value).expanduser()
 
 
+def _to_float(value: float) -> float:
+    # A text is a mistake in a settings file. The command line has converted it.
+    if isinstance(value, bool | str) or not math.isfinite(value):
+        raise TypeError
+    return float(value)
+
+
+def _to_numbers(value: str | list[Any] | tuple[Any, ...]) -> tuple[float, ...]:
+    if isinstance(value, str):
+        value = [] if value == "none" else [float(text) for text in value.split(",")]
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return tuple(map(_to_float, value))
+
+
 def _to_int(value: int) -> int:
     if isinstance(value, bool):
         raise TypeError
@@ -253,5 +273,7 @@ _CONVERTERS: dict[type, tuple[Callable[[Any], Any], str]] = {
     date: (_to_date, "a date such as 2024-01-31"),
     Path: (_to_path, "a path"),
     int: (_to_int, "an integer"),
+    float: (_to_float, "a number"),
+    tuple: (_to_numbers, "numbers such as 0.05,0.95, or none"),
     bool: (_to_bool, "True or False"),
 }

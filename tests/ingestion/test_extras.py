@@ -175,6 +175,22 @@ def test_files_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> N
     assert "x.csv" in str(caught.value)
 
 
+def test_columns_of_times_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = series(20).with_columns(made_at="timestamp", day=pl.col("timestamp").dt.date())
+    for name, write_file in (("x.csv", values.write_csv), ("x.parquet", values.write_parquet)):
+        write_file(tmp_path / name)
+        with caplog.at_level(logging.INFO):
+            assert_frame_equal(read_series(tmp_path / name), values.select("timestamp", "funding"))
+        assert f"{name}: left out the columns of times: made_at, day" in caplog.text
+    only = write(tmp_path / "only.csv", "timestamp,known\n2024-01-01,2024-01-02\n")
+    with pytest.raises(DataError, match="has no column besides timestamp; add a column with the"):
+        read_series(only)
+    # A text that only resembles a time in some rows is an invalid number, as before.
+    mixed = write(tmp_path / "mixed.csv", "timestamp,x\n2024-01-01,2024-01-02\n2024-01-02,3\n")
+    with pytest.raises(DataError, match="column x, row 1: found '2024-01-02', expected a finite"):
+        read_series(mixed)
+
+
 def test_other_paths_that_cannot_be_used(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path / "gone.csv", "gone.csv: no such file; check the path"),

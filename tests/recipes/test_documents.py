@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from atb_fast import Recipe, TrainingConfig
+from atb_fast.config import RECIPES
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.features.functions import col, mean
 from atb_fast.features.specs import SCALERS, FeatureSpec
@@ -69,7 +70,7 @@ def test_a_file_is_the_recipe_that_python_builds(write: Any) -> None:
     assert "candle graph" not in made.traits
 
 
-@pytest.mark.parametrize("name", ["legacy", "basic", "causal"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_documents_give_the_recipe_again(name: str, write: Any) -> None:
     recipe = library.get(name)
     document = json.loads(json.dumps(to_document(recipe)))
@@ -82,7 +83,7 @@ def test_documents_give_the_recipe_again(name: str, write: Any) -> None:
 def test_the_schema_describes_what_is_accepted() -> None:
     made = schema()
     assert set(made["properties"]) == set(Recipe.__dataclass_fields__)
-    for name in ("legacy", "basic", "causal"):
+    for name in RECIPES:
         document = to_document(library.get(name))
         assert set(document) <= set(made["properties"])
         assert set(made["required"]) <= set(document)
@@ -166,21 +167,48 @@ MALFORMED = [
     (changed('kind = "log_return"', ""), "target.kind is missing; expected one of close"),
     (
         changed("horizon = 4", "horizon = 0"),
-        "log_return.horizon: found 0, expected an integer of a",
+        "log_return.horizon: found 0, expected an integer from 1 to 1,048,576",
     ),
     (changed("horizon = 4", "horizon = 1.5"), "log_return.horizon: found 1.5, expected an integer"),
     (changed("horizon = 4", "horizont = 4"), "target log_return: unknown key 'horizont'"),
     (
         changed('"log_return"\nhorizon = 4', '"window_close"'),
-        "target: the scaler 'window' and",
+        "target: window_close needs the scaler 'window', but the features have another one",
+    ),
+    (
+        'name = "x"\nscaler = "window"\n[features]\nx = "close"\n[target]\nkind = "close"\n',
+        "target: close is a price, which windows scaled by their own values do not determine",
+    ),
+    ("lag = 2\n" + MOMENTUM, "lag: found 2, expected 0 or 1"),
+    ("lag = true\n" + MOMENTUM, "lag: found True, expected 0 or 1"),
+    (
+        MOMENTUM.replace("log_return", "meta_label"),
+        "the target meta_label needs the signals of the basic model",
+    ),
+    ("lag = 1\n" + MOMENTUM, "lag: found 1 with the target log_return, expected 0, because a pri"),
+    (
+        changed('"robust"', '"robust", timeframes = "1h"'),
+        "features.funding.timeframes: found '1h', expected a list of timeframes",
+    ),
+    (
+        changed('"robust"', '"robust", timeframes = ["1y"]'),
+        "features.funding.timeframes: found '1y'; expected one of 1m",
+    ),
+    (
+        changed('"robust"', '"robust", timeframes = [1]'),
+        "features.funding.timeframes: found 1, expected one of 1m",
+    ),
+    (
+        changed('"robust"', '"robust", timeframes = ["1h", "1h"]'),
+        "features.funding.timeframes: 1h is given twice; remove one",
     ),
     (changed('"log_return"\nhorizon = 4', '"close"\nhorizon = 4'), "target close: unknown key"),
     (changed("[target]", "[other]"), "unknown key 'other'"),
-    (MOMENTUM + '[network]\nkind = "gpt"\n', "network.kind: found 'gpt'; expected one of cnn_lstm"),
+    (MOMENTUM + '[network]\nkind = "gpt"\n', "network.kind: found 'gpt'; expected one of"),
     (MOMENTUM + "[network]\n", "network.kind is missing"),
     (
-        MOMENTUM + '[network]\nkind = "lstm"\nunits = 3\n',
-        "network lstm: unknown key 'units'",
+        MOMENTUM + '[network]\nkind = "lstm"\nunit = 3\n',
+        "network lstm: unknown key 'unit'",
     ),
     ("network = 3\n" + MOMENTUM, "network: found 3, expected a table"),
 ]

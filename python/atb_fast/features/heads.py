@@ -16,7 +16,7 @@ Loss = Literal["mse", "binary_crossentropy", "sparse_categorical_crossentropy"]
 
 @dataclass(frozen=True)
 class Head:
-    """The last layer of a network. It follows from the target, so every network serves all.
+    """The last layer of a network. It follows from the target, so any network fits any target.
 
     Attributes:
         activation: Its activation.
@@ -42,11 +42,11 @@ SIGMOID = Head("sigmoid")
 
 
 class Output(ABC):
-    """How the outputs of a model are read; in metadata.json, so that a bundle explains itself.
+    """How the outputs of a model are read. metadata.json stores it, so bundles are self-contained.
 
     Attributes:
         unit: Unit of the forecasts; empty for probabilities.
-        horizon: Bars after the anchor that a forecast is about.
+        horizon: Bars after the anchor that a forecast covers.
         lag: Bars from the last bar of a window to the anchor.
     """
 
@@ -81,6 +81,16 @@ class Output(ABC):
             last: Last close of each window, quote currency.
         """
         return outputs
+
+    def problem(self, outputs: NDArray[Any]) -> str | None:
+        """Return why engines cannot use the outputs of a model; None if they can.
+
+        Args:
+            outputs: Outputs of the model, shape (windows, units of `head`).
+        """
+        if np.isfinite(outputs).all():
+            return None
+        return "NaN or infinite values, expected finite numbers"
 
     @abstractmethod
     def columns(

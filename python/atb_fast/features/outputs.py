@@ -1,10 +1,11 @@
-"""Outputs that are not prices, and the one that the metadata of a bundle describes."""
+"""Outputs that are not prices, and the output that the metadata of a bundle describes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,10 @@ from atb_fast.features.price import PriceScale
 
 #: Largest horizon, in bars.
 _MOST_BARS = 1 << 20
+#: Largest difference of the sum of the probabilities of all classes from 1 that engines accept.
+_SUM_TOLERANCE = 1e-2
+#: Upper bound for the size of factors and quantiles, which are about 1.
+_LARGEST_NUMBER = 1e6
 #: The labels that each kind of classification may have.
 _CLASS_LABELS = {
     "binary_classification": ((-1, 1), (0, 1)),
@@ -46,6 +51,19 @@ class Classes(Output):
     def head(self) -> Head:
         """A sigmoid for two classes, a softmax for three."""
         return SIGMOID if len(self.labels) == 2 else Head("softmax", len(self.labels))
+
+    def problem(self, outputs: NDArray[Any]) -> str | None:
+        """Also reject numbers that are not probabilities: engines would ignore every forecast."""
+        found = super().problem(outputs)
+        if found is None and not ((outputs >= 0.0) & (outputs <= 1.0)).all():
+            low, high = outputs.min(), outputs.max()
+            found = f"values from {low:.4g} to {high:.4g}, expected probabilities from 0 to 1"
+        if found is None and self.head.units > 1:
+            sums = outputs.sum(axis=1)
+            if (np.abs(sums - 1.0) > _SUM_TOLERANCE).any():
+                low, high = sums.min(), sums.max()
+                found = f"probabilities that sum to {low:.4g} up to {high:.4g}, expected 1"
+        return found
 
     def columns(
         self,
@@ -83,7 +101,7 @@ class Return(Output):
     """A simple return from the close of the anchor, 0.01 for 1%.
 
     Attributes:
-        horizon: Bars after the anchor that the return is about.
+        horizon: Bars after the anchor that the return covers.
         lag: Bars from the last bar of a window to the anchor.
     """
 
@@ -113,7 +131,7 @@ class LogSigma(Output):
     """The logarithm of the volatility over the next bars.
 
     Attributes:
-        horizon: Bars that the volatility is about.
+        horizon: Bars that the volatility covers.
         variance_factor: Factor on the variance, so that its forecasts are right on average.
         quantiles: Quantiles of `return / sigma`, by level, ascending; empty for no bands.
         lag: Bars from the last bar of a window to the anchor.
@@ -133,10 +151,13 @@ class LogSigma(Output):
     def columns(
         self, forecasts: NDArray[np.float64], last: NDArray[np.float64]
     ) -> dict[str, NDArray[np.float64]]:
-        """Return `sigma` and, for each level, a price such as `price_q05`, quote currency."""
+        """Return `sigma` and, for each level, a price, quote currency.
+
+        The name of a price is its level in percent: `price_q05` for 0.05, `price_q02.5` for 0.025.
+        """
         sigma = self.sigma(forecasts)
         bands = {
-            f"price_q{100 * level:02.0f}": last * np.exp(quantile * sigma)
+            _band(level): last * np.exp(quantile * sigma)
             for level, quantile in self.quantiles.items()
         }
         return {"sigma": sigma} | bands
@@ -155,21 +176,43 @@ class LogSigma(Output):
         }
 
 
+def _band(level: float) -> str:
+    """Return the name of the price at a level; no two levels have the same."""
+    percent = Decimal(str(level)) * 100  # 100 * 0.07 is 7.000000000000001
+    return f"price_q{'0' if percent < 10 else ''}{percent.normalize():f}"
+
+
 def read(metadata: Mapping[str, Any]) -> Output:
     """Return the output that the metadata of a bundle describes.
 
     Raises:
-        BundleError: A key is missing or has an invalid value.
+        BundleError: A key is missing or has an invalid value, or keys contradict each other.
     """
-    given = metadata.get("output")
-    if given is None:
-        return PriceScale.from_dict(metadata.get("price_normalization"))
+    price, given, labels, sizes = (
+        metadata.get(key)
+        for key in ("price_normalization", "output", "class_labels", "target_distribution")
+    )
+    if given is None and labels is None and (sizes is None or price is not None):
+        return PriceScale.from_dict(price)
+    if price is not None:
+        raise BundleError(
+            "metadata.json has a price_normalization, but the model does not predict prices; "
+            "engines would convert its output to a price"
+        )
+    if given is None:  # a bundle of another trainer, made for strategies
+        if labels is None:
+            return Return(lag=1)
+        named = _class_labels(metadata)
+        # A meta-label, no or yes, belongs to the signal that is its window.
+        return Classes(named, lag=0 if named == (0, 1) else 1)
     if not isinstance(given, Mapping):
         raise BundleError(f"output is {given!r:.200}, expected an object")
     horizon, lag = (_bars(given, name, least) for name, least in (("horizon", 1), ("lag", 0)))
     kind = given.get("kind")
     if kind == "classes":
         return Classes(_class_labels(metadata), horizon, lag)
+    if labels is not None:
+        raise BundleError(f"metadata.json has class_labels, but its output has kind {kind!r:.80}")
     if kind == "return":
         return Return(horizon, lag)
     if kind == "log_sigma":
@@ -183,11 +226,29 @@ def read(metadata: Mapping[str, Any]) -> Output:
     )
 
 
+def kind_of(output: Output) -> str:
+    """Return what a model with this output predicts, for messages."""
+    if isinstance(output, PriceScale):
+        return "prices"
+    if isinstance(output, Classes):
+        return f"the classes {', '.join(map(str, output.labels))}"
+    return "volatility" if isinstance(output, LogSigma) else "returns"
+
+
+def describe(output: Output) -> str:
+    """Return what a model predicts and when; two models with the same text can replace each other.
+
+    Engines and strategies read the outputs of both in the same way.
+    """
+    return f"{kind_of(output)} (horizon {output.horizon}, lag {output.lag})"
+
+
 def _class_labels(metadata: Mapping[str, Any]) -> tuple[int, ...]:
     task, labels = metadata.get("task_type"), metadata.get("class_labels")
     known = _CLASS_LABELS.get(task, ()) if isinstance(task, str) else ()
     for allowed in known:
-        if isinstance(labels, list) and labels == list(allowed):
+        # True == 1 and 1.0 == 1, but engines compare the labels as they are.
+        if isinstance(labels, list) and labels == list(allowed) and {*map(type, labels)} == {int}:
             return allowed
     raise BundleError(
         f"task_type is {task!r:.80} with the class_labels {labels!r:.80}, expected one of "
@@ -201,14 +262,17 @@ def _bars(given: Mapping[str, Any], name: str, least: int) -> int:
     value = given.get(name)
     if type(value) is not int or not least <= value <= _MOST_BARS:
         raise BundleError(
-            f"{name} is {value!r:.80}, expected an integer from {least} to {_MOST_BARS}"
+            f"{name} is {value!r:.80}, expected an integer from {least} to {_MOST_BARS:,}"
         )
     return value
 
 
 def _number(value: Any, name: str) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise BundleError(f"{name} is {value!r:.80}, expected a finite number")
+    if type(value) not in (int, float) or not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
+        raise BundleError(
+            f"{name} is {value!r:.80}, expected a number from {-_LARGEST_NUMBER:,.0f} to "
+            f"{_LARGEST_NUMBER:,.0f}"
+        )
     return float(value)
 
 

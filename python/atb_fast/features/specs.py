@@ -44,11 +44,13 @@ class FeatureSpec:
         expression: What is computed for each bar.
         scaler: How the values are scaled.
         null_as: A value that replaces missing ones while the scaler is fitted; None to skip them.
+        timeframes: The timeframes that it exists for; empty for all.
     """
 
     expression: Expr
     scaler: Scaler = "standard"
     null_as: float | None = None
+    timeframes: tuple[str, ...] = ()
 
     @property
     def uses_index(self) -> bool:

@@ -46,10 +46,10 @@ class Parts:
 
 @dataclass(frozen=True)
 class Labels:
-    """What a model is fitted to, and what its forecasts are compared with, by row.
+    """The values that a model is fitted to, and those its forecasts are compared with, by row.
 
-    The values of window `s` are at row `s + length` for any horizon; rows that are not the label of
-    a window are NaN. All arrays are float64, shape (rows,).
+    The values of window `s` are at row `s + length` for any horizon; rows without a label are NaN.
+    All arrays are float64, shape (rows,).
 
     Attributes:
         values: The labels in the unit of the outputs; for classes, their indices.
@@ -58,8 +58,7 @@ class Labels:
         output: How outputs become forecasts.
         weights: The weight of each label in the loss; None if all are 1.
         base: A linear forecast from the last row of a window, in the unit of the outputs: weights,
-            shape (features,), and bias. The network learns what it misses. None for no such
-            forecast.
+            shape (features,), and bias. The network learns its error. None for no such forecast.
     """
 
     values: NDArray[np.float64]
@@ -126,7 +125,7 @@ class WindowedData:
 
     @property
     def horizon(self) -> int:
-        """Bars that a forecast is about; those of so many consecutive windows overlap."""
+        """Bars that a forecast covers; the horizons of so many consecutive windows overlap."""
         return self.output.horizon
 
     @property
@@ -138,8 +137,13 @@ class WindowedData:
         """Return the label that each window is fitted to, shape (windows,)."""
         return self.labels.values[starts + self.length]
 
+    def weights(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the weight that each window has in the loss, shape (windows,)."""
+        given = self.labels.weights
+        return np.ones(len(starts)) if given is None else given[starts + self.length]
+
     def targets(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return what each window forecasts: the actual value, shape (windows,)."""
+        """Return the actual value that each window forecasts, shape (windows,)."""
         return self.labels.actual[starts + self.length]
 
     def persistence(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -152,7 +156,18 @@ class WindowedData:
 
     def times(self, starts: NDArray[np.int64]) -> pl.Series:
         """Return the open times of the bars at which forecasts are listed, UTC."""
-        return self.prepared.timestamps.gather(starts + self.length - 1 + self.output.offset)
+        last, offset = starts + self.length - 1, self.output.offset
+        if isinstance(self.output, PriceScale):  # a close of the matrix, which may skip bars
+            return self.prepared.timestamps.gather(last + offset)
+        return self.prepared.frame["timestamp"].gather(self.prepared.matrix.rows[last] + offset)
+
+    def ends(self, starts: NDArray[np.int64]) -> pl.Series:
+        """Return the open times of the last bars that the labels depend on, UTC."""
+        if isinstance(self.output, PriceScale):
+            return self.times(starts)
+        anchors = self.prepared.matrix.rows[starts + self.length - 1 + self.output.lag]
+        times = self.prepared.frame["timestamp"]
+        return times.gather(np.minimum(anchors + self.horizon, len(times) - 1))
 
     def forecasts(
         self, starts: NDArray[np.int64], outputs: NDArray[np.float64]

@@ -24,6 +24,8 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
 
 #: Most characters of a file that a message quotes.
 _MOST_QUOTED = 200
+#: The beginning of an ISO 8601 date.
+_ISO = r"^\d{4}-\d{2}-\d{2}"
 
 
 def read_candles(path: Path) -> pl.DataFrame:
@@ -61,13 +63,18 @@ def read_sentiment(path: Path) -> pl.DataFrame:
 def read_series(path: Path) -> pl.DataFrame:
     """Return timestamp (ms, UTC) and every other column (float64, null where empty), ascending.
 
-    Rows are sorted if necessary.
+    Columns of times, which have no values that a feature could use, are left out. Rows are sorted
+    if necessary.
 
     Raises:
-        DataError: See `read_candles`; or there is no column besides timestamp.
+        DataError: See `read_candles`; or there is no column of values.
     """
     frame = _read(path)
-    columns = tuple(name for name in frame.columns if name != "timestamp")
+    others = [column for column in frame if column.name != "timestamp"]
+    times = [column.name for column in others if _is_time(column)]
+    if times:
+        log.info("%s: left out the columns of times: %s", path, ", ".join(times))
+    columns = tuple(column.name for column in others if column.name not in times)
     if not columns:
         raise DataError(f"{path} has no column besides timestamp; add a column with the values")
     return _tidy(path, frame, columns, _finite)
@@ -178,6 +185,13 @@ def _finite(path: Path, column: pl.Series) -> pl.Series:
     return numbers
 
 
+def _is_time(column: pl.Series) -> bool:
+    if column.dtype != pl.String:
+        return column.dtype.is_temporal()
+    known = column.drop_nulls()
+    return len(known) > 0 and known.str.contains(_ISO).all()
+
+
 def _in_range(path: Path, column: pl.Series) -> pl.Series:
     numbers = _numbers(path, column)
     if column.name not in CANDLE_COLUMNS:
@@ -268,7 +282,7 @@ def _parse(text: pl.Series) -> pl.Series:
     if numbers.null_count() == 0:
         return numbers
     # Only ISO 8601: 01/02/2024 is January in some countries and February in others.
-    iso = text.str.contains(r"^\d{4}-\d{2}-\d{2}").fill_null(value=False)
+    iso = text.str.contains(_ISO).fill_null(value=False)
     fractions = text.cast(pl.Float64, strict=False)
     if fractions.count() > iso.sum():
         return fractions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -103,8 +104,9 @@ class BaseRecipe(ABC):
         fit_scalers_on: The rows that scalers are fitted on, `training` or `all`.
         target: What its models predict.
         network: The network that learns it.
-        lag: Bars from the last bar of a window to the bar that a label belongs to; 1 for engines
-            that act at the close of the bar after a window.
+        original: The recipe before options changed it; None if they have not.
+        lag: Bars from the last bar of a window to the bar at whose close a label starts; 1 for
+            engines that act at the close of the bar after a window.
     """
 
     name: str
@@ -115,6 +117,7 @@ class BaseRecipe(ABC):
     target: Target = Close()
     network: Network = CnnLstm()
     lag: int = 0
+    original: BaseRecipe | None = None
 
     @property
     def traits(self) -> frozenset[str]:
@@ -134,6 +137,11 @@ class BaseRecipe(ABC):
             "horizon": self.target.horizon,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def further_metadata(self) -> Mapping[str, Any]:
+        """Further keys of metadata.json."""
+        return {}
 
     @abstractmethod
     def prepare(self, market: Market, options: RecipeOptions, context: Context) -> PreparedData:

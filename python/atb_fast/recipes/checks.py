@@ -6,15 +6,16 @@ import difflib
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, cast
 
-from atb_fast.config import CANDLE_COLUMNS, wrong_column_name
+from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES, wrong_column_name
 from atb_fast.errors import ArgumentError, ExpressionError
 from atb_fast.features.expressions import LOOK_AHEAD, Expr
 from atb_fast.features.frames import MOMENTUM
 from atb_fast.features.parser import parse
 from atb_fast.features.specs import INDEX_COLUMNS, SCALERS, FeatureSpec, Scaler
+from atb_fast.recipes.targets import Target
 
 #: Maximum number of features in a recipe.
 MOST_FEATURES = 1000
@@ -156,10 +157,11 @@ def _read_feature(name: Any, feature: Any, scaler: str, columns: tuple[str, ...]
     if not isinstance(feature, FeatureSpec):
         raise wrong(key, feature, "an expression, or a table with the key expression")
     check_choice(f"{key}.scaler", feature.scaler, SCALERS)
+    timeframes = check_timeframes(f"{key}.timeframes", feature.timeframes)
     if feature.null_as is not None and not _is_finite(feature.null_as):
         raise wrong(f"{key}.null_as", feature.null_as, "a finite number")
     _check_expression(key, feature.expression, columns)
-    return feature
+    return replace(feature, timeframes=timeframes)
 
 
 def _is_finite(value: Any) -> bool:
@@ -179,12 +181,11 @@ def _check_expression(key: str, expression: Expr, columns: tuple[str, ...]) -> N
         )
 
 
-def check_scaled_by_window(features: Mapping[str, FeatureSpec], *, needed: bool) -> bool:
-    """Return whether windows are scaled by their own values.
+def check_scaled_by_window(features: Mapping[str, FeatureSpec], target: Target) -> None:
+    """Raise ArgumentError unless all features or none are scaled by window, as `target` needs.
 
-    Raises:
-        ArgumentError: Only some features are, a feature is not a column of the candles, or the
-            target needs it and no feature is.
+    Windows that are scaled by their own values do not contain the level of the price. Of the
+    targets that are prices, they support only the one that is relative to the window.
     """
     by_window = {name: spec for name, spec in features.items() if spec.scaler == "window"}
     for name, spec in features.items():
@@ -199,10 +200,39 @@ def check_scaled_by_window(features: Mapping[str, FeatureSpec], *, needed: bool)
                 f"features.{name}: found {str(spec.expression)!r:.80}, expected a column of the "
                 "candles, because the scaler is 'window'"
             )
-    if bool(by_window) != needed:
-        found = "the features use another scaler" if needed else "the target is another one"
+    if target.scaled_by_window and not by_window:
         raise ArgumentError(
-            "target: the scaler 'window' and the target 'window_close' only work together, but "
-            f"{found}; use both or neither"
+            f"target: {target.kind} needs the scaler 'window', but the features have another one; "
+            'set scaler = "window", with columns of the candles as features, or use another target'
         )
-    return bool(by_window)
+    if by_window and target.price and not target.scaled_by_window:
+        raise ArgumentError(
+            f"target: {target.kind} is a price, which windows scaled by their own values do not "
+            "determine; use window_close, a target that is not a price, or another scaler"
+        )
+
+
+def check_lag(lag: Any, target: Target) -> None:
+    """Raise ArgumentError unless `lag` is 0 or 1, and 0 if the target is a price."""
+    if type(lag) is not int or lag not in (0, 1):  # bool is a subclass of int
+        raise wrong("lag", lag, "0 or 1")
+    if lag and target.price:
+        raise ArgumentError(
+            f"lag: found {lag} with the target {target.kind}, expected 0, because a price has no "
+            "lag; remove it, or use a target that is not a price"
+        )
+
+
+def check_timeframes(key: str, timeframes: Any) -> tuple[str, ...]:
+    """Return the timeframes that a feature exists for; empty for all.
+
+    Raises:
+        ArgumentError: It is not a list of timeframes, or one is given twice.
+    """
+    if not isinstance(timeframes, list | tuple):
+        raise wrong(key, timeframes, "a list of timeframes")
+    for i, timeframe in enumerate(timeframes):
+        check_choice(key, timeframe, TIMEFRAMES)
+        if timeframe in timeframes[:i]:
+            raise ArgumentError(f"{key}: {timeframe} is given twice; remove one")
+    return tuple(timeframes)

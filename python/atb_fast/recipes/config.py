@@ -7,23 +7,30 @@ from typing import Any
 
 from atb_fast.config import (
     LARGEST_WINDOW,
+    MIN_SEQUENCE_LENGTH,
     OPTIONS,
     RECIPES,
     TIMEFRAMES,
     FitOptions,
     MarketOptions,
+    NetworkOptions,
     OutputOptions,
     RecipeOptions,
+    TargetOptions,
 )
 from atb_fast.errors import ArgumentError
 from atb_fast.recipes import library
+from atb_fast.recipes.applied import applied
 from atb_fast.recipes.base import BaseRecipe
 from atb_fast.recipes.recipe import Recipe
+from atb_fast.recipes.targets import TARGETS
 
 
 # A dataclass takes the fields of its last base first, so the constructor begins with the symbol.
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(OutputOptions, FitOptions, RecipeOptions, MarketOptions):
+class TrainingConfig(
+    OutputOptions, FitOptions, NetworkOptions, TargetOptions, RecipeOptions, MarketOptions
+):
     """The options of a training run. Immutable; checked on construction.
 
     Each stage takes only the group of options that it uses. A recipe may have its own defaults for
@@ -32,7 +39,8 @@ class TrainingConfig(OutputOptions, FitOptions, RecipeOptions, MarketOptions):
     Attributes:
         recipe: The name of the recipe. The constructor also accepts a recipe object, and
             everything that `library.find` accepts.
-        definition: The recipe object.
+        definition: The recipe with these options applied: its target and network, and only the
+            features that exist for the timeframe. The constructor accepts a recipe object.
 
     Raises:
         ArgumentError: An invalid option, options that contradict each other, or an invalid recipe.
@@ -49,6 +57,15 @@ class TrainingConfig(OutputOptions, FitOptions, RecipeOptions, MarketOptions):
             library.check_own(made)
         elif made is None or made.name != self.recipe:
             made = library.find(str(OPTIONS["recipe"].check(self.recipe)))
+        else:  # `dataclasses.replace` passes the definition, and the horizon of its target
+            before, made = made.target, made.original or made
+            own = (library.get(made.name) if made.name in RECIPES else made).target
+            other = own.kind != before.kind and before.kind in TARGETS
+            default = TARGETS[before.kind]() if other else own
+            asked = made.target.kind if self.target is None else self.target
+            if asked != before.kind and self.horizon == default.horizon:
+                self._set("horizon", None)
+        made = applied(made, {name: getattr(self, name) for name in OPTIONS})
         self._set("definition", made)
         self._set("recipe", made.name)
         for name, value in made.defaults.items():
@@ -80,12 +97,45 @@ class TrainingConfig(OutputOptions, FitOptions, RecipeOptions, MarketOptions):
             shown = "" if value is True or item.kind is dict else f" {value}"
             given = f"{item.flag}{shown}"
             others = [name for name in RECIPES if item.needs in library.get(name).traits]
-            instead = f"--recipe {' or '.join(others)}"
-            if item.needs == "extra":  # no built-in recipe reads one
+            owner, instead = f"the {self.recipe} recipe", f"--recipe {' or '.join(others)}"
+            if self.recipe in others:  # it would apply to the recipe's own target
+                owner, instead = f"the target {made.target.kind}", "another --target"
+            elif item.needs == "horizon":
+                instead += " or another --target, such as log_return"
+            elif item.needs == "extra":  # no built-in recipe reads one
                 instead = "a recipe file that lists the column under `extra` and reads it"
             raise ArgumentError(
-                f"{given} does not apply to the {self.recipe} recipe; remove it, or use {instead}",
-                options=(item.name, "recipe"),
+                f"{given} does not apply to {owner}; remove it, or use {instead}",
+                options=(item.name, "target" if self.recipe in others else "recipe"),
+            )
+        if self.engine == "exact" and made.network.kind != "linear":
+            raise ArgumentError(
+                f"--engine exact does not fit the network {made.network.kind}; use --network "
+                "linear, or another --engine",
+                options=("engine", "network"),
+            )
+        if self.network_l2 is not None and self.engine in ("compiled", "keras"):
+            raise ArgumentError(
+                f"--network-l2 has no effect with --engine {self.engine}, which stops "
+                "early instead; remove it, or use --engine exact",
+                options=("network_l2", "engine"),
+            )
+        self._check_length(made)
+
+    def _check_length(self, made: BaseRecipe) -> None:
+        """Raise ArgumentError if windows are too short for the network, or too large."""
+        if "length" in made.traits and self.sequence_length < MIN_SEQUENCE_LENGTH:
+            raise ArgumentError(
+                f"--sequence-length is {self.sequence_length}, expected at least "
+                f"{MIN_SEQUENCE_LENGTH}",
+                options=["sequence_length"],
+            )
+        bars = made.network.values.get("bars", 1)
+        if bars > self.sequence_length:
+            raise ArgumentError(
+                f"--network-bars is {bars}, but a window has --sequence-length "
+                f"{self.sequence_length} bars; use fewer bars, or longer windows",
+                options=("network_bars", "sequence_length"),
             )
         features = len(made.specs) if isinstance(made, Recipe) else 1
         values = features * self.sequence_length
@@ -107,4 +157,6 @@ def _plain(value: Any) -> Any:
     """Return the value of an option as a JSON value."""
     if isinstance(value, dict):
         return {name: str(item) for name, item in value.items()}
-    return value if isinstance(value, bool | int | str | None) else str(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, bool | int | float | str | None) else str(value)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from atb_fast.config import TIMEFRAMES
 from atb_fast.features.prepared import PreparedData
-from atb_fast.features.specs import Specs, compiled, unscaled
+from atb_fast.features.specs import FeatureSpec, Specs, unscaled
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare
 from atb_fast.recipes.base import BaseRecipe
 from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.documents import to_document
 from atb_fast.recipes.recipe import Recipe
-from atb_fast.recipes.targets import Target
 
 #: Defaults of the program, for recipes without their own.
 _TIMEFRAME, _LENGTH = "1d", 120
@@ -25,7 +24,8 @@ _TIMEFRAME, _LENGTH = "1d", 120
 def describe(recipe: BaseRecipe, options: TrainingConfig | None = None) -> dict[str, Any]:
     """Return what is known about a recipe without a market, as JSON values.
 
-    Timeframe, sequence length and horizon are those of `options`, by default those of the recipe.
+    Timeframe, sequence length and horizon are those of `options`, by default those of the recipe;
+    without options, features of other timeframes are included, but do not count.
     `warmup` and `lookback` are in bars: those at the start of a frame that have no features, and
     those before a window that its features depend on. `purge` is the number of windows that are
     dropped before the validation and test parts because they overlap them.
@@ -36,41 +36,43 @@ def describe(recipe: BaseRecipe, options: TrainingConfig | None = None) -> dict[
     horizon = recipe.target.horizon
     if options is not None:
         timeframe, length, horizon = options.timeframe, options.sequence_length, options.horizon
-    features = _features(recipe.specs, TIMEFRAMES[timeframe])
+    features = _features(recipe.specs, timeframe)
+    present = [each for each in features if timeframe in (each["timeframes"] or TIMEFRAMES)]
     return {
         "name": recipe.name,
         "description": recipe.description,
         "timeframe": timeframe,
         "sequence_length": length,
         "features": features,
-        "target": {"kind": recipe.target.kind, **_target(recipe.target, horizon)},
-        "network": {"kind": recipe.network.kind, **asdict(recipe.network)},
+        "lag": recipe.lag,
+        "target": {"kind": recipe.target.kind, **recipe.target.values},
+        "network": {"kind": recipe.network.kind, **recipe.network.values},
         "split": recipe.split,
         "fit_scalers_on": recipe.fit_scalers_on,
         "extra": list(recipe.extra),
         "index": "index" in recipe.traits,
-        "warmup": max((feature["warmup"] for feature in features), default=0),
-        "lookback": max((feature["lookback"] for feature in features), default=0),
-        "purge": length - 1 + horizon if recipe.split == "purged" else 0,
+        "warmup": max((feature["warmup"] for feature in present), default=0),
+        "lookback": max((feature["lookback"] for feature in present), default=0),
+        "purge": length - 1 + recipe.lag + horizon if recipe.split == "purged" else 0,
     }
 
 
-def _target(target: Target, horizon: int) -> dict[str, Any]:
-    own = asdict(target)
-    return own | {"horizon": horizon} if "horizon" in own else own
+def _features(specs: Specs, timeframe: str) -> list[dict[str, Any]]:
+    return [_feature(name, spec, timeframe) for name, spec in specs.items()]
 
 
-def _features(specs: Specs, bar_ms: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": feature.name,
-            "expression": str(specs[feature.name].expression),
-            "scaler": specs[feature.name].scaler,
-            "warmup": feature.warmup,
-            "lookback": feature.lookback,
-        }
-        for feature in compiled(specs, bar_ms)
-    ]
+def _feature(name: str, spec: FeatureSpec, timeframe: str) -> dict[str, Any]:
+    if spec.timeframes and timeframe not in spec.timeframes:
+        timeframe = spec.timeframes[0]
+    made = spec.compiled(name, TIMEFRAMES[timeframe])
+    return {
+        "name": name,
+        "expression": str(spec.expression),
+        "scaler": spec.scaler,
+        "timeframes": list(spec.timeframes),
+        "warmup": made.warmup,
+        "lookback": made.lookback,
+    }
 
 
 @dataclass(frozen=True)

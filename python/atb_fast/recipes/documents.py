@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,16 +15,20 @@ from atb_fast.features.specs import SCALERS, FeatureSpec
 from atb_fast.recipes import checks
 from atb_fast.recipes.base import BaseRecipe
 from atb_fast.recipes.joining import JOINS
+from atb_fast.recipes.keys import Key, Part, keys
+from atb_fast.recipes.meta_label import MetaLabelRecipe
 from atb_fast.recipes.networks import NETWORKS
 from atb_fast.recipes.recipe import FIT_SCALERS_ON, Recipe
 from atb_fast.recipes.split import SPLITS
 from atb_fast.recipes.targets import TARGETS
 
-Part = TypeVar("Part")
+Kind = TypeVar("Kind", bound=Part)
 
 #: Largest recipe file that is read, in bytes.
 _MOST_BYTES = 1 << 20
 _KEYS = tuple(item.name for item in fields(Recipe))
+#: The built-in recipes that compute columns themselves. Their names are reserved.
+_CLASSES: dict[str, type[Recipe]] = {"meta_label": MetaLabelRecipe}
 #: Keys whose value is stored as it is in `Recipe`.
 _PLAIN = tuple(key for key in _KEYS if key not in ("features", "target", "network"))
 
@@ -72,7 +76,7 @@ def from_document(document: Any) -> Recipe:
     for key in ("name", "features", "target"):
         if key not in document:
             raise ArgumentError(f"{key} is missing; expected at least name, features and target")
-    return Recipe(
+    return _CLASSES.get(str(document["name"]), Recipe)(
         **{key: document[key] for key in _PLAIN if key in document},
         features=document["features"],
         target=_part("target", document["target"], TARGETS),
@@ -80,14 +84,14 @@ def from_document(document: Any) -> Recipe:
     )
 
 
-def _part(key: str, given: Any, kinds: Mapping[str, type[Part]]) -> Part:
+def _part(key: str, given: Any, kinds: Mapping[str, type[Kind]]) -> Kind:
     if not isinstance(given, Mapping):
         raise checks.wrong(key, given, f"a table [{key}] with the key kind")
     if "kind" not in given:
         raise ArgumentError(f"{key}.kind is missing; expected one of {', '.join(kinds)}")
     checks.check_choice(f"{key}.kind", given["kind"], kinds)
     kind = kinds[given["kind"]]
-    names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    names = [each.name for each in keys(kind)]
     checks.check_table(f"{key} {given['kind']}", given, ("kind", *names))
     return kind(**{name: value for name, value in given.items() if name != "kind"})
 
@@ -95,9 +99,9 @@ def _part(key: str, given: Any, kinds: Mapping[str, type[Part]]) -> Part:
 def to_document(recipe: BaseRecipe) -> dict[str, Any]:
     """Return the document of a recipe, as JSON values; only what differs from the defaults.
 
-    A class other than `Recipe` has none; instead, the document says where it is.
+    A class of a user has none; instead, the document says where it is.
     """
-    if type(recipe) is not Recipe:
+    if not isinstance(recipe, Recipe) or type(recipe) not in (Recipe, *_CLASSES.values()):
         return {"python": f"{type(recipe).__module__}:{type(recipe).__qualname__}"}
     defaults = {item.name: item.default for item in fields(Recipe)}
     plain: dict[str, Any] = {}
@@ -109,8 +113,8 @@ def to_document(recipe: BaseRecipe) -> dict[str, Any]:
         "features": {
             name: _feature_document(spec, recipe.scaler) for name, spec in recipe.specs.items()
         },
-        "target": {"kind": recipe.target.kind, **asdict(recipe.target)},
-        "network": {"kind": recipe.network.kind, **asdict(recipe.network)},
+        "target": {"kind": recipe.target.kind, **recipe.target.values},
+        "network": {"kind": recipe.network.kind, **recipe.network.values},
     }
 
 
@@ -118,6 +122,8 @@ def _feature_document(spec: FeatureSpec, scaler: str) -> Any:
     rest: dict[str, Any] = {} if spec.scaler == scaler else {"scaler": spec.scaler}
     if spec.null_as is not None:
         rest["null_as"] = spec.null_as
+    if spec.timeframes:
+        rest["timeframes"] = list(spec.timeframes)
     return {"expression": str(spec.expression), **rest} if rest else str(spec.expression)
 
 
@@ -146,6 +152,7 @@ def schema() -> dict[str, Any]:
             "expression": text,
             "scaler": {"enum": list(SCALERS)},
             "null_as": {"type": "number"},
+            "timeframes": {"type": "array", "items": {"enum": list(TIMEFRAMES)}},
         },
         "required": ["expression"],
         "additionalProperties": False,
@@ -168,6 +175,7 @@ def schema() -> dict[str, Any]:
             "fit_scalers_on": {"enum": list(FIT_SCALERS_ON)},
             "split": {"enum": list(SPLITS)},
             "sentiment_join": {"enum": list(JOINS)},
+            "lag": {"enum": [0, 1]},
             "extra": {"type": "array", "items": {"type": "string", "pattern": checks.COLUMN_NAME}},
             "features": {
                 "type": "object",
@@ -184,11 +192,26 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _part_schema(name: str, kind: type[Any]) -> dict[str, Any]:
-    numbers = {item.name: {"type": "integer", "minimum": 1} for item in fields(kind)}
+def _part_schema(name: str, kind: type[Part]) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {"kind": {"const": name}, **numbers},
+        "properties": {
+            "kind": {"const": name},
+            **{each.name: _key_schema(each) for each in keys(kind)},
+        },
         "required": ["kind"],
         "additionalProperties": False,
     }
+
+
+def _key_schema(each: Key) -> dict[str, Any]:
+    types = {int: "integer", float: "number", bool: "boolean", str: "string"}
+    limits = {"minimum": each.minimum, "maximum": each.maximum}
+    item: dict[str, Any] = {"type": types[each.kind]}
+    item |= {name: limit for name, limit in limits.items() if limit is not None}
+    if each.choices:
+        item = {"enum": list(each.choices)}
+    if each.listed:
+        item = {"type": "array", "items": item, "maxItems": each.most}
+    default = list(each.default) if each.listed else each.default
+    return item | {"default": default}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -37,8 +37,9 @@ from atb_fast.recipes.base import BaseRecipe, Context, check_moves
 from atb_fast.recipes.joining import JOINS, Joined, joined_as_of
 from atb_fast.recipes.networks import CnnLstm, Network
 from atb_fast.recipes.shrinkage import shrinkage_factor
-from atb_fast.recipes.split import SPLITS
-from atb_fast.recipes.targets import LogReturn, Predict, Target
+from atb_fast.recipes.split import SPLITS, remedies
+from atb_fast.recipes.targets import LogReturn, MetaLabel, Predict, Target
+from atb_fast.recipes.targets.meta_label import without_signals
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ class Recipe(BaseRecipe):
         split: How windows are divided into parts; one of `SPLITS`.
         sentiment_join: How the Fear & Greed index is joined to the candles; one of `JOINS`.
         extra: Further columns of the candles that features read.
-        lag: 1 if the label of a window belongs to the bar after it, as for the strategies of the
-            trading bot; 0 if it belongs to its last bar.
+        lag: 1 if the label of a window starts at the close of the bar after it, as for strategies
+            of the trading bot; 0 if it starts at the last close of the window.
         timeframe: Default timeframe.
         sequence_length: Default number of bars in a window.
         sentiment_lag_days: Default minimum age of the index in days.
@@ -102,23 +103,24 @@ class Recipe(BaseRecipe):
         if self.timeframe is not None:
             checks.check_choice("timeframe", self.timeframe, TIMEFRAMES)
         if self.sequence_length is not None:
-            checks.check_whole("sequence_length", self.sequence_length, MIN_SEQUENCE_LENGTH)
-        checks.check_whole("lag", self.lag, 0, 1)
+            least = MIN_SEQUENCE_LENGTH if type(self) is Recipe else 1  # for any network
+            checks.check_whole("sequence_length", self.sequence_length, least)
         if (days := self.sentiment_lag_days) is not None:
             checks.check_whole("sentiment_lag_days", days, 0, LONGEST_LAG_DAYS)
         for key, kind in (("target", Target), ("network", Network)):
             if not isinstance(getattr(self, key), kind):
                 raise checks.wrong(key, getattr(self, key), f"a {kind.__name__}")
-        for part in (self.target, self.network):
-            for item in fields(part):
-                checks.check_whole(f"{part.kind}.{item.name}", getattr(part, item.name), 1)
         extra = checks.check_extra(self.extra)
         features = checks.read_features(
             self.features, scaler=self.scaler, extra=extra, sentiment_join=self.sentiment_join
         )
-        checks.check_scaled_by_window(features, needed=self.target.scaled_by_window)
+        checks.check_scaled_by_window(features, self.target)
+        checks.check_lag(self.lag, self.target)
+        self.target.check_features(features)
         if type(self) is Recipe:  # another class may use an extra in `prepare`
             checks.check_read(extra, features)
+            if isinstance(self.target, MetaLabel):
+                raise without_signals()
         object.__setattr__(self, "extra", extra)
         object.__setattr__(self, "features", features)
 
@@ -137,10 +139,11 @@ class Recipe(BaseRecipe):
             "length": columns,
             "index": index,
             "lag": index and self.sentiment_join == "as_of",
-            "horizon": "horizon" in {item.name for item in fields(self.target)},
+            "horizon": "horizon" in self.target.values,
             "purge": self.split == "purged",
             "extra": columns,
             "candle graph": columns
+            and self.target.price
             and not self.extra
             and self.sentiment_join == "resampled"
             and all(_in_graph(part) for spec in specs for part in spec.expression.walk()),
@@ -150,7 +153,7 @@ class Recipe(BaseRecipe):
     @property
     def scaled_by_window(self) -> bool:
         """Whether each window is scaled by its own values."""
-        return self.target.scaled_by_window
+        return any(spec.scaler == "window" for spec in self.specs.values())
 
     @property
     def local(self) -> bool:
@@ -259,6 +262,8 @@ class Recipe(BaseRecipe):
         """Return the directory in the registry."""
         if self.name == "legacy":  # its bundles have the types of the trainer that it reproduces
             return "sentiment" if index else "price"
+        if self.name == "engine":  # the type that live strategies load
+            return "price"
         return self.name
 
     def _features(
@@ -316,11 +321,13 @@ def _check_length(
     warmup = max(feature.warmup for feature in features)
     least = warmup + options.sequence_length + reach
     if len(frame) < least:
+        shorter = warmup + MIN_SEQUENCE_LENGTH + reach <= len(frame)
+        rest = least - options.horizon + 1
+        hint = remedies(options, length=shorter, horizon=rest <= len(frame))
         raise DataError(
             f"the range has {counted(len(frame), 'candle')}, expected at least {least:,}: "
             f"{warmup:,} of warm-up, {options.sequence_length:,} for a window "
-            f"and {reach} for the horizon; use a longer range or a shorter "
-            "--sequence-length"
+            f"and {reach} for the horizon; {hint}"
         )
 
 

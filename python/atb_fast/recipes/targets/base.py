@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,42 +13,47 @@ from numpy.typing import NDArray
 from atb_fast.config import RecipeOptions
 from atb_fast.features.heads import LINEAR, Head, Output
 from atb_fast.features.prepared import PreparedData
+from atb_fast.features.specs import Specs
 from atb_fast.features.windows import Labels, Parts, WindowedData
+from atb_fast.recipes.keys import Part
 
 #: Returns the outputs of a fitted model for the windows at these starts.
 Predict = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Target(ABC):
+class Target(Part):
     """What a model predicts from a window.
 
-    To add one, subclass this and add the class to `TARGETS`. Its fields are its keys in a recipe
-    file.
+    To add one, subclass this and add the class to `TARGETS`. Its fields are its keys; see `Part`.
 
-    A label belongs to an anchor, the bar `lag` bars after the last bar of a window, and looks
-    `options.horizon` bars further.
+    A label starts at an anchor, the bar `lag` bars after the last bar of a window, and depends on
+    the next `options.horizon` bars.
 
     Attributes:
-        kind: Its name in a recipe file.
+        price: Whether its forecasts are prices. The predicted bar follows the window, so such a
+            target has no lag.
         scaled_by_window: Whether it needs windows that are scaled by their own values.
         relative: Whether an output of 0 means "no change". If so, a network is initialized to
             predict 0, and its outputs are multiplied by a shrinkage factor.
     """
 
-    kind: ClassVar[str]
+    price: ClassVar[bool] = False
     scaled_by_window: ClassVar[bool] = False
     relative: ClassVar[bool] = False
 
     @property
     def horizon(self) -> int:
-        """Bars after the anchor that a label looks at."""
+        """Bars after the anchor that a label depends on."""
         return 1
 
     @property
     def head(self) -> Head:
         """The last layer of a network that predicts it."""
         return LINEAR
+
+    def check_features(self, features: Specs) -> None:
+        """Raise ArgumentError if the target needs other features; by default, it does not."""
 
     def usable(
         self,
@@ -68,7 +73,7 @@ class Target(ABC):
     def labels(
         self, prepared: PreparedData, options: RecipeOptions, parts: Parts, lag: int = 0
     ) -> Labels:
-        """Return the label of each row; what is estimated, on the training windows of `parts`."""
+        """Return the label of each row. Estimates use only the training windows of `parts`."""
 
     def calibrated(self, data: WindowedData, predict: Predict) -> Output:
         """Return how outputs are read after the fit; by default as before it.

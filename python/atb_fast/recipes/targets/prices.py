@@ -14,6 +14,7 @@ from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Labels, Parts
+from atb_fast.recipes.keys import key
 from atb_fast.recipes.targets.base import Target
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Close(Target):
     """The close of the next bar, in quote currency."""
 
     kind = "close"
+    price = True
 
     def labels(
         self,
@@ -47,6 +49,7 @@ class WindowClose(Target):
     """The close of the next bar as a position in the range of the window's closes."""
 
     kind = "window_close"
+    price = True
     scaled_by_window = True
 
     def usable(
@@ -105,9 +108,10 @@ class LogReturn(Target):
     """
 
     kind = "log_return"
+    price = True
     relative = True
 
-    horizon: int = 1
+    horizon: int = key(1, minimum=1, maximum=1 << 20)
 
     def labels(
         self,
