@@ -1,9 +1,9 @@
 """Times a training step: the compiled engine next to Keras' `fit` on an array of the same windows.
 
 Both train the same network on the same windows of daily BTCUSDT, alternately in one process. A
-process has one number of threads, so this program runs itself once for each.
+process has one number of threads, so this program runs itself once for each case.
 
-    python benches/steps.py
+    python benches/steps.py [cases] [networks]
 """
 
 from __future__ import annotations
@@ -22,24 +22,34 @@ from common import HERE, duration, header, inputs, machine, row, timed
 
 #: Threads, bars of a window and windows of a batch.
 CASES = [(2, 120, 32), (1, 120, 32), (2, 120, 256)]
+#: The same for the table of networks.
+NETWORK_CASE = (2, 120, 32)
+TABLES = ("cases", "networks")
 ROUNDS = 2
 EPOCHS = {"compiled": 7, "keras": 4}
 
 
-def measure(data_options: dict[str, Any], length: int, batch_size: int) -> dict[str, list[float]]:
-    """Return the seconds of a step and of an epoch with its evaluation, for both ways."""
+def measure(
+    data_options: dict[str, Any], length: int, batch_size: int, network: str
+) -> dict[str, list[float]]:
+    """Return the seconds of a step, of an epoch with its evaluation, and of the compilation.
+
+    They are those of both ways, but Keras compiles nothing.
+    """
     import keras
 
     from atb_fast import TrainingConfig, load_market, recipes
+    from atb_fast.recipes.networks import NETWORKS
     from atb_fast.training.device import configure
     from atb_fast.training.engine import fit
 
     class Clock(keras.callbacks.Callback):  # type: ignore[misc]
         """Times the training part of each epoch, and the whole of it."""
 
-        def __init__(self, steps: list[float], epochs: list[float]) -> None:
+        def __init__(self, steps: list[float], epochs: list[float], first: list[float]) -> None:
             super().__init__()
-            self.steps, self.epochs = steps, epochs
+            self.steps, self.epochs, self.first = steps, epochs, first
+            self.made = time.perf_counter()
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
             self.began = time.perf_counter()
@@ -48,9 +58,11 @@ def measure(data_options: dict[str, Any], length: int, batch_size: int) -> dict[
             self.trained = time.perf_counter() - self.began
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-            if epoch:  # the first one compiles
+            if epoch:
                 self.steps.append(self.trained / -(-len(data.train) // batch_size))
                 self.epochs.append(time.perf_counter() - self.began)
+            else:  # it compiles
+                self.first.append(time.perf_counter() - self.made)
 
     config = TrainingConfig(
         symbol="BTCUSDT",
@@ -69,10 +81,10 @@ def measure(data_options: dict[str, Any], length: int, batch_size: int) -> dict[
     (x, y), test = (
         (data.windows(part), data.fitted(part)) for part in (data.train, data.validation)
     )
-    found: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in EPOCHS}
+    found: dict[str, tuple[list[float], ...]] = {way: ([], [], []) for way in EPOCHS}
     for _ in range(ROUNDS):
         for way, times in found.items():
-            model = recipe.build(length, x.shape[2])
+            model = NETWORKS[network]().build(length, x.shape[2])
             clock = Clock(*times)
             if way == "compiled":
                 fit(model, data, config, callbacks=[clock])
@@ -87,12 +99,16 @@ def measure(data_options: dict[str, Any], length: int, batch_size: int) -> dict[
                 verbose=0,
                 callbacks=[clock],
             )
-    return {way: [statistics.median(times) for times in both] for way, both in found.items()}
+    return {
+        way: [statistics.median(steps), statistics.median(epochs), max(first)]
+        for way, (steps, epochs, first) in found.items()
+    }
 
 
 def main() -> None:
     """Time all cases and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("tables", nargs="*", help=f"{' or '.join(TABLES)}; by default both")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a case, for the process that times it
     given = parser.parse_args()
     if given.one:
@@ -100,20 +116,37 @@ def main() -> None:
         return
     scratch = tempfile.TemporaryDirectory(prefix="atb-fast-bench-")
     options, what = inputs(Path(scratch.name))
-    print(machine())
-    print(f"\nBTCUSDT 1d, legacy network, {what}, medians:\n")
-    ways = ["step, compiled", "step, Keras", "epoch, compiled", "epoch, Keras"]
-    print(header("threads, bars of a window, batch", *ways), flush=True)
-    for threads, length, batch_size in CASES:
-        paths = {"candles": options[1], "sentiment": options[3]}
-        case = {"data_options": paths, "length": length, "batch_size": batch_size}
+    paths = {"candles": options[1], "sentiment": options[3]}
+
+    def timed_case(case: tuple[int, int, int], network: str) -> Any:
+        threads, length, batch_size = case
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ[name] = str(threads)
-        _, found = timed([str(HERE / "steps.py"), "--one", json.dumps(case)])
-        cells = []
-        for ours, theirs in zip(found["compiled"], found["keras"], strict=True):
-            cells += [duration(ours), f"{duration(theirs)}, {theirs / ours:.1f}x"]
-        print(row(f"{threads}, {length}, {batch_size}", *cells), flush=True)
+        one = {"data_options": paths, "length": length, "batch_size": batch_size}
+        return timed([str(HERE / "steps.py"), "--one", json.dumps(one | {"network": network})])[1]
+
+    print(machine())
+    if "cases" in (given.tables or TABLES):
+        print(f"\nBTCUSDT 1d, legacy network, {what}, medians:\n")
+        ways = ["step, compiled", "step, Keras", "epoch, compiled", "epoch, Keras"]
+        print(header("threads, bars of a window, batch", *ways), flush=True)
+        for case in CASES:
+            found = timed_case(case, "cnn_lstm")
+            cells = []
+            for ours, theirs in list(zip(found["compiled"], found["keras"], strict=True))[:2]:
+                cells += [duration(ours), f"{duration(theirs)}, {theirs / ours:.1f}x"]
+            print(row(", ".join(map(str, case)), *cells), flush=True)
+    if "networks" in (given.tables or TABLES):
+        named = "{} threads, {} bars of a window, batches of {}".format(*NETWORK_CASE)
+        print(f"\nEvery network with its default sizes, {named}, {what}, medians:\n")
+        ways = ["step, compiled", "step, Keras", "compilation and first epoch"]
+        print(header("network", *ways), flush=True)
+        for network in ("linear", "dlinear", "mlp", "tcn", "lstm", "cnn_lstm"):
+            found = timed_case(NETWORK_CASE, network)
+            ours, _, first = found["compiled"]
+            theirs = found["keras"][0]
+            ratio = f"{duration(theirs)}, {theirs / ours:.1f}x"
+            print(row(network, duration(ours), ratio, duration(first)), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from atb_fast import TrainingConfig
+from atb_fast.errors import ArgumentError
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
@@ -37,6 +39,12 @@ def test_windows_in_order_equal_the_legacy_loop(make: Any, data: WindowedData) -
     x, y = collect(make(data, data.train, 32))
     np.testing.assert_array_equal(x, [features[i - LENGTH : i] for i in rows])
     np.testing.assert_array_equal(y, data.prepared.close[rows].astype(np.float32))
+
+
+def test_rust_does_not_drop_weights(data: WindowedData) -> None:
+    weighted = replace(data, labels=replace(data.labels, weights=np.ones(len(data.labels.values))))
+    with pytest.raises(ArgumentError, match="does not support labels with weights; use gathered"):
+        generated_dataset(weighted, data.train, 32)
 
 
 @BOTH

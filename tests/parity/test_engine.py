@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from small_networks import COMBINATIONS, HEADS, NETWORKS, with_head
 
 from atb_fast import TrainingConfig
-from atb_fast.config import FitOptions
+from atb_fast.config import Engine, FitOptions
 from atb_fast.errors import ArgumentError, TrainingError
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import Market, load_market
 from atb_fast.recipes import prepare, split
-from atb_fast.recipes.networks import CnnLstm, Lstm
+from atb_fast.recipes.networks import CnnLstm, Lstm, Network
 from atb_fast.training import compiled
-from atb_fast.training.compiled import CompiledModel, Windows, draw_mask, squared_error
+from atb_fast.training.compiled import CompiledModel, Windows, draw_mask, total_loss
 from atb_fast.training.engine import fit
 from atb_fast.training.layers import unsupported
 
@@ -84,9 +86,9 @@ def test_gradients_equal_keras(data: WindowedData, size: int, dropout: bool) -> 
     weights = (np.arange(padded) < size).astype(np.float32)
     parts = np.split(indices, [padded // 2])
 
-    def draw(layer: Any, part: int, shape: Any) -> Any:
+    def draw(layer: Any, part: int, shape: Any, rows: Any) -> Any:
         mask = given[layer.name][parts[part]]
-        return tf.constant(np.moveaxis(mask, 0, -2) if mask.ndim == 3 else mask)
+        return tf.constant(np.moveaxis(mask[:, rows], 0, -2) if mask.ndim == 3 else mask)
 
     windows = Windows.of(data)
 
@@ -94,7 +96,7 @@ def test_gradients_equal_keras(data: WindowedData, size: int, dropout: bool) -> 
     def compute(starts: Any, weights: Any) -> Any:
         with tf.GradientTape() as tape:
             masked = draw if dropout else None
-            error = squared_error(model, windows, starts, weights, masked)
+            error = total_loss(model, windows, starts, weights, masked)
         return error, tape.gradient(error, model.trainable_variables)
 
     error, got = compute(starts, weights)
@@ -105,32 +107,148 @@ def test_gradients_equal_keras(data: WindowedData, size: int, dropout: bool) -> 
         assert difference <= 1e-5, f"{variable.path} {difference}"
 
 
-def in_order(data: WindowedData, *, epochs: int, batch_size: int, seed: int) -> dict[str, Any]:
+def built(network: Network, data: WindowedData, *, dropout: bool, base: Any = None) -> Any:
+    """Return a model with random weights of every layer, also of those that start at 0 or 1."""
+    import keras
+
+    if not dropout and "dropout" in network.values:
+        network = type(network)(**{**network.values, "dropout": 0.0})
+    keras.utils.set_random_seed(3)
+    shape = data.length, data.prepared.matrix.shape[1]
+    model = network.build(*shape, head=data.output.head, base=base)
+    rng = np.random.default_rng(4)
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.1 * rng.normal(size=variable.shape))
+    return model
+
+
+def masked_copy(model: Any, given: dict[str, Any]) -> Any:
+    """Return a Keras model with the same weights that multiplies by masks instead of dropout."""
+    import keras
+
+    def call(layer: Any, x: Any, **options: Any) -> Any:
+        return x * given[layer.name] if layer.name in given else layer(x, **options)
+
+    functional = keras.Model(model.inputs[0], model.outputs[0])
+    copy = keras.models.clone_model(functional, call_function=call)
+    copy.set_weights([np.asarray(weight) for weight in model.weights])
+    return copy
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_of_every_network_equal_keras(data: WindowedData, name: str, head: str) -> None:
+    import keras
+    import tensorflow as tf
+
+    data, size = with_head(data, head), 11
+    base = (np.linspace(-1, 1, data.prepared.matrix.shape[1]), 0.3) if head == "linear" else None
+    model = built(NETWORKS[name], data, dropout=True, base=base)
+    given = masks(model, data, size)
+    starts = data.train[:size]
+    labels = data.labels.values[starts + LENGTH].astype(np.float32)[:, None]
+    weights = np.ones(size)
+    if data.labels.weights is not None:
+        weights = data.labels.weights[starts + LENGTH]
+
+    copy = masked_copy(model, given)
+    loss = keras.losses.get(data.output.head.loss)
+    with tf.GradientTape() as tape:
+        losses = loss(labels, copy(data.windows(starts), training=False))
+        expected_loss = tf.reduce_sum(losses * weights.astype(np.float32))
+    expected = tape.gradient(expected_loss, copy.trainable_variables)
+
+    parts = np.split(np.arange(size), [size // 2])
+
+    def draw(layer: Any, part: int, shape: Any, rows: Any) -> Any:
+        mask = given[layer.name][parts[part]]
+        return tf.constant(np.moveaxis(mask[:, rows], 0, -2) if mask.ndim == 3 else mask)
+
+    windows = Windows.of(data)
+
+    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
+    def compute() -> Any:
+        with tf.GradientTape() as tape:
+            total = total_loss(
+                model,
+                windows,
+                tf.constant(starts, tf.int32),
+                tf.ones(size),
+                draw,
+                loss=data.output.head.loss,
+            )
+        return total, tape.gradient(total, model.trainable_variables)
+
+    total, got = compute()
+    assert float(total) == pytest.approx(float(expected_loss), rel=1e-5)
+    for variable, a, b in zip(model.trainable_variables, got, expected, strict=True):
+        difference = np.linalg.norm(a - b) / np.linalg.norm(b)
+        assert difference <= 1e-5, f"{variable.path} {difference}"
+
+
+@pytest.mark.parametrize(("name", "head"), COMBINATIONS)
+def test_epochs_of_every_network_follow_keras(data: WindowedData, name: str, head: str) -> None:
+    data = with_head(data, head)
+    assert len(data.train) % 32 != 0  # the last batch is smaller
+    assert_follows(data, lambda: built(NETWORKS[name], data, dropout=False), epochs=5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_keras_engine_follows_keras(data: WindowedData, head: str) -> None:
+    data = with_head(data, head)
+    assert_follows(
+        data, lambda: built(NETWORKS["mlp"], data, dropout=False), epochs=3, engine="keras"
+    )
+
+
+def in_order(
+    data: WindowedData, model: Any, *, epochs: int, batch_size: int, seed: int
+) -> dict[str, Any]:
     """Return the history of plain Keras on NumPy windows, in the engine's order of windows."""
-    model = made(data, dropout=False)
-    x, y = data.windows(data.train), data.labels.values[data.train + data.length]
-    test = data.windows(data.test), data.labels.values[data.test + data.length]
+    import keras
+
+    loss, labels = data.output.head.loss, data.labels
+    metrics = [keras.metrics.RootMeanSquaredError(name="rmse")] if loss == "mse" else []
+    model.compile("adam", loss, metrics=metrics)
+    x, y = data.windows(data.train), labels.values[data.train + data.length]
+    test = [data.windows(data.validation), labels.values[data.validation + data.length]]
+    weights = None
+    if labels.weights is not None:
+        weights = labels.weights[data.train + data.length]
+        test.append(labels.weights[data.validation + data.length])
     history: dict[str, Any] = {}
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(x))
         one = model.fit(
-            x[order], y[order], batch_size, 1, 0, validation_data=test, shuffle=False
+            x[order],
+            y[order],
+            batch_size,
+            1,
+            0,
+            validation_data=tuple(test),
+            shuffle=False,
+            sample_weight=None if weights is None else weights[order],
         ).history
         for name, values in one.items():
             history.setdefault(name, []).extend(values)
     return history
 
 
-def assert_follows(data: WindowedData, *, epochs: int, batch_size: int) -> None:
-    expected = in_order(data, epochs=epochs, batch_size=batch_size, seed=5)
+def assert_follows(
+    data: WindowedData,
+    make: Callable[[], Any],
+    *,
+    epochs: int,
+    batch_size: int = 32,
+    engine: Engine = "compiled",
+) -> None:
+    expected = in_order(data, make(), epochs=epochs, batch_size=batch_size, seed=5)
     fitted = fit(
-        made(data, dropout=False),
+        make(),
         data,
-        FitOptions(
-            engine="compiled", epochs=epochs, batch_size=batch_size, patience=epochs, seed=5
-        ),
+        FitOptions(engine=engine, epochs=epochs, batch_size=batch_size, patience=epochs, seed=5),
     )
-    assert fitted.engine == "compiled"
+    assert fitted.engine == engine
     assert set(fitted.history) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(fitted.history[name], values, rtol=1e-3, err_msg=name)
@@ -142,7 +260,7 @@ def assert_follows(data: WindowedData, *, epochs: int, batch_size: int) -> None:
 @pytest.mark.parametrize("batch_size", [32, pytest.param(50, marks=pytest.mark.long)])
 def test_epochs_follow_keras(data: WindowedData, batch_size: int) -> None:
     assert len(data.train) % batch_size != 0  # the last batch is smaller
-    assert_follows(data, epochs=20, batch_size=batch_size)
+    assert_follows(data, lambda: made(data, dropout=False), epochs=20, batch_size=batch_size)
 
 
 CASES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
@@ -170,7 +288,9 @@ def test_epochs_follow_keras_on_real_candles(shared: Path, case: str) -> None:
     config = TrainingConfig(symbol="BTCUSDT", timeframe=timeframe, **given | options)
     object.__setattr__(config, "sequence_length", length)  # also of the basic recipe
     windows = split(prepare(load_market(config), config), config)
-    assert_follows(windows, epochs=epochs, batch_size=batch_size)
+    assert_follows(
+        windows, lambda: made(windows, dropout=False), epochs=epochs, batch_size=batch_size
+    )
 
 
 def test_long_epochs_are_cut_into_programs(
@@ -321,7 +441,8 @@ def test_no_callback_hides_that_the_first_epoch_diverged(data: WindowedData, eng
 def test_unsupported_models_train_with_keras(
     data: WindowedData, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from keras import Sequential, layers
+    import keras
+    from keras import Sequential, layers, ops
 
     def model(*some: Any) -> Any:
         return Sequential([layers.Input((LENGTH, 9)), *some, layers.Dense(1)])
@@ -347,17 +468,45 @@ def test_unsupported_models_train_with_keras(
     def dense(**options: Any) -> Any:
         return model(layers.LSTM(3), layers.Dense(5, name="d", **options))
 
-    plain = [made(data), conv(), pool(3), lstm(), drop(0.1), dense(activation="relu")]
-    assert [unsupported(built) for built in plain] == [None] * 6
+    def average(**options: Any) -> Any:
+        options = {"pool_size": 3, "strides": 1, "padding": "same", **options}
+        return model(layers.AveragePooling1D(name="a", **options), layers.Flatten())
+
+    def normalized(**options: Any) -> Any:
+        return model(layers.LayerNormalization(name="z", **options), layers.Flatten())
+
+    def graph(hidden: Any) -> Any:
+        windows = keras.Input((LENGTH, 9))
+        return keras.Model(windows, layers.Dense(1)(layers.Flatten()(hidden(windows))))
+
+    def broadcast(x: Any) -> Any:
+        return layers.Add(name="m")([x, layers.Cropping1D((LENGTH - 1, 0))(x)])
+
+    twice, partly = layers.Dense(9), lstm()
+    partly.layers[0].cell.kernel.trainable = False
+    plain = [
+        made(data),
+        conv(),
+        conv(dilation_rate=2, padding="causal"),
+        pool(3),
+        lstm(),
+        drop(0.1),
+        dense(activation="relu"),
+        dense(activation="softmax"),
+        dense(trainable=False),
+        average(),
+        normalized(),
+        graph(lambda x: layers.Subtract()([x, layers.Dense(9)(x)])),
+    ]
+    assert [unsupported(built) for built in plain] == [None] * len(plain)
     cases = [
-        (Own([layers.Input((LENGTH, 9)), layers.LSTM(3), layers.Dense(1)]), "not a Sequential"),
+        (Own([layers.Input((LENGTH, 9)), layers.LSTM(3), layers.Dense(1)]), "neither a Sequential"),
         (Sequential([layers.LSTM(3), layers.Dense(1)]), "it has no input shape yet"),
         (model(layers.LSTM(3, return_sequences=True)), "its output shape is (None, 24, 1)"),
         (norm(), "layer norm is a BatchNormalization"),
         (conv(strides=2), "layer c has strides (2,)"),
-        (conv(dilation_rate=2), "layer c has dilation_rate (2,)"),
         (conv(groups=3), "layer c has groups 3"),
-        (conv(padding="causal"), "layer c has padding 'causal'"),
+        (conv(padding="same"), "layer c has padding 'same'"),
         (conv(use_bias=False), "layer c has use_bias False"),
         (conv(activation="softmax"), "layer c has activation "),
         (conv(bias_regularizer="l2"), "layer c has a bias_regularizer"),
@@ -376,8 +525,16 @@ def test_unsupported_models_train_with_keras(
         (drop(0.1, noise_shape=(None, 1)), "layer o has noise_shape (None, 1)"),
         (dense(kernel_constraint="non_neg"), "layer d has a kernel_constraint"),
         (dense(use_bias=False), "layer d has use_bias False"),
-        (dense(trainable=False), "layer d is frozen"),
-        (dense(activation="softmax"), "layer d has activation "),
+        (dense(activation="softmax", bias_constraint="non_neg"), "layer d has a bias_constraint"),
+        (average(strides=2), "layer a has strides (2,)"),
+        (average(padding="valid"), "layer a has padding 'valid'"),
+        (normalized(axis=1), "layer z has axis [1]"),
+        (normalized(center=False), "layer z has center False"),
+        (graph(ops.relu), "operations that are not layers"),
+        (graph(lambda x: twice(twice(x))), "it uses a layer twice"),
+        (graph(lambda x: layers.Dropout(0.1)(x, training=True)), "options such as training=True"),
+        (graph(broadcast), "layer m has inputs of different shapes"),
+        (partly, "layer l is frozen in part"),
     ]
     for built, reason in cases:
         assert reason in (unsupported(built) or "")

@@ -39,6 +39,7 @@ def test_engine() -> None:
     asked = decide(["/gpu:0"], engine="compiled", **options)
     assert (asked.engine, asked.dtype_policy) == ("compiled", "float32")
     assert "--engine keras" in asked.reason
+    assert decide(["/gpu:0"], engine="exact", **options).dtype_policy == "float32"
 
 
 @pytest.mark.parametrize("mixed_precision", [True, False])

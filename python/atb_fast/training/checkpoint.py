@@ -50,6 +50,8 @@ def key(model: Any, data: WindowedData, **options: Any) -> str:
     text = json.dumps([layers, versions, data.length, options], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode())
     inputs = [data.prepared.matrix.values, data.labels.values, data.train, data.validation]
+    if data.labels.weights is not None:
+        inputs.append(data.labels.weights)
     for array in (*inputs, *map(np.asarray, model.variables)):
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)

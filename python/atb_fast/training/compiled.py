@@ -29,9 +29,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from atb_fast.features.heads import Loss
 from atb_fast.features.windows import WindowedData
-from atb_fast.training.layers import DrawMask, apply
-from atb_fast.training.programs import Program, compiling, description, made
+from atb_fast.training.layers import DrawMask, Rows, forward, wiring
+from atb_fast.training.programs import Program, compiling, description, made, variables
 from atb_fast.training.tf_data import scaled_by_window
 
 #: Windows per call of a program. A call takes a few seconds; progress is reported between calls.
@@ -58,12 +59,19 @@ class Windows:
         labels: The label of each row, float32, (rows,).
         length: Rows in a window.
         scaled_by_window: Whether each window is scaled by its own values.
+        weights: The weight of each label in the loss, float32, (rows,); None if all are 1.
     """
 
     rows: Any
     labels: Any
     length: int
     scaled_by_window: bool
+    weights: Any = None
+
+    @property
+    def tables(self) -> list[Any]:
+        """What programs read by row: the matrix, the labels, and their weights if any."""
+        return [self.rows, self.labels, *([] if self.weights is None else [self.weights])]
 
     @classmethod
     def of(cls, data: WindowedData) -> Windows:
@@ -72,12 +80,17 @@ class Windows:
         # A program is compiled for one number of rows. With room at the end, the program of
         # yesterday's candles can be used for today's.
         room = ((0, -len(rows) % _ROWS), (0, 0))
-        labels = data.labels.values.astype(np.float32)
+
+        def column(values: NDArray[np.float64]) -> Any:
+            return tf.constant(np.pad(values.astype(np.float32), room[0]))
+
+        weights = data.labels.weights
         return cls(
             tf.constant(np.pad(rows, room)),
-            tf.constant(np.pad(labels, room[0])),
+            column(data.labels.values),
             data.length,
             data.scaled_by_window,
+            None if weights is None else column(weights),
         )
 
 
@@ -93,19 +106,21 @@ class CompiledModel:
         """Copy the feature matrix to the device. A program is compiled at its first call.
 
         Args:
-            model: A Keras model compiled with the loss mse, and supported by `layers`.
+            model: A Keras model that `layers` supports, compiled with the loss of its head.
             data: The matrix that windows are cut from, and their labels.
             batch_size: Windows per batch; the last batch of an epoch may be smaller.
             seed: Seed of dropout.
         """
         self._model = model
-        windows = Windows.of(data)
-        self._tables = windows.rows, windows.labels
+        self._tables = Windows.of(data).tables
         self._batch_size = batch_size
         self._seed = tf.constant(seed % 2**32, tf.uint32)
         model.optimizer.build(model.trainable_variables)
         self._programs = _programs(
-            description(model, model.optimizer), data.length, data.scaled_by_window
+            description(model, model.optimizer),
+            data.length,
+            data.scaled_by_window,
+            data.output.head.loss,
         )
 
     def compile(self, windows: int) -> None:
@@ -126,15 +141,15 @@ class CompiledModel:
         _interruptible(both)
 
     def train(self, starts: NDArray[np.int64], on_windows: _OnWindows | None = None) -> float:
-        """Train one epoch on the windows at `starts`, and return their mean squared error.
+        """Train one epoch on the windows at `starts`, and return their mean weighted loss.
 
-        As in Keras' logs, the error of a batch is measured before its step and with dropout.
+        As in Keras' logs, the loss of a batch is measured before its step and with dropout.
         """
         program = partial(self._programs.train, self._model, *self._tables, self._seed)
         return self._run(program, starts, self._shape(len(starts)), on_windows)
 
     def evaluate(self, starts: NDArray[np.int64]) -> float:
-        """Return the mean squared error of the windows at `starts`, without dropout."""
+        """Return the mean weighted loss of the windows at `starts`, without dropout."""
         program = partial(self._programs.evaluate, self._model, *self._tables)
         return self._run(program, starts, _steps(EVALUATED))
 
@@ -155,13 +170,13 @@ class CompiledModel:
         # All calls have the same shapes, so one program is enough. Padding in the last batch has
         # weight 0, so its gradient is that of a smaller batch; empty steps are not run.
         padded = np.full((chunks, steps, size), starts[-1], np.int32)
-        weights = np.zeros((chunks, steps, size), np.float32)
+        real = np.zeros((chunks, steps, size), np.float32)
         padded.reshape(-1)[: len(starts)] = starts
-        weights.reshape(-1)[: len(starts)] = 1.0
+        real.reshape(-1)[: len(starts)] = 1.0
         total = 0.0
         for chunk in range(chunks):
             count = tf.constant(min(steps, batches - chunk * steps))
-            total += _interruptible(program, padded[chunk], weights[chunk], count)
+            total += _interruptible(program, padded[chunk], real[chunk], count)
             if on_windows:
                 on_windows(min((chunk + 1) * steps * size, len(starts)), len(starts))
         return total / len(starts)
@@ -175,10 +190,10 @@ def _steps(size: int) -> tuple[int, int]:
 class _Programs:
     """The programs of all models with the same layers and optimizer."""
 
-    def __init__(self, description: str, length: int, scaled_by_window: bool) -> None:
-        self._description = description
+    def __init__(self, description: str, length: int, scaled_by_window: bool, loss: Loss) -> None:
+        self._description, self._loss = description, loss
         self._length, self._scaled_by_window = length, scaled_by_window
-        described = json.dumps([description, length, scaled_by_window])
+        described = json.dumps([description, length, scaled_by_window, loss])
         self._train = Program("train_steps", described, partial(self._make, self._train_steps))
         self._evaluate = Program(
             "evaluate_steps", described, partial(self._make, self._evaluate_steps)
@@ -202,57 +217,67 @@ class _Programs:
         return partial(function, model), _variables(model)
 
     def _train_steps(self, model: Any, *arguments: Any) -> Any:
-        rows, labels, seed, starts, weights, count = arguments
-        windows = self._windows(rows, labels)
-        variables = model.trainable_variables
+        rows, labels, *weights, seed, starts, real, count = arguments
+        windows = self._windows(rows, labels, *weights)
+        trained = model.trainable_variables
 
-        def draw(layer: Any, part: int, shape: Any) -> Any:
+        def draw(layer: Any, part: int, shape: Any, _: Rows) -> Any:
             return draw_mask(model, seed, layer, part, shape)
 
         def step(t: Any, total: Any) -> Any:
             with tf.GradientTape() as tape:
-                error = squared_error(model, windows, starts[t], weights[t], draw)
-                loss = error / tf.reduce_sum(weights[t])
-            model.optimizer.apply(tape.gradient(loss, variables), variables)
-            return t + 1, total + error
+                lost = total_loss(model, windows, starts[t], real[t], draw, loss=self._loss)
+                mean = lost / tf.reduce_sum(real[t])
+            model.optimizer.apply(tape.gradient(mean, trained), trained)
+            return t + 1, total + lost
 
         return tf.while_loop(lambda t, _: t < count, step, (0, 0.0))[1]
 
     def _evaluate_steps(self, model: Any, *arguments: Any) -> Any:
-        rows, labels, starts, weights, count = arguments
-        windows = self._windows(rows, labels)
+        rows, labels, *weights, starts, real, count = arguments
+        windows = self._windows(rows, labels, *weights)
 
         def step(t: Any, total: Any) -> Any:
-            return t + 1, total + squared_error(model, windows, starts[t], weights[t], None)
+            lost = total_loss(model, windows, starts[t], real[t], None, loss=self._loss)
+            return t + 1, total + lost
 
         return tf.while_loop(lambda t, _: t < count, step, (0, 0.0))[1]
 
-    def _windows(self, rows: Any, labels: Any) -> Windows:
-        return Windows(rows, labels, self._length, self._scaled_by_window)
+    def _windows(self, rows: Any, labels: Any, weights: Any = None) -> Windows:
+        return Windows(rows, labels, self._length, self._scaled_by_window, weights)
 
 
 @cache
-def _programs(description: str, length: int, scaled_by_window: bool) -> _Programs:
-    """Return the programs of all models with this description."""
-    return _Programs(description, length, scaled_by_window)
+def _programs(description: str, length: int, scaled_by_window: bool, loss: Loss) -> _Programs:
+    """Return the programs of all models with this description and loss."""
+    return _Programs(description, length, scaled_by_window, loss)
 
 
 def _variables(model: Any) -> list[Any]:
     """Return the variables of a model and of its optimizer."""
-    return [each.value for each in (*model.trainable_variables, *model.optimizer.variables)]
+    return [*variables(model), *(each.value for each in model.optimizer.variables)]
 
 
-def squared_error(
-    model: Any, windows: Windows, starts: Any, weights: Any, draw: DrawMask | None
+def total_loss(
+    model: Any,
+    windows: Windows,
+    starts: Any,
+    real: Any,
+    draw: DrawMask | None,
+    *,
+    loss: Loss = "mse",
 ) -> Any:
-    """Return the sum of the weighted squared errors of a batch, in the graph.
+    """Return the sum of the weighted losses of a batch, in the graph.
+
+    Keras divides it by the number of windows, not by the sum of their weights.
 
     Args:
         model: A Keras model supported by `layers`.
         windows: What the batch is cut from.
         starts: int32, (batch,).
-        weights: float32, (batch,).
+        real: float32, (batch,): 1 for a window, 0 for padding.
         draw: Returns the dropout masks; None for no dropout.
+        loss: The loss of a window.
     """
     size = starts.shape[0]
     edges = [size * part // _PARTS for part in range(_PARTS + 1)]
@@ -261,17 +286,35 @@ def squared_error(
     parts = [tf.gather(windows.rows, offsets + starts[part]) for part in slices]
     if windows.scaled_by_window:
         parts = [scaled_by_window(x, axis=0) for x in parts]
-    for layer in model.layers:
-        parts = apply(layer, parts, draw)
-    predicted = tf.concat([x[:, 0] for x in parts], 0)
-    actual = tf.gather(windows.labels, starts + windows.length)
-    return tf.reduce_sum(weights * tf.square(predicted - actual))
+    outputs = tf.concat(forward(model, parts, draw, logits=loss != "mse"), 0)
+    labelled = starts + windows.length
+    weights = real
+    if windows.weights is not None:
+        weights = real * tf.gather(windows.weights, labelled)
+    return tf.reduce_sum(weights * _losses(loss, outputs, tf.gather(windows.labels, labelled)))
+
+
+def _losses(loss: Loss, outputs: Any, labels: Any) -> Any:
+    """Return the loss of each window, (batch,).
+
+    Args:
+        loss: The name of the loss.
+        outputs: (batch, units); logits unless the loss is mse. Keras' losses use them too where it
+            can find them, instead of clipped probabilities.
+        labels: float32, (batch,).
+    """
+    if loss == "sparse_categorical_crossentropy":
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(labels, tf.int32), outputs)
+    if loss == "binary_crossentropy":
+        return tf.nn.sigmoid_cross_entropy_with_logits(labels, outputs[:, 0])
+    return tf.square(outputs[:, 0] - labels)
 
 
 def draw_mask(model: Any, seed: Any, layer: Any, part: int, shape: Any) -> Any:
     """Return a mask: 0 with probability `rate`, and 1 / (1 - rate) elsewhere."""
     step = tf.bitcast(tf.cast(model.optimizer.iterations, tf.int32), tf.uint32)
-    stream = np.uint32(model.layers.index(layer) * _PARTS + part)
+    number = [each for each, _ in wiring(model)].index(layer)
+    stream = np.uint32(number * _PARTS + part)
     key = _mix(_mix(step + _mix(seed)) + stream)
     places = tf.bitcast(tf.range(int(np.prod(shape))), tf.uint32)
     dropped = _mix(_mix(places) + key) < np.uint32(layer.rate * 2**32)

@@ -31,7 +31,7 @@ class DevicePolicy:
 
     Attributes:
         gpus: Names of the GPUs visible to TensorFlow.
-        engine: `keras`, `compiled`, or `auto` to let the layers of the model decide.
+        engine: `keras`, `compiled`, `exact`, or `auto` to let the layers of the model decide.
         dtype_policy: Keras dtype policy of the hidden layers.
         jit: Whether TensorFlow may compile parts of its graphs with XLA.
         batch_size: Windows per batch.
@@ -63,8 +63,8 @@ def decide(
         return DevicePolicy((), engine, "float32", False, size, reason)
     size = batch_size or GPU_BATCH_SIZE
     found = f"batch {size} ({len(gpus)} found"
-    if engine == "compiled":
-        reason = f"GPU: float32, compiled engine, {found}; --engine keras allows mixed precision)"
+    if engine in ("compiled", "exact"):
+        reason = f"GPU: float32, {engine} engine, {found}; --engine keras allows mixed precision)"
         return DevicePolicy(tuple(gpus), engine, "float32", False, size, reason)
     # Only Keras' own loop uses cuDNN for the LSTMs.
     if mixed_precision:

@@ -1,4 +1,7 @@
-"""Fits a model with one of two engines: whole epochs compiled by XLA, or Keras' own loop."""
+"""Fits a model with one of three engines.
+
+They are whole epochs compiled by XLA, Keras' own loop, and the exact solution of a linear model.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ from numpy.typing import NDArray
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import Engine, FitOptions
 from atb_fast.errors import TrainingError
+from atb_fast.features.heads import LINEAR, Head
 from atb_fast.features.windows import WindowedData
+from atb_fast.recipes.networks import Linear, Network
 from atb_fast.training.device import CPU_BATCH_SIZE
 from atb_fast.training.tf_data import epoch_order, gathered_dataset
 
@@ -32,9 +37,9 @@ class FitResult:
     """The result of a fit.
 
     Attributes:
-        engine: `compiled` or `keras`.
-        history: loss, rmse, val_loss and val_rmse of each epoch.
-        epochs: Number of epochs.
+        engine: `compiled`, `keras` or `exact`.
+        history: loss and val_loss of each epoch; for a linear head, also rmse and val_rmse.
+        epochs: Number of epochs; 1 for `exact`.
         best_epoch: The epoch whose weights the model has, counted from 1.
         epoch_seconds: Duration of each epoch with its evaluation; the first includes compilation.
         shrinkage: Factor by which the outputs of the fitted model were multiplied.
@@ -66,46 +71,58 @@ def fit(
     data: WindowedData,
     options: FitOptions,
     *,
+    network: Network | None = None,
     listener: Listener = SILENT,
     callbacks: Sequence[Any] = (),
     checkpoints: Path | None = None,
 ) -> FitResult:
     """Fit `model` to the training windows, restore its best epoch, and return the result.
 
-    The loss is the mean squared error, the optimizer is Adam with Keras' defaults. The fit stops
-    early when the loss on the validation windows has not improved for `patience` epochs. In the
-    legacy recipe these are the test windows, so its test error is optimistic.
+    The loss is that of the head of the target, the optimizer is Adam with Keras' defaults. The
+    weights of the labels apply to it on all windows. The fit stops early when the loss on
+    the validation windows has not improved for `patience` epochs. In the legacy recipe these are
+    the test windows, so its test error is optimistic. The engine `exact` has no epochs.
 
     Args:
-        model: An uncompiled model, (batch, length, features) to (batch, 1).
+        model: An uncompiled model, (batch, length, features) to (batch, units).
         data: Training and validation windows.
-        options: The engine `auto` is `compiled` if that supports the model and the callbacks, else
-            `keras`, and the log says why.
+        options: The engine `auto` is `exact` for the linear network, else `compiled` if that
+            supports the model and the callbacks, else `keras`, and the log says why.
+        network: The network that built the model; None if a recipe built it itself.
         listener: Receives the progress of epochs and of the windows within them.
         callbacks: Keras callbacks. The compiled engine does not support callbacks on batches.
             Checkpoints do not include their state.
         checkpoints: Directory for checkpoints; None to write none.
 
     Raises:
-        TrainingError: The loss is not finite in the first epoch, or the compiled engine was
-            requested and does not support the model or the callbacks.
+        TrainingError: The loss is not finite in the first epoch, the outputs of the model are not
+            those of the head, or the requested engine does not support the model or the callbacks.
     """
     from keras import callbacks as keras_callbacks
     from keras import metrics
 
-    engine = choose(options.engine, model, callbacks)
+    head = data.output.head
+    if head != LINEAR and tuple(model.output_shape) != (None, head.units):
+        raise TrainingError(
+            f"the output shape of the network is {model.output_shape}, expected (None, "
+            f"{head.units}): the target needs a last layer with {head.units} units and the "
+            f"activation {head.activation}"
+        )
+    engine = choose(options.engine, model, callbacks, head=head, network=network)
+    if engine == "exact":
+        assert isinstance(network, Linear)
+        return _solve(model, data, network, callbacks=callbacks, listener=listener)
     batch_size = options.batch_size or CPU_BATCH_SIZE
     model.compile(
         optimizer=_optimizer(model),
-        loss="mse",
-        metrics=[metrics.RootMeanSquaredError(name="rmse")],
+        loss=head.loss,
+        metrics=[metrics.RootMeanSquaredError(name="rmse")] if head == LINEAR else [],
     )
     early = keras_callbacks.EarlyStopping(
         monitor="val_loss", mode="min", patience=options.patience, restore_best_weights=True
     )
     history = keras_callbacks.History()
-    persistence = math.nan if listener is SILENT else _persistence_rmse(data)
-    watch = _Watch(model, listener, persistence)
+    watch = _Watch(model, listener, {} if listener is SILENT else _reference(data))
     # The watch comes last, so no other callback can undo its decision to stop.
     asked = [early, history, *callbacks, keras_callbacks.LambdaCallback(on_epoch_end=watch)]
     checkpoint, done = None, 0
@@ -153,14 +170,14 @@ class _Watch:
     """Times and reports each epoch, and stops the fit if the loss is not finite.
 
     Attributes:
-        persistence_rmse: The RMSE of persistence, which is reported with that of the model.
+        reference: The error of a baseline, which is reported with that of the model.
         seconds: Duration of each epoch.
         diverged: The epoch, counted from 1, in which the loss was not finite.
     """
 
     model: Any
     listener: Listener
-    persistence_rmse: float
+    reference: dict[str, float]
     seconds: list[float] = field(default_factory=list)
     diverged: int | None = None
     _last_end: float = field(default_factory=time.perf_counter)
@@ -172,7 +189,18 @@ class _Watch:
         if not all(math.isfinite(value) for value in logs.values()):
             self.diverged = self.diverged or epoch + 1
             self.model.stop_training = True
-        self.listener.epoch(epoch + 1, {**logs, "val_persistence_rmse": self.persistence_rmse})
+        self.listener.epoch(epoch + 1, {**logs, **self.reference})
+
+
+def _reference(data: WindowedData) -> dict[str, float]:
+    """Return the error of a baseline on the validation windows; see `Listener.epoch`."""
+    if data.output.head == LINEAR:
+        return {"val_persistence_rmse": _persistence_rmse(data)}
+    trained, labels = (data.fitted(part).astype(int) for part in (data.train, data.validation))
+    shares = np.bincount(trained, data.weights(data.train), minlength=labels.max() + 1)
+    # As in Keras' losses, the logarithm of 0 is that of 1e-7.
+    losses = -np.log(np.maximum(shares / shares.sum(), 1e-7))[labels]
+    return {"val_shares_loss": float(np.mean(losses * data.weights(data.validation)))}
 
 
 def _persistence_rmse(data: WindowedData) -> float:
@@ -184,6 +212,41 @@ def _persistence_rmse(data: WindowedData) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):  # the range of closes may be 0
         outputs = (data.persistence(starts) - zero) / (one - zero)
     return float(np.sqrt(np.mean(np.square(outputs - data.fitted(starts)))))
+
+
+def _solve(
+    model: Any,
+    data: WindowedData,
+    network: Linear,
+    *,
+    callbacks: Sequence[Any],
+    listener: Listener,
+) -> FitResult:
+    """Fit the linear network; callbacks receive this as one epoch."""
+    from keras.callbacks import CallbackList
+
+    from atb_fast.training.exact import solve
+
+    together = CallbackList([*callbacks], model=model, epochs=1, steps=1, verbose=0)
+    started = time.perf_counter()
+    together.on_train_begin()
+    together.on_epoch_begin(0)
+    found = solve(data, network)
+    model.get_layer("head").set_weights([found.kernel, found.bias])
+    logs = _logs(found.loss, found.val_loss, data.output.head)
+    together.on_epoch_end(0, logs)
+    together.on_train_end(logs)
+    seconds = time.perf_counter() - started
+    listener.epoch(1, {**logs, **_reference(data)})
+    return FitResult("exact", {name: [value] for name, value in logs.items()}, 1, 1, [seconds])
+
+
+def _logs(loss: float, val_loss: float, head: Head) -> dict[str, float]:
+    """Return what Keras logs for an epoch."""
+    if head != LINEAR:
+        return {"loss": loss, "val_loss": val_loss}
+    rmse, val_rmse = math.sqrt(loss), math.sqrt(val_loss)
+    return {"loss": loss, "rmse": rmse, "val_loss": val_loss, "val_rmse": val_rmse}
 
 
 def _fit_compiled(
@@ -237,18 +300,32 @@ def _fit_keras(
     )
 
 
-def choose(engine: Engine, model: Any, callbacks: Sequence[Any] = ()) -> Engine:
-    """Return the engine that `fit` uses for `model`, `keras` or `compiled`.
+def choose(
+    engine: Engine,
+    model: Any,
+    callbacks: Sequence[Any] = (),
+    *,
+    head: Head = LINEAR,
+    network: Network | None = None,
+) -> Engine:
+    """Return the engine that `fit` uses for `model`: `keras`, `compiled` or `exact`.
 
     Raises:
-        TrainingError: `engine` is `compiled`, which does not support the model or the callbacks.
+        TrainingError: `engine` does not support the model or the callbacks.
     """
     if engine == "keras":
         return engine
+    by_batch = next((type(c).__name__ for c in callbacks if _goes_by_batch(c)), None)
+    called = f"{by_batch} is called for every batch" if by_batch else None
+    # A subclass may build another network.
+    if type(network) is Linear and engine in ("auto", "exact") and not called:
+        return "exact"
+    if engine == "exact":
+        why = called or "it solves only the network linear"
+        raise TrainingError(f"the exact engine cannot fit this model: {why}; use --engine auto")
     from atb_fast.training.layers import unsupported
 
-    by_batch = next((type(c).__name__ for c in callbacks if _goes_by_batch(c)), None)
-    reason = f"{by_batch} is called for every batch" if by_batch else unsupported(model)
+    reason = called or unsupported(model, head)
     if reason is None:
         return "compiled"
     if engine == "compiled":
@@ -293,11 +370,9 @@ def _run_epochs(
         callbacks.on_epoch_begin(epoch)
         loss = program.train(epoch_order(data.train, seed, epoch), listener.windows)
         callbacks.on_test_begin()
-        val_loss = program.evaluate(data.validation)
-        tested = {"loss": val_loss, "rmse": math.sqrt(val_loss)}
-        callbacks.on_test_end(tested)
-        logs = {"loss": loss, "rmse": math.sqrt(loss)}
-        logs |= {f"val_{name}": value for name, value in tested.items()}
+        logs = _logs(loss, program.evaluate(data.validation), data.output.head)
+        validation = {name for name in logs if name.startswith("val_")}
+        callbacks.on_test_end({name.removeprefix("val_"): logs[name] for name in validation})
         callbacks.on_epoch_end(epoch, logs)
         if model.stop_training:
             break

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -27,6 +27,7 @@ from keras.saving import deserialize_keras_object, serialize_keras_object
 from tensorflow.python.eager import context
 
 from atb_fast.training.compile_cache import keep_trace, kept_programs, kept_trace
+from atb_fast.training.layers import wiring
 from atb_fast.training.startup import quiet
 
 #: Attribute of a traced function: the indices of the variables that it takes.
@@ -157,17 +158,29 @@ class Program:
         return reached
 
 
+def variables(model: Any) -> list[Any]:
+    """Return the weights of a model, those that are trained first."""
+    return [each.value for each in (*model.trainable_weights, *model.non_trainable_weights)]
+
+
 def description(model: Any, *more: Any) -> str:
-    """Return the input shape and the layers of a model, and other Keras objects, as JSON.
+    """Return the graph of the layers of a model, and other Keras objects, as JSON.
 
     Names and initializers are left out, because programs do not depend on them.
+
+    Args:
+        model: A model that `layers` supports.
+        more: Its optimizer, if any.
     """
-    items = [serialize_keras_object(item) for item in (*model.layers, *more)]
+    wired = wiring(model)
+    items = [serialize_keras_object(item) for item in (*(layer for layer, _ in wired), *more)]
     for item in items:
         config = item["config"]
         config["name"] = None
         config.update({key: "zeros" for key in config if key.endswith("_initializer")})
-    return json.dumps({"input_shape": model.input_shape[1:], "items": items}, sort_keys=True)
+    inputs = [numbers for _, numbers in wired]
+    described = {"input_shape": model.input_shape[1:], "inputs": inputs, "items": items}
+    return json.dumps(described, sort_keys=True)
 
 
 def made(description: str) -> Any:
@@ -177,18 +190,24 @@ def made(description: str) -> Any:
     for i, item in enumerate(given["items"]):
         item["config"]["name"] = f"item_{i}"
     items = [deserialize_keras_object(item) for item in given["items"]]
-    layers = [item for item in items if isinstance(item, keras.Layer)]
-    model = keras.Sequential([keras.Input(given["input_shape"]), *layers], name="model")
-    for optimizer in items[len(layers) :]:
+    values = [keras.Input(given["input_shape"], name="input")]
+    for layer, numbers in zip(items, given["inputs"], strict=False):  # an optimizer may follow
+        inputs = [values[number] for number in numbers]
+        values.append(layer(inputs if len(inputs) > 1 else inputs[0]))
+    model = keras.Model(values[0], values[-1], name="model")
+    for optimizer in items[len(given["inputs"]) :]:
         optimizer.build(model.trainable_variables)
         model.optimizer = optimizer
     return model
 
 
-def outputs(model: Any, windows: Any) -> Any:
-    """Return the outputs of a model that `layers` supports, as Keras computes them."""
-    program = _outputs(description(model))
-    return program([each.value for each in model.trainable_variables], windows)
+def outputs(model: Any) -> Callable[[Any], Any]:
+    """Return the function that computes the outputs of a model for windows, as Keras does.
+
+    Args:
+        model: A model that `layers` supports.
+    """
+    return partial(_outputs(description(model)), variables(model))
 
 
 @cache
@@ -197,8 +216,7 @@ def _outputs(described: str) -> Program:
 
     def make() -> tuple[Callable[..., Any], list[Any]]:
         model = made(described)
-        variables = [each.value for each in model.trainable_variables]
-        return lambda windows: model(windows, training=False), variables
+        return lambda windows: model(windows, training=False), variables(model)
 
     return Program("outputs", described, make, compiled=False, any_batch=True)
 

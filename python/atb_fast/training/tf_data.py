@@ -93,20 +93,23 @@ def gathered_dataset(
         first_epoch: The epoch of the first iteration, counted from 0.
 
     Returns:
-        A tf.data.Dataset of (windows, targets), float32, shapes (batch, length, features) and
-        (batch,).
+        A tf.data.Dataset of (windows, labels), or (windows, labels, weights) if the labels have
+        weights, float32, shapes (batch, length, features) and (batch,).
     """
     import tensorflow as tf
 
     matrix = tf.constant(data.prepared.matrix.values)
-    labels = tf.constant(data.labels.values.astype(np.float32))
+    columns = [data.labels.values]
+    if data.labels.weights is not None:
+        columns.append(data.labels.weights)
+    columns = [tf.constant(column.astype(np.float32)) for column in columns]
     offsets = tf.range(data.length, dtype=tf.int64)
 
-    def cut(start: Any) -> tuple[Any, Any]:
+    def cut(start: Any) -> tuple[Any, ...]:
         windows = tf.gather(matrix, start[:, None] + offsets)
         if data.scaled_by_window:
             windows = scaled_by_window(windows, axis=1)
-        return windows, tf.gather(labels, start + data.length)
+        return windows, *(tf.gather(column, start + data.length) for column in columns)
 
     dataset = tf.data.Dataset.from_tensor_slices(starts)
     if seed is not None:
@@ -134,6 +137,9 @@ def generated_dataset(
     """Return a dataset whose batches are filled by Rust; see `gathered_dataset` for the arguments.
 
     With a seed, the order of epoch `n` is that of `FeatureMatrix.batches(seed=seed, epoch=n)`.
+
+    Raises:
+        ArgumentError: The windows are those of raw candles, or their labels have weights.
     """
     import tensorflow as tf
 
@@ -141,6 +147,10 @@ def generated_dataset(
     if isinstance(matrix, CandleMatrix):
         raise ArgumentError(
             "generated_dataset does not support windows of raw candles; use gathered_dataset"
+        )
+    if data.labels.weights is not None:
+        raise ArgumentError(
+            "generated_dataset does not support labels with weights; use gathered_dataset"
         )
     labels = data.labels.values.astype(np.float32)
     epoch = -1

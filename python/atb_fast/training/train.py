@@ -18,6 +18,7 @@ from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import FitOptions
 from atb_fast.features.windows import WindowedData
 from atb_fast.recipes.base import BaseRecipe
+from atb_fast.recipes.networks import Linear
 from atb_fast.training.device import DevicePolicy
 from atb_fast.training.engine import FitResult, fit
 from atb_fast.training.predict import predict_outputs
@@ -58,19 +59,27 @@ def train(
     import keras
 
     shape = (data.length, data.prepared.matrix.shape[1])
+    # Other recipes may have their own `build` without that argument.
+    given: dict[str, Any] = {} if data.labels.base is None else {"base": data.labels.base}
+    # A `build` of its own may make something else.
+    own = type(recipe).build is not BaseRecipe.build
+    network = None if own else recipe.network
+    if type(network) is Linear:  # no device is faster than the exact engine
+        policy = replace(policy, engine=options.engine, dtype_policy="float32")
     with _building:
         keras.utils.set_random_seed(options.seed)
-        model = recipe.build(*shape, dtype_policy=policy.dtype_policy)
+        model = recipe.build(*shape, dtype_policy=policy.dtype_policy, **given)
     fitted = fit(
         model,
         data,
         replace(options, engine=policy.engine, batch_size=policy.batch_size),
+        network=network,
         listener=listener,
         callbacks=callbacks,
         checkpoints=checkpoints,
     )
     if policy.dtype_policy != "float32":
-        twin = recipe.build(*shape)
+        twin = recipe.build(*shape, **given)
         twin.set_weights(model.get_weights())
         model = twin
     shrinkage = recipe.shrinkage(data, lambda starts: predict_outputs(model, data, starts))
@@ -78,16 +87,21 @@ def train(
     if shrinkage != 1.0:
         # A factor of 0 would leave no trace of what the network predicts.
         unshrunk = predict_outputs(model, data, data.test)
-        last = model.layers[-1]
+        # Networks of recipes in Python may have other names.
+        last = next((each for each in model.layers if each.name == "head"), model.layers[-1])
         last.set_weights([weights * np.float32(shrinkage) for weights in last.get_weights()])
+    based = data.labels.base is not None  # only volatility has a base
     if shrinkage == 0.0:
         log.warning(
-            "on the validation windows, the model is not significantly better than persistence, so "
-            "its shrinkage factor is 0: it always predicts no change"
+            "on the validation windows, the model is not significantly better than %s, so its "
+            "shrinkage factor is 0: it always predicts %s",
+            "HAR" if based else "persistence",
+            "HAR" if based else "no change",
         )
     elif shrinkage < 1.0:
         log.info(
-            "shrinkage factor of predicted returns, estimated on the validation windows: %.2f",
+            "shrinkage factor of predicted %s, estimated on the validation windows: %.2f",
+            "differences from HAR" if based else "returns",
             shrinkage,
         )
     return model, replace(fitted, shrinkage=shrinkage, unshrunk=unshrunk)
