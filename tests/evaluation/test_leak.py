@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from threading import Lock
 from typing import Any
 
@@ -20,11 +20,18 @@ from atb_fast.evaluation.leak import LeakReport, find_leaks
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
 from atb_fast.features.specs import INDEX_COLUMNS
-from atb_fast.features.windows import Parts, WindowedData
+from atb_fast.features.windows import Labels, Parts, WindowedData
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import library
 from atb_fast.recipes.base import BaseRecipe, Context
 from atb_fast.recipes.recipe import Recipe
+from atb_fast.recipes.targets import (
+    BinaryDirection,
+    SmoothedReturn,
+    Target,
+    TripleBarrier,
+    Volatility,
+)
 
 CAUSAL = library.get("causal")
 NAMES = list(CAUSAL.specs)
@@ -170,6 +177,70 @@ def test_causal_passes(market: Market, options: dict[str, Any]) -> None:
 def test_hourly_causal_passes(truth: Any, true_index: pl.DataFrame) -> None:
     candles = truth("BTCUSDT", "1h").tail(4000)
     assert find_leaks(Market(candles, true_index), config(timeframe="1h")).leaks == ()
+
+
+@dataclass(frozen=True)
+class Farther(BinaryDirection):
+    """Its labels look two bars further than its horizon says."""
+
+    kind = "farther"
+
+    def outcomes(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.float64]:
+        close = prepared.frame["close"].to_numpy()
+        return np.append(close[options.horizon + 2 :] > close[: -options.horizon - 2], [1, 0, 1])
+
+
+@dataclass(frozen=True)
+class BalancedOnAll(BinaryDirection):
+    """Its class weights are those of all windows."""
+
+    kind = "balanced_on_all"
+
+    def labels(
+        self, prepared: PreparedData, options: RecipeOptions, parts: Parts, lag: int = 0
+    ) -> Labels:
+        made = super().labels(prepared, options, parts, lag)
+        share = np.nanmean(made.values)
+        return replace(made, weights=np.where(made.values == 1, 0.5 / share, 0.5 / (1 - share)))
+
+
+def with_target(target: Target, lag: int = 0) -> Recipe:
+    return replace(CAUSAL, name="own", target=target, lag=lag)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize(
+    "target",
+    [
+        BinaryDirection(horizon=3, class_weights="balanced"),
+        SmoothedReturn(horizon=5),
+        TripleBarrier(horizon=30),
+    ],
+)
+def test_targets_of_the_next_bars_pass(market: Market, target: Target, lag: int) -> None:
+    recipe = with_target(target, lag)
+    options = config(horizon=target.horizon)
+    assert find_leaks(market, options, recipe=recipe).leaks == ()
+    # A class may override anything, so it runs on the whole history before each cut.
+    own = Causal()
+    for name in ("target", "lag"):
+        object.__setattr__(own, name, getattr(recipe, name))
+    assert find_leaks(market, options, recipe=own, cuts=3).leaks == ()
+
+
+@pytest.mark.parametrize(("horizon", "quantiles"), [(1, ()), (7, (0.1, 0.9))])
+def test_a_target_with_a_base_passes(
+    market: Market, horizon: int, quantiles: tuple[float, ...]
+) -> None:
+    """HAR is fitted to features, so all of them are needed."""
+    target = Volatility(horizon=horizon, quantiles=quantiles)
+    recipe = replace(library.get("volatility"), target=target)
+    assert find_leaks(market, config("volatility", horizon=horizon), recipe=recipe).leaks == ()
+
+
+@pytest.mark.parametrize("target", [Farther(), BalancedOnAll()])
+def test_a_target_that_depends_on_the_future(market: Market, target: Target) -> None:
+    assert leaking(find_leaks(market, config(), recipe=with_target(target))) == {"target"}
 
 
 def test_a_scaler_on_all_rows(market: Market) -> None:

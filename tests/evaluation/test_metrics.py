@@ -12,10 +12,10 @@ from scipy import stats
 
 from atb_fast.evaluation.metrics import (
     Direction,
-    direction,
     directional_accuracy,
     return_deciles,
 )
+from atb_fast.evaluation.scoring import scoring_of
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 
@@ -36,9 +36,11 @@ def test_overlapping_horizons_are_counted_once(data: WindowedData) -> None:
     far = replace(far, parts=replace(data.parts, test=data.test[:41]))
     last, actual = far.persistence(far.test), far.targets(far.test)
     predicted = last + np.random.default_rng(1).standard_normal(41)
-    found = direction(far, predicted)
-    assert found == directional_accuracy(last[::4], actual[::4], predicted[::4])
-    assert found.bars == 11
+    scoring = scoring_of(far)
+    found = scoring.figures(scoring.tested(far, predicted))
+    expected = directional_accuracy(last[::4], actual[::4], predicted[::4])
+    assert found["directional_accuracy"] == expected.share
+    assert found["directional_bars"] == expected.bars == 11
     near, wide = (return_deciles(last, actual, predicted, horizon) for horizon in (1, 4))
     np.testing.assert_allclose(wide.half_width, 2 * near.half_width)
 

@@ -12,6 +12,7 @@ from scipy import stats
 from atb_fast.evaluation.significance import (
     diebold_mariano,
     is_worse,
+    mcnemar,
     verdict,
     wilson_interval,
 )
@@ -34,8 +35,9 @@ def test_diebold_mariano_is_a_t_statistic(data: WindowedData, horizon: int) -> N
     actual, last = some.targets(some.test), some.persistence(some.test)
     rng = np.random.default_rng(3)
     predicted = last + 0.3 * (actual - last) + rng.standard_normal(len(last))
-    gain = (last - actual) ** 2 - (predicted - actual) ** 2
-    got = diebold_mariano(actual, predicted, last, horizon)
+    own, other = (predicted - actual) ** 2, (last - actual) ** 2
+    gain = other - own
+    got = diebold_mariano(own, other, horizon)
     if horizon == 1:
         expected = stats.ttest_1samp(gain, 0.0).statistic
         assert got == pytest.approx(expected * np.sqrt(len(gain) / (len(gain) - 1)), rel=1e-9)
@@ -44,8 +46,39 @@ def test_diebold_mariano_is_a_t_statistic(data: WindowedData, horizon: int) -> N
         covariances = np.correlate(apart, apart, "full")[len(gain) - 1 :][:4] / len(gain)
         variance = 2 * covariances.sum() - covariances[0]
         assert got == pytest.approx(gain.mean() / np.sqrt(variance / len(gain)), rel=1e-9)
-    assert diebold_mariano(actual, last, predicted, horizon) == -got
-    assert diebold_mariano(actual, last, last, horizon) == 0.0
+    assert diebold_mariano(other, own, horizon) == -got
+    assert diebold_mariano(other, other, horizon) == 0.0
+
+
+@pytest.mark.parametrize("bars", [100, 997])
+def test_rounding_is_no_variance(bars: int) -> None:
+    """The mean of a constant difference is rounded, so its variance is not exactly 0."""
+    assert diebold_mariano(np.full(bars, 0.3), np.full(bars, 0.4)) == 0.0
+
+
+def test_autocovariances_whose_sum_is_negative_are_weighted() -> None:
+    """Losses that alternate; by N. Newey and K. West, the variance is positive all the same."""
+    rng = np.random.default_rng(2)
+    gain = np.where(np.arange(400) % 2, 1.0, -1.0) + rng.normal(0.05, 0.1, 400)
+    apart = gain - gain.mean()
+    covariances = [np.sum(apart[lag:] * apart[: 400 - lag]) / 400 for lag in range(4)]
+    assert covariances[0] + 2 * sum(covariances[1:]) < 0
+    variance = covariances[0] + 2 * sum((1 - lag / 4) * covariances[lag] for lag in (1, 2, 3))
+    got = diebold_mariano(np.zeros(400), gain, horizon=4)
+    assert got == pytest.approx(gain.mean() / np.sqrt(variance / 400), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"), [(0, 0), (0, 1), (3, 0), (8, 15), (60, 41), (900, 1000), (30_000, 29_000)]
+)
+def test_mcnemar_equals_scipy(better: int, worse: int) -> None:
+    both = np.ones(5, bool)
+    right = np.concatenate([both, np.ones(better, bool), np.zeros(worse, bool), ~both])
+    other = np.concatenate([both, np.zeros(better, bool), np.ones(worse, bool), ~both])
+    found = mcnemar(right, other)
+    assert (found.better, found.worse) == (better, worse)
+    expected = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0
+    assert found.p_value == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +95,8 @@ def test_only_significant_differences_are_called_so(
     error: float, statistic: float, expected: str
 ) -> None:
     assert verdict(error, 1.0, statistic) == expected
+    of_har = expected.replace("no change", "HAR")
+    assert verdict(error, 1.0, statistic, "HAR") == of_har
 
 
 @pytest.mark.parametrize(

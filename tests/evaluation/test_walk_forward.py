@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from threading import current_thread, main_thread
 from typing import Any, Literal
 
@@ -14,14 +15,31 @@ from sklearn.model_selection import TimeSeriesSplit
 
 from atb_fast import TrainingConfig
 from atb_fast.callbacks import Listener
+from atb_fast.config import RecipeOptions
 from atb_fast.errors import ArgumentError, DataError
 from atb_fast.evaluation import walk_forward as module
-from atb_fast.evaluation.walk_forward import Fold, evaluate, walk_forward
+from atb_fast.evaluation.walk_forward import (
+    Fold,
+    evaluate,
+    evaluate_walk_forward,
+    walk_forward,
+)
+from atb_fast.features.outputs import Classes
+from atb_fast.features.prepared import PreparedData
+from atb_fast.features.windows import Labels, Parts
 from atb_fast.ingestion.market import load_market
 from atb_fast.recipes import prepare
+from atb_fast.recipes.networks import Linear
 from atb_fast.recipes.recipe import Recipe
 from atb_fast.recipes.shrinkage import shrinkage_factor
 from atb_fast.recipes.split import embargo_rows
+from atb_fast.recipes.targets import (
+    BinaryDirection,
+    LogReturn,
+    SmoothedReturn,
+    Target,
+    TripleBarrier,
+)
 
 
 def config(**options: Any) -> TrainingConfig:
@@ -65,9 +83,44 @@ def test_too_few_windows() -> None:
         walk_forward(np.arange(50), config(), 5, "expanding", reach=1, embargo=4)
 
 
+def test_hints_name_only_what_helps() -> None:
+    def hint(starts: int, folds: int, embargo: int, **options: Any) -> str:
+        given: dict[str, Any] = {"recipe": "causal", "sequence_length": 10, **options}
+        length = given.pop("length", True)
+        made = TrainingConfig(symbol="BTCUSDT", source="sample", force_price_only=True, **given)
+        with pytest.raises(DataError) as error:
+            walk_forward(
+                np.arange(starts),
+                made,
+                folds,
+                "expanding",
+                reach=made.horizon,
+                embargo=embargo,
+                length=length,
+            )
+        return str(error.value).rpartition("; ")[2]
+
+    assert hint(50, 1, 0, horizon=40) == "use a longer range or a shorter --horizon"
+    assert hint(50, 2, 40) == "use a longer range, fewer --folds, or a smaller --embargo"
+    every = "use a longer range, a shorter --sequence-length, a shorter --horizon, or a smaller "
+    assert hint(50, 1, 1, horizon=40, sequence_length=30) == f"{every}--embargo"
+    assert hint(0, 5, 0) == "use a longer range"
+    assert hint(50, 1, 0, sequence_length=60, length=False) == "use a longer range"
+
+
+def test_one_class_in_a_fold() -> None:
+    options = {"target_take_profit": 10.0, "target_stop_loss": 0.99, "horizon": 1}
+    message = (
+        r"^fold 1, trained on windows from 20\d\d-\d\d-\d\d to 20\d\d-\d\d-\d\d: all [\d,]+ "
+        "training windows have the class 0, expected at least two classes; use a longer range"
+    )
+    with pytest.raises(DataError, match=message):
+        evaluate(config(target="triple_barrier", network="linear", **options), folds=2)
+
+
 @pytest.mark.parametrize("folds", [26, 10**9, 2**63 - 1, 10**21])
 def test_more_folds_than_windows(folds: int) -> None:
-    message = f"50 windows of 10 bars are too few for {folds} folds: .*pass --folds 25 or less"
+    message = f"50 windows of 10 bars are too few for {folds} folds: .*or --folds 25 or less"
     with pytest.raises(DataError, match=message):
         walk_forward(np.arange(50), config(), folds, "expanding", reach=1, embargo=4)
 
@@ -124,9 +177,14 @@ def test_errors_equal_scikit_learn(folds: list[Fold]) -> None:
         prices = data.forecasts(each.test, factor * linear.predict(x[each.test + 9]))
         assert fold.linear_rmse == pytest.approx(np.sqrt(np.mean((actual - prices) ** 2)), rel=1e-6)
         assert fold.up_share == np.mean(actual > unchanged)
-        assert fold.ratio == fold.rmse / fold.persistence_rmse
-        low, high = fold.directional_accuracy_low, fold.directional_accuracy_high
-        assert 0 < low < fold.directional_accuracy < high < 1
+        found = fold.to_dict()
+        assert found["ratio"] == found["rmse"] / found["persistence_rmse"] == fold.ratio
+        share, low, high = (found[f"directional_accuracy{end}"] for end in ("", "_low", "_high"))
+        assert 0 < low < share < high < 1
+        returns = np.sign(np.diff(data.prepared.close))
+        opposite = returns[each.test + 9] == -returns[each.test + 8]
+        assert fold.contrarian_accuracy == np.mean(opposite)
+        assert "accuracy" not in found
         assert fold.first == data.times(each.test)[0].isoformat()
     assert folds[1].last.startswith("2024-12-31")
 
@@ -184,6 +242,62 @@ def test_only_the_compiled_engine_trains_folds_in_parallel(
         parallel = any(thread is not main_thread() for thread in threads)
         assert parallel is (together and cores == 2)
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        BinaryDirection(horizon=2),
+        TripleBarrier(horizon=5, take_profit=0.02, stop_loss=0.02, class_weights="balanced"),
+        SmoothedReturn(horizon=5),
+        LogReturn(horizon=2),
+    ],
+)
+def test_every_target(target: Target) -> None:
+    """With the linear network, which is solved exactly."""
+    features = {"return_1": "log(close / lag(close, 1))", "range": "log(high / low)"}
+    recipe = Recipe(name="own", features=features, target=target, network=Linear())
+    made = evaluate_walk_forward(config(recipe=recipe), folds=3)
+    again = evaluate(config(recipe=recipe), folds=3)
+    assert [replace(each, seconds=0) for each in again] == [
+        replace(each, seconds=0) for each in made.folds
+    ]
+    key, pooled = made.scoring.key, made.pooled
+    json.dumps([pooled, *(fold.to_dict() for fold in made.folds)], allow_nan=False)
+    assert (key == "log_loss") is isinstance(target, BinaryDirection | TripleBarrier)
+    bars = [fold.test for fold in made.folds]
+    assert pooled["test"] == sum(bars) == len(made.tested.actual)
+    assert (pooled["first"], pooled["last"]) == (made.folds[0].first, made.folds[-1].last)
+    for name in (key, f"linear_{key}", f"{made.scoring.unchanged}_{key}"):
+        errors = [fold.figures[name] for fold in made.folds]
+        if key == "rmse":
+            expected = np.sqrt(np.average(np.square(errors), weights=bars))
+        else:
+            expected = np.average(errors, weights=bars)
+        assert pooled[name] == pytest.approx(expected, rel=1e-12)
+    assert pooled["ratio"] == pooled[key] / pooled[f"{made.scoring.unchanged}_{key}"]
+    assert made.verdict.endswith(made.reference)
+
+
+@dataclass(frozen=True)
+class Down(BinaryDirection):
+    """Every label is the same class."""
+
+    kind = "down"
+
+    def labels(
+        self, prepared: PreparedData, options: RecipeOptions, parts: Parts, lag: int = 0
+    ) -> Labels:
+        zeros = np.zeros(len(prepared.close))
+        return Labels(zeros, zeros, np.full(len(zeros), np.nan), Classes((-1, 1)))
+
+
+def test_a_fold_in_which_nothing_can_be_forecast() -> None:
+    recipe = Recipe(
+        name="own", features={"range": "log(high / low)"}, target=Down(), network=Linear()
+    )
+    with pytest.raises(DataError, match="fold 1: the error of the class shares is 0, so there is"):
+        evaluate(config(recipe=recipe), folds=1)
 
 
 def test_the_basic_recipe_can_be_evaluated_too() -> None:

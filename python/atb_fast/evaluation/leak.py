@@ -236,7 +236,7 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
     recipe = _fresh(run.recipe)
     if run.local:
         gone = yield from _local_changes(run, cut)
-        prepared = _without_future(run, cut)
+        prepared = _without_future(run.prepared, cut)
     else:
         prepared = _known(run, recipe, cut)
         gone = len(np.setdiff1d(rows[rows < cut], prepared.matrix.rows))
@@ -267,19 +267,29 @@ def _changes(run: _Run, cut: int) -> Iterator[_Change]:
         return
     if run.local:
         # The rows that scalers are fitted on do not change, or `_local_changes` finds that they do.
+        if data.labels.base is not None:  # it depends on features
+            prepared = _without_future(data.prepared, cut, features=len(data.prepared.matrix.names))
         again = replace(data, prepared=prepared, parts=parts)
         again = replace(again, labels=recipe.target.labels(prepared, config, parts, recipe.lag))
     else:
         again = recipe.windows(prepared, config, parts)
         yield from _differences(data.prepared, again.prepared, cut)
+    for of_data, of_again in zip(*(_labels(each, parts) for each in (data, again)), strict=True):
+        yield from _difference("target", of_data, of_again)
+
+
+def _labels(data: WindowedData, parts: Parts) -> Iterator[NDArray[np.float64]]:
+    """Yield everything that models are fitted to and compared with, for the windows of `parts`."""
+    starts = parts.every
+    yield data.fitted(starts)
+    yield data.targets(starts)
+    yield data.persistence(starts)
+    yield data.base(starts)
     # The conversion of outputs to forecasts may depend on the future too.
-    ones = np.ones(len(parts.every))
-    for values in (
-        [each.fitted(parts.every) for each in (data, again)],
-        [each.forecasts(parts.every, ones) for each in (data, again)],
-        [each.base(parts.every) for each in (data, again)],
-    ):
-        yield from _difference("target", *values)
+    yield data.forecasts(starts, np.ones(len(starts)))
+    weights = data.labels.weights
+    if weights is not None:
+        yield weights[starts + data.length]
 
 
 def _local_changes(run: _Run, cut: int) -> Generator[_Change, None, int]:
@@ -311,17 +321,16 @@ def _local_changes(run: _Run, cut: int) -> Generator[_Change, None, int]:
     return gone
 
 
-def _without_future(run: _Run, cut: int) -> PreparedData:
+def _without_future(full: PreparedData, cut: int, features: int = 1) -> PreparedData:
     """Return what was prepared for the whole market without the rows from `cut` on.
 
-    One feature column is enough, because targets and the split do not depend on features.
+    By default with one feature only, because most targets and splits do not depend on features.
     """
-    full = run.prepared
     rows = full.matrix.rows[full.matrix.rows < cut]
-    one = full.matrix.values[: len(rows), :1].astype(np.float32)
+    values = full.matrix.values[: len(rows), :features].astype(np.float32)
     return replace(
         full,
-        matrix=FeatureMatrix(one, full.matrix.names[:1], rows=rows),
+        matrix=FeatureMatrix(values, full.matrix.names[:features], rows=rows),
         close=full.close[: len(rows)],
         timestamps=full.timestamps.head(len(rows)),
         frame=full.frame.head(cut),

@@ -1,4 +1,4 @@
-"""Error metrics, directional accuracy, and returns by decile."""
+"""Error metrics, directional accuracy, metrics of classes, and returns by decile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.evaluation.significance import Z95, wilson_interval
-from atb_fast.features.windows import WindowedData
+
+#: The smallest probability that a loss is computed from.
+_LEAST = 1e-7
 
 
 def rmse(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
@@ -63,11 +65,54 @@ def directional_accuracy(
     return Direction(share, low, high, count, float(np.mean((actual > last)[moved])))
 
 
-def direction(data: WindowedData, predicted: NDArray[np.float64]) -> Direction:
-    """Return the directional accuracy on test windows whose horizons do not overlap."""
-    starts = data.test[:: data.horizon]
-    last, actual = data.persistence(starts), data.targets(starts)
-    return directional_accuracy(last, actual, predicted[:: data.horizon])
+def log_losses(
+    actual: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the log loss of each forecast: minus the log of the probability of what happened.
+
+    Probabilities below 1e-7 count as 1e-7, as in Keras. Otherwise, one output that float32 rounds
+    to 0 or 1 could make the mean infinite.
+
+    Args:
+        actual: Index of the class, shape (windows,).
+        probabilities: Shape (windows, classes).
+    """
+    found = np.take_along_axis(probabilities, actual[:, None], axis=1)[:, 0]
+    return np.asarray(-np.log(np.clip(found, _LEAST, 1.0)))
+
+
+def brier_score(actual: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """Return the Brier score: the mean squared error of the probabilities.
+
+    For two classes, it is that of one of them; for more, the sum over all classes (G. Brier,
+    Verification of Forecasts Expressed in Terms of Probability, 1950).
+
+    Args:
+        actual: Index of the class, shape (windows,).
+        probabilities: Shape (windows, classes).
+    """
+    classes = probabilities.shape[1]
+    total = np.sum(np.square(probabilities - np.eye(classes)[actual]), axis=1)
+    return float(np.mean(total)) / (2.0 if classes == 2 else 1.0)
+
+
+def confusion_matrix(
+    actual: NDArray[np.int64], chosen: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Return the number of windows by actual class (rows) and chosen class (columns).
+
+    Args:
+        actual: Index of the class, shape (windows,).
+        chosen: Index of the class that is forecast, shape (windows,).
+        classes: Number of classes.
+    """
+    counts = np.bincount(actual * classes + chosen, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def balanced_accuracy(actual: NDArray[np.int64], chosen: NDArray[np.int64]) -> float:
+    """Return the mean share of correct forecasts over the classes that happened."""
+    return float(np.mean([np.mean(chosen[actual == each] == each) for each in np.unique(actual)]))
 
 
 @dataclass(frozen=True)

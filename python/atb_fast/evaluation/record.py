@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from atb_fast.evaluation.diagnostics import Evaluation
 from atb_fast.features.windows import WindowedData
@@ -24,7 +25,7 @@ class RunRecord:
         policy: The device and the precision.
         fitted: The result of the fit.
         evaluation: The errors of the model.
-        unshrunk: The errors of the network before shrinkage, see `diagnostics.errors_on_test`;
+        unshrunk: The results of the network before shrinkage, see `diagnostics.before_shrinkage`;
             None if the model is not shrunk.
         robustness: See `diagnostics.robustness`; None if it was not measured.
         importance: See `diagnostics.permutation_importance`; None if it was not measured.
@@ -32,6 +33,7 @@ class RunRecord:
         charts: See `charts.draw_charts`; empty if they were not drawn.
         onnx_difference: See `Exported`; None if there is no checked model.onnx.
         candles_rmse: See `Exported`.
+        target_distribution: See `Exported`.
         failures: The error message of each optional step that failed, by step.
     """
 
@@ -40,13 +42,14 @@ class RunRecord:
     policy: DevicePolicy
     fitted: FitResult
     evaluation: Evaluation
-    unshrunk: Mapping[str, float] | None = None
+    unshrunk: Mapping[str, Any] | None = None
     robustness: Mapping[str, float] | None = None
     importance: Mapping[str, float] | None = None
     importance_deviation: Mapping[str, float] = field(default_factory=dict)
     charts: Mapping[str, str] = field(default_factory=dict)
     onnx_difference: Mapping[str, float] | None = None
     candles_rmse: float | None = None
+    target_distribution: Mapping[str, list[float]] | None = None
     failures: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -1,7 +1,9 @@
-"""Significance: confidence intervals, and a test of two forecasts."""
+"""Significance: confidence intervals, and tests of two forecasts."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import exp, lgamma, log
 from statistics import NormalDist
 
 import numpy as np
@@ -30,30 +32,65 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 
 def diebold_mariano(
-    actual: NDArray[np.float64],
-    predicted: NDArray[np.float64],
-    other: NDArray[np.float64],
-    horizon: int = 1,
+    losses: NDArray[np.float64], other: NDArray[np.float64], horizon: int = 1
 ) -> float:
     """Return by how many standard errors a forecast beats another one.
 
-    The statistic is the mean difference of the squared errors divided by its standard error, which
-    includes the autocovariances of overlapping horizons (F. Diebold and R. Mariano, Comparing
-    Predictive Accuracy, 1995). Values from -2 to 2 can be due to chance. It is 0 if the errors are
-    equal, or if the differences have no variance to measure chance by.
+    The statistic is the mean difference of the losses divided by its standard error, which includes
+    the autocovariances of overlapping horizons (F. Diebold and R. Mariano, Comparing Predictive
+    Accuracy, 1995). Where their sum is not positive, which happens with long horizons, they have
+    the weights of W. Newey and K. West (1987). Values from -2 to 2 can be due to chance. It is 0 if
+    the losses are equal, or if the differences have no variance to measure chance by, except for
+    rounding.
 
     Args:
-        actual: Actual price of each bar, ascending in time, shape (bars,).
-        predicted: The forecast, shape (bars,).
-        other: The forecast that it is compared with, shape (bars,).
+        losses: Loss of the forecast for each bar, for example its squared error, ascending in time,
+            shape (bars,).
+        other: Losses of the forecast that it is compared with, shape (bars,).
         horizon: Bars that both forecasts look ahead.
     """
-    gain = np.square(other - actual) - np.square(predicted - actual)
+    gain = other - losses
     centered = gain - gain.mean()
-    variance = float(np.mean(np.square(centered)))
+    own = float(np.mean(np.square(centered)))
+    variance = weighted = own
     for lag in range(1, min(horizon, len(gain))):
-        variance += 2.0 * float(np.sum(centered[lag:] * centered[:-lag])) / len(gain)
-    return float(gain.mean() / np.sqrt(variance / len(gain))) if variance > 0.0 else 0.0
+        covariance = 2.0 * float(np.sum(centered[lag:] * centered[:-lag])) / len(gain)
+        variance += covariance
+        weighted += (1.0 - lag / horizon) * covariance
+    if variance <= 0.0:
+        variance = weighted
+    rounding = float(np.finfo(np.float64).eps * gain.mean() ** 2)
+    return float(gain.mean() / np.sqrt(variance / len(gain))) if variance > rounding else 0.0
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Whether one of two classifiers is right more often; see `mcnemar`.
+
+    Attributes:
+        better: Number of bars on which only the first one is right.
+        worse: Number of bars on which only the second one is right.
+        p_value: Probability of counts that differ at least so much if both are equally good.
+    """
+
+    better: int
+    worse: int
+    p_value: float
+
+
+def mcnemar(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> McNemar:
+    """Return the exact test of Q. McNemar (1947): a two-sided binomial test of a fair coin.
+
+    Args:
+        right: Whether the first classifier is right, for each of independent bars, shape (bars,).
+        other: The same for the second one.
+    """
+    better, worse = (int(np.sum(one & ~two)) for one, two in ((right, other), (other, right)))
+    count, least = better + worse, min(better, worse)
+    # The largest term of the sum has the exponent 0, so nothing overflows.
+    logs = [lgamma(count + 1) - lgamma(k + 1) - lgamma(count - k + 1) for k in range(least + 1)]
+    tail = sum(exp(each - logs[-1]) for each in logs) * exp(logs[-1] - count * log(2.0))
+    return McNemar(better, worse, min(1.0, 2.0 * tail))
 
 
 def is_worse(error: float, other: float, statistic: float) -> bool:
@@ -62,27 +99,28 @@ def is_worse(error: float, other: float, statistic: float) -> bool:
     A statistic of 0 with a larger error is not chance: the difference has no variance.
 
     Args:
-        error: RMSE of the forecast.
-        other: RMSE of the other one on the same bars.
+        error: Error of the forecast.
+        other: Error of the other one on the same bars.
         statistic: See `diebold_mariano`.
     """
     return error > other and (statistic <= -_SIGNIFICANT or statistic == 0.0)
 
 
-def verdict(error: float, persistence: float, statistic: float) -> str:
-    """Return how a model compares with persistence, the forecast "no change".
+def verdict(error: float, other: float, statistic: float, reference: str = "no change") -> str:
+    """Return how a model compares with a reference forecast.
 
     `better than no change` and `worse than no change` are significant differences. `hardly better
     than no change` (a smaller error) and `no better than no change` (a larger error) are
     statistically indistinguishable from it. `as good as no change` means the same error.
 
     Args:
-        error: Test RMSE of the model.
-        persistence: Test RMSE of persistence.
+        error: Error of the model on the test windows.
+        other: Error of the reference on them.
         statistic: See `diebold_mariano`.
+        reference: What the reference is called.
     """
-    if error == persistence:
-        return "as good as no change"
+    if error == other:
+        return f"as good as {reference}"
     if abs(statistic) < _SIGNIFICANT:
-        return f"{'hardly' if error < persistence else 'no'} better than no change"
-    return f"{'better' if error < persistence else 'worse'} than no change"
+        return f"{'hardly' if error < other else 'no'} better than {reference}"
+    return f"{'better' if error < other else 'worse'} than {reference}"

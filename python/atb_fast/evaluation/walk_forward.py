@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from atb_fast import recipes
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import OPTIONS, RecipeOptions
 from atb_fast.errors import ArgumentError, DataError, TrainingError, counted
-from atb_fast.evaluation.metrics import direction, rmse
+from atb_fast.evaluation.predictions import out_of_fold
+from atb_fast.evaluation.scoring import NAMES, Scoring, Tested, scoring_of
+from atb_fast.evaluation.significance import verdict
 from atb_fast.features.prepared import PreparedData
-from atb_fast.features.price import PriceScale
-from atb_fast.features.windows import Parts, WindowedData
+from atb_fast.features.windows import Parts
 from atb_fast.ingestion.market import load_market
 from atb_fast.options import check_count, check_type
 from atb_fast.recipes.config import TrainingConfig
-from atb_fast.recipes.shrinkage import shrinkage_factor
-from atb_fast.recipes.split import before, embargo_rows
+from atb_fast.recipes.split import before, embargo_rows, remedies
 from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import DevicePolicy, configure, import_ahead
 from atb_fast.training.engine import choose
@@ -40,17 +42,17 @@ Window = Literal["expanding", "rolling"]
 
 #: Share of the windows, oldest first, that is not tested in any fold.
 _FIRST_SHARE = 0.5
-#: Number of windows copied at a time to read their last rows.
-_BATCH = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fold:
     """The results of one fold, out of sample: its test bars follow all bars it was fitted on.
 
     The legacy recipe is an exception, because it fits its scalers on all bars.
 
-    RMSE is in quote currency; shares are 0..1.
+    RMSE is in the unit of the target: quote currency, a return, or the logarithm of volatility. The
+    error of classes is the log loss. Shares are 0..1. What does not exist for the target of the
+    recipe is None.
 
     Attributes:
         number: Number of the fold, counted from 1.
@@ -59,23 +61,31 @@ class Fold:
         train: Number of training windows.
         validation: Number of validation windows, which select the best epoch.
         test: Number of test windows.
-        shrinkage: Shrinkage factor of the outputs; at 0 the model predicts no change.
-        rmse: RMSE of the model.
-        persistence_rmse: RMSE of persistence, which predicts the last close.
-        linear_rmse: RMSE of least squares on the last bar of each window, with a shrinkage factor
-            estimated as for the model.
-        ratio: `rmse / persistence_rmse`; above 1 the model is worse than persistence.
-        linear_ratio: `linear_rmse / persistence_rmse`.
-        directional_accuracy: Share of correct directions, on windows whose horizons do not
-            overlap; see `metrics.Direction`.
-        directional_accuracy_low: Lower end of its 95% interval.
-        directional_accuracy_high: Upper end of that interval.
-        directional_bars: Number of bars that count; 0 if the model predicts no change.
-        linear_directional_accuracy: Directional accuracy of least squares.
-        up_share: Share of bars whose price rose: the accuracy of always predicting up.
+        shrinkage: Shrinkage factor of the outputs; at 0 the model predicts no change, or HAR.
+        ratio: Error of the model divided by that of no change, or of the class shares; above 1 the
+            model is worse.
+        linear_ratio: The same for the linear model on the last bar of each window: least squares,
+            for returns with a shrinkage factor estimated as for the model, or logistic regression.
         epochs: Number of epochs.
         best_epoch: Epoch whose weights were kept, counted from 1.
         seconds: Duration of the fold. Folds may run in parallel.
+        rmse: RMSE of the model; None for classes.
+        persistence_rmse: RMSE of persistence, which predicts no change.
+        linear_rmse: RMSE of the linear model.
+        directional_accuracy: Share of correct directions of a model of prices or returns, on
+            windows whose horizons do not overlap; see `metrics.Direction`.
+        directional_accuracy_low: Lower end of its 95% interval.
+        directional_accuracy_high: Upper end of that interval.
+        directional_bars: Number of bars that count; 0 if the model predicts no change.
+        linear_directional_accuracy: Directional accuracy of the linear model.
+        up_share: Share of bars whose price rose: the accuracy of always predicting up.
+        accuracy: Share of windows whose most probable class is right.
+        majority_accuracy: Accuracy of the most frequent class of the training windows.
+        contrarian_accuracy: Accuracy of a reversal of the last return, measured as
+            `directional_accuracy` or as `accuracy`.
+        har_ratio: As `ratio`, for HAR.
+        ewma_ratio: As `ratio`, for the exponentially weighted volatility of RiskMetrics.
+        figures: All figures by name, also those that are not repeated here; see `scoring`.
     """
 
     number: int
@@ -85,20 +95,81 @@ class Fold:
     validation: int
     test: int
     shrinkage: float
-    rmse: float
-    persistence_rmse: float
-    linear_rmse: float
     ratio: float
     linear_ratio: float
-    directional_accuracy: float
-    directional_accuracy_low: float
-    directional_accuracy_high: float
-    directional_bars: int
-    linear_directional_accuracy: float
-    up_share: float
     epochs: int
     best_epoch: int
     seconds: float
+    rmse: float | None = None
+    persistence_rmse: float | None = None
+    linear_rmse: float | None = None
+    directional_accuracy: float | None = None
+    directional_accuracy_low: float | None = None
+    directional_accuracy_high: float | None = None
+    directional_bars: int | None = None
+    linear_directional_accuracy: float | None = None
+    up_share: float | None = None
+    accuracy: float | None = None
+    majority_accuracy: float | None = None
+    contrarian_accuracy: float | None = None
+    har_ratio: float | None = None
+    ewma_ratio: float | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what exists by name, as JSON values, with `figures` on the same level."""
+        own = asdict(self)
+        figures: dict[str, Any] = own.pop("figures")
+        return {name: value for name, value in own.items() if value is not None} | figures
+
+
+@dataclass(frozen=True)
+class WalkForward:
+    """A walk-forward evaluation.
+
+    Attributes:
+        folds: The results of each fold.
+        tested: What the models of all folds and the baselines forecast, in order of time.
+        scoring: How the forecasts are scored.
+        predictions: The forecasts for a backtest; see `predictions.out_of_fold`.
+    """
+
+    folds: list[Fold]
+    tested: Tested
+    scoring: Scoring
+    predictions: pl.DataFrame
+
+    @cached_property
+    def pooled(self) -> dict[str, Any]:
+        """The figures of all test windows together; see `Scoring.figures`."""
+        times = self.tested.times
+        return {
+            "first": times[0].isoformat(),
+            "last": times[-1].isoformat(),
+            "test": len(times),
+            **self.scoring.figures(self.tested),
+        }
+
+    @property
+    def ratios(self) -> list[float]:
+        """Error of the model of each fold, divided by that of the reference."""
+        return [_ratio(fold, self.scoring, self.tested) for fold in self.folds]
+
+    @property
+    def reference(self) -> str:
+        """What a model has to beat, in sentences."""
+        return NAMES[self.scoring.reference(self.tested)]
+
+    @property
+    def verdict(self) -> str:
+        """How the models of all folds compare with the reference; see `significance.verdict`."""
+        found, key = self.pooled, self.scoring.key
+        other = found[f"{self.scoring.reference(self.tested)}_{key}"]
+        return verdict(found[key], other, found["diebold_mariano"], self.reference)
+
+
+#: A fold, how its forecasts are scored, what is scored, and its predictions for a backtest.
+_Done = tuple[Fold, Scoring, Tested, pl.DataFrame]
 
 
 def evaluate(
@@ -109,6 +180,20 @@ def evaluate(
     embargo: int | None = None,
     listener: Listener = SILENT,
 ) -> list[Fold]:
+    """Return the results of each fold; see `evaluate_walk_forward`."""
+    return evaluate_walk_forward(
+        config, folds=folds, window=window, embargo=embargo, listener=listener
+    ).folds
+
+
+def evaluate_walk_forward(
+    config: TrainingConfig,
+    *,
+    folds: int = 5,
+    window: Window = "expanding",
+    embargo: int | None = None,
+    listener: Listener = SILENT,
+) -> WalkForward:
     """Return the results of training the recipe of `config` once for each fold.
 
     Args:
@@ -140,32 +225,57 @@ def evaluate(
     prepared = recipes.prepare(market, config, cache=config.cache_dir / "features")
     between = embargo_rows(prepared, config) if embargo is None else embargo
     starts, reach = recipe.starts(prepared, config), recipe.reach(config)
-    plan = walk_forward(starts, config, folds, window, reach=reach, embargo=between)
+    plan = walk_forward(
+        starts,
+        config,
+        folds,
+        window,
+        reach=reach,
+        embargo=between,
+        length="length" in recipe.traits,
+    )
     policy = configure(config, listener=listener)
     log.info("%s", policy.reason)
     if policy.engine == "auto":
         # All folds have the same layers, so one network tells which engine trains them.
         model = recipe.build(config.sequence_length, prepared.matrix.shape[1])
-        policy = replace(policy, engine=choose(policy.engine, model))
-    # Only the compiled engine trains a model independently of other threads.
+        engine = choose(policy.engine, model, head=recipe.target.head, network=recipe.network)
+        policy = replace(policy, engine=engine)
+    # Keras' own loop does not train a model independently of other threads.
     together = policy.engine != "keras" and not policy.gpus
     works = [
         partial(_evaluated, config, prepared, policy, (number, parts))
         for number, parts in enumerate(plan, 1)
     ]
 
-    def report(fold: Fold) -> None:
+    def report(done: _Done) -> None:
+        fold, scoring, tested, _ = done
         log.info(
-            "fold %d of %d: RMSE %.3f times that of persistence, %.1f s",
+            "fold %d of %d: %s %.3f times that of %s, %.1f s",
             fold.number,
             folds,
-            fold.ratio,
+            scoring.name,
+            _ratio(fold, scoring, tested),
+            NAMES[scoring.reference(tested)],
             fold.seconds,
         )
         listener.fold(fold)
 
     forget_models()
-    return side_by_side(works, min(folds, cores()) if together else 1, listener, report)
+    threads = min(folds, cores()) if together else 1
+    made, scorings, tested, predictions = zip(
+        *side_by_side(works, threads, listener, report), strict=True
+    )
+    return WalkForward(list(made), Tested.together(tested), scorings[0], pl.concat(predictions))
+
+
+def _ratio(fold: Fold, scoring: Scoring, tested: Tested) -> float:
+    """Return the error of a model divided by that of the reference; infinite if that is 0."""
+    reference = scoring.reference(tested)
+    if reference == scoring.unchanged:
+        return fold.ratio
+    other: float = fold.figures[f"{reference}_ratio"]
+    return fold.ratio / other if other else math.inf
 
 
 def _evaluated(
@@ -174,11 +284,20 @@ def _evaluated(
     policy: DevicePolicy,
     numbered: tuple[int, Parts],
     listener: Listener,
-) -> Fold:
-    """Return the results of one fold."""
+) -> _Done:
+    """Return the results of one fold, and the forecasts that they are computed from."""
     began = time.perf_counter()
     recipe, (number, parts) = config.definition, numbered
-    data = recipe.windows(prepared, config, parts)
+    try:
+        data = recipe.windows(prepared, config, parts)
+    except DataError as error:  # for example, all training windows have the same class
+        first, last = (prepared.timestamps[int(part)] for part in parts.train[[0, -1]])
+        # The first fold is trained on the same windows, whatever the number of folds.
+        fewer = ", or fewer --folds" * (number > 1)
+        raise DataError(
+            f"fold {number}, trained on windows from {first:%Y-%m-%d} to {last:%Y-%m-%d}: "
+            f"{error}{fewer}"
+        ) from error
     model, fitted = train(recipe, config, data, policy, listener=listener)
     data = recipe.calibrated(data, partial(predict_outputs, model, data))
     if fitted.diverged:
@@ -186,20 +305,31 @@ def _evaluated(
             f"the loss of fold {number} became NaN in epoch {fitted.diverged}; try another "
             "--seed, or fewer --epochs"
         )
-    times = data.times(data.test)
-    return Fold(
+    scoring = scoring_of(data)
+    forecasts = predict(model, data, data.test)
+    tested = scoring.tested(data, forecasts)
+    figures = scoring.figures(tested)
+    if "ratio" not in figures:
+        raise DataError(
+            f"fold {number}: the error of {NAMES[scoring.unchanged]} is 0, so there is nothing to "
+            "forecast; use candles of a market that trades"
+        )
+    named = {each.name for each in fields(Fold)} & figures.keys()
+    fold = Fold(
         number=number,
-        first=times[0].isoformat(),
-        last=times[-1].isoformat(),
+        first=tested.times[0].isoformat(),
+        last=tested.times[-1].isoformat(),
         train=len(data.train),
         validation=len(data.validation),
         test=len(data.test),
         shrinkage=fitted.shrinkage,
-        **_errors(data, predict(model, data, data.test)),
         epochs=fitted.epochs,
         best_epoch=fitted.best_epoch,
         seconds=time.perf_counter() - began,
+        figures=figures,
+        **{name: figures[name] for name in named},
     )
+    return fold, scoring, tested, out_of_fold(data, forecasts, number, config.bar_ms)
 
 
 def walk_forward(
@@ -210,6 +340,7 @@ def walk_forward(
     *,
     reach: int,
     embargo: int,
+    length: bool = True,
 ) -> list[Parts]:
     """Return the training, validation and test windows of each fold.
 
@@ -224,16 +355,18 @@ def walk_forward(
             as in the first fold.
         reach: Rows after the last row of a window that its label depends on.
         embargo: Number of rows dropped between two parts.
+        length: Whether the recipe can have windows of another length, for messages.
 
     Raises:
         DataError: A fold has too few windows.
     """
     begin = int(len(starts) * _FIRST_SHARE)
     if folds > len(starts) - begin:  # also keeps the edges small
+        fewer = [f"--folds {len(starts) - begin} or less"] if len(starts) else []
         raise DataError(
             f"{len(starts):,} windows of {options.sequence_length:,} bars are too few for {folds} "
             f"folds: the newer half, {len(starts) - begin} windows, is divided into folds; "
-            f"pass --folds {len(starts) - begin} or less, or use a longer range"
+            f"{remedies(options, *fewer, length=length)}"
         )
     edges = np.linspace(begin, len(starts), folds + 1).astype(int)
     parts: list[Parts] = []
@@ -243,57 +376,13 @@ def walk_forward(
             starts[oldest:edge], starts[edge:end], options.sequence_length - 1 + reach + embargo
         )
         if not fold.complete:
+            fewer = ["fewer --folds"] if folds > 1 else []
             raise DataError(
                 f"{len(starts):,} windows of {options.sequence_length:,} bars are too few for "
                 f"{counted(folds, 'fold')}: fold {len(parts) + 1} has {len(fold.train)} training, "
                 f"{len(fold.validation)} validation and {len(fold.test)} test windows with an "
-                f"embargo of {counted(embargo, 'bar')}; use a longer range, fewer --folds, a "
-                "shorter --sequence-length, or a smaller --embargo"
+                f"embargo of {counted(embargo, 'bar')}; "
+                f"{remedies(options, *fewer, length=length, embargo=embargo)}"
             )
         parts.append(fold)
     return parts
-
-
-def _errors(data: WindowedData, predicted: NDArray[np.float64]) -> dict[str, Any]:
-    actual, unchanged = data.targets(data.test), data.persistence(data.test)
-    linear = _linear(data)
-    foreseen = direction(data, predicted)
-    persistence = rmse(actual, unchanged)
-    if not persistence:
-        raise DataError("the price never moves in a fold; use candles of a market that trades")
-    return {
-        "rmse": rmse(actual, predicted),
-        "persistence_rmse": persistence,
-        "linear_rmse": rmse(actual, linear),
-        "ratio": rmse(actual, predicted) / persistence,
-        "linear_ratio": rmse(actual, linear) / persistence,
-        "directional_accuracy": foreseen.share,
-        "directional_accuracy_low": foreseen.low,
-        "directional_accuracy_high": foreseen.high,
-        "directional_bars": foreseen.bars,
-        "linear_directional_accuracy": direction(data, linear).share,
-        "up_share": float(np.mean(actual > unchanged)),
-    }
-
-
-def _linear(data: WindowedData) -> NDArray[np.float64]:
-    """Return the predictions of least squares on the last bar of each test window."""
-    weights, *_ = np.linalg.lstsq(_last_rows(data, data.train), data.fitted(data.train), rcond=None)
-    factor = 1.0
-    if isinstance(data.output, PriceScale) and data.output.kind == "log_return":
-        factor = shrinkage_factor(
-            _last_rows(data, data.validation) @ weights,
-            data.fitted(data.validation),
-            data.horizon,
-        )
-    return data.forecasts(data.test, factor * (_last_rows(data, data.test) @ weights))
-
-
-def _last_rows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the features of the last bar of each window, plus a column of ones."""
-    if data.scaled_by_window:
-        parts = np.array_split(starts, -(-len(starts) // _BATCH))
-        rows: Any = np.concatenate([data.windows(part)[:, -1] for part in parts])
-    else:
-        rows = data.prepared.matrix.values[starts + data.length - 1]
-    return np.column_stack([rows.astype(np.float64), np.ones(len(rows))])
