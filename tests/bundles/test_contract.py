@@ -94,11 +94,27 @@ def truncated(bundle: Path) -> None:
     (bundle / "model.onnx").write_bytes(content[: len(content) // 2])
 
 
-def without_lstm(model: Any) -> None:
-    make = onnx.helper.make_node
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.append(make("ReduceMean", ["features"], ["rows"], axes=[1], keepdims=0))
-    model.graph.node.append(make("ReduceMean", ["rows"], ["prediction"], axes=[1], keepdims=1))
+def looped(model: Any) -> None:
+    """Let a loop of one step return the prediction."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    model.graph.node[-1].output[0] = "single"
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["still"]),
+            helper.make_node("Identity", ["before"], ["after"]),
+        ],
+        "body",
+        [
+            value("step", kinds.INT64, []),
+            value("go", kinds.BOOL, []),
+            value("before", kinds.FLOAT, [None, 1]),
+        ],
+        [value("still", kinds.BOOL, []), value("after", kinds.FLOAT, [None, 1])],
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "steps"))
+    node = helper.make_node("Loop", ["steps", "", "single"], ["prediction"], body=body)
+    model.graph.node.append(node)
 
 
 def shorter(model: Any) -> None:
@@ -132,7 +148,8 @@ BREAKS: list[tuple[str, Callable[[Path], object]]] = [
     ("identity", metadata(symbol="ETHUSDT")),
     ("identity", metadata(model_type="other")),
     ("version-id", metadata(version_id="2020-01-01_00h00m00s_v1")),
-    ("task", metadata(framework="keras")),
+    ("framework", metadata(framework="keras")),
+    ("framework", metadata(model_file="other.onnx")),
     ("task", metadata(task_type="classification")),
     ("dates", metadata(created_at="2020-01-01T00:00:00+00:00")),
     ("dates", metadata(created_at="yesterday", training_date="yesterday")),
@@ -152,7 +169,7 @@ BREAKS: list[tuple[str, Callable[[Path], object]]] = [
     ("opset", graph(lambda m: setattr(m.opset_import[0], "version", 18))),
     ("ir", graph(lambda m: setattr(m, "ir_version", 9))),
     ("external-data", external),
-    ("lstm", graph(without_lstm)),
+    ("loop", graph(looped)),
     ("input", graph(fixed_batch)),
     ("input-shape", graph(shorter)),
     ("output-shape", graph(two_outputs_wide)),
@@ -178,7 +195,7 @@ def relink(home: Path, target: str) -> None:
 
 def test_every_rule_has_a_case() -> None:
     source = Path(engine_contract.__file__).read_text()
-    rules = set(re.findall(r"""(?:add\(|\{)"([a-z-]+)"[)}]""", source))
+    rules = set(re.findall(r"""(?:add\(|\{|return )"([a-z-]+)"[)}\n]""", source))
     assert rules == {rule for rule, _ in BREAKS} | set(BESIDE) | {"basic-timeframe"}
 
 
@@ -241,6 +258,10 @@ def moved(cells: Any) -> Any:
         ({"windows": moved}, "train/serve skew: a feature differs by 2"),
         ({"windows": lambda a: a * np.nan}, "train/serve skew: a feature differs by nan"),
         ({"predictions": lambda a: a * (1 + 2e-5)}, "a prediction differs from that of Keras by 2"),
+        (
+            {"predictions": lambda a: a * (1 + 2e-5), "scale": lambda a: a * 1e300},
+            "a prediction differs from that of Keras by 2",
+        ),
         ({"predictions": lambda a: a * np.nan}, "a prediction differs from that of Keras by nan"),
         ({"candles": lambda a: a * 1.0001}, "train/serve skew|a prediction differs"),
         ({"index": lambda a: np.stack([a[0], 100 - a[1]])}, "train/serve skew"),

@@ -119,7 +119,7 @@ def test_an_error_in_a_thread_is_raised(models: Path, tmp_path: Path, truth: Tru
     document.write_text(json.dumps(json.loads(document.read_text()) | scale))
     reseal(path)
     bundle = load_bundle(path, threads=2)
-    with pytest.raises(BundleError, match="or values that are not finite"):
+    with pytest.raises(BundleError, match="values too large for a forecast"):
         bundle.predict(truth("BTCUSDT", "1h").tail(1500))
 
 

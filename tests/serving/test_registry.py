@@ -70,3 +70,14 @@ def test_the_work_folder_is_next_to_the_registry_that_a_link_points_to(tmp_path:
     assert registry.work_folder(tmp_path / "link") == expected
     assert registry.work_folder(tmp_path / "real" / "models" / ".") == expected
     assert registry.work_folder(tmp_path / "real" / "other") != expected
+
+
+@pytest.mark.parametrize("model_type", ["basic", "meta_label"])
+def test_strategies_load_these_types_of_one_hour_only(tmp_path: Path, model_type: str) -> None:
+    home = tmp_path / "BTCUSDT" / model_type
+    home.mkdir(parents=True)
+    assert registry.other_live_timeframe(home, "4h") == "1h"
+    assert registry.other_live_timeframe(home, "1h") is None
+    live = bundle(home, "2026-01-02_00h00m00s_v1", timeframe="4h")  # promoted with --force
+    (home / "latest").symlink_to(live.name)
+    assert registry.other_live_timeframe(home, "1h") == "4h"

@@ -93,6 +93,12 @@ def _load(bundle: Path, *, run: bool) -> str:
 
 def violations(registry: Path, symbol: str, model_type: str) -> set[str]:
     """Return the codes of the rules that the live bundle of `symbol` and `model_type` breaks."""
+    broken, bundle = layout(registry, symbol, model_type)
+    return broken | bundle_violations(bundle, symbol, model_type) if bundle else broken
+
+
+def layout(registry: Path, symbol: str, model_type: str) -> tuple[set[str], Path | None]:
+    """Return the rules that the files around a bundle break, and the live bundle, if any."""
     broken: set[str] = set()
     home = registry / symbol / model_type
     for entry in home.iterdir():
@@ -102,39 +108,69 @@ def violations(registry: Path, symbol: str, model_type: str) -> set[str]:
             broken.add("part")
     latest = home / "latest"
     if not latest.is_symlink():
-        return broken | {"no-latest"}
+        return broken | {"no-latest"}, None
     if latest.readlink().is_absolute():
         broken.add("latest-absolute")
     bundle = latest.resolve()
     if not bundle.is_relative_to(registry.resolve()):
-        return broken | {"latest-outside"}
+        return broken | {"latest-outside"}, None
     if not bundle.is_dir():
-        return broken | {"latest-dangles"}
-    return broken | bundle_violations(bundle, symbol, model_type)
+        return broken | {"latest-dangles"}, None
+    return broken, bundle
 
 
 def bundle_violations(bundle: Path, symbol: str, model_type: str) -> set[str]:
     """Return the codes of the rules that one bundle breaks."""
-    broken = set()
-    if [path.name for path in bundle.glob("*.onnx")] != ["model.onnx"]:
-        return {"onnx-count"}
-    try:
-        metadata = json.loads((bundle / "metadata.json").read_text())
-        schema = json.loads((bundle / "feature_schema.json").read_text())
-    except (OSError, ValueError):
-        return {"json"}
+    documents = read(bundle)
+    if isinstance(documents, str):
+        return {documents}
+    metadata, schema = documents
+    broken = document_violations(bundle, metadata, schema, (symbol, model_type))
     if KEYS - set(metadata):
         broken.add("keys")
+    if metadata.get("task_type") != "regression":
+        broken.add("task")
+    names = [feature["name"] for feature in schema["features"]]
+    broken |= _price(metadata, model_type, names)
+    shape = (metadata.get("sequence_length"), len(names))
+    return broken | _model(bundle / "model.onnx", shape)
+
+
+def read(bundle: Path) -> tuple[dict[str, Any], dict[str, Any]] | str:
+    """Return metadata.json and feature_schema.json, or the rule because of which they cannot be."""
+    if [path.name for path in bundle.glob("*.onnx")] != ["model.onnx"]:
+        return "onnx-count"
+    try:
+        return (
+            json.loads((bundle / "metadata.json").read_text()),
+            json.loads((bundle / "feature_schema.json").read_text()),
+        )
+    except (OSError, ValueError):
+        return "json"
+
+
+def document_violations(
+    bundle: Path, metadata: dict[str, Any], schema: dict[str, Any], identity: tuple[str, str]
+) -> set[str]:
+    """Return the rules for the documents of every kind of bundle that these break.
+
+    Args:
+        bundle: The bundle's directory.
+        metadata: metadata.json.
+        schema: feature_schema.json.
+        identity: The expected symbol and type.
+    """
+    broken = set()
     if "normalization_params" in metadata:
         broken.add("normalization-params")
     if not all(map(_finite, (metadata, schema))):
         broken.add("finite")
-    if metadata.get("symbol") != symbol or metadata.get("model_type") != model_type:
+    if (metadata.get("symbol"), metadata.get("model_type")) != identity:
         broken.add("identity")
     if metadata.get("version_id") != bundle.name:
         broken.add("version-id")
-    if metadata.get("task_type") != "regression" or metadata.get("framework") != "onnx":
-        broken.add("task")
+    if (metadata.get("framework"), metadata.get("model_file")) != ("onnx", "model.onnx"):
+        broken.add("framework")
     stamps = {str(metadata.get(name)) for name in ("created_at", "training_date")}
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)"
     if len(stamps) != 1 or not re.fullmatch(stamp, min(stamps)):
@@ -155,8 +191,7 @@ def bundle_violations(bundle: Path, symbol: str, model_type: str) -> set[str]:
         broken.add("length")
     if not all(feature.get("required") is True for feature in schema["features"]):
         broken.add("required")
-    broken |= _price(metadata, model_type, names)
-    return broken | _model(bundle / "model.onnx", metadata, names)
+    return broken
 
 
 def _price(metadata: dict[str, Any], model_type: str, names: list[str]) -> set[str]:
@@ -181,7 +216,28 @@ def _price(metadata: dict[str, Any], model_type: str, names: list[str]) -> set[s
     return broken
 
 
-def _model(path: Path, metadata: dict[str, Any], names: list[str]) -> set[str]:
+def _model(path: Path, shape: tuple[Any, int]) -> set[str]:
+    session = session_of(path, shape)
+    if isinstance(session, set):
+        return session
+    broken = set()
+    rng = np.random.default_rng(0)
+    for size in (1, 5):
+        got = run(session, rng.random((size, *shape), dtype=np.float32))
+        if got.shape != (size, 1) or got.dtype != np.float32:
+            broken.add("output-shape")
+        elif not np.isfinite(got).all():
+            broken.add("output-finite")
+    return broken
+
+
+def session_of(path: Path, shape: tuple[Any, int]) -> set[str] | Any:
+    """Return an onnxruntime session, or the rules for every graph that this one breaks.
+
+    Args:
+        path: The ONNX file.
+        shape: Rows and columns of a window.
+    """
     broken = set()
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -195,24 +251,20 @@ def _model(path: Path, metadata: dict[str, Any], names: list[str]) -> set[str]:
         broken.add("opset")
     if model.ir_version > 8:
         broken.add("ir")
-    operators = [node.op_type for node in model.graph.node]
-    if "LSTM" not in operators or "Loop" in operators:
-        broken.add("lstm")
+    if {node.op_type for node in model.graph.node} & {"Loop", "Scan"}:
+        broken.add("loop")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feed = session.get_inputs()[0]
     if feed.type != "tensor(float)" or not isinstance(feed.shape[0], str):
         return broken | {"input"}
-    if list(feed.shape[1:]) != [metadata.get("sequence_length"), len(names)]:
+    if list(feed.shape[1:]) != list(shape):
         return broken | {"input-shape"}
-    rng = np.random.default_rng(0)
-    for size in (1, 5):
-        window = rng.random((size, *feed.shape[1:]), dtype=np.float32)
-        got = session.run(None, {feed.name: window})[0]
-        if got.shape != (size, 1) or got.dtype != np.float32:
-            broken.add("output-shape")
-        elif not np.isfinite(got).all():
-            broken.add("output-finite")
-    return broken
+    return broken or session
+
+
+def run(session: Any, windows: Any) -> Any:
+    """Return the first output of a session for float32 windows of its first input."""
+    return session.run(None, {session.get_inputs()[0].name: windows})[0]
 
 
 def _finite(value: Any) -> bool:

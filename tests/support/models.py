@@ -26,12 +26,13 @@ class Momentum:
 def write_bundle(path: Path, data: WindowedData, *, bias: float, **changes: Any) -> Path:
     """Write a bundle whose model predicts the last close plus `bias`, trained on `data`.
 
-    It can be scored, but it lacks what engines and verification need.
+    If the labels are classes, the scaled close plus `bias` is the logit of the last one. It can be
+    scored, but it lacks what engines and verification need.
 
     Args:
         path: Its directory.
         data: Windows of the legacy recipe.
-        bias: Quote currency.
+        bias: Quote currency, or a logit.
         changes: Keys of metadata.json; those of `dataset` are changed one by one.
     """
     import onnx
@@ -41,20 +42,22 @@ def write_bundle(path: Path, data: WindowedData, *, bias: float, **changes: Any)
     assert prepared.pipeline is not None
     names = list(prepared.pipeline.names)
     close = prepared.pipeline.scalers[names.index("close_scaled")]
-    weights = np.zeros((len(names), 1), np.float32)
-    weights[names.index("close_scaled")] = close.data_max - close.data_min
-    constants = {
-        "last": np.array(length - 1),
-        "weights": weights,
-        "bias": np.array([close.data_min + bias], np.float32),
-    }
-    shapes = {"windows": [None, length, len(names)], "price": [None, 1]}
+    head = data.output.head
+    weights = np.zeros((len(names), head.units), np.float32)
+    linear = head.activation == "linear"
+    weights[names.index("close_scaled"), -1] = close.data_max - close.data_min if linear else 1.0
+    biases = np.zeros(head.units, np.float32)
+    biases[-1] = bias + (close.data_min if linear else 0.0)
+    constants = {"last": np.array(length - 1), "weights": weights, "bias": biases}
+    shapes = {"windows": [None, length, len(names)], "price": [None, head.units]}
     values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
     nodes = [
         helper.make_node("Gather", ["windows", "last"], ["row"], axis=1),
         helper.make_node("MatMul", ["row", "weights"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "bias"], ["price"]),
+        helper.make_node("Add", ["scaled", "bias"], ["price" if linear else "logits"]),
     ]
+    if not linear:
+        nodes.append(helper.make_node(head.activation.capitalize(), ["logits"], ["price"]))
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "stand-in", values[:1], values[1:], initializers)
     opsets = [helper.make_opsetid("", 17)]

@@ -14,6 +14,7 @@ from atb_fast.features.prepared import PreparedData
 from atb_fast.features.specs import FeatureSpec
 from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.documents import to_document
+from atb_fast.recipes.networks import Linear
 from atb_fast.serving import checksums
 from atb_fast.training.environment import environment, git_state, versions
 
@@ -73,6 +74,8 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
     config, data = record.config, record.data
     prepared = data.prepared
     times = prepared.timestamps
+    # Strategies derive their confidence in a predicted return from it.
+    sizes = record.target_distribution
     return {
         "symbol": config.symbol,
         "timeframe": config.timeframe,
@@ -86,26 +89,15 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "feature_count": len(input_names(record)),
         "onnx_input": config.onnx_input,
         **data.output.to_metadata(),
+        **({"target_distribution": dict(sizes)} if sizes else {}),
+        **config.definition.further_metadata,
         "framework": "onnx" if record.diagnostics["onnx"] else "keras",
         "model_file": "model.onnx" if record.diagnostics["onnx"] else "model.keras",
         "recipe": config.recipe,
         # The recipe itself, so that the run can be repeated without its file.
         "recipe_document": to_document(config.definition),
         "has_sentiment": prepared.has_sentiment,
-        "training_params": {
-            "epochs": record.fitted.epochs,
-            "best_epoch": record.fitted.best_epoch,
-            "shrinkage": record.fitted.shrinkage,
-            "max_epochs": config.epochs,
-            "batch_size": record.policy.batch_size,
-            "sequence_length": data.length,
-            "patience": config.patience,
-            "seed": config.seed,
-            "engine": record.fitted.engine,
-            "dtype_policy": record.policy.dtype_policy,
-            "optimizer": "adam",
-            "loss": "mse",
-        },
+        "training_params": _training(record),
         "evaluation_results": _evaluation(record),
         # The network before shrinkage; empty if the model is not shrunk.
         "unshrunk_results": dict(record.unshrunk or {}),
@@ -123,8 +115,8 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
             "rows": len(prepared.matrix),
             "first": times[0].isoformat(),
             "last": times[-1].isoformat(),
-            "train_last": data.times(data.train[-1:])[0].isoformat(),
-            "validation_last": data.times(data.validation[-1:])[0].isoformat(),
+            "train_last": data.ends(data.train[-1:])[0].isoformat(),
+            "validation_last": data.ends(data.validation[-1:])[0].isoformat(),
             "candles_first": prepared.frame["timestamp"][0].isoformat(),
             "candles_last": prepared.frame["timestamp"][-1].isoformat(),
             "train_windows": len(data.train),
@@ -141,6 +133,29 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "config": config.to_dict(),
         "versions": versions(),
         "environment": environment() | git_state(),
+    }
+
+
+def _training(record: RunRecord) -> dict[str, Any]:
+    config, fitted, policy = record.config, record.fitted, record.policy
+    made: dict[str, Any] = {
+        "epochs": fitted.epochs,
+        "best_epoch": fitted.best_epoch,
+        "shrinkage": fitted.shrinkage,
+        "sequence_length": record.data.length,
+        "seed": config.seed,
+        "engine": fitted.engine,
+        "dtype_policy": policy.dtype_policy,
+        "loss": record.data.output.head.loss,
+    }
+    network = config.definition.network
+    if fitted.engine == "exact" and isinstance(network, Linear):
+        return made | {"l2": network.l2}
+    return made | {
+        "max_epochs": config.epochs,
+        "batch_size": policy.batch_size,
+        "patience": config.patience,
+        "optimizer": "adam",
     }
 
 

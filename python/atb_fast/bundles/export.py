@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from atb_fast.bundles import onnx_export
 from atb_fast.bundles.candle_graph import CandleFeatures
 from atb_fast.bundles.contents import input_names
-from atb_fast.bundles.samples import candle_windows
+from atb_fast.bundles.distribution import target_distribution
+from atb_fast.bundles.samples import candle_windows, output_scale
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.outputs import Return
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
-from atb_fast.training.predict import predict_batch, predict_batches
+from atb_fast.training.predict import predict, predict_batch, predict_batches
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,14 @@ class Exported:
     Attributes:
         difference: Largest difference from Keras by batch size, relative to the largest label.
         candles_rmse: Test RMSE of a graph that takes raw candles, quote currency; None if the graph
-            takes features.
+            takes features, or the model does not predict prices.
+        target_distribution: See `distribution.target_distribution`; None unless the model predicts
+            returns.
     """
 
     difference: dict[str, float]
     candles_rmse: float | None = None
+    target_distribution: dict[str, list[float]] | None = None
 
 
 def export_onnx(model: Any, record: RunRecord, path: Path) -> Exported:
@@ -57,21 +62,27 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> Exported:
     starts = np.concatenate([data.test, data.train[::-1]])[: max(onnx_export.GATE_BATCHES)]
     inputs, tolerance = data.windows(starts), onnx_export.TOLERANCE
     expected = predict_batch(model, inputs)
-    computed = candles_rmse = None
+    computed = candles_rmse = sizes = None
     if config.onnx_input == "ohlcv":
         computed, tolerance = CandleFeatures.of(prepared), onnx_export.CANDLES_TOLERANCE
         candles = prepared.frame.select(CANDLE_COLUMNS).to_numpy()
         raw = candle_windows(data, candles, starts)
         inputs = raw.astype(np.float32)
         expected = predict_batch(model, computed.of_windows(raw))
-        candles_rmse = _rmse_from_candles(model, data, candles, computed)
+        if isinstance(data.output, PriceScale):
+            candles_rmse = _rmse_from_candles(model, data, candles, computed)
     path.write_bytes(onnx_export.convert(model, properties=properties, candles=computed))
-    # Outputs of scaled targets are about 1, even if all labels are small.
-    output = data.output
-    in_prices = isinstance(output, PriceScale) and output.kind == "linear"
-    scale = float(np.nanmax(np.abs(data.labels.values))) if in_prices else 1.0
-    difference = onnx_export.check(path, inputs, expected, scale=scale, tolerance=tolerance)
-    return Exported(difference, candles_rmse)
+    difference = onnx_export.check(
+        path,
+        inputs,
+        expected,
+        output=data.output,
+        scale=output_scale(data),
+        tolerance=tolerance,
+    )
+    if isinstance(data.output, Return):
+        sizes = target_distribution(predict(model, data, data.train))
+    return Exported(difference, candles_rmse, sizes)
 
 
 def _rmse_from_candles(

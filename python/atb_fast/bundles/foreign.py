@@ -7,15 +7,17 @@ records the samples for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from atb_fast.errors import BundleError
+from atb_fast.features import outputs
 from atb_fast.serving import checksums, registry
 from atb_fast.serving.model import load_session
-from atb_fast.serving.verification import METADATA_KEYS, Report, collected
+from atb_fast.serving.verification import Report, collected, expected_keys
 
 _NOT_RUN = f"whether engines can load it, because the files differ from {checksums.NAME}"
 
@@ -38,20 +40,27 @@ def check(path: Path) -> Report:
         registry.check_timeframe(metadata, path)
         unchecked = not_verifiable(metadata)
         schema = registry.read_json(path / "feature_schema.json")
-        problems += _model(path, schema)
+        problems += _model(path, schema, _units(metadata))
     return Report(str(path), tuple(problems), unchecked)
 
 
 def not_verifiable(metadata: dict[str, Any]) -> tuple[str, ...]:
     """Return what cannot be verified about a bundle of another trainer."""
     found = ["train/serve skew, because another trainer made it"]
-    missing = [key for key in METADATA_KEYS if key not in metadata]
+    missing = [key for key in expected_keys(metadata) if key not in metadata]
     if missing:
         found.append(f"missing in metadata.json: {', '.join(missing)}")
     return tuple(found)
 
 
-def _model(path: Path, schema: dict[str, Any]) -> Iterator[str]:
+def _units(metadata: dict[str, Any]) -> int:
+    """Return the number of outputs for each window; 1 if the metadata does not describe them."""
+    with suppress(BundleError):
+        return outputs.read(metadata).head.units
+    return 1
+
+
+def _model(path: Path, schema: dict[str, Any], units: int) -> Iterator[str]:
     """Run model.onnx as engines do."""
     models = sorted(path.glob("*.onnx"))
     if len(models) != 1:
@@ -61,5 +70,6 @@ def _model(path: Path, schema: dict[str, Any]) -> Iterator[str]:
     shape = (3, int(schema["sequence_length"]), len(schema["features"]))
     window = np.random.default_rng(0).random(shape, dtype=np.float32)
     output = session.run(None, {session.get_inputs()[0].name: window})[0]
-    if output.shape != (3, 1) or not np.isfinite(output).all():
-        yield f"{models[0].name} does not return one finite number per window"
+    if output.shape != (3, units) or not np.isfinite(output).all():
+        count = "one finite number" if units == 1 else f"{units} finite numbers"
+        yield f"{models[0].name} does not return {count} per window"

@@ -18,12 +18,13 @@ from atb_fast.bundles.candle_graph import CandleFeatures
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.errors import ExportError, MissingExtraError
 from atb_fast.features.frames import MOMENTUM
+from atb_fast.features.heads import Output
 from atb_fast.training.predict import inference
 
 OPSET = 17
 #: The IR version of opset 17. onnxruntime 1.17 reads up to 9.
 IR_VERSION = 8
-#: Largest accepted difference from Keras, relative to the largest price. float32 rounds to 6e-8.
+#: Largest accepted difference from Keras, relative to the largest target. float32 rounds to 6e-8.
 TOLERANCE = 1e-5
 #: The same for a graph that computes features from float32 candles: its RSI is less exact.
 CANDLES_TOLERANCE = 1e-4
@@ -54,7 +55,7 @@ def convert(
     """Return `model` as an ONNX file.
 
     Args:
-        model: A float32 Keras model: (batch, length, features) to (batch, 1).
+        model: A float32 Keras model: (batch, length, features) to (batch, units).
         properties: Written to `metadata_props` of the file.
         candles: If given, the graph takes the raw candles of a window and computes these features
             itself; see `CandleFeatures`. If one of them is sentiment, it is a neutral constant of
@@ -64,12 +65,13 @@ def convert(
 
     Returns:
         Opset 17, IR version 8. The input is `features` or `candles`, float32
-        (batch, length, columns); the output is `prediction`, float32 (batch, 1).
+        (batch, length, columns); the output is `prediction`, float32 (batch, units).
 
     Raises:
         ExportError: The conversion failed, or engines would run the graph too slowly.
     """
     length, columns = model.input_shape[1:]
+    units = model.output_shape[-1]
     try:
         graph = _converted(model)
     except OSError:
@@ -78,11 +80,12 @@ def convert(
         raise ExportError(f"the conversion to ONNX failed: {error}") from error
     (fed,) = (value.name for value in graph.input)
     if candles is None:
-        return _canonical(graph, {fed: "features"}, (length, columns), properties)
+        return _canonical(graph, {fed: "features"}, (length, columns, units), properties)
     candles.add_to(graph, fed, length)
     if candles.uses_momentum:
         properties = {**properties, "optional_input": MOMENTUM}
-    return _canonical(graph, {"candles": "candles"}, (length, len(CANDLE_COLUMNS)), properties)
+    shape = (length, len(CANDLE_COLUMNS), units)
+    return _canonical(graph, {"candles": "candles"}, shape, properties)
 
 
 def _converted(model: Any) -> Any:
@@ -97,14 +100,14 @@ def _converted(model: Any) -> Any:
 
 
 def _canonical(
-    graph: Any, fed: dict[str, str], shape: tuple[int, int], properties: Mapping[str, str]
+    graph: Any, fed: dict[str, str], shape: tuple[int, int, int], properties: Mapping[str, str]
 ) -> bytes:
     """Return `graph` as a file whose names and order depend only on what the graph computes.
 
     Args:
         graph: The graph from tf2onnx.
         fed: Old and new name of its input.
-        shape: Shape of the input, without the batch.
+        shape: Rows and columns of the input, and columns of the output.
         properties: See `convert`.
     """
     from onnx import AttributeProto, TensorProto, helper, numpy_helper
@@ -153,8 +156,8 @@ def _canonical(
     made = helper.make_graph(
         nodes,
         "model",
-        [helper.make_tensor_value_info(*fed.values(), TensorProto.FLOAT, ["batch", *shape])],
-        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, ["batch", 1])],
+        [helper.make_tensor_value_info(*fed.values(), TensorProto.FLOAT, ["batch", *shape[:2]])],
+        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, ["batch", shape[2]])],
         used,
     )
     model = helper.make_model(
@@ -172,6 +175,7 @@ def check(
     inputs: NDArray[np.float32],
     expected: NDArray[np.float32],
     *,
+    output: Output | None = None,
     scale: float,
     tolerance: float = TOLERANCE,
 ) -> dict[str, float]:
@@ -180,7 +184,8 @@ def check(
     Args:
         path: The ONNX file.
         inputs: Windows of real data, shape (windows, length, columns).
-        expected: The outputs of Keras, shape (windows, 1).
+        expected: The outputs of Keras, shape (windows, units).
+        output: How outputs are read, which limits their values. Default: any value is valid.
         scale: Divisor of the differences.
         tolerance: The largest accepted difference, relative to `scale`.
 
@@ -215,6 +220,8 @@ def check(
         except Exception as error:
             raise ExportError(f"onnxruntime cannot run {path.name}: {error}") from error
         differences[str(size)] = _difference(got, wanted, scale, tolerance, path.name)
+        if output and (problem := output.problem(got)):
+            raise ExportError(f"{path.name} returns {problem}")
     return differences
 
 
@@ -225,6 +232,7 @@ def _difference(
     tolerance: float,
     name: str,
 ) -> float:
+    """Return the largest difference in any column, relative to `scale`."""
     if got.shape != expected.shape:
         raise ExportError(f"{name} returns shape {got.shape}, expected {expected.shape} as Keras")
     if not np.isfinite(got).all():

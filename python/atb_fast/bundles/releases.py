@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from atb_fast.bundles import foreign, publishing
 from atb_fast.errors import ArgumentError, BundleError
+from atb_fast.features import outputs
 from atb_fast.serving import registry as layout
 from atb_fast.serving.references import Reference, follow, home_of
 from atb_fast.serving.verification import Report, verify
@@ -46,6 +48,17 @@ class Release:
     def unverified(self) -> tuple[str, ...]:
         """What cannot be verified because it is a bundle of another trainer."""
         return foreign.not_verifiable(self.metadata) if self.foreign else ()
+
+    @property
+    def forecast(self) -> str | None:
+        """What it predicts, see `outputs.describe`; None if unknown.
+
+        Bundles of other trainers do not record the horizon, so theirs is unknown.
+        """
+        if self.metadata and not self.foreign:
+            with suppress(BundleError):
+                return outputs.describe(outputs.read(self.metadata))
+        return None
 
 
 def releases(registry: Path) -> list[Release]:
@@ -89,14 +102,21 @@ def _check(release: Release) -> Report:
     return foreign.check(release.path) if release.foreign else verify(release.path)
 
 
+def other_live_forecast(home: Path, forecast: str | None) -> str | None:
+    """Return what the live model in `home` predicts; None if it may be replaced by `forecast`."""
+    live = layout.live_version(home)
+    other = _release(home / live).forecast if live else None
+    return other if forecast and other != forecast else None
+
+
 def promote(path: Path, registry: Path, *, force: bool) -> tuple[Path, str | None]:
     """Make the version in `path` live; return its directory and the version that was live before.
 
     Args:
         path: A version in `registry`.
         registry: The registry.
-        force: Do so even if it was not fully checked, or if `latest` has another timeframe. A model
-            trained on the sample market never replaces a real one.
+        force: Do so even if it was not fully checked, or if `latest` has another timeframe or
+            predicts something else. A model trained on the sample market never replaces a real one.
 
     Raises:
         ArgumentError: `path` is not a version in `registry`.
@@ -118,6 +138,13 @@ def promote(path: Path, registry: Path, *, force: bool) -> tuple[Path, str | Non
         raise BundleError(
             f"{path} has the timeframe {timeframe}, but engines expect {other} in "
             f"{path.parent / 'latest'}; pass --force to promote it anyway"
+        )
+    forecast = _release(path).forecast
+    predicted = other_live_forecast(path.parent, forecast)
+    if predicted and not force:
+        raise BundleError(
+            f"{path} predicts {forecast}, but the live model {layout.live_version(path.parent)} "
+            f"predicts {predicted}; pass --force to promote it anyway"
         )
     return path, publishing.promote(path)
 
@@ -141,7 +168,7 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
 
     Bundles of other trainers are accepted if engines can load them, so that it is possible to
     return to a model from before atb-fast. Models trained on the sample market are skipped unless
-    the live one is known to be one of them.
+    the live one is known to be one of them, and so are models that predict something else.
 
     Args:
         bundle: SYMBOL:TIMEFRAME:TYPE.
@@ -172,10 +199,18 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
             "promote a version with models promote --force"
         )
     live = home / (latest.readlink().name or latest.name)  # a link to / has no name
+    others = []
     for release in reversed(_before(live, registry, wanted.timeframe)):
         path = release.path
         if layout.is_sample(path) and not layout.is_sample(live):
             log.warning("%s must not go live: it was trained on the sample market", path)
+            continue
+        if predicted := other_live_forecast(home, release.forecast):
+            log.warning(
+                "skipped %s: it predicts %s, but the live model %s predicts %s",
+                *(path, release.forecast, live.name, predicted),
+            )
+            others.append(release.reference)
             continue
         report = _check(release)
         if report.problems:
@@ -185,6 +220,11 @@ def rollback(bundle: str, registry: Path, *, force: bool) -> tuple[Path, str | N
             log.warning("%s could not be fully checked: %s", path, "; ".join(report.incomplete))
         if force or not report.incomplete or release.foreign:
             return path, publishing.promote(path)
+    if others:
+        raise BundleError(
+            f"no version of {bundle} before {live.name} that predicts the same may go live; to "
+            f"return to one that predicts something else, use models promote {others[0]} --force"
+        )
     raise BundleError(
         f"no version of {bundle} before {live.name} may go live; see atb-fast models ls, or train "
         "the model again"

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from atb_fast.bundles.candle_graph import CandleFeatures
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.outputs import Return
+from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
-from atb_fast.training.predict import predict_batch
+from atb_fast.training.predict import predict_batches
 from atb_fast.training.tf_data import trained_windows
 
 #: Number of windows in samples.npz.
@@ -31,13 +33,27 @@ def candle_windows(
     return np.asarray(candles[lasts[:, None] + np.arange(1 - data.length, 1)])
 
 
+def output_scale(data: WindowedData) -> float:
+    """Return the number that differences between outputs are divided by.
+
+    It is the largest label if outputs are returns or prices. It is 1 for probabilities and scaled
+    targets, which are on the order of 1 even if all labels are small.
+    """
+    output = data.output
+    in_prices = isinstance(output, PriceScale) and output.kind == "linear"
+    if not (in_prices or isinstance(output, Return)):
+        return 1.0
+    return float(np.nanmax(np.abs(data.labels.values))) or 1.0
+
+
 def write_samples(model: Any, record: RunRecord, path: Path) -> None:
     """Write evenly spaced training windows and the candles they were computed from.
 
     `serving.verification` computes the same windows with the scoring code and compares them.
     `candles` has the rows that each window needs, window after window, with NaN for null. `ends`
     has the end of each window in it. `extras` has the extra columns that features read, in the
-    order of `requirements`. `index` is the Fear & Greed index.
+    order of `requirements`. `index` is the Fear & Greed index. `predictions` are forecasts, and
+    `scale` is the number that differences from them are divided by.
     """
     data, prepared = record.data, record.data.prepared
     # Windows whose lookback begins before the first candle cannot be computed again.
@@ -53,7 +69,8 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
         features = CandleFeatures.of(prepared).of_windows(raw)
     else:
         windows = features = trained_windows(data, starts)
-    outputs = predict_batch(model, features).reshape(-1).astype(np.float64)
+    predictions = data.forecasts(starts, predict_batches(model, [features]))
+    in_prices = isinstance(data.output, PriceScale)
     slices = [np.arange(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]
     kept = np.concatenate(slices)
     arrays: dict[str, Any] = {
@@ -61,7 +78,8 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
         "candles": candles[kept],
         "ends": np.cumsum([len(part) for part in slices]),
         "windows": windows,
-        "predictions": data.forecasts(starts, outputs),
+        "predictions": predictions,
+        "scale": np.abs(predictions).max() if in_prices else output_scale(data),
     }
     if prepared.further_columns:
         arrays["extras"] = prepared.frame.select(prepared.further_columns).to_numpy()[kept]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atb_fast.config import CANDLE_COLUMNS, LARGEST_VALUE, TIMEFRAMES
 from atb_fast.errors import DataError
@@ -183,16 +185,31 @@ def newest_rows(frame: ArrowFrame, rows: int) -> pl.DataFrame:
     return frame.tail(rows) if frame.height > rows else frame
 
 
-def with_predictions(frame: ArrowFrame, timestamps: pl.Series, predictions: Any) -> Any:
-    """Return a frame of `timestamp` and `prediction`, with null or NaN for no prediction.
+def with_predictions(
+    frame: ArrowFrame,
+    timestamps: pl.Series,
+    bars: NDArray[np.int64],
+    columns: Mapping[str, NDArray[np.float64]],
+) -> Any:
+    """Return a frame of `timestamp` and `columns`, with null or NaN in the other bars.
 
     It is a pandas frame with the index of `frame` if that is one, otherwise a Polars frame.
+
+    Args:
+        frame: The frame that was scored.
+        timestamps: Its timestamps.
+        bars: The rows that were predicted.
+        columns: Their values by name, shape (bars,) each.
     """
     import polars as pl
 
+    filled = {name: np.full(len(timestamps), np.nan) for name in columns}
+    for name, values in columns.items():
+        filled[name][bars] = values
     pandas = sys.modules.get("pandas")
     if pandas and isinstance(frame, pandas.DataFrame):
         times = {"timestamp": frame["timestamp"]} if "timestamp" in frame.columns else {}
-        return pandas.DataFrame({**times, "prediction": predictions}, index=frame.index)
+        return pandas.DataFrame({**times, **filled}, index=frame.index)
     # `select` would need Polars' thread pool, which does not work in a forked process.
-    return pl.DataFrame([timestamps, pl.Series("prediction", predictions, nan_to_null=True)])
+    made = (pl.Series(name, values, nan_to_null=True) for name, values in filled.items())
+    return pl.DataFrame([timestamps, *made])

@@ -33,6 +33,7 @@ class OnnxModel:
         length: int,
         columns: int,
         *,
+        units: int = 1,
         hashes: Mapping[str, str] | None = None,
     ) -> None:
         """Load the file.
@@ -41,10 +42,11 @@ class OnnxModel:
             path: Path of model.onnx.
             length: Expected rows in a window of the first input.
             columns: Expected columns of the first input.
+            units: Expected columns of the first output.
             hashes: Hashes of the files of the bundle; None if the file is not checked.
 
         Raises:
-            BundleError: The file cannot be loaded, is damaged, or has another input.
+            BundleError: The file cannot be loaded, is damaged, or has another input or output.
             MissingExtraError: onnxruntime is not installed.
         """
         self.path = path
@@ -67,9 +69,10 @@ class OnnxModel:
         self._outputs = [output.name for output in session.get_outputs()]
         self._columns = columns
         self._input = self._check_input(length, columns)
+        self._check_output(units)
 
     def run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the outputs for windows of shape (n, length, columns), shape (n, 1).
+        """Return the outputs for windows of shape (n, length, columns), shape (n, units).
 
         Raises:
             BundleError: onnxruntime cannot run the model.
@@ -106,6 +109,15 @@ class OnnxModel:
                 "feature_schema.json"
             )
         return str(inputs[0].name)
+
+    def _check_output(self, units: int) -> None:
+        declared = list(self._session.get_outputs()[0].shape or [])
+        # Other trainers may leave the shape open; then the outputs themselves are checked.
+        if len(declared) == 2 and isinstance(declared[1], int) and declared[1] != units:
+            raise BundleError(
+                f"{self.path}: the model returns {declared}, expected [batch, {units}] according "
+                "to metadata.json"
+            )
 
 
 def load_session(content: bytes, path: Path) -> Any:

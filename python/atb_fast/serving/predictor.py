@@ -1,4 +1,4 @@
-"""Scores bundles: candles in, predicted prices out, with onnxruntime alone."""
+"""Scores bundles: candles in, forecasts out, with onnxruntime alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import BundleError, DataError
 from atb_fast.features.frames import epoch_ms
+from atb_fast.features.outputs import Classes
+from atb_fast.features.price import PriceScale
 from atb_fast.options import check_count
 from atb_fast.serving import checksums
 from atb_fast.serving.frames import newest_rows, to_polars, with_predictions
@@ -64,7 +66,7 @@ def load_bundle(
 
 
 class Bundle:
-    """A trained model that predicts prices from candles.
+    """A trained model that predicts prices, classes, returns or volatility from candles.
 
     Threads can share a bundle, and forked workers can use it. It can be pickled: the copy loads the
     same version from the same directory.
@@ -93,7 +95,11 @@ class Bundle:
         self.sequence_length, self.feature_names = schema.length, list(schema.names)
         self.extra_columns = extra_columns(self.metadata, self.path)
         self._model = OnnxModel(
-            self.path / "model.onnx", schema.length, len(schema.names), hashes=hashes
+            self.path / "model.onnx",
+            schema.length,
+            len(schema.names),
+            units=self.output.head.units,
+            hashes=hashes,
         )
         self._input = made = schema.input
         if self._model.takes_sentiment and type(made) is FeatureWindows:
@@ -115,9 +121,30 @@ class Bundle:
         return self._text("model_type")
 
     @property
+    def task_type(self) -> str:
+        """`regression`, `binary_classification` or `ternary_classification`."""
+        return str(self.output.to_metadata()["task_type"])
+
+    @property
+    def class_labels(self) -> tuple[int, ...] | None:
+        """What the classes mean, such as (-1, 0, 1) for down, flat and up; None for regression."""
+        return self.output.labels if isinstance(self.output, Classes) else None
+
+    @property
     def horizon(self) -> int:
-        """Number of bars from the last bar of a window to the predicted bar."""
+        """Number of bars that a forecast covers, after the `lag`.
+
+        For a price, it is the number of bars from the last bar of a window to the predicted one.
+        """
         return self.output.horizon
+
+    @property
+    def lag(self) -> int:
+        """Number of bars from the last bar of a window to the one at whose close a forecast starts.
+
+        It is 1 for strategies that act at the close of the bar after a window, otherwise 0.
+        """
+        return self.output.lag
 
     @property
     def uses_sentiment(self) -> SentimentUse:
@@ -181,33 +208,57 @@ class Bundle:
     def predict(self, frame: ArrowFrame, sentiment: Sentiment = None) -> Any: ...
 
     def predict(self, frame: ArrowFrame, sentiment: Sentiment = None) -> Any:
-        """Return the price predicted for each bar of `frame` from the bars before it.
+        """Return the forecast for each bar of `frame` from the bars before it.
 
         Args:
             frame: See `features`.
             sentiment: See `features`.
 
         Returns:
-            A frame with one row for each bar: `timestamp` as in `frame`, and `prediction`, float64,
-            quote currency, null where the window before the bar is not complete. For a pandas
-            frame, it is a pandas frame with the same index, NaN instead of null, and no column
-            `timestamp` if that is the index. Otherwise, it is a Polars frame.
+            A frame with one row for each bar: `timestamp` as in `frame`, and float64 columns, null
+            where the window before the bar is not complete. A price is `prediction`, quote
+            currency. Two classes are `probability`, that of the second label, and `direction`, the
+            most probable label. Three are `probability_down`, `probability_flat`,
+            `probability_up` and `direction`. A return is `predicted_return`, 0.01 for 1%.
+            Volatility is `sigma`, and the prices of its bands. For a pandas frame, it is a pandas
+            frame with the same index, NaN instead of null, and no column `timestamp` if that is the
+            index. Otherwise, it is a Polars frame.
 
         Raises:
             DataError: See `features`; or the bars have another timeframe.
-            BundleError: The model returned values that are not finite.
+            BundleError: The model returned values that are not finite or are not probabilities.
         """
         table = to_polars(frame)
+        bars, forecasts, last = self._scored(table, sentiment)
+        columns = self._columns_of(forecasts, last)
+        return with_predictions(frame, table["timestamp"], bars, columns)
+
+    def forecasts(self, frame: ArrowFrame, sentiment: Sentiment = None) -> NDArray[np.float64]:
+        """Return the forecasts of `predict` as an array, float64, (bars,) or (bars, classes).
+
+        See `Output.forecasts` for the unit. They are NaN where the window is not complete.
+        """
+        table = to_polars(frame)
+        bars, forecasts, _ = self._scored(table, sentiment)
+        every = np.full((len(table), *forecasts.shape[1:]), np.nan)
+        every[bars] = forecasts
+        return every
+
+    def _scored(
+        self, table: pl.DataFrame, sentiment: Sentiment
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return the bars that can be predicted, their forecasts, and the closes before them."""
         if "timestamp" not in table.columns:
             raise DataError(
                 f"column 'timestamp' is missing; the frame has: {', '.join(table.columns)}"
             )
         matrix = self.features(table, sentiment)
         self._check_timeframe(table, len(table))
-        length = self.sequence_length
-        bars, starts = self._input.windows(matrix, length, self.horizon, len(table))
-        last = table["close"].to_numpy()[bars - self.horizon]
-        predictions = np.full(len(table), np.nan)
+        length, offset = self.sequence_length, self.output.offset
+        bars, starts = self._input.windows(matrix, length, offset, len(table))
+        last = table["close"].to_numpy()[bars - offset]
+        units = self.output.head.units
+        forecasts = np.empty((len(starts), units) if units > 1 else len(starts))
         waiting = deque(range(0, len(starts), _BATCH))
 
         def score() -> None:
@@ -221,15 +272,17 @@ class Bundle:
                 part = slice(first, first + _BATCH)
                 batch = windows[: len(starts[part])]
                 matrix.gather(starts[part], length, out=batch)
-                predictions[bars[part]] = self._prices(matrix, starts[part], batch, last[part])
+                forecasts[part] = self._forecasts(matrix, starts[part], batch, last[part])
 
         self._run_in_threads(score, waiting)
-        return with_predictions(frame, table["timestamp"], predictions)
+        return bars, forecasts, last
 
-    def predict_last(self, frame: ArrowFrame, sentiment: Sentiment = None) -> float:
-        """Return the price predicted for the bar after the last one of `frame`.
+    def predict_last(self, frame: ArrowFrame, sentiment: Sentiment = None) -> Any:
+        """Return the forecast for the bar after the last one of `frame`.
 
-        If the horizon of the model is n bars, it is the price n bars after the last one.
+        It is a float for a price: that of the next bar or, if the horizon of the model is n bars,
+        n bars after the last one. Otherwise, it is a dict with the columns of `predict`, such as
+        `{"probability": 0.53, "direction": 1.0}`.
 
         Args:
             frame: See `features`; `timestamp` may be missing. Only the bars that the price depends
@@ -239,17 +292,28 @@ class Bundle:
 
         Raises:
             DataError: See `predict`; or the window that ends with the last bar is not complete.
-            BundleError: The model returned values that are not finite.
+            BundleError: See `predict`.
+        """
+        forecasts, last = self.forecast_last(frame, sentiment)
+        found = {name: float(value[0]) for name, value in self._columns_of(forecasts, last).items()}
+        return found["prediction"] if isinstance(self.output, PriceScale) else found
+
+    def forecast_last(
+        self, frame: ArrowFrame, sentiment: Sentiment = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the forecast of `predict_last` as `output` has it, and the last close.
+
+        Both are arrays for a single window: see `Output.forecasts`.
         """
         needed = self.lookback + self.sequence_length
         table = newest_rows(frame, needed)
         if len(table) == needed:
             with suppress(DataError):
-                return self._price_after(table, sentiment, self.lookback)
+                return self._forecast_after(table, sentiment, self.lookback)
             # A window that skips incomplete rows begins earlier. If that is not the reason, the
             # error message has the row number in `frame`.
             table = to_polars(frame)
-        return self._price_after(table, sentiment)
+        return self._forecast_after(table, sentiment)
 
     def _columns(self, table: pl.DataFrame, sentiment: Sentiment) -> pl.DataFrame:
         missing = [name for name in self.extra_columns if name not in table.columns]
@@ -261,8 +325,10 @@ class Bundle:
             )
         return self._input.columns(table, sentiment, self.timeframe)
 
-    def _price_after(self, table: pl.DataFrame, sentiment: Sentiment, lookback: int = 0) -> float:
-        """Return the price predicted for the bar after the last one of `table`.
+    def _forecast_after(
+        self, table: pl.DataFrame, sentiment: Sentiment, lookback: int = 0
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the forecast for the bar after the last one of `table`, and the last close.
 
         Raises:
             DataError: See `predict_last`; or fewer than `lookback` rows precede the window.
@@ -277,10 +343,13 @@ class Bundle:
         starts = np.array([start])
         windows = matrix.gather(starts, length)
         last = table.get_column("close").to_numpy()[-1:]
-        return float(self._prices(matrix, starts, windows, last)[0])
+        return self._forecasts(matrix, starts, windows, last), last
 
     def run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the outputs of model.onnx, (n, 1), for windows of shape (n, length, columns)."""
+        """Return the outputs of model.onnx for windows of shape (n, length, columns).
+
+        The shape is (n, 1), or (n, classes) if there are more than two.
+        """
         return self._model.run(windows)
 
     def _run_in_threads(self, score: Callable[[], None], waiting: deque[int]) -> None:
@@ -297,24 +366,42 @@ class Bundle:
             finally:
                 waiting.clear()  # so that after an error or Ctrl-C, the other threads stop too
 
-    def _prices(
+    def _forecasts(
         self,
         matrix: Matrix,
         starts: NDArray[np.int64],
         windows: NDArray[np.float32],
         last: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Return the predicted prices for the windows at `starts`, whose last closes are `last`."""
-        outputs = self._model.run(windows)
-        prices = outputs.reshape(-1).astype(np.float64)
-        if len(prices) == len(starts):
-            prices = self.output.forecasts(prices, matrix, starts, last)
-        if len(prices) != len(starts) or not np.isfinite(prices).all():
-            raise BundleError(
-                f"{self.path}: the model returned shape {outputs.shape} for {len(starts)} windows, "
-                "or values that are not finite; run atb-fast models verify"
+        """Return the forecasts for the windows at `starts`, whose last closes are `last`."""
+        outputs, units = self._model.run(windows), self.output.head.units
+        if outputs.size != len(starts) * units:
+            raise self._unusable(
+                f"shape {outputs.shape} for {len(starts)} windows, expected {(len(starts), units)}"
             )
-        return prices
+        outputs = outputs.reshape(len(starts), units)
+        if problem := self.output.problem(outputs):
+            raise self._unusable(problem)
+        values = (outputs if units > 1 else outputs[:, 0]).astype(np.float64)
+        forecasts = self.output.forecasts(values, matrix, starts, last)
+        self._check_finite(forecasts)
+        return forecasts
+
+    def _columns_of(
+        self, forecasts: NDArray[np.float64], last: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the columns of forecasts; see `Output.columns`."""
+        with np.errstate(over="ignore"):
+            columns = self.output.columns(forecasts, last)
+        self._check_finite(*columns.values())
+        return columns
+
+    def _check_finite(self, *arrays: NDArray[np.float64]) -> None:
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise self._unusable("values too large for a forecast")
+
+    def _unusable(self, problem: str) -> BundleError:
+        return BundleError(f"{self.path}: the model returned {problem}; run atb-fast models verify")
 
     def _check_timeframe(self, table: pl.DataFrame, rows: int) -> None:
         """Raise DataError unless the newest `rows` bars have the timeframe of the model."""

@@ -196,10 +196,10 @@ def other_live_timeframe(home: Path, wanted: str) -> str | None:
     """Return the timeframe that `latest` in `home` must keep; None if it may change to `wanted`.
 
     Engines that expect the timeframe of the live bundle fail with any other, and strategies that
-    load a basic bundle fail with any timeframe but 1h.
+    load a basic bundle, or a meta_label bundle next to it, fail with any timeframe but 1h.
     """
     live = live_version(home)
-    expected = BASIC_TIMEFRAME if home.name == "basic" else wanted
+    expected = BASIC_TIMEFRAME if home.name in ("basic", "meta_label") else wanted
     if live:
         with suppress(BundleError):
             expected = timeframe(home / live)

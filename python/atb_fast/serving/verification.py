@@ -10,29 +10,33 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from atb_fast.config import BASIC_SEQUENCE_LENGTH, CANDLE_COLUMNS
+from atb_fast.config import BASIC_SEQUENCE_LENGTH, BASIC_TIMEFRAME, CANDLE_COLUMNS
 from atb_fast.errors import AtbFastError, BundleError, MissingExtraError
+from atb_fast.features import outputs
 from atb_fast.features.heads import Output
+from atb_fast.features.outputs import Return
 from atb_fast.features.price import PriceScale
 from atb_fast.serving import checksums, registry
 from atb_fast.serving.predictor import Bundle
 
 #: Largest accepted difference between a feature in training and in scoring; features are about 1.
 SKEW = 1e-6
-#: Largest accepted difference between predictions of the bundle and of Keras, relative to the
-#: largest price.
+#: Largest accepted difference between predictions of the bundle and of Keras; see `relative_to`.
 _PREDICTION = 1e-5
 #: The same for a graph that computes features from float32 candles: its RSI is less exact.
 _PREDICTION_FROM_CANDLES = 1e-4
+#: Limit of what differences between predicted returns are relative to.
+_LARGEST_RETURN = 1.0
 #: Largest unpacked size of samples.npz that is read, in bytes.
 _MOST_BYTES = 64 << 20
 
@@ -41,7 +45,8 @@ _NO_CHECKSUMS = (
     f"{checksums.NAME}; bundles of early versions have none"
 )
 
-#: Keys that metadata.json must have, and the type of each value.
+#: Keys that metadata.json must have, and the type of each value. price_normalization is only for
+#: models that predict a price.
 METADATA_KEYS: dict[str, type] = {
     "symbol": str,
     "timeframe": str,
@@ -64,8 +69,23 @@ METADATA_KEYS: dict[str, type] = {
     "dataset": dict,
     "diagnostics": dict,
 }
-_VALUES = {"task_type": "regression", "framework": "onnx", "model_file": "model.onnx"}
+_VALUES = {"framework": "onnx", "model_file": "model.onnx"}
 _BASIC = [f"{name}_normalized" for name in ("close", "volume", "high", "low", "open")]
+#: Features of a meta_label bundle.
+_META_FEATURES = 8
+
+
+#: What each kind of target predicts; see `outputs.kind_of`.
+TARGET_FORECASTS = {
+    "close": "prices",
+    "window_close": "prices",
+    "log_return": "prices",
+    "binary_direction": "the classes -1, 1",
+    "triple_barrier": "the classes -1, 0, 1",
+    "meta_label": "the classes 0, 1",
+    "smoothed_return": "returns",
+    "volatility": "volatility",
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,7 @@ class Report:
         unchecked: Checks that could not be run, and why.
         skew: Largest difference between a feature in training and in scoring; None if unchecked.
         prediction_difference: Largest difference between predictions of the bundle and of Keras,
-            relative to the largest price; None if unchecked.
+            see `relative_to`; None if unchecked.
         synthetic: Whether the model was trained on the sample market; None if unknown.
     """
 
@@ -141,9 +161,11 @@ def verify(
             problems += _identity(metadata, identity)
         bundle = Bundle(path, metadata=metadata)
         problems += _agreement(bundle, schema)
+        problems += _recorded(bundle)
+        unchecked += _timeframe(bundle)
         problems += _runs(bundle)
         if find_spec("onnx"):
-            problems += _graph(path / "model.onnx")
+            problems += _graph(path / "model.onnx", bundle.output)
         else:
             unchecked.append("opset, IR version and operators, because onnx is not installed")
         if (path / "samples.npz").exists():
@@ -177,8 +199,17 @@ def _layout(path: Path) -> Iterator[str]:
         yield f"found {', '.join(models) or 'no *.onnx'}, expected model.onnx and no other *.onnx"
 
 
+def expected_keys(metadata: dict[str, Any]) -> dict[str, type]:
+    """Return those of `METADATA_KEYS` that the metadata of this kind of model must have."""
+    keys = dict(METADATA_KEYS)
+    with suppress(BundleError):
+        if not isinstance(outputs.read(metadata), PriceScale):
+            del keys["price_normalization"]
+    return keys
+
+
 def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
-    for key, kind in METADATA_KEYS.items():
+    for key, kind in expected_keys(metadata).items():
         if key not in metadata:
             yield f"metadata.json lacks {key}"
         elif type(metadata[key]) is not kind:
@@ -234,34 +265,142 @@ def _agreement(bundle: Bundle, schema: dict[str, Any]) -> Iterator[str]:
     for feature in schema["features"]:
         if feature.get("required") is not True:
             yield f"feature_schema.json does not require {feature['name']}"
-    expected: Output = PriceScale.linear()
+    expected = bundle.output  # any readable output, unless the model type requires one
     if metadata.get("model_type") == "basic":
-        length = BASIC_SEQUENCE_LENGTH
-        expected = PriceScale.rolling_minmax(length)
-        if names != _BASIC or bundle.sequence_length != length:
-            yield f"a basic bundle must have windows of {length} rows of {', '.join(_BASIC)}"
-    elif metadata.get("model_type") not in ("price", "sentiment"):
-        expected = bundle.output  # any that can be read
-    for key, value in expected.to_metadata().items():
+        expected = PriceScale.rolling_minmax(BASIC_SEQUENCE_LENGTH)
+        yield from _basic_windows(bundle)
+    elif isinstance(expected, PriceScale) and metadata.get("model_type") in ("price", "sentiment"):
+        expected = PriceScale.linear()
+    elif metadata.get("model_type") in ("price", "meta_label"):
+        yield from _strategy(bundle, schema)
+    if "target_distribution" in metadata or isinstance(bundle.output, Return):
+        yield from _distribution(metadata.get("target_distribution"))
+    given = expected.to_metadata()
+    for key in ("price_normalization", "class_labels"):
+        if key in metadata and key not in given:
+            yield f"metadata.json has {key}, which a model of this kind must not have"
+    for key, value in given.items():
         if metadata.get(key) != value:
             yield f"{key} is {metadata.get(key)}, expected {value}"
 
 
+def _recorded(bundle: Bundle) -> Iterator[str]:
+    """Yield where metadata.json describes other outputs than the recipe and options in it.
+
+    A recipe that is a class in Python records no target.
+    """
+    output, document = bundle.output, bundle.metadata.get("recipe_document")
+    target = document.get("target") if isinstance(document, dict) else None
+    if not (isinstance(document, dict) and isinstance(target, dict)):
+        return
+    kind, found = target.get("kind"), outputs.kind_of(output)
+    expected = TARGET_FORECASTS.get(kind, found) if isinstance(kind, str) else found
+    if found != expected:
+        yield (
+            f"metadata.json says that the model predicts {found}, but the target {kind} in "
+            f"recipe_document predicts {expected}"
+        )
+    if isinstance(output, PriceScale):
+        return  # early versions recorded the recipe without the horizon of the run
+    config = bundle.metadata.get("config")
+    options = config if isinstance(config, dict) else {}
+    for name, where, value, recorded in (
+        ("horizon", "recipe_document", output.horizon, target.get("horizon", output.horizon)),
+        ("horizon", "config", output.horizon, options.get("horizon", output.horizon)),
+        ("lag", "recipe_document", output.lag, document.get("lag", 0)),
+    ):
+        if recorded != value:
+            yield f"the output has {name} {value}, but {where} has {name} {recorded!r:.80}"
+
+
+def _basic_windows(bundle: Bundle) -> Iterator[str]:
+    length = BASIC_SEQUENCE_LENGTH
+    if bundle.feature_names != _BASIC or bundle.sequence_length != length:
+        yield (
+            f"a {bundle.model_type} bundle must have windows of {length} rows of "
+            f"{', '.join(_BASIC)}, because strategies compute no others"
+        )
+
+
+def _strategy(bundle: Bundle, schema: dict[str, Any]) -> Iterator[str]:
+    """Yield the problems that keep strategies from using a bundle of classes or returns."""
+    expected = ((0, 1),) if bundle.model_type == "meta_label" else ((-1, 1), (-1, 0, 1), None)
+    if bundle.class_labels not in expected:
+        yield (
+            f"a {bundle.model_type} bundle has the class_labels {bundle.class_labels}, expected "
+            f"{' or '.join(map(str, expected))}"
+        )
+    if bundle.model_type == "price":
+        if bundle.lag != 1:
+            yield f"the output has lag {bundle.lag}, expected 1, because strategies act a bar later"
+        yield from _basic_windows(bundle)
+        if any("normalization" in feature for feature in schema["features"]):
+            yield "feature_schema.json has normalization: engines would scale the columns again"
+        return
+    if bundle.sequence_length != 1 or len(bundle.feature_names) != _META_FEATURES:
+        yield (
+            f"a meta_label bundle has windows of {bundle.sequence_length} rows of "
+            f"{len(bundle.feature_names)} features, expected 1 row of {_META_FEATURES}"
+        )
+    primary = bundle.metadata.get("primary_model_type")
+    if not isinstance(primary, str) or not primary:
+        yield (
+            f"metadata.json has primary_model_type {primary!r:.80}, expected the type of the model "
+            "whose signals it filters"
+        )
+
+
+def _timeframe(bundle: Bundle) -> Iterator[str]:
+    """Yield why the strategies that load such a type fail with the timeframe of this bundle."""
+    if bundle.model_type != "price" or isinstance(bundle.output, PriceScale):
+        return
+    if bundle.timeframe != BASIC_TIMEFRAME:
+        yield (
+            f"use by strategies, because they load classes and returns of {BASIC_TIMEFRAME} only, "
+            f"but the timeframe is {bundle.timeframe}"
+        )
+
+
+def _distribution(given: Any) -> Iterator[str]:
+    """Yield why strategies cannot interpolate in the distribution of the predictions."""
+    found: Any = given if isinstance(given, dict) else {}
+    values, percentiles = found.get("values"), found.get("percentiles")
+    if not (_ascends(values) and _ascends(percentiles) and len(values) == len(percentiles)):
+        yield (
+            f"target_distribution is {given!r:.80}, expected values and percentiles: lists of the "
+            "same length, strictly ascending, of at least two numbers"
+        )
+    elif percentiles[0] != 0 or percentiles[-1] > 100 or values[0] < 0:
+        yield (
+            f"target_distribution has percentiles from {percentiles[0]} to {percentiles[-1]} and "
+            f"values from {values[0]}, expected percentiles from 0 to at most 100 and values from "
+            "0 or above"
+        )
+
+
+def _ascends(given: Any) -> bool:
+    if not isinstance(given, list) or len(given) < 2:
+        return False
+    numbers = all(type(value) in (int, float) for value in given)
+    return numbers and all(low < high for low, high in pairwise(given))
+
+
 def _runs(bundle: Bundle) -> Iterator[str]:
     shape = (bundle.sequence_length, len(bundle.feature_names))
+    units = bundle.output.head.units
     rng = np.random.default_rng(0)
     for size in (1, 7, 256):
         got = bundle.run(rng.random((size, *shape), dtype=np.float32))
-        if got.shape != (size, 1) or got.dtype != np.float32:
+        if got.shape != (size, units) or got.dtype != np.float32:
             yield (
                 f"model.onnx returns {got.dtype} {got.shape} for {size} windows, expected float32 "
-                f"({size}, 1)"
+                f"({size}, {units})"
             )
-        elif not np.isfinite(got).all():
-            yield "model.onnx returns NaN or infinite values, expected finite numbers"
+        elif problem := bundle.output.problem(got):
+            yield f"model.onnx returns {problem}"
 
 
-def _graph(path: Path) -> Iterator[str]:
+def _graph(path: Path, output: Output) -> Iterator[str]:
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
@@ -271,8 +410,12 @@ def _graph(path: Path) -> Iterator[str]:
     if model.ir_version > 8:
         yield f"model.onnx has IR version {model.ir_version}, expected at most 8 for engines"
     operators = {node.op_type for node in model.graph.node}
-    if operators & {"Loop", "Scan"} or "LSTM" not in operators:
-        yield "model.onnx has no LSTM operator, or has a loop; engines would run it too slowly"
+    if operators & {"Loop", "Scan"}:
+        yield "model.onnx has a loop; engines would run it too slowly"
+    # Logits can be between 0 and 1 for all windows that were tried.
+    head = output.head.activation
+    if head != "linear" and head.capitalize() not in operators:
+        yield f"model.onnx has no {head}, so its outputs are not probabilities"
     if any(tensor.data_location for tensor in model.graph.initializer):
         yield "model.onnx stores weights in other files, expected one self-contained file"
 
@@ -313,8 +456,31 @@ def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:
         seen = matrix.gather(start, bundle.sequence_length)[0, :, : windows.shape[2]]
         # Relative for large values, because a float32 has only seven digits.
         skew[i] = (np.abs(seen - windows[i]) / np.maximum(1.0, np.abs(windows[i]))).max()
-        difference[i] = abs(bundle.predict_last(frame, sentiment) - predictions[i])
-    return float(skew.max()), float(difference.max() / np.abs(predictions).max())
+        forecasts, _ = bundle.forecast_last(frame, sentiment)
+        if forecasts.shape[1:] != predictions.shape[1:]:
+            raise BundleError(
+                f"{path}: has predictions of shape {predictions.shape}, expected the number of "
+                f"classes in metadata.json, {bundle.output.head.units}"
+            )
+        difference[i] = np.abs(forecasts[0] - predictions[i]).max()
+    scale = _scale(bundle.output, predictions, arrays.get("scale"), path)
+    return float(skew.max()), float(difference.max() / scale)
+
+
+def _scale(output: Output, predictions: Any, stored: Any, path: Path) -> float:
+    """Return the number that differences between predictions are divided by.
+
+    Only that of returns cannot be derived: a shrunk model predicts far less than the largest one.
+    It is limited, so that a bundle cannot choose what passes.
+    """
+    if isinstance(output, PriceScale):
+        return float(np.abs(predictions).max())
+    if not isinstance(output, Return):
+        return 1.0
+    known = stored is not None and stored.shape == () and stored.dtype.kind in "fiu"
+    if not (known and np.isfinite(stored) and stored > 0):
+        raise BundleError(f"{path}: scale is {stored!r:.80}, expected a finite number above 0")
+    return min(float(stored), _LARGEST_RETURN)
 
 
 def _arrays(path: Path) -> dict[str, Any]:
@@ -329,8 +495,15 @@ def _arrays(path: Path) -> dict[str, Any]:
     raise BundleError(f"{path}: has {size} bytes unpacked, expected at most {_MOST_BYTES}")
 
 
+def relative_to(output: Output) -> str:
+    """Return what differences from Keras are relative to, as a part of a sentence."""
+    if isinstance(output, PriceScale):
+        return " of the largest price"
+    return " of the largest return" if isinstance(output, Return) else ""
+
+
 def prediction_limit(onnx_input: str | None) -> float:
-    """Return the largest accepted difference from Keras, relative to the largest price."""
+    """Return the largest accepted difference from Keras; see `relative_to`."""
     return _PREDICTION_FROM_CANDLES if onnx_input == "ohlcv" else _PREDICTION
 
 
@@ -343,6 +516,6 @@ def _too_different(bundle: Bundle, skew: float, difference: float) -> Iterator[s
         )
     if not difference <= limit:
         yield (
-            f"a prediction differs from that of Keras by {difference:.1e} of the largest price, "
-            f"expected at most {limit:.0e}"
+            f"a prediction differs from that of Keras by {difference:.1e}"
+            f"{relative_to(bundle.output)}, expected at most {limit:.0e}"
         )
