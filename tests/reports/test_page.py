@@ -7,92 +7,25 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from relabelling import relabelled
+from report_pages import Page
 
 from atb_fast import TrainingConfig
 from atb_fast.bundles.contents import metadata
-from atb_fast.evaluation.diagnostics import errors_on_test
+from atb_fast.evaluation.diagnostics import before_shrinkage
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
-from atb_fast.reports.charts import CHARTS, draw_charts
+from atb_fast.reports.charts import draw_charts
 from atb_fast.reports.page import write_report
 
-VOID = {"meta", "link", "br"}
 ATTACK = """<script>alert("x")</script>'"><img src=x onerror=y>&amp;"""
-
-
-class Element(NamedTuple):
-    tag: str
-    attributes: dict[str, str | None]
-    text: str
-
-
-class Page(HTMLParser):
-    """The elements of a page, in the order in which they end; tags must nest."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.source = source
-        self.open: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self.elements: list[Element] = []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-        self.text = self.find("body")[0].text
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in {"br", "td"}:
-            self.handle_data(" ")
-        self.open.append((tag, dict(attrs), []))
-        if tag in VOID:
-            self.handle_endtag(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        name, attributes, text = self.open.pop()
-        assert name == tag
-        self.elements.append(Element(tag, attributes, " ".join("".join(text).split())))
-
-    def handle_data(self, data: str) -> None:
-        for _, _, text in self.open:
-            text.append(data)
-
-    def find(self, tag: str, css_class: str = "") -> list[Element]:
-        return [
-            element
-            for element in self.elements
-            if element.tag == tag
-            and (not css_class or css_class in (element.attributes.get("class") or "").split())
-        ]
-
-    @property
-    def tiles(self) -> dict[str, str]:
-        names, texts = self.find("dt"), self.find("dd")
-        return {name.text: text.text for name, text in zip(names, texts, strict=True)}
-
-    @property
-    def rows(self) -> dict[str, str]:
-        """Text of each table row by its header; for rows with the same header, the first."""
-        rows: dict[str, str] = {}
-        name = ""
-        for element in self.elements:
-            if element.tag == "th":
-                name = element.text
-            elif element.tag == "tr":
-                rows.setdefault(name, element.text.removeprefix(name).strip())
-        return rows
-
 
 Written = tuple[Page, dict[str, Any]]
 Write = Callable[..., Written]
@@ -207,10 +140,10 @@ def test_the_network_before_shrinkage_is_shown_next_to_the_model(
 ) -> None:
     assert not [name for name in write()[0].tiles if name.startswith("Unshrunk")]
     last, network = data.persistence(data.test), data.targets(data.test) * 1.1
-    errors = errors_on_test(data, network)
+    _, errors = before_shrinkage(make_record().evaluation, data, network) or (None, {})
     fitted = replace(make_record().fitted, shrinkage=0.0)
     record = replace(make_record(last), fitted=fitted, unshrunk=errors)
-    drawings = draw_charts(record, last, network)
+    drawings = draw_charts(record, network)
     page, document = write(last, charts=drawings, fitted=fitted, unshrunk=errors)
     tiles = page.tiles
     assert tiles["Unshrunk test RMSE"] == f"{errors['test_rmse']:,.2f} quote currency"
@@ -262,7 +195,7 @@ def test_the_page_names_the_dashed_line_only_if_it_is_drawn(
     last, rng = data.persistence(data.test), np.random.default_rng(1)
     near, far = last * rng.normal(1, 0.02, len(last)), last * rng.normal(0.05, 0.001, len(last))
     for predictions, drawn in ((near, True), (far, False)):
-        page, _ = write(charts=draw_charts(make_record(predictions), predictions))
+        page, _ = write(charts=draw_charts(make_record(predictions)))
         assert ("Points on the dashed line are calibrated" in page.text) == drawn
         assert ("perfect calibration is out of range" in page.text) != drawn
         assert ("perfect calibration</text>" in page.source) == drawn
@@ -329,15 +262,16 @@ def test_direction_is_compared_with_always_predicting_the_same(
     up: float,
     text: str,
 ) -> None:
-    evaluation = replace(
-        make_record().evaluation,
-        directional_accuracy=(low + high) / 2,
-        directional_accuracy_low=low,
-        directional_accuracy_high=high,
-        directional_bars=123,
-        directional_up_share=up,
-    )
-    page, _ = write(evaluation=evaluation)
+    evaluation = make_record().evaluation
+    figures = {
+        "directional_accuracy": (low + high) / 2,
+        "directional_accuracy_low": low,
+        "directional_accuracy_high": high,
+        "directional_bars": 123,
+        "directional_up_share": up,
+    }
+    changed = replace(evaluation, results={**evaluation.results, **figures})
+    page, _ = write(evaluation=changed)
     assert page.tiles["Directional accuracy"] == (
         f"{50 * (low + high):.1f}% 95% interval {100 * low:.1f}% to {100 * high:.1f}%, "
         f"123 bars; {text}"
@@ -380,6 +314,26 @@ def test_figures_are_those_of_the_metadata(write: Write, data: WindowedData) -> 
     assert "2026-01-02 03:04 UTC" in page.text
 
 
+def test_simple_forecasts_are_shown_next_to_the_model(write: Write, data: WindowedData) -> None:
+    page, document = write(data.targets(data.test) * 1.1)
+    results = document["evaluation_results"]
+    last, actual = data.persistence(data.test), data.targets(data.test)
+    error, unchanged = rmse(actual, actual * 1.1), rmse(actual, last)
+    table = next(each for each in page.find("table") if "next to simple" in each.text)
+    assert table.text.startswith(
+        "Test windows, next to simple forecasts (RMSE in quote currency) RMSE"
+    )
+    shares = [results[f"{name}accuracy"] for name in ("directional_", "contrarian_")]
+    linear = results["linear_rmse"], results["linear_ratio"]
+    for row in (
+        f"model {error:,.2f} {error / unchanged:.3f} {shares[0]:.1%}",
+        f"persistence {unchanged:,.2f} 1.000 –",
+        f"contrarian – – {shares[1]:.1%}",
+        f"linear model {linear[0]:,.2f} {linear[1]:.3f} ",
+    ):
+        assert row in table.text
+
+
 def test_a_failed_comparison_says_by_how_much(
     tmp_path: Path, write: Write, make_record: Callable[..., RunRecord]
 ) -> None:
@@ -420,7 +374,7 @@ def test_hostile_names_in_charts_are_escaped(
     record = replace(
         make_record(), importance={ATTACK: 1.0, "a": 2.0}, importance_deviation={ATTACK: 1, "a": 1}
     )
-    page, _ = write(charts=draw_charts(record, data.targets(data.test)))
+    page, _ = write(charts=draw_charts(record))
     assert {element.tag for element in page.elements}.isdisjoint({"script", "img"})
     assert ATTACK in page.text
 
@@ -429,7 +383,7 @@ def test_a_run_without_onnx_and_charts(write: Write, config: TrainingConfig) -> 
     skipped = replace(config, skip_onnx=True, skip_robustness=True)
     page, _ = write(config=skipped, onnx_difference=None, robustness=None, charts={})
     assert "Not published." in page.text
-    assert page.text.count("Not drawn; see the checks.") == len(CHARTS)
+    assert page.text.count("Not drawn; see the checks.") == 9
     assert "Not measured; see the checks." in page.text
     assert page.rows["robustness"] == "– skipped"
     assert page.rows["ONNX matches Keras, batch of 1"] == "– skipped"
@@ -438,10 +392,10 @@ def test_a_run_without_onnx_and_charts(write: Write, config: TrainingConfig) -> 
 def test_every_chart_has_a_caption_and_a_label(write: Write) -> None:
     page, _ = write()
     drawings = [element.attributes for element in page.find("svg")]
-    assert len(drawings) == len({str(drawing["aria-label"]) for drawing in drawings}) == len(CHARTS)
+    assert len(drawings) == len({str(drawing["aria-label"]) for drawing in drawings}) == 9
     assert {drawing["role"] for drawing in drawings} == {"img"}
     captions = [element.text for element in page.find("figcaption")]
-    assert len(captions) == len(set(captions)) == len(CHARTS)
+    assert len(captions) == len(set(captions)) == 9
 
 
 def test_the_page_defines_the_colors_of_its_charts(write: Write, charts: dict[str, str]) -> None:

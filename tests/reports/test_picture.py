@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,23 +15,12 @@ from atb_fast.features.windows import WindowedData
 from atb_fast.reports.picture import plot_training, training_figure
 from atb_fast.reports.style import LIGHT
 
-
-@pytest.fixture
-def arguments(data: WindowedData, make_record: Callable[..., RunRecord]) -> dict[str, Any]:
-    record = make_record()
-    return {
-        "title": "BTCUSDT 1d, sentiment model",
-        "fitted": record.fitted,
-        "data": data,
-        "test_predictions": data.targets(data.test) * 1.2,
-        "importance": record.importance,
-        "deviation": record.importance_deviation,
-    }
+TITLE = "BTCUSDT 1d, sentiment model"
 
 
-def test_the_png_shows_four_charts(tmp_path: Path, arguments: dict[str, Any]) -> None:
+def test_the_png_shows_four_charts(tmp_path: Path, make_record: Callable[..., RunRecord]) -> None:
     path = tmp_path / "training.png"
-    plot_training(path, **arguments)
+    plot_training(path, TITLE, make_record())
     content = path.read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", content[16:24])
@@ -47,10 +35,11 @@ def test_the_png_shows_four_charts(tmp_path: Path, arguments: dict[str, Any]) ->
 
 
 def test_the_figure_shows_the_last_predictions(
-    data: WindowedData, arguments: dict[str, Any]
+    data: WindowedData, make_record: Callable[..., RunRecord]
 ) -> None:
-    figure = training_figure(**arguments)
-    assert figure.get_suptitle() == "BTCUSDT 1d, sentiment model"
+    predictions = data.targets(data.test) * 1.2
+    figure = training_figure(TITLE, make_record(predictions))
+    assert figure.get_suptitle() == TITLE
     axes = {axis.get_title(loc="left"): axis for axis in figure.axes}
     assert list(axes) == [
         "Loss by epoch",
@@ -60,16 +49,38 @@ def test_the_figure_shows_the_last_predictions(
     ]
     last = axes["Last 100 test predictions"]
     lines = {line.get_label(): np.asarray(line.get_ydata()) for line in last.lines}
-    np.testing.assert_array_equal(lines["model"], arguments["test_predictions"][-100:])
+    np.testing.assert_array_equal(lines["model"], predictions[-100:])
     np.testing.assert_array_equal(lines["actual"], data.targets(data.test)[-100:])
     shown = {text.get_text() for text in last.get_legend().get_texts()}
     assert shown == {"actual", "persistence", "model"}
 
 
 def test_the_figure_shows_the_network_before_shrinkage(
-    data: WindowedData, arguments: dict[str, Any]
+    data: WindowedData, make_record: Callable[..., RunRecord]
 ) -> None:
     network = data.targets(data.test) * 1.3
-    last = training_figure(**arguments, unshrunk=network).axes[-1]
+    last = training_figure(TITLE, make_record(), network).axes[-1]
     lines = {line.get_label(): np.asarray(line.get_ydata()) for line in last.lines}
     np.testing.assert_array_equal(lines["unshrunk"], network[-100:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "titles"),
+    [
+        ("returns", ["Loss by epoch", "RMSE by epoch", "Last 100 test predictions"]),
+        ("two", ["Loss by epoch", "Confusion matrix", "Calibration of probabilities"]),
+        ("three", ["Loss by epoch", "Confusion matrix", "Calibration of probabilities"]),
+        (
+            "volatility",
+            ["QLIKE by month", "Realized by predicted volatility", "Last 100 test predictions"],
+        ),
+    ],
+)
+def test_the_figure_of_other_forecasts(
+    tmp_path: Path, record_of: Callable[..., RunRecord], kind: str, titles: list[str]
+) -> None:
+    record = record_of(kind)
+    plot_training(tmp_path / "training.png", TITLE, record)
+    shown = [axis.get_title(loc="left") for axis in training_figure(TITLE, record).axes]
+    titles.insert(2, "Permutation importance on the test windows")
+    assert shown == titles

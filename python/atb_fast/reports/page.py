@@ -1,6 +1,7 @@
 """report.html: one self-contained page for each training run.
 
-This module collects the values; template.html turns them into HTML and escapes each of them.
+This module and `summary` collect the values; the templates turn them into HTML and escape each of
+them. There is one template for each kind of forecast; all extend page.html.
 """
 
 from __future__ import annotations
@@ -9,77 +10,28 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from atb_fast.bundles import onnx_export
 from atb_fast.config import TIMEFRAMES
 from atb_fast.evaluation.record import RunRecord
-from atb_fast.features.windows import WindowedData
-from atb_fast.reports.charts import ZOOM, target_times
+from atb_fast.reports.charts.drawing import ZOOM, target_times
+from atb_fast.reports.rows import Banner, Bar, Check, Pair, part_text
 from atb_fast.reports.style import LIGHT
+from atb_fast.reports.summary import (
+    error_text,
+    reference_name,
+    summary,
+    tone_of,
+    verdict_banner,
+)
 from atb_fast.serving.verification import SKEW, prediction_limit
 from atb_fast.storage import write_atomic
 
 #: The publisher of the index requires this attribution.
 _ATTRIBUTION = "Fear & Greed index: Source: alternative.me"
-#: Color and headline of each verdict.
-_HEADLINES = {
-    "better than no change": ("good", "The model beats persistence."),
-    "worse than no change": ("bad", "The model is worse than persistence."),
-    "as good as no change": ("note", "The model is exactly as good as persistence."),
-}
-_UNDECIDED = ("note", "The model is statistically indistinguishable from persistence.")
-#: Color and sign of each state. A step that ran says nothing about the model, so it has neither.
-_STATES = {
-    "passed": ("good", "✓"),
-    "failed": ("bad", "✗"),
-    "skipped": ("note", "–"),
-    "written": ("", ""),
-    "measured": ("", ""),
-}
-
-
-class Pair(NamedTuple):
-    """A row of a table with two columns."""
-
-    name: str
-    value: Any
-
-
-class Bar(NamedTuple):
-    """A row of a bar chart. `share` is its length relative to the longest bar, 0..1."""
-
-    name: str
-    text: str
-    share: float
-
-
-class Banner(NamedTuple):
-    """A statement at the top of the page. `tone` is `good`, `bad` or `note`."""
-
-    tone: str
-    title: str
-    text: str
-
-
-class Check(NamedTuple):
-    """The outcome of a check or of an optional step. `state` is one of `_STATES`."""
-
-    name: str
-    state: str
-    text: str
-
-    @property
-    def tone(self) -> str:
-        """CSS class that colors the state."""
-        return _STATES[self.state][0]
-
-    @property
-    def sign(self) -> str:
-        """Character that marks the state without color."""
-        return _STATES[self.state][1]
 
 
 def write_report(
@@ -102,22 +54,27 @@ def write_report(
     Raises:
         ImportError: Jinja2 is not installed.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    template = files("atb_fast.reports").joinpath("template.html").read_text(encoding="utf-8")
+    folder = files("atb_fast.reports").joinpath("templates")
     # Everything but the charts, which are Markup, is escaped. An unknown name is an error.
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    page = environment.from_string(template).render(_values(record, document, stages, total))
+    template = environment.get_template(f"{record.evaluation.scoring.kind}.html")
+    page = template.render(_values(record, document, stages, total))
     write_atomic(path, page.encode())
 
 
 def _values(
     record: RunRecord, document: Mapping[str, Any], stages: Mapping[str, float], total: float
 ) -> dict[str, Any]:
-    """Return the values that template.html shows."""
-    results, data = document["evaluation_results"], record.data
+    """Return the values that the templates show."""
+    data, scoring = record.data, record.evaluation.scoring
     return {
         **{name: document[name] for name in ("symbol", "timeframe", "model_type")},
         "recipe": record.config.recipe,
@@ -132,27 +89,25 @@ def _values(
         "charts": record.charts,
         "zoom": min(ZOOM, len(data.test)),
         "horizon": data.horizon,
+        "priced": scoring.kind == "prices",
+        "error": scoring.name,
+        "unit": scoring.unit,
+        "tone": tone_of(record),
+        "exact": record.fitted.engine == "exact",
+        "weighted": data.labels.weights is not None,
         "validated_on_test": _validated_on_test(record),
         "shrinkage": f"{record.fitted.shrinkage:.0%}",
         "shrunk": record.fitted.shrinkage != 1.0,
-        "shrunk_to_nothing": bool(record.unshrunk) and record.fitted.shrinkage == 0.0,
-        "unshrunk": _unshrunk(record),
         "synthetic": document["dataset"]["synthetic"],
         "banners": list(_banners(record, document)),
-        "test_rmse": _number(results["test_rmse"]),
-        "persistence_rmse": _number(results["persistence_rmse"]),
-        "mape": f"{results['mape']:.2f}%",
-        "persistence_mape": f"{results['persistence_mape']:.2f}%",
-        "ratio": _ratio(results),
-        "tone": _headline(record)[0],
-        "direction": _direction(results, record.data),
+        **summary(record),
         "data": list(_data(record, document)),
         "columns": [Pair("columns", ", ".join(data.prepared.matrix.names))],
         "fit": list(_fit(record, document)),
         "stages": _stages(stages, total),
         "total": f"{total:.1f}",
         "robustness_measured": bool(document["robustness_results"]),
-        "robustness": _robustness(document),
+        "robustness": _robustness(record, document),
         "has_sentiment": document["has_sentiment"],
         "checks": list(_checks(record, document)),
         "steps": list(_steps(record, document)),
@@ -160,43 +115,21 @@ def _values(
     }
 
 
-def _number(value: float) -> str:
-    """Format a price with cents if it is large, and with five significant digits if it is small."""
-    return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.5g}"
-
-
 def _validated_on_test(record: RunRecord) -> bool:
     return np.array_equal(record.data.validation, record.data.test)
 
 
-def _headline(record: RunRecord) -> tuple[str, str]:
-    return _HEADLINES.get(record.evaluation.verdict, _UNDECIDED)
-
-
 def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Banner]:
-    found = record.evaluation
-    tone, title = _headline(record)
-    text = (
-        f"Test RMSE {_number(found.test_rmse)}, persistence RMSE {_number(found.persistence_rmse)}."
-    )
-    if found.test_rmse == found.persistence_rmse:
-        if record.fitted.shrinkage == 0.0:
-            text += (
-                " The shrinkage factor estimated on the validation windows is 0, so the model "
-                "always predicts no change."
-            )
-    else:
-        errors = abs(found.diebold_mariano)
-        text += f" The squared errors differ by {errors:.1f} standard errors"
-        chance = ", which can be due to chance" * (title == _UNDECIDED[1])
-        text += f" (Diebold-Mariano test){chance}."
-    yield Banner(tone, title, text)
+    verdict = verdict_banner(record)
+    yield verdict
     promotion = document.get("promotion")
     if promotion and document["diagnostics"]["onnx"]:
         reason = promotion["reason"].removesuffix(".")
         reason = f"{reason[:1].upper()}{reason[1:]} (promotion policy: {promotion['policy']})."
         if promotion["promoted"]:
-            yield Banner("bad" if tone == "bad" else "note", "This version went live.", reason)
+            yield Banner(
+                "bad" if verdict.tone == "bad" else "note", "This version went live.", reason
+            )
         else:
             yield Banner("note", "This version did not go live.", reason)
     if document["dataset"]["synthetic"]:
@@ -211,52 +144,6 @@ def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Banner]
             "Not published.",
             "The bundle has no verified model.onnx, so engines do not load it.",
         )
-
-
-def _ratio(results: Mapping[str, float]) -> str:
-    error, unchanged = results["test_rmse"], results["persistence_rmse"]
-    if not unchanged:  # the price never moves
-        return "undefined"
-    ratio = error / unchanged
-    return f"{ratio:.3f}" if ratio < 10 else f"{ratio:,.1f}"
-
-
-def _direction(results: Mapping[str, float], data: WindowedData) -> dict[str, Any]:
-    """Return the directional accuracy, its interval, and a comparison with a constant forecast."""
-    if not results["directional_bars"]:
-        moved = np.any(data.targets(data.test) != data.persistence(data.test))
-        why = "the model predicts no move" if moved else "the price never moves"
-        return {"share": "undefined", "text": why, "interval": None}
-    low, high, up = (
-        100 * results[f"directional_{name}"]
-        for name in ("accuracy_low", "accuracy_high", "up_share")
-    )
-    # Prices drift, so always predicting the same direction beats a coin toss.
-    always, base = ("up", up) if up >= 50 else ("down", 100 - up)
-    than = "better than" if low > base else "worse than" if high < base else "no better than"
-    comparison = f"{than} always predicting {always} ({base:.1f}%)"
-    return {
-        "share": f"{100 * results['directional_accuracy']:.1f}%",
-        "text": f"95% interval {low:.1f}% to {high:.1f}%, {results['directional_bars']:,} bars; "
-        + comparison,
-        "comparison": comparison,
-        "interval": {"low": low, "width": high - low, "base": base},
-    }
-
-
-def _unshrunk(record: RunRecord) -> dict[str, Any] | None:
-    """Return the figures of the network before shrinkage; None if the model is not shrunk."""
-    results = record.unshrunk
-    if results is None:
-        return None
-    gain = results["diebold_mariano"]
-    than = "better than" if gain > 0 else "worse than" if gain < 0 else "from"
-    return {
-        "test_rmse": _number(results["test_rmse"]),
-        "ratio": _ratio(results),
-        "statistic": f"{abs(gain):.1f} standard errors {than} persistence",
-        "direction": _direction(results, record.data),
-    }
 
 
 def _data(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:
@@ -291,25 +178,36 @@ def _data(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:
 
 def _fit(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:
     fitted, params = record.fitted, document["training_params"]
-    results = document["evaluation_results"]
-    epochs = f"{params['epochs']} of at most {params['max_epochs']}; best: {params['best_epoch']}"
-    yield Pair("epochs", epochs)
+    results, scoring = document["evaluation_results"], record.evaluation.scoring
+    exact = fitted.engine == "exact"
+    for name in ("target", "network"):
+        # A recipe that is a class has no document.
+        if text := part_text(document["recipe_document"].get(name)):
+            yield Pair(name, text)
+    if not exact:
+        most, best = params["max_epochs"], params["best_epoch"]
+        yield Pair("epochs", f"{params['epochs']} of at most {most}; best: {best}")
     if params["shrinkage"] != 1:
         factor = f"{params['shrinkage']:.0%}, estimated on the validation windows"
         yield Pair("shrinkage factor", factor)
-    yield Pair("patience", f"{params['patience']} epochs")
-    yield Pair("batch size", f"{params['batch_size']} windows")
+    if not exact:
+        yield Pair("patience", f"{params['patience']} epochs")
+        yield Pair("batch size", f"{params['batch_size']} windows")
     yield Pair("seed", params["seed"])
     yield Pair("engine", f"{params['engine']}, {record.policy.reason}")
-    seconds = f"{fitted.seconds_per_epoch:.2f} s (first: {fitted.epoch_seconds[0]:.2f} s)"
-    yield Pair("time per epoch", seconds)
+    if exact:
+        yield Pair("time to solve", f"{fitted.seconds_per_epoch:.2f} s")
+    else:
+        seconds = f"{fitted.seconds_per_epoch:.2f} s (first: {fitted.epoch_seconds[0]:.2f} s)"
+        yield Pair("time per epoch", seconds)
     for name, what in (
-        ("train_rmse", "RMSE, training windows"),
-        ("test_rmse", "RMSE, test windows"),
+        (f"train_{scoring.key}", f"{scoring.name}, training windows"),
+        (f"test_{scoring.key}", f"{scoring.name}, test windows"),
         ("test_rmse_from_candles", "RMSE, test windows, from raw candles"),
     ):
         if name in results:
-            yield Pair(what, f"{_number(results[name])} quote currency")
+            unit = "" if scoring.kind == "returns" else f" {scoring.unit}"
+            yield Pair(what, f"{error_text(record, results[name])}{unit}".strip())
 
 
 def _bars(rows: Mapping[str, float], texts: Iterator[str]) -> list[Bar]:
@@ -325,17 +223,19 @@ def _stages(stages: Mapping[str, float], total: float) -> list[Bar]:
     return _bars(rows, (f"{seconds:.2f}" for seconds in rows.values()))
 
 
-def _robustness(document: Mapping[str, Any]) -> list[Bar]:
+def _robustness(record: RunRecord, document: Mapping[str, Any]) -> list[Bar]:
     results = document["robustness_results"]
     if not results or not document["has_sentiment"]:
         return []
+    scoring, name = record.evaluation.scoring, reference_name(record)
+    error = f"test_{scoring.key}"
     rows = {
-        "as trained": results["test_rmse"],
-        "neutral sentiment": results["test_rmse_neutral_sentiment"],
-        "scaled sentiment set to 0": results["test_rmse_without_sentiment"],
-        "persistence": document["evaluation_results"]["persistence_rmse"],
+        "as trained": results[error],
+        "neutral sentiment": results[f"{error}_neutral_sentiment"],
+        "scaled sentiment set to 0": results[f"{error}_without_sentiment"],
+        name.removeprefix("the "): record.evaluation.reference_error,
     }
-    return _bars(rows, map(_number, rows.values()))
+    return _bars(rows, (error_text(record, value) for value in rows.values()))
 
 
 def _checks(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Check]:
@@ -381,7 +281,7 @@ def _metadata(document: Mapping[str, Any]) -> dict[str, list[Pair]]:
         "Sentiment": document["sentiment_assessment"],
     }
     return {
-        title: [Pair(name, "–" if value is None else value) for name, value in part.items()]
+        title: [Pair(name, value) for name, value in part.items() if value is not None]
         for title, part in parts.items()
         if part
     }

@@ -80,7 +80,7 @@ def number_axis(axis: Any, *, log: bool = False) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     if log:
-        low, high = axis.axes.get_ylim()
+        low, high = axis.get_view_interval()
         if high <= 5 * low:  # powers of ten would be too far apart
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         else:

@@ -1,0 +1,210 @@
+"""The charts of models that predict the probabilities of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast.evaluation.calibration import calibration_curve
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.features.outputs import Classes
+from atb_fast.reports.charts.common import importance_chart, loss_chart
+from atb_fast.reports.charts.drawing import (
+    ZOOM,
+    Chart,
+    Distribution,
+    Line,
+    Points,
+    calibrations,
+    histograms,
+    note,
+    over_time,
+    target_times,
+)
+from atb_fast.reports.style import LIGHT
+
+#: Name of each label, if 0 is between -1 and 1.
+_NAMES = {-1: "down", 0: "flat", 1: "up"}
+#: Color of each class, by number of classes.
+_COLORS = {2: ("validation", "model"), 3: ("validation", "muted", "model")}
+
+
+def names_of(output: Classes) -> tuple[str, ...]:
+    """Return the names of the classes, in the order of their labels."""
+    if output.labels == (0, 1):
+        return "no", "yes"
+    return tuple(_NAMES[label] for label in output.labels)
+
+
+def charts(
+    record: RunRecord,
+    unshrunk: NDArray[np.float64] | None,  # noqa: ARG001
+) -> dict[str, Chart]:
+    """Return the charts by name, in page order; see `draw_charts`."""
+    data, output, found = record.data, record.data.output, record.evaluation
+    assert isinstance(output, Classes)
+    names, actual = names_of(output), found.tested.actual.astype(np.int64)
+    predicted = by_class(found.tested.forecasts)
+    of_shares = found.tested.baselines["class_shares"][:1]
+    shares, validation = by_class(of_shares)[0], data.targets(data.validation)
+    level = found.scoring.error(validation, np.repeat(of_shares, len(validation), axis=0))
+    times, part = target_times(data, data.test), slice(-ZOOM, None)
+    importance = importance_chart(record)
+    zoom, last = (times[part], names, predicted[part], shares), actual[part]
+    return {
+        "loss": loss_chart(record, {"class shares": level}),
+        "test": Chart(
+            "Predicted probabilities",
+            lambda axis: probabilities(axis, times, names, predicted, shares),
+        ),
+        "zoom": Chart(
+            f"Last {len(last)} test predictions",
+            lambda axis: probabilities(axis, *zoom, actual=last),
+        ),
+        "confusion": Chart(
+            "Confusion matrix",
+            lambda axis: confusion_matrix(axis, names, found.results["confusion_matrix"]),
+        ),
+        "histogram": Chart(
+            "Distribution of probabilities",
+            lambda axis: distribution(axis, names, actual, predicted),
+        ),
+        # The next two are shown side by side.
+        "calibration": Chart(
+            "Calibration of probabilities",
+            lambda axis: calibration(axis, names, actual, predicted, data.horizon),
+            importance.height,
+        ),
+        "importance": importance,
+    }
+
+
+def by_class(forecasts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probability of each class, shape (windows, classes); see `Classes`."""
+    if forecasts.ndim == 1:
+        return np.column_stack([1.0 - forecasts, forecasts])
+    return forecasts
+
+
+def _shown(names: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Return index, name and color of the classes whose probability is drawn.
+
+    For two classes, it is only the second one: the other probability is one minus that.
+    """
+    colors = [LIGHT[role] for role in _COLORS[len(names)]]
+    every = list(zip(range(len(names)), names, colors, strict=True))
+    return every[1:] if len(every) == 2 else every
+
+
+def probabilities(
+    axis: Any,
+    times: NDArray[np.datetime64],
+    names: Sequence[str],
+    predicted: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    *,
+    actual: NDArray[np.int64] | None = None,
+) -> None:
+    """Draw predicted probabilities and, in the same colors, the shares of the training windows.
+
+    Args:
+        axis: Where.
+        times: Time of each window.
+        names: Names of the classes.
+        predicted: Probability of each class, shape (windows, classes).
+        shares: Share of each class in the training windows, shape (classes,).
+        actual: Index of the actual class of each window, to mark it below; None for no marks.
+    """
+    shown = _shown(names)
+    width = 1.2 if len(shown) == 1 else 0.9
+    lines = [
+        Line(name, predicted[:, i], {"color": color, "linewidth": width})
+        for i, name, color in shown
+    ]
+    over_time(axis, times, lines, "predicted probability")
+    for i, _, color in shown:
+        axis.axhline(shares[i], color=color, linestyle="--", linewidth=0.9)
+    color = shown[0][2] if len(shown) == 1 else LIGHT["ink"]
+    axis.plot([], [], color=color, linestyle="--", label="share in training")
+    if actual is None:
+        return
+    colors = [LIGHT[role] for role in _COLORS[len(names)]]
+    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
+        at = times[actual == i]
+        style = {"color": color, "markersize": 6, "transform": axis.get_xaxis_transform()}
+        # Each class has its own row, so classes can be distinguished without color.
+        axis.plot(at, np.full(len(at), 0.03 + 0.05 * i), "|", label=f"was {name}", **style)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low - 0.25 * (high - low), high)
+    # No probability is below 0, where the marks may be.
+    axis.set_yticks([tick for tick in axis.get_yticks() if max(0.0, low) <= tick <= min(1.0, high)])
+
+
+def calibration(
+    axis: Any,
+    names: Sequence[str],
+    actual: NDArray[np.int64],
+    predicted: NDArray[np.float64],
+    horizon: int,
+) -> None:
+    """Draw how often each class happened, by decile of its predicted probability."""
+    series = []
+    for i, name, color in _shown(names):
+        found = calibration_curve(actual == i, predicted[:, i], horizon)
+        ends = found.observed - found.low, found.high - found.observed
+        series.append(Points(name, found.predicted, found.observed, *ends, color))
+    if all(len(points.predicted) < 2 for points in series):
+        note(axis, "all predicted probabilities are equal")
+        return
+    axis.set(xlabel="mean predicted probability", ylabel="observed share, 95% interval")
+    calibrations(axis, series)
+
+
+def distribution(
+    axis: Any, names: Sequence[str], actual: NDArray[np.int64], predicted: NDArray[np.float64]
+) -> None:
+    """Draw the distribution of the probabilities.
+
+    For two classes, these are the probabilities of the second one, by actual class. For more, they
+    are the probabilities of each class.
+    """
+    colors = [LIGHT[role] for role in _COLORS[len(names)]]
+    every = list(zip(range(len(names)), names, colors, strict=True))
+    if len(every) == 2:
+        drawn = [
+            Distribution(f"was {name}", predicted[actual == i, 1], color)
+            for i, name, color in every
+        ]
+        label = f"predicted probability of “{names[1]}”"
+    else:
+        drawn = [Distribution(name, predicted[:, i], color) for i, name, color in every]
+        label = "predicted probability"
+    histograms(axis, [each for each in drawn if len(each.values)], label)
+
+
+def confusion_matrix(axis: Any, names: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
+    """Draw the number of windows by actual and predicted class, and their share of the row."""
+    from matplotlib.patches import Rectangle
+
+    at = range(len(names))
+    for row in at:
+        total = sum(counts[row])
+        for column in at:
+            count = counts[row][column]
+            share = count / total if total else 0.0
+            cell = Rectangle((column - 0.5, row - 0.5), 1, 1)
+            cell.set(facecolor=LIGHT["model"], edgecolor=LIGHT["grid"], alpha=0.6 * share)
+            axis.add_patch(cell)
+            text = f"{count:,}\n{share:.0%}" if total else f"{count:,}"
+            axis.text(column, row, text, ha="center", va="center", color=LIGHT["ink"])
+    axis.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    axis.set_xticks(at, names)
+    axis.set_yticks(at, names)
+    axis.tick_params(length=0)
+    axis.grid(visible=False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    axis.set(xlabel="predicted", ylabel="actual, and share of its row")

@@ -1,0 +1,225 @@
+"""The charts of all models: the market, the fit, and the importance of the columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.evaluation.scoring import scoring_of
+from atb_fast.features.price import PriceScale
+from atb_fast.features.windows import WindowedData
+from atb_fast.reports.charts.drawing import SIZE, Chart, note, target_times
+from atb_fast.reports.style import LIGHT, PARTS, number_axis, thinned, time_axis
+from atb_fast.training.engine import FitResult
+
+#: A price range wider than this factor gets a logarithmic scale.
+_LOG_SPAN = 8.0
+#: An increase of the error below this share of it is rounding noise of float32 outputs.
+_NOISE = 1e-5
+
+
+def label_unit(data: WindowedData) -> str:
+    """Return the unit of the loss (before squaring)."""
+    scale = data.output
+    if not isinstance(scale, PriceScale):
+        return scale.unit
+    if scale.kind == "log_return":
+        return f"log return ÷ {scale.scale:.2g}"
+    return "range of a window's closes" if scale.kind == "rolling_minmax" else "quote currency"
+
+
+def market(axis: Any, data: WindowedData, bar_ms: int) -> None:
+    """Draw closes, low-high ranges, gaps, and the part that each bar belongs to.
+
+    Bars that belong to no part are hatched: the first ones, and those dropped between two parts.
+    """
+    frame = data.prepared.frame
+    times = frame["timestamp"].to_numpy()
+    low, high = frame["low"].to_numpy(), frame["high"].to_numpy()
+    step = -(-len(times) // PARTS)
+    at = np.arange(0, len(times), step)
+    # fmin and fmax ignore NaN: a candle may lack a value.
+    low, high = np.fmin.reduceat(low, at), np.fmax.reduceat(high, at)
+    axis.fill_between(times[at], low, high, color=LIGHT["muted"], alpha=0.45, linewidth=0)
+    axis.plot(
+        *thinned(times, frame["close"].to_numpy()), color=LIGHT["ink"], linewidth=0.8, label="close"
+    )
+    log = bool(np.nanmin(low) > 0 and np.nanmax(high) > _LOG_SPAN * np.nanmin(low))
+    if log:
+        axis.set_yscale("log")
+
+    bar = np.timedelta64(bar_ms, "ms")
+    parts = [("train", "train", data.train)]
+    if np.array_equal(data.validation, data.test):
+        parts.append(("test", "validation = test", data.test))
+    else:
+        parts += [("validation", "validation", data.validation), ("test", "test", data.test)]
+    edges = [times[0]]
+    for role, label, starts in parts:
+        first, last = target_times(data, starts[[0, -1]])
+        # A bar lasts until the next one opens.
+        axis.axvspan(first, last + bar, color=LIGHT[role], alpha=0.22, linewidth=0, label=label)
+        edges += [first, last + bar]
+    edges.append(times[-1] + bar)
+    outside = [span for span in zip(edges[::2], edges[1::2], strict=True) if span[0] < span[1]]
+    for i, (first, end) in enumerate(outside):
+        style = {"facecolor": "none", "edgecolor": LIGHT["muted"], "linewidth": 0, "hatch": "///"}
+        axis.axvspan(first, end, alpha=0.5, label="left out" if i == 0 else None, **style)
+    holes = times[:-1][np.diff(times) > bar]
+    if len(holes):
+        # Draw one mark for all gaps that would overlap.
+        share = (holes - times[0]) / (times[-1] - times[0])
+        _, shown = np.unique((share * PARTS).astype(int), return_index=True)
+        axis.plot(
+            holes[shown],
+            np.full(len(shown), 0.03),
+            "|",
+            color=LIGHT["other"],
+            markersize=9,
+            markeredgewidth=1.5,
+            transform=axis.get_xaxis_transform(),
+            label=f"gap ({len(holes):,})",
+        )
+    axis.set_ylabel("price, quote currency" + ", logarithmic" * log)
+    axis.margins(x=0.01)
+    number_axis(axis.yaxis, log=log)
+    time_axis(axis, times)
+
+
+def by_epoch(
+    axis: Any, fitted: FitResult, name: str, label: str, levels: Mapping[str, float] | None = None
+) -> None:
+    """Draw a figure of the history, for the training and the validation windows.
+
+    Args:
+        axis: Where.
+        fitted: The result of the fit.
+        name: Name of the figure in the history, without `val_`.
+        label: Label of the y axis.
+        levels: Values of baselines on the validation windows, by name; at most two.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    levels = levels or {}
+    epochs = np.arange(1, fitted.epochs + 1)
+    training, validation = fitted.history[name], fitted.history[f"val_{name}"]
+    if max(*training, *validation) == 0:
+        note(axis, "the loss is 0 in every epoch")
+        return
+    # A loss is 0 if the price never moves.
+    log = min(*training, *validation, *levels.values()) > 0
+    marker = "o" if fitted.epochs < 30 else ""
+    style: dict[str, Any] = {"marker": marker, "markersize": 3}
+    axis.plot(epochs, training, color=LIGHT["other"], label="training", **style)
+    axis.plot(epochs, validation, color=LIGHT["model"], label="validation", **style)
+    exact = fitted.engine == "exact"
+    if not exact:
+        axis.axvline(fitted.best_epoch, color=LIGHT["ink"], linestyle=":", label="best epoch")
+    for (reference, level), color in zip(levels.items(), ("persistence", "muted"), strict=False):
+        axis.axhline(level, color=LIGHT[color], linestyle="--", label=reference)
+    axis.set(xlabel="solved exactly, without epochs" if exact else "epoch", ylabel=label)
+    if log:
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
+    number_axis(axis.yaxis, log=log)
+    axis.set_xlim(0.5, fitted.epochs + 0.5)  # there is no epoch 0
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if exact:
+        axis.set_xticks([])
+
+
+def loss_chart(record: RunRecord, levels: Mapping[str, float] | None = None) -> Chart:
+    """Return the chart of the loss; for `levels`, see `by_epoch`."""
+    shown = record.data, record.fitted, levels
+    return Chart(epochs_title("Loss", record), lambda axis: loss_by_epoch(axis, *shown))
+
+
+def epochs_title(name: str, record: RunRecord) -> str:
+    """Return the title of a chart of the history."""
+    return name if record.fitted.engine == "exact" else f"{name} by epoch"
+
+
+def loss_by_epoch(
+    axis: Any, data: WindowedData, fitted: FitResult, levels: Mapping[str, float] | None = None
+) -> None:
+    """Draw training and validation loss."""
+    label = f"mean squared error, ({label_unit(data)})²"
+    if data.output.head.loss != "mse":
+        label = f"mean {scoring_of(data).name}"
+    by_epoch(axis, fitted, "loss", label, levels)
+
+
+def measurable(importance: dict[str, float], deviation: dict[str, float], error: float) -> bool:
+    """Return whether any increase or its deviation is more than rounding noise."""
+    return any(
+        max(abs(value), deviation[name]) > _NOISE * error for name, value in importance.items()
+    )
+
+
+def importances(
+    axis: Any,
+    importance: dict[str, float],
+    deviation: dict[str, float],
+    error: float,
+    *,
+    label: str = "RMSE increase, quote currency",
+) -> None:
+    """Draw the increase of the error by column, largest on top; error bars are one `deviation`.
+
+    A column has no bar if its increase is within its deviation, or is rounding noise compared with
+    the `error`.
+    """
+    if not measurable(importance, deviation, error):
+        note(axis, "no column has a measurable importance")
+        return
+    names = sorted(importance, key=lambda name: importance[name])
+    least = {name: max(deviation[name], _NOISE * error) for name in names}
+    rows = np.arange(len(names))
+    axis.barh(
+        rows,
+        [importance[name] if abs(importance[name]) > least[name] else 0.0 for name in names],
+        color=LIGHT["model"],
+        height=0.65,
+    )
+    shown = [i for i, name in enumerate(names) if deviation[name] > _NOISE * error]
+    axis.errorbar(
+        [importance[names[i]] for i in shown],
+        rows[shown],
+        xerr=[deviation[names[i]] for i in shown],
+        fmt="none",
+        ecolor=LIGHT["ink"],
+        elinewidth=1,
+        capsize=2.5,
+    )
+    labels = [name.removesuffix("_scaled").removesuffix("_normalized") for name in names]
+    axis.set_yticks(rows, labels)
+    axis.axvline(0, color=LIGHT["muted"], linewidth=0.8)
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel(label)
+    axis.xaxis.get_major_locator().set_params(nbins=4)
+    number_axis(axis.xaxis)
+
+
+def importance_chart(record: RunRecord) -> Chart:
+    """Return the chart of the importances, high enough for the names of all columns."""
+    found, scoring = record.evaluation, record.evaluation.scoring
+    importance = dict(record.importance or {})
+    shown = importance, dict(record.importance_deviation), found.error
+    names = importance if measurable(*shown) else {}
+    label = f"{scoring.name} increase" + (f", {scoring.unit}" if scoring.unit else "")
+    return Chart(
+        "Permutation importance",
+        lambda axis: importances(axis, *shown, label=label),
+        max(SIZE[1], 0.9 + 0.19 * len(names)),
+        0.06 + 0.016 * max(map(len, names), default=0),
+    )
+
+
+def market_chart(record: RunRecord) -> Chart:
+    """Return the chart of the candles and the parts."""
+    shown = record.data, record.config.bar_ms
+    return Chart("Closing prices and split", lambda axis: market(axis, *shown))

@@ -1,0 +1,186 @@
+"""The charts of models that predict volatility."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast.evaluation.calibration import Calibration, monthly, quantile_shares
+from atb_fast.evaluation.metrics import rmse
+from atb_fast.evaluation.record import RunRecord
+from atb_fast.evaluation.scoring import NAMES
+from atb_fast.evaluation.volatility import qlike
+from atb_fast.features.outputs import LogSigma
+from atb_fast.features.windows import WindowedData
+from atb_fast.reports.charts.common import by_epoch, epochs_title, importance_chart, loss_chart
+from atb_fast.reports.charts.drawing import (
+    ZOOM,
+    Chart,
+    Line,
+    Points,
+    calibrations,
+    note,
+    over_time,
+    target_times,
+)
+from atb_fast.reports.charts.prices import REFERENCE
+from atb_fast.reports.style import LIGHT, number_axis, time_axis
+from atb_fast.training.engine import FitResult
+
+#: Number of windows in the scatter plot; more would only hide each other.
+_DOTS = 1000
+
+
+def charts(
+    record: RunRecord,
+    unshrunk: NDArray[np.float64] | None,  # noqa: ARG001
+) -> dict[str, Chart]:
+    """Return the charts by name, in page order; see `draw_charts`.
+
+    The network before shrinkage has no variance factor, so its level is unknown.
+    """
+    data, output, tested = record.data, record.data.output, record.evaluation.tested
+    assert isinstance(output, LogSigma)
+    times, actual, further = target_times(data, data.test), tested.actual, tested.further
+    reference = record.evaluation.scoring.reference(tested)
+    name = NAMES[reference]
+    # Each forecast has its own factor on the variance; see `LogSigma`.
+    scaled = {name: further[f"{reference}_scaled"], "model": further["scaled"]}
+    sigma = [np.exp(each) for each in (actual, scaled["model"], scaled[name])]
+    part = slice(-ZOOM, None)
+    zoom = times[part], *(each[part] for each in sigma)
+    losses = {key: qlike(actual, each) for key, each in scaled.items()}
+    if _alike(sigma[1], sigma[2]):
+        losses = {f"model = {name}": losses[name]}
+    found = {
+        "loss": loss_chart(record),
+        "rmse": Chart(
+            epochs_title("RMSE", record),
+            lambda axis: rmse_by_epoch(axis, data, record.fitted),
+            legend=3,
+        ),
+        "test": Chart(
+            "Realized and predicted volatility",
+            lambda axis: sigmas(axis, times, *sigma, name=name),
+        ),
+        "zoom": Chart(
+            f"Last {len(zoom[0])} test predictions",
+            lambda axis: sigmas(axis, *zoom, name=name),
+        ),
+        "realized": Chart(
+            "Realized by predicted volatility", lambda axis: realized_by_predicted(axis, *sigma[:2])
+        ),
+        "months": Chart("QLIKE by month", lambda axis: by_month(axis, times, losses)),
+    }
+    importance = importance_chart(record)
+    if output.quantiles:
+        shares = quantile_shares(tested, tuple(output.quantiles))
+        # The next two are shown side by side.
+        found["bands"] = Chart(
+            "Calibration of the bands", lambda axis: bands(axis, shares), importance.height
+        )
+    return found | {"importance": importance}
+
+
+def rmse_by_epoch(axis: Any, data: WindowedData, fitted: FitResult) -> None:
+    """Draw training and validation RMSE, and those of the baselines on the validation windows."""
+    actual = data.targets(data.validation)
+    levels = {"no change": rmse(actual, data.persistence(data.validation))}
+    if data.labels.base is not None:
+        levels["HAR"] = rmse(actual, data.base(data.validation))
+    by_epoch(axis, fitted, "rmse", f"RMSE, {data.output.unit}", levels)
+
+
+def sigmas(
+    axis: Any,
+    times: NDArray[np.datetime64],
+    realized: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    other: NDArray[np.float64],
+    *,
+    name: str,
+) -> None:
+    """Draw realized and predicted volatility.
+
+    Args:
+        axis: Where.
+        times: Time of each window.
+        realized: Realized sigma of each window, 0.01 for 1%.
+        predicted: Its forecast.
+        other: That of the reference.
+        name: Name of the reference.
+    """
+    lines = [Line("realized", realized, {"color": LIGHT["muted"], "linewidth": 0.8})]
+    if _alike(predicted, other):  # one line would hide the other
+        lines.append(Line(f"model = {name}", other, {"color": LIGHT["persistence"]}))
+    else:
+        lines.append(Line(name, other, REFERENCE))
+        lines.append(Line("model", predicted, {"color": LIGHT["model"]}))
+    percent = [line._replace(values=100.0 * line.values) for line in lines]
+    over_time(axis, times, percent, "volatility (sigma), %, logarithmic", log=True)
+
+
+def _alike(predicted: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Return whether a model equals its reference, except for float32 rounding."""
+    return np.allclose(predicted, other, rtol=1e-5, atol=0.0)
+
+
+def realized_by_predicted(
+    axis: Any, realized: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> None:
+    """Draw realized against predicted volatility on logarithmic axes, for some of the windows."""
+    step = -(-len(realized) // _DOTS)
+    axis.plot(
+        100.0 * predicted[::step],
+        100.0 * realized[::step],
+        "o",
+        color=LIGHT["model"],
+        alpha=0.45,
+        markersize=2.5,
+        markeredgewidth=0,
+        label="test window" if step == 1 else f"one in {step:,} test windows",
+    )
+    limits = [100.0 * end(predicted) for end in (np.min, np.max)]
+    axis.plot(limits, limits, color=LIGHT["other"], linestyle="--", label="realized = predicted")
+    axis.set(xscale="log", yscale="log")
+    axis.set(xlabel="predicted volatility, %", ylabel="realized volatility, %")
+    number_axis(axis.xaxis, log=True)
+    number_axis(axis.yaxis, log=True)
+
+
+def by_month(
+    axis: Any, times: NDArray[np.datetime64], losses: Mapping[str, NDArray[np.float64]]
+) -> None:
+    """Draw the mean loss of each calendar month.
+
+    Args:
+        axis: Where.
+        times: Time of each window.
+        losses: QLIKE of each window, by forecast: the reference, then the model, unless they are
+            equal.
+    """
+    colors = ("persistence", "model")[: len(losses)]
+    for (name, values), color in zip(losses.items(), colors, strict=True):
+        months, means = monthly(times, values)
+        edges = np.append(months, months[-1] + 1).astype("datetime64[D]")
+        style = {"linestyle": "--"} if color == "persistence" else {}
+        axis.stairs(means, edges, baseline=None, color=LIGHT[color], label=name, **style)
+    axis.set_ylabel("mean QLIKE of the month")
+    axis.set_ylim(bottom=0)
+    number_axis(axis.yaxis)
+    time_axis(axis, times)
+
+
+def bands(axis: Any, found: Calibration) -> None:
+    """Draw the share of returns below each predicted quantile against its level."""
+    if not len(found.predicted):
+        note(axis, "no test window has a return")
+        return
+    ends = found.observed - found.low, found.high - found.observed
+    axis.set(xlabel="level of the quantile, %", ylabel="share of returns below it, %, 95% interval")
+    below, above = (100.0 * each for each in ends)
+    shares = 100.0 * found.predicted, 100.0 * found.observed
+    calibrations(axis, [Points("quantile", *shares, below, above, LIGHT["model"])])

@@ -1,0 +1,113 @@
+"""The values that the templates show: rows of tables, banners, checks and formatted numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+#: Color and sign of each state. A step that only ran does not judge the model, so it has neither.
+_STATES = {
+    "passed": ("good", "✓"),
+    "failed": ("bad", "✗"),
+    "skipped": ("note", "–"),
+    "written": ("", ""),
+    "measured": ("", ""),
+}
+
+
+class Pair(NamedTuple):
+    """A row of a table with two columns."""
+
+    name: str
+    value: Any
+
+
+class Bar(NamedTuple):
+    """A row of a bar chart. `share` is its length relative to the longest bar, 0..1."""
+
+    name: str
+    text: str
+    share: float
+
+
+class Banner(NamedTuple):
+    """A statement at the top of the page. `tone` is `good`, `bad` or `note`."""
+
+    tone: str
+    title: str
+    text: str
+
+
+class Check(NamedTuple):
+    """The outcome of a check or of an optional step. `state` is one of `_STATES`."""
+
+    name: str
+    state: str
+    text: str
+
+    @property
+    def tone(self) -> str:
+        """CSS class that colors the state."""
+        return _STATES[self.state][0]
+
+    @property
+    def sign(self) -> str:
+        """Character that marks the state without color."""
+        return _STATES[self.state][1]
+
+
+class Row(NamedTuple):
+    """A row of a comparison."""
+
+    name: str
+    texts: list[str]
+
+
+class Comparison(NamedTuple):
+    """A table of forecasts (rows) and their figures (columns), with notes below it."""
+
+    caption: str
+    columns: list[str]
+    rows: list[Row]
+    notes: list[str]
+
+
+class Tile(NamedTuple):
+    """A figure at the top of the page. `tone` is as in `Banner`, or empty."""
+
+    name: str
+    figure: str
+    note: str
+    tone: str = ""
+
+
+def part_text(part: Any) -> str:
+    """Format a target or a network of a recipe document: its kind, and the values of its keys.
+
+    Metadata may contain anything; what is not such a part is empty.
+    """
+    if not isinstance(part, Mapping) or "kind" not in part:
+        return ""
+    texts = [str(part["kind"])]
+    for name, value in part.items():
+        if name != "kind":
+            items = value if isinstance(value, list) else [value]
+            texts.append(f"{name.replace('_', ' ')} {' / '.join(map(str, items)) or 'none'}")
+    return ", ".join(texts)
+
+
+def number(value: float) -> str:
+    """Format a price with cents if it is large, and with five significant digits if it is small."""
+    return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.5g}"
+
+
+def percent(share: float) -> str:
+    """Format a share of 0..1 as 12.3%."""
+    return f"{100 * share:.1f}%"
+
+
+def ratio_text(ratio: float | None) -> str:
+    """Format the ratio of two errors; it is None if the second one is 0."""
+    if ratio is None:
+        return "undefined"
+    return f"{ratio:.3f}" if ratio < 10 else f"{ratio:,.1f}"
