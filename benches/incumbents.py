@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+from numpy.typing import NDArray
 from sklearn.preprocessing import MinMaxScaler
 
 
@@ -121,3 +122,53 @@ def to_pandas(frame: pl.DataFrame) -> pd.DataFrame:
     index = pd.to_datetime(frame["timestamp"].dt.epoch("ms").to_numpy(), unit="ms", utc=True)
     names = [name for name in frame.columns if name != "timestamp"]
     return pd.DataFrame({name: frame[name].to_numpy() for name in names}, index=index)
+
+
+Array = NDArray[np.float64]
+
+
+def barriers_by_bar(
+    times: NDArray[np.int64],
+    high: Array,
+    low: Array,
+    close: Array,
+    *,
+    step: int,
+    horizon: int,
+    take_profit: float,
+    stop_loss: float,
+) -> Array:
+    """Return triple-barrier labels of bars without bad prices, for all rows bar by bar."""
+    labels = np.full(len(close), np.nan)
+    rows = max(0, len(close) - horizon)
+    profit, stop = close[:rows] * (1 + take_profit), close[:rows] * (1 - stop_loss)
+    reached = np.zeros(rows)
+    for ahead in range(horizon, 0, -1):  # earlier bars overwrite later ones
+        np.copyto(reached, 1.0, where=high[ahead : rows + ahead] >= profit)
+        np.copyto(reached, -1.0, where=low[ahead : rows + ahead] <= stop)
+    whole = times[horizon:] - times[:rows] == horizon * step
+    labels[:rows] = np.where(whole, reached, np.nan)
+    return labels
+
+
+def barriers_by_row(
+    times: NDArray[np.int64],
+    high: Array,
+    low: Array,
+    close: Array,
+    *,
+    step: int,
+    horizon: int,
+    take_profit: float,
+    stop_loss: float,
+) -> Array:
+    """Return triple-barrier labels of bars without bad prices, row by row."""
+    labels = np.full(len(close), np.nan)
+    for row in range(len(close) - horizon):
+        if times[row + horizon] - times[row] == horizon * step:
+            ahead = slice(row + 1, row + horizon + 1)
+            stops = low[ahead] <= close[row] * (1 - stop_loss)
+            wins = high[ahead] >= close[row] * (1 + take_profit)
+            stop, win = (int(hits.argmax()) if hits.any() else horizon for hits in (stops, wins))
+            labels[row] = 0.0 if stop == win == horizon else 1.0 if win < stop else -1.0
+    return labels

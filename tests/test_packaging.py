@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_contains_files_that_are_not_python(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("reports/template.html", "py.typed", "_core.pyi"):
+    for name in ("reports/templates/page.html", "py.typed", "_core.pyi"):
         assert f"atb_fast/{name}" in names
     assert [name for name in names if re.fullmatch(r"atb_fast/_core\..*(so|pyd)", name)]
     assert not [name for name in names if name.startswith(("tests/", "benches/"))]
@@ -47,7 +47,7 @@ def test_the_source_distribution_can_be_built_from(tmp_path: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for name in ("Cargo.toml", "Cargo.lock", "pyproject.toml", "rust/src/lib.rs"):
         assert name in names
-    for name in ("reports/template.html", "py.typed", "_core.pyi"):
+    for name in ("reports/templates/page.html", "py.typed", "_core.pyi"):
         assert f"python/atb_fast/{name}" in names
 
 

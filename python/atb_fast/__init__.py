@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from atb_fast.recipes import prepare as prepare
     from atb_fast.recipes.base import BaseRecipe as BaseRecipe
     from atb_fast.recipes.config import TrainingConfig as TrainingConfig
+    from atb_fast.recipes.meta_label import meta_label_features as meta_label_features
     from atb_fast.recipes.recipe import Recipe as Recipe
     from atb_fast.runs.pipeline import run_training_pipeline as run_training_pipeline
     from atb_fast.runs.repeat import RecordedRun as RecordedRun
@@ -102,6 +103,7 @@ _MODULES = {
     "recipes": ("prepare",),
     "recipes.base": ("BaseRecipe",),
     "recipes.config": ("TrainingConfig",),
+    "recipes.meta_label": ("meta_label_features",),
     "recipes.recipe": ("Recipe",),
     "runs.pipeline": ("run_training_pipeline",),
     "runs.repeat": ("RecordedRun", "read_run"),

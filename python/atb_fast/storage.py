@@ -9,12 +9,19 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError unless `write_atomic` can write next to `path`. Leaves nothing behind."""
+    descriptor, name = _temporary(path)
+    os.close(descriptor)
+    Path(name).unlink()
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace the content of `path` with `data`, either completely and durably or not at all.
 
     A killed process may leave a file named `.*.tmp` in the same directory.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, name = _temporary(path)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -28,6 +35,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
 
 
 def sync_directory(directory: Path) -> None:

@@ -47,6 +47,15 @@ def test_epochs_loss_and_time_left_fit_a_narrow_terminal() -> None:
     assert line.startswith("1000SHIBUSDT")
 
 
+def test_classes_are_compared_with_their_shares() -> None:
+    made, plain = shown()
+    made.for_training(CONFIG).epoch(
+        1, {"loss": 0.65, "val_loss": 0.7012, "val_shares_loss": 0.6931}
+    )
+    (line,) = lines(made, plain)
+    assert "val. 0.701200, class shares 0.693100" in line
+
+
 def test_windows_are_shown_in_long_epochs_only() -> None:
     made, plain = shown()
     listener = made.for_training(CONFIG)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from atb_fast.cli.main import cli
 from atb_fast.cli.settings import load
-from atb_fast.config import OPTIONS, default_cache_dir, variables
+from atb_fast.config import OPTIONS, TargetOptions, default_cache_dir, names, variables
 from atb_fast.errors import ArgumentError, AtbFastError
 from atb_fast.ingestion.exchange.http import Endpoints
 
@@ -62,6 +62,21 @@ def test_defaults() -> None:
         "embargo": None,
         "sentiment_lag_days": 1,
         "force_sentiment": False,
+        "target": "close",
+        "target_take_profit": None,
+        "target_stop_loss": None,
+        "target_class_weights": None,
+        "target_cost": None,
+        "target_quantiles": None,
+        "network": "cnn_lstm",
+        "network_bars": None,
+        "network_l2": None,
+        "network_kernel": None,
+        "network_units": 100,
+        "network_layers": None,
+        "network_filters": 64,
+        "network_blocks": None,
+        "network_dropout": 0.2,
         "epochs": 300,
         "batch_size": None,
         "patience": 15,
@@ -86,7 +101,7 @@ def options_of(*path: str) -> set[str]:
     """Return the options of a training run that a command offers, from its help."""
     done = run(*path, "--help")
     assert done.exit_code == 0, done.output
-    flags = set(re.findall(r"^  --([a-z-]+)", done.output, re.MULTILINE))
+    flags = set(re.findall(r"^  --([a-z0-9-]+)", done.output, re.MULTILINE))
     return {flag.replace("-", "_") for flag in flags} & OPTIONS.keys()
 
 
@@ -100,7 +115,7 @@ def test_each_command_offers_the_options_that_apply_to_it() -> None:
     assert OPTIONS.keys() - options_of("train", "price") == {
         *("sentiment", "force_sentiment", "force_price_only", "freshness_days", "skip_robustness"),
         *("onnx_input", "sequence_length", "recipe", "horizon", "embargo", "sentiment_lag_days"),
-        *("extra", "extra_lag"),
+        *("extra", "extra_lag", *names(TargetOptions)),
     }
     assert OPTIONS.keys() - options_of("evaluate") == output | of_one_run
     assert OPTIONS.keys() - options_of("check", "leak") == output | of_one_run | of_fitting
@@ -112,10 +127,10 @@ def test_each_command_offers_the_options_that_apply_to_it() -> None:
 
 def test_help_is_grouped_and_names_the_recipes_that_a_command_takes() -> None:
     model, price = (run("train", name, "--help").output for name in ("model", "price"))
-    headings = ["Data:", "Recipe:", "Training:", "Output:", "Options:"]
+    headings = ["Data:", "Recipe:", "Target:", "Network:", "Training:", "Output:", "Options:"]
     assert re.findall("^[A-Z][a-z]+:$", model, re.MULTILINE) == headings
     assert re.findall("^[A-Z][a-z]+:$", price, re.MULTILINE) == [
-        heading for heading in headings if heading != "Recipe:"
+        heading for heading in headings if heading not in ("Recipe:", "Target:")
     ]
     assert "a recipe file (FILE.toml)" in " ".join(model.split())
     assert "basic:" not in model
@@ -175,6 +190,65 @@ def test_environment_overrides_the_file() -> None:
         "timeframe": ("4h", file),
         "sequence_length": (60, file),
     }
+
+
+def test_targets_and_networks_come_from_every_layer() -> None:
+    Path("atb-fast.toml").write_text(
+        "[train]\nrecipe = 'causal'\nnetwork = 'mlp'\nnetwork_units = 16\nnetwork-dropout = 0\n"
+        "target = 'triple_barrier'\ntarget_take_profit = 0.03\ntarget_class_weights = 'balanced'\n"
+    )
+    file = "atb-fast.toml"
+    options = shown(ATB_FAST_NETWORK_LAYERS="3", ATB_FAST_TARGET_STOP_LOSS="0.02")
+    assert {name: got for name, got in options.items() if got[1] != "default"} == {
+        "recipe": ("causal", file),
+        "target": ("triple_barrier", file),
+        "target_take_profit": (0.03, file),
+        "target_stop_loss": (0.02, "ATB_FAST_TARGET_STOP_LOSS"),
+        "target_class_weights": ("balanced", file),
+        "network": ("mlp", file),
+        "network_units": (16, file),
+        "network_layers": (3, "ATB_FAST_NETWORK_LAYERS"),
+        "network_dropout": (0.0, file),
+    }
+    # The defaults are those of the target.
+    assert options["horizon"] == (336, "default")
+    # The model that live strategies load has a network of its own.
+    assert shown("price")["network"] == ("lstm", "default")
+    Path(file).write_text("[train.price]\nnetwork = 'linear'\nnetwork_bars = 5\n")
+    assert shown("price")["network_bars"] == (5, file)
+    Path(file).write_text("[train]\nrecipe = 'volatility'\ntarget_quantiles = [0.1, 0.5]\n")
+    assert shown()["target_quantiles"] == ("0.1,0.5", file)
+    assert shown(ATB_FAST_TARGET_QUANTILES="0.3")["target_quantiles"] == (
+        *("0.3", "ATB_FAST_TARGET_QUANTILES"),
+    )
+
+
+def test_a_flag_that_the_network_does_not_have() -> None:
+    Path("atb-fast.toml").write_text("[train]\nnetwork_filters = 32\n")
+    error = run("train", "model", "BTCUSDT", "--source", "sample", "--network", "lstm").exception
+    assert isinstance(error, ArgumentError)
+    assert str(error) == (
+        "--network-filters does not apply to the network lstm, which has --network-units; remove "
+        "it, or pass --network tcn or cnn_lstm (--network-filters is from atb-fast.toml)"
+    )
+    for flag, value, message in (
+        ("--network", "gru", "Invalid value for '--network': 'gru' is not one of 'linear'"),
+        ("--network-units", "2.5", "'2.5' is not a valid integer"),
+        ("--network-dropout", "half", "'half' is not a valid float"),
+        ("--target-class-weights", "even", "'even' is not one of 'none', 'balanced'"),
+    ):
+        done = run("train", "model", "BTCUSDT", flag, value)
+        assert done.exit_code == 2
+        assert message in " ".join(done.output.split())
+
+
+def test_recipes_check_applies_the_options() -> None:
+    arguments = ["--network", "lstm", "--target", "smoothed_return", "--horizon", "3", "--json"]
+    document = json.loads(run("recipes", "check", "causal", *arguments).stdout)
+    assert document["network"]["kind"] == "lstm"
+    assert document["target"] == {"kind": "smoothed_return", "horizon": 3}
+    own = json.loads(run("recipes", "show", "causal", "--json").stdout)
+    assert own["target"] == {"kind": "log_return", "horizon": 1}
 
 
 def test_flags_override_everything() -> None:
@@ -304,6 +378,11 @@ def test_other_commands_read_the_directories(home: Path) -> None:
         ("[train]\nstart_date = '1.1.2020'", "--start-date is '1.1.2020', expected a date"),
         ("[train]\nstart_date = 2020-01-01T12:00:00Z", "expected a date such as 2024-01-31"),
         ("[train]\ntimeframe = '2d'", "timeframe is '2d', expected one of"),
+        ("[train]\nnetwork = 'gru'", "--network is 'gru', expected one of linear"),
+        ("[train]\nnetwork_dropout = '0.1'", "--network-dropout is '0.1', expected a number"),
+        ("[train]\nnetwork_dropout = nan", "--network-dropout is nan, expected a number"),
+        ("[train]\ntarget_quantiles = 0.5", "--target-quantiles is 0.5, expected numbers such as"),
+        ("[train]\ntarget_quantiles = ['0.5']", "--target-quantiles is ['0.5'], expected numbers"),
         ("[train]\ncandles = ['x']", "candles is ['x'], expected a path"),
         ("[train]\nregistry = ''", "key registry in [train]: --registry is empty; pass a path"),
         ("[train]\ncache_dir = ''", "--cache-dir is empty; pass a path"),

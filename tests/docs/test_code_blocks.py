@@ -134,7 +134,8 @@ def test_blocks_are_tagged_and_few_are_not_run() -> None:
 
 
 def run_python(block: Block, namespace: dict[str, Any]) -> None:
-    exec(compile(block.code, block.where, "exec"), namespace)
+    # Without the future statement of this file.
+    exec(compile(block.code, block.where, "exec", dont_inherit=True), namespace)
 
 
 def run_toml(block: Block, _: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from atb_fast.cli.main import cli
 from atb_fast.config import CANDLE_COLUMNS
 from atb_fast.features.signatures import FUNCTIONS
 from atb_fast.features.specs import INDEX_COLUMNS, SCALERS
+from atb_fast.recipes.keys import keys
 from atb_fast.recipes.networks import NETWORKS
 from atb_fast.recipes.recipe import Recipe
 from atb_fast.recipes.targets import TARGETS
@@ -151,6 +152,20 @@ def test_every_function_and_column_is_in_the_reference() -> None:
     words = [*INDEX_COLUMNS, *CANDLE_COLUMNS, *SCALERS, *TARGETS, *NETWORKS]
     words += [item.name for item in fields(Recipe)]
     assert [word for word in words if f"`{word}`" not in text and f"[{word}]" not in text] == []
+
+
+def test_every_key_of_a_target_or_a_network_is_in_the_reference_with_its_default() -> None:
+    described = {
+        cells[0].strip("`"): set(cells[2].split(", "))
+        for cells in rows((ROOT / "docs" / "recipes.md").read_text("utf-8"))
+        if len(cells) == 4
+    }
+    for kind, made in {**TARGETS, **NETWORKS}.items():
+        defaults = {
+            each.name: "none" if each.default == () else each.default for each in keys(made)
+        }
+        expected = {f"`{name}` {default}" for name, default in defaults.items()} or {""}
+        assert described[kind] == expected
 
 
 def test_every_exit_code_is_in_the_reference() -> None:

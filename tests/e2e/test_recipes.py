@@ -16,6 +16,7 @@ import pytest
 from commands import CommandLine
 
 from atb_fast import TrainingConfig, load_bundle, load_market
+from atb_fast.config import RECIPES
 from atb_fast.errors import ArgumentError, LeakError
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
@@ -187,7 +188,7 @@ def test_recipes_are_shown_and_checked(home: Path, command_line: CommandLine) ->
         return done.stdout
 
     listed = json.loads(recipes("ls", "--json"))
-    assert [row["name"] for row in listed] == ["legacy", "causal", "basic"]
+    assert [row["name"] for row in listed] == list(RECIPES)
     document = json.loads(recipes("show", "families.toml", "--json"))
     features = {each["name"]: each for each in document["features"]}
     assert features["trend"]["lookback"] == features["trend"]["warmup"] == 23
@@ -268,3 +269,26 @@ def test_a_recipe_in_python_says_what_scoring_needs(
     done = command_line.run(*repeat, "--recipe", "smooth_recipe:Smooth", cwd=home)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["same_onnx"] is True
+
+
+def test_a_run_with_another_target_and_network_is_repeated(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    options = ["--source", "sample", "--start-date", "2022-01-01", "--recipe", "causal"]
+    options += ["--sequence-length", "12", "--horizon", "2", "--network", "mlp"]
+    options += ["--network-units", "6", "--network-dropout", "0", "--engine", "keras"]
+    options += ["--epochs", "1", "--registry", "models", "--skip-plots", "--json"]
+    done = command_line.run("train", "model", "BTCUSDT", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    bundle = tmp_path / json.loads(done.stdout)["paths"]["bundle"]
+    document = json.loads((bundle / "metadata.json").read_text())
+    recipe = document["recipe_document"]
+    assert recipe["network"] == {"kind": "mlp", "units": 6, "layers": 2, "dropout": 0.0}
+    assert recipe["target"] == {"kind": "log_return", "horizon": 2}
+    assert document["config"]["network_units"] == 6
+    done = command_line.run("train", "--from", bundle, "--registry", "b", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert again["same_onnx"] is True
+    repeated = json.loads((tmp_path / again["paths"]["bundle"] / "metadata.json").read_text())
+    assert repeated["recipe_document"] == recipe

@@ -45,6 +45,32 @@ def test_a_run_needs_no_jinja2(
     assert ("report failed" in done.stderr) == broken
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (["engine", "--target", "triple_barrier"], ["class shares", "Confusion matrix"]),
+        (["engine", "--target", "smoothed_return"], ["no change", "RMSE of no change"]),
+        (["volatility"], ["HAR", "QLIKE by month", "Calibration of the bands"]),
+    ],
+)
+def test_reports_of_forecasts_that_are_no_prices(
+    tmp_path: Path, atb_fast: Run, options: list[str], shown: list[str]
+) -> None:
+    network = ["--network", "linear", "--start-date", "2024-07-01", "--skip-onnx", "--json"]
+    done = atb_fast(
+        *("train", "model", "BTCUSDT", "--source", "sample", "--registry", "models"),
+        *("--recipe", *options, *network),
+    )
+    assert done.returncode == 0, done.stderr
+    bundle = tmp_path / json.loads(done.stdout)["paths"]["bundle"]
+    assert json.loads((bundle / "metadata.json").read_text())["diagnostic_failures"] == {}
+    page = (bundle / "report.html").read_text(encoding="utf-8")
+    for text in shown:
+        assert text in page
+    assert "Not drawn" not in page
+    assert (bundle / "training.png").is_file()
+
+
 def test_a_market_that_does_not_move_is_refused_without_warnings(
     tmp_path: Path, atb_fast: Run
 ) -> None:

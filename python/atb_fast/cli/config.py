@@ -12,6 +12,7 @@ from atb_fast.cli import settings
 from atb_fast.cli.options import PROGRAM, as_json, print_json
 from atb_fast.cli.tables import Column, print_table
 from atb_fast.cli.train import train
+from atb_fast.config import OPTIONS
 
 settings_file = click.option(
     "--config",
@@ -72,18 +73,21 @@ def _defaults_of_recipe(context: click.Context) -> dict[str, Any]:
         ArgumentError: The recipe cannot be used.
     """
     from atb_fast.recipes import library
+    from atb_fast.recipes.applied import applied, values
 
     known = {name: item.default for name, item in settings.KNOWN.items() if item.from_recipe}
-    return known | library.find(context.params.get("recipe", "basic")).defaults
+    recipe = library.find(context.params.get("recipe", "basic"))
+    recipe = applied(recipe, dict.fromkeys(OPTIONS) | context.params)
+    return known | recipe.defaults | values(recipe)
 
 
-def _effective(name: str, value: Any, own: dict[str, Any]) -> bool | int | str | None:
+def _effective(name: str, value: Any, own: dict[str, Any]) -> bool | int | float | str | None:
     """Return the value of an option as a JSON value; its computed default if it has none."""
     compute_default = settings.KNOWN[name].factory
     if value is None:
         value = compute_default() if compute_default else own.get(name)
-    if isinstance(value, tuple):
-        value = ", ".join(value) or None
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(str, value)) or None
     if isinstance(value, datetime):
         value = value.date()
-    return value if isinstance(value, bool | int | None) else str(value)
+    return value if isinstance(value, bool | int | float | None) else str(value)

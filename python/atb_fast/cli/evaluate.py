@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -20,15 +21,23 @@ from atb_fast.cli.options import (
     training_options,
 )
 from atb_fast.cli.tables import Column, print_table, print_text
-from atb_fast.config import FitOptions, MarketOptions, RecipeOptions, names, variables
+from atb_fast.config import (
+    FitOptions,
+    MarketOptions,
+    NetworkOptions,
+    RecipeOptions,
+    TargetOptions,
+    names,
+    variables,
+)
 from atb_fast.errors import LeakError, counted
 
 if TYPE_CHECKING:
     from atb_fast.evaluation.leak import LeakReport
-    from atb_fast.evaluation.walk_forward import Fold
+    from atb_fast.evaluation.walk_forward import WalkForward
     from atb_fast.recipes.config import TrainingConfig
 
-_DATA = names(MarketOptions, RecipeOptions)
+_DATA = names(MarketOptions, RecipeOptions, TargetOptions, NetworkOptions)
 #: Neither command writes results, so the options of output do not apply.
 _FITTING = tuple(
     name for name in names(FitOptions) if name not in OF_THE_MACHINE or name == "compile_cache"
@@ -60,6 +69,13 @@ def _count(name: str, default: int, help_text: str) -> click.Option:
             help="Train on all windows before a test period (expanding), or on a fixed number of "
             "the newest (rolling).",
         ),
+        click.Option(
+            ["--predictions"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Write the out-of-sample predictions of all folds to this Parquet, Feather or CSV "
+            "file.",
+        ),
         *training_options(
             (*_DATA, *_FITTING),
             embargo={
@@ -79,6 +95,7 @@ def evaluate(
     symbol: str,
     folds: int,
     window: Literal["expanding", "rolling"],
+    predictions: Path | None,
     as_json: bool,
     embargo: int | None,
     **options: Any,
@@ -87,33 +104,55 @@ def evaluate(
 
     The newer half of the windows is split into --folds test periods. For each, a model is trained
     on the windows before it, of which the newest 15% are the validation part; windows that share a
-    bar with the next part are purged. Each fold is compared with persistence, the forecast "no
-    change", and with least squares on the last bar. No bundle is written.
+    bar with the next part are purged. Each fold is compared with baselines that depend on the
+    target, such as no change, a linear model on the last bar, a reversal of the last return, the
+    class shares of the training windows, or HAR. No bundle is written.
     """
     from rich.console import Console
 
     from atb_fast.cli.progress import bars
+    from atb_fast.evaluation import predictions as out_of_fold
     from atb_fast.evaluation import walk_forward as evaluation
 
+    if predictions is not None:  # do not find an invalid path only after hours of training
+        out_of_fold.check_path(predictions)
     config = training_config(context, symbol.upper(), options)
+    if predictions is not None:
+        out_of_fold.check_not_read(predictions, _inputs(config, options["recipe"]))
     with bars(Console(stderr=True, highlight=False)) as shown:
-        made = evaluation.evaluate(
+        made = evaluation.evaluate_walk_forward(
             config,
             folds=folds,
             window=window,
             embargo=embargo,
             listener=shown.for_folds(config, folds),
         )
+    if predictions is not None:
+        out_of_fold.write(predictions, made.predictions)
     if as_json:
         print_json(
             {
                 "config": config.to_dict() | {"embargo": embargo},
                 "window": window,
-                "folds": [dataclasses.asdict(fold) for fold in made],
+                "error": made.scoring.name,
+                "unit": made.scoring.unit,
+                "reference": made.reference,
+                "verdict": made.verdict,
+                "folds": [fold.to_dict() for fold in made.folds],
+                "pooled": made.pooled,
             }
         )
     else:
         _print_folds(config, made)
+
+
+def _inputs(config: TrainingConfig, recipe: str | None) -> dict[str, Path]:
+    """Return the files that an evaluation reads, by option. `recipe` is as it was given."""
+    found = {"--candles": config.candles, "--sentiment": config.sentiment}
+    found |= {f"--extra {name}": path for name, path in (config.extra or {}).items()}
+    if recipe is not None and recipe.lower().endswith(".toml"):
+        found["--recipe"] = Path(recipe).expanduser()
+    return {name: path for name, path in found.items() if path is not None}
 
 
 @click.group()
@@ -154,45 +193,145 @@ def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **opt
         raise LeakError(f"the {config.recipe} recipe has look-ahead bias in {', '.join(found)}")
 
 
-def _print_folds(config: TrainingConfig, folds: list[Fold]) -> None:
-    ratios = [fold.ratio for fold in folds]
-    shrunk = sum(fold.shrinkage == 0.0 for fold in folds)
+def _print_folds(config: TrainingConfig, made: WalkForward) -> None:
+    ratios, other = made.ratios, made.reference
+    shrunk = sum(fold.shrinkage == 0.0 for fold in made.folds)
     print_text(
-        f"{config.symbol} {config.timeframe}, {config.recipe} recipe: RMSE is {min(ratios):.3f} to "
-        f"{max(ratios):.3f} times that of persistence, worse than persistence in "
-        f"{sum(ratio > 1.0 for ratio in ratios)} of {counted(len(folds), 'fold')}"
+        f"{config.symbol} {config.timeframe}, {config.recipe} recipe: {made.scoring.name} is "
+        f"{min(ratios):.3f} to {max(ratios):.3f} times that of {other}, worse than {other} "
+        f"in {sum(ratio > 1.0 for ratio in ratios)} of {counted(len(ratios), 'fold')}"
         + (f", a shrinkage factor of 0 in {shrunk}" if shrunk else "")
     )
-    columns = [
-        Column("tested from"),
-        *(
-            Column(name, right=True)
-            for name in ("trained", "RMSE", "persistence", "ratio", "linear", "right", "up")
-        ),
+    columns, legend = _COLUMNS[made.scoring.kind]
+    rows: list[tuple[str, int | None, dict[str, Any]]] = [
+        (f"{datetime.fromisoformat(fold.first):%Y-%m-%d}", fold.train, fold.figures)
+        for fold in made.folds
     ]
-    print_table(columns, map(_fold_cells, folds))
+    if len(rows) > 1:
+        rows.append(("all folds", None, made.pooled))
+    print_table(
+        [
+            Column("tested"),
+            Column("trained", right=True),
+            *(Column(name, right=True, optional=True) for name in columns),
+        ],
+        [
+            (first, train, *(cell(found) for cell in columns.values()))
+            for first, train, found in rows
+        ],
+    )
+    # Without quantiles, the table has no such column.
+    print_text(legend if "coverage" in made.pooled else legend.replace(_BAND, ""))
+    statistic = abs(made.pooled["diebold_mariano"])
     print_text(
-        "RMSE in quote currency. ratio: RMSE divided by that of persistence; linear: the same for "
-        "least squares on the last bar; right: directional accuracy with its 95% interval; up: "
-        "share of upward moves."
+        f"On all {len(made.tested.times):,} bars, the model is {made.verdict} (Diebold-Mariano "
+        f"{statistic:.1f}).{_mcnemar(made.pooled, made.tested.horizon)}"
     )
     if config.definition.fit_scalers_on == "all":
         print_text("This recipe has look-ahead bias: its scalers were fitted on the test bars too.")
 
 
-def _fold_cells(fold: Fold) -> tuple[str | int, ...]:
-    low, high = 100 * fold.directional_accuracy_low, 100 * fold.directional_accuracy_high
-    right = f"{fold.directional_accuracy:.0%} ({low:.0f}-{high:.0f})"
+def _mcnemar(found: Mapping[str, Any], horizon: int) -> str:
+    """Return the test of accuracies in a sentence; empty if the model has no classes."""
+    test = found.get("mcnemar")
+    if test is None:
+        return ""
+    other = "the majority class" if test["other"] == "majority" else "contrarian"
+    often = "about as often as"
+    if test["p_value"] < 0.05:
+        often = "more often than" if test["better"] > test["worse"] else "less often than"
+    of = f"of {found['accuracy_bars']:,} bars whose horizons do not overlap, " * (horizon > 1)
     return (
-        f"{datetime.fromisoformat(fold.first):%Y-%m-%d}",
-        fold.train,
-        f"{fold.rmse:,.2f}",
-        f"{fold.persistence_rmse:,.2f}",
-        f"{fold.ratio:.3f}",
-        f"{fold.linear_ratio:.3f}",
-        right if fold.directional_bars else "-",  # persistence has no direction
-        f"{fold.up_share:.0%}",
+        f" It is right {often} {other}: {of}alone on {test['better']:,} bars, {other} alone on "
+        f"{test['worse']:,} (McNemar, p = {test['p_value']:.2g})."
     )
+
+
+_Cell = Callable[[Mapping[str, Any]], str]
+
+
+def _of(key: str, form: str) -> _Cell:
+    """Return what formats a figure; a figure that does not exist is an empty cell."""
+    return lambda found: format(found[key], form) if key in found else ""
+
+
+def _right(key: str) -> _Cell:
+    """Return what formats an accuracy with its interval."""
+
+    def cell(found: Mapping[str, Any]) -> str:
+        if found.get("directional_bars") == 0:
+            return "-"  # persistence has no direction
+        low, high = 100 * found[f"{key}_low"], 100 * found[f"{key}_high"]
+        return f"{found[key]:.0%} ({low:.0f}-{high:.0f})"
+
+    return cell
+
+
+_RATIO = {"ratio": _of("ratio", ".3f")}
+_LINEAR = {"linear": _of("linear_ratio", ".3f")}
+_DIRECTIONS = {
+    "right": _right("directional_accuracy"),
+    "up": _of("up_share", ".0%"),
+    "rev.": _of("contrarian_accuracy", ".0%"),
+}
+_OF_DIRECTIONS = (
+    "ratio: RMSE divided by that of no change; linear: the same for least squares on the last bar; "
+    "right: directional accuracy with its 95% interval; up: share of upward moves; rev.: accuracy "
+    "of a reversal of the last return (contrarian)."
+)
+_BAND = "; band: share of the returns between the lowest and the highest quantile"
+#: The columns of each kind of forecasts, and what they mean. They fit into 80 characters.
+_COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
+    "prices": (
+        {
+            "RMSE": _of("rmse", ",.2f"),
+            "no change": _of("persistence_rmse", ",.2f"),
+            **_RATIO,
+            **_LINEAR,
+            **_DIRECTIONS,
+        },
+        f"RMSE in quote currency. {_OF_DIRECTIONS}",
+    ),
+    "returns": (
+        {
+            "RMSE": _of("rmse", ".5f"),
+            "no change": _of("persistence_rmse", ".5f"),
+            **_RATIO,
+            **_LINEAR,
+            **_DIRECTIONS,
+        },
+        f"RMSE of returns, 0.01 for 1%. {_OF_DIRECTIONS}",
+    ),
+    "classes": (
+        {
+            "log loss": _of("log_loss", ".4f"),
+            "shares": _of("class_shares_log_loss", ".4f"),
+            **_RATIO,
+            **_LINEAR,
+            "right": _right("accuracy"),
+            "maj.": _of("majority_accuracy", ".0%"),
+            "rev.": _of("contrarian_accuracy", ".0%"),
+        },
+        "shares: log loss of the class shares of the training bars; ratio: log loss divided by "
+        "that; linear: the same for logistic regression on the last bar; right: accuracy with its "
+        "95% interval; maj.: accuracy of the majority class; rev.: of a reversal of the last "
+        "return (contrarian).",
+    ),
+    "volatility": (
+        {
+            "RMSE": _of("rmse", ".3f"),
+            **_RATIO,
+            "HAR": _of("har_ratio", ".3f"),
+            "EWMA": _of("ewma_ratio", ".3f"),
+            **_LINEAR,
+            "R²": _of("r2", ".3f"),
+            "QLIKE": _of("qlike_ratio", ".3f"),
+            "band": _of("coverage", ".1%"),
+        },
+        "RMSE of the logarithm of volatility. ratio: RMSE divided by that of no change; HAR, EWMA, "
+        f"linear: the same for these baselines; QLIKE: divided by that of HAR{_BAND}.",
+    ),
+}
 
 
 def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atb_fast.cli import completion
+from atb_fast.cli.figures import figure, number, sentences
 from atb_fast.cli.options import as_json, print_json
 from atb_fast.cli.tables import Column, print_table
 from atb_fast.config import OPTIONS, default_registry
 from atb_fast.errors import ArgumentError, BundleError, counted
+from atb_fast.reports.rows import part_text
 from atb_fast.serving.references import find
 from atb_fast.serving.registry import (
     is_foreign,
@@ -49,6 +51,12 @@ _FIGURES = (
     "directional_accuracy_high",
     "directional_bars",
     "directional_up_share",
+    "test_log_loss",
+    "class_shares_log_loss",
+    "accuracy",
+    "majority_accuracy",
+    "contrarian_accuracy",
+    "har_rmse",
 )
 _bundle = click.argument("bundle", shell_complete=completion.bundles)
 
@@ -151,8 +159,8 @@ def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool)
 @click.option(
     "--force",
     is_flag=True,
-    help="Promote it even if the live bundle has another timeframe, or if something could not be "
-    "checked, as for bundles of other trainers.",
+    help="Promote it even if the live bundle has another timeframe or predicts something else, or "
+    "if something could not be checked, as for bundles of other trainers.",
 )
 @_registry
 @as_json
@@ -173,8 +181,9 @@ def promote(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
 def rollback(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
     """Make the newest older version that passes verification live.
 
-    BUNDLE is SYMBOL:TIMEFRAME:TYPE. The live version may be damaged or missing. Bundles of other
-    trainers are accepted if engines can load them.
+    BUNDLE is SYMBOL:TIMEFRAME:TYPE. The live version may be damaged or missing. Versions that
+    predict something else than the live one are skipped. Bundles of other trainers are accepted if
+    engines can load them.
     """
     from atb_fast.bundles.releases import rollback as roll_back
 
@@ -224,9 +233,11 @@ def _row(release: Release) -> dict[str, Any]:
         "recipe": _text(metadata.get("recipe")),
         "trained": trained.isoformat() if trained else None,
         "epochs": epochs if type(epochs := params.get("epochs")) is int else None,
+        "task_type": _text(metadata.get("task_type")),
+        "class_labels": _classes(metadata),
         "horizon": _horizon(metadata),
     }
-    row |= {name: _figure(results.get(name)) for name in _FIGURES}
+    row |= {name: figure(results.get(name)) for name in _FIGURES}
     return row | {"unverified": release.unverified, "problem": release.problem}
 
 
@@ -237,12 +248,6 @@ def _part(metadata: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _figure(value: Any) -> float | None:
-    """Return `value` if it is a finite number; metadata of other trainers may have anything."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if known and math.isfinite(value) else None
 
 
 def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -259,11 +264,8 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     rows = listed(metadata, sequence_length="{} rows")
     columns = ", ".join(map(str, names)) if isinstance(names, list) else ""
     ends = [str(dataset[key]) for key in ("first", "last") if dataset.get(key)]
-    rmse, persistence, from_candles = (
-        _number(results.get(key))
-        for key in ("test_rmse", "persistence_rmse", "test_rmse_from_candles")
-    )
-    horizon = _horizon(metadata)
+    from_candles = number(results.get("test_rmse_from_candles"))
+    horizon, recipe = _horizon(metadata), _part(metadata, "recipe_document")
     facts = {
         "bundle": path,
         "live": "yes" if live_version(path.parent) == path.name else "no",
@@ -273,19 +275,31 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         "symbol": listed(metadata, symbol="{}", timeframe="{}").replace(",", ""),
         "type": metadata.get("model_type"),
         "recipe": metadata.get("recipe"),
+        "target": part_text(recipe.get("target")),
+        "network": part_text(recipe.get("network")),
+        "task": (_text(metadata.get("task_type")) or "").replace("_", " "),
+        "classes": ", ".join(map(str, _classes(metadata) or ())),
         "horizon": f"{horizon} bar{'s' * (horizon != 1)}",
         "input": " of ".join(filter(None, (rows, columns))),
         "created": metadata.get("created_at") or metadata.get("training_date"),
         "candles": " to ".join(ends),
-        "training": listed(
-            params, epochs="{} epochs", best_epoch="best {}", seed="seed {}", engine="{}"
-        ),
-        "test RMSE": rmse + (f" (no change: {persistence})" if persistence else ""),
+        "training": "solved exactly"
+        if params.get("engine") == "exact"
+        else listed(params, epochs="{} epochs", best_epoch="best {}", seed="seed {}", engine="{}"),
+        "test RMSE": _error(results, "test_rmse", har_rmse="HAR", persistence_rmse="no change"),
+        "test log loss": _error(results, "test_log_loss", class_shares_log_loss="class shares"),
         "... from candles": from_candles and f"{from_candles}, as model.onnx computes features",
-        "direction": _direction(results),
+        **sentences(results),
     }
     # Bundles of other trainers lack many of these facts.
     return {name: value for name, value in facts.items() if value}
+
+
+def _error(results: dict[str, Any], key: str, **others: str) -> str:
+    """Return an error next to those of baselines; empty if it is unknown."""
+    found = {name: number(results.get(other)) for other, name in others.items()}
+    beside = ", ".join(f"{name}: {error}" for name, error in found.items() if error)
+    return number(results.get(key)) + (f" ({beside})" if beside else "")
 
 
 def _market(synthetic: bool | None) -> str | None:
@@ -294,26 +308,16 @@ def _market(synthetic: bool | None) -> str | None:
     return texts.get(synthetic)
 
 
-def _direction(results: dict[str, Any]) -> str | None:
-    """Return the directional accuracy with its interval; None if it is unknown."""
-    names = [f"directional_{name}" for name in ("accuracy", "accuracy_low", "accuracy_high")]
-    share, low, high, up, bars = (
-        _figure(results.get(name)) for name in (*names, "directional_up_share", "directional_bars")
-    )
-    if bars == 0:
-        return "undefined: the model predicts no move, or the price never moves"
-    if share is None or low is None or high is None or up is None or bars is None:
-        return None
-    return (
-        f"right in {share:.1%} of {bars:,} bars (95% interval {low:.1%} to {high:.1%}); always up: "
-        f"{up:.1%}"
-    )
-
-
 def _horizon(metadata: dict[str, Any]) -> Any:
     """Return the horizon of a bundle in bars."""
-    normalization = metadata.get("price_normalization")
-    return normalization.get("horizon", 1) if isinstance(normalization, dict) else 1
+    described = _part(metadata, "output") or _part(metadata, "price_normalization")
+    return described.get("horizon", 1)
+
+
+def _classes(metadata: dict[str, Any]) -> list[Any] | None:
+    """Return the labels of the classes of a bundle; None for other models."""
+    labels = metadata.get("class_labels")
+    return labels if isinstance(labels, list) else None
 
 
 def _finite(value: Any) -> Any:
@@ -323,13 +327,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: Any) -> str:
-    """Format a price: with cents if it is large, with five significant digits if it is small."""
-    if not isinstance(value, int | float):
-        return ""
-    return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.5g}"
 
 
 def _say(report: Report) -> None:
@@ -342,7 +339,7 @@ def _say(report: Report) -> None:
         click.echo(f"  train/serve skew, largest difference of a feature: {report.skew:.1e}")
     if report.prediction_difference is not None:
         difference = report.prediction_difference
-        click.echo(f"  largest difference from Keras: {difference:.1e} of the price")
+        click.echo(f"  largest difference from Keras, relative to the target: {difference:.1e}")
     for what in report.unchecked:
         click.echo(f"  not checked: {what}")
 
@@ -354,11 +351,14 @@ def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
         Column("trainer", optional=True),
         Column("market", optional=True),
         Column("recipe", optional=True),
+        Column("classes", optional=True),
         Column("trained", optional=True),
         Column("epochs", right=True, optional=True),
         Column("horizon", optional=True),
-        Column("test RMSE", right=True, optional=True),
-        Column("no change", right=True, optional=True),
+        *(
+            Column(name, right=True, optional=True)
+            for name in ("test log loss", "class shares", "test RMSE", "HAR", "no change")
+        ),
         Column("not verified", optional=True),
         Column("problem", optional=True),
     ]
@@ -369,12 +369,16 @@ def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
             "other" if row["foreign"] else "",
             {True: "sample", False: "real"}.get(row["synthetic"], ""),
             row["recipe"],
+            ", ".join(map(str, row["class_labels"] or ())),
             # Versions of atb-fast are named after the time of their training.
             "" if is_version(Path(row["path"])) else (row["trained"] or "")[:10],
             row["epochs"],
             "" if row["horizon"] == 1 else f"{row['horizon']} bars",
-            _number(row["test_rmse"]),
-            _number(row["persistence_rmse"]),
+            *(
+                number(row[name])
+                for name in ("test_log_loss", "class_shares_log_loss", "test_rmse", "har_rmse")
+            ),
+            number(row["persistence_rmse"]),
             # Shortened to fit; `models verify` prints everything.
             "; ".join(shorten(what, 56, placeholder=" ...") for what in row["unverified"]),
             row["problem"],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atb_fast.cli import settings
-from atb_fast.config import GROUPS, OPTIONS, names
+from atb_fast.config import GROUPS, OPTIONS, TargetOptions, names
 from atb_fast.errors import EXIT_CODES as _MEANINGS
 from atb_fast.errors import ArgumentError
 from atb_fast.options import Option
@@ -26,7 +26,11 @@ EXIT_CODES = f"Exit codes: {', '.join(f'{code} {text}' for code, text in _MEANIN
 #: Options that concern only this machine and this run, not the model.
 OF_THE_MACHINE = tuple(name for name, item in OPTIONS.items() if item.machine)
 #: Options that affect a basic model; the engines fix everything else about it.
-FOR_BASIC = tuple(name for name, item in OPTIONS.items() if not item.needs and name != "recipe")
+FOR_BASIC = tuple(
+    name
+    for name, item in OPTIONS.items()
+    if not item.needs and name not in ("recipe", *names(TargetOptions))
+)
 #: The tables of a settings file, and the options that each may contain.
 TABLES = {
     "train": tuple(settings.KNOWN),
@@ -90,7 +94,8 @@ def click_option(item: Option) -> click.Option:
         date: click.DateTime(["%Y-%m-%d"]),
         # Text, because an empty path would become the working directory.
         Path: click.Path(),
-        int: click.IntRange(min=item.minimum),
+        int: click.INT if item.minimum is None else click.IntRange(min=item.minimum),
+        float: click.FLOAT,
         dict: _Texts(),
     }
     return click.Option(

@@ -80,13 +80,17 @@ class Bars(Listener):
         )
 
     def errors(self, logs: dict[str, float]) -> str:
-        """Return the errors of an epoch next to that of persistence, as they fit the terminal."""
-        validation, unchanged = logs["val_rmse"], logs["val_persistence_rmse"]
-        text = f"val. {_short(validation)}, no change {_short(unchanged)}"
+        """Return the errors of an epoch and of a baseline, as far as the terminal has room."""
+        kind, name, trivial = "RMSE", "rmse", "no change"
+        reference = logs.get("val_persistence_rmse")
+        if reference is None:
+            kind, name, trivial = "log loss", "loss", "class shares"
+            reference = logs["val_shares_loss"]
+        text = f"val. {_short(logs[f'val_{name}'])}, {trivial} {_short(reference)}"
         console = self.progress.console
         if console.is_terminal and console.width < _WIDE:
             return text
-        return f"RMSE {_short(logs['rmse'])}, {text}"
+        return f"{kind} {_short(logs[name])}, {text}"
 
     def fetched(self, name: str, done: int, total: int) -> None:
         """Update the bar of a series that is being downloaded."""
@@ -202,7 +206,8 @@ class _FoldBars(_EpochBars):
     def fold(self, fold: Fold) -> None:
         self._move(self._epochs)  # training may have stopped early
         self._done = fold.number
-        note = f"{fold.ratio:.3f} of no change"
+        unchanged = "no change" if fold.accuracy is None else "the class shares"
+        note = f"{fold.ratio:.3f} of {unchanged}"
         self._bars.update("walk-forward", self._done, self._folds, "folds", note)
 
     def _move(self, epochs: int, note: str = "") -> None:

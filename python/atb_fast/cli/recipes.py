@@ -18,13 +18,21 @@ from atb_fast.cli.options import (
     training_options,
 )
 from atb_fast.cli.tables import Column, print_table, print_text, terminal_width
-from atb_fast.config import MarketOptions, RecipeOptions, names
+from atb_fast.config import (
+    MarketOptions,
+    NetworkOptions,
+    RecipeOptions,
+    TargetOptions,
+    names,
+)
 from atb_fast.errors import ArgumentError, counted
 
 if TYPE_CHECKING:
     from atb_fast.recipes.description import Preview
 
 _NULLS = ("input", "undefined")
+#: Options that change a recipe, on any market.
+_OF_RECIPES = ("timeframe", *names(RecipeOptions, TargetOptions, NetworkOptions))
 #: Width of the columns of a table of features besides their names, with a readable expression.
 _OTHERS = 47
 
@@ -78,7 +86,7 @@ def show(recipe: str, as_toml: bool, as_json: bool) -> None:
     elif as_json:
         print_json(document)
     else:
-        _print_recipe(document)
+        _print_recipe(document, defaults=True)
 
 
 @recipes.command()
@@ -94,9 +102,7 @@ def schema() -> None:
     params=[
         click.Argument(["recipe"], metavar="RECIPE"),
         click.Argument(["symbol"], required=False),
-        *training_options(
-            [name for name in names(MarketOptions, RecipeOptions) if name != "recipe"]
-        ),
+        *training_options({*names(MarketOptions), *_OF_RECIPES} - {"recipe"}),
         click.Option(
             ["--plot", "picture"],
             type=click.Path(path_type=Path, dir_okay=False),
@@ -123,18 +129,21 @@ def check(
     reason: warm-up, missing input, or undefined result. To test for look-ahead bias, run atb-fast
     check leak.
     """
-    from atb_fast.recipes import library
     from atb_fast.recipes.description import describe, preview
 
     if picture is not None:
         from atb_fast.reports.preview import check_plot_name
 
         check_plot_name(picture)
-    config = seen = None
+    seen = None
+    options["recipe"] = recipe
+    if symbol is None:  # without a market, its options do not matter
+        own = {name: options[name] for name in _OF_RECIPES}
+        config = training_config(context, "BTCUSDT", own | {"source": "sample"})
+    else:
+        config = training_config(context, symbol.upper(), options)
+    document = describe(config.definition, config)
     if symbol is not None:
-        config = training_config(context, symbol.upper(), {**options, "recipe": recipe})
-    document = describe(config.definition if config else library.find(recipe), config)
-    if config is not None:
         from atb_fast.ingestion.market import load_market
 
         seen = preview(load_market(config), config)
@@ -158,7 +167,10 @@ def check(
     _print_recipe(document, seen)
 
 
-def _print_recipe(document: dict[str, Any], seen: Preview | None = None) -> None:
+def _print_recipe(
+    document: dict[str, Any], seen: Preview | None = None, *, defaults: bool = False
+) -> None:
+    """Print a recipe; `defaults` if options can still change its timeframe and its windows."""
     if "features" not in document:
         print_text(f"{document['name']}: a Python class, {document['python']}")
         return
@@ -167,10 +179,12 @@ def _print_recipe(document: dict[str, Any], seen: Preview | None = None) -> None
     _print_features(document["features"], title)
     target, network = (_part(document[name]) for name in ("target", "network"))
     purge = document["purge"]
-    default = " by default" if seen is None else ""
+    default = " by default" if defaults else ""
     print_text(
         f"target: {target}; network: {network}; window: {document['sequence_length']:,} bars of "
-        f"{document['timeframe']}{default}; split: {document['split']}"
+        f"{document['timeframe']}{default}"
+        + (f"; lag: {counted(document['lag'], 'bar')}" if document["lag"] else "")
+        + f"; split: {document['split']}"
         + (f" ({counted(purge, 'window')} before each part)" if purge else "")
     )
     needs = [*(["the Fear & Greed index"] if document["index"] else []), *document["extra"]]
@@ -197,11 +211,16 @@ def _print_features(features: list[dict[str, Any]], title: str) -> None:
     shown |= {"scaler": Column("scaler", whole=True)}
     shown |= {"warmup": Column("warm-up", right=True, whole=True)}
     shown |= {"lookback": Column("lookback", right=True, whole=True)}
-    tables = [["name", "expression", "scaler", "warmup", "lookback"]]
-    if max(len(feature["name"]) for feature in features) + _OTHERS > terminal_width():
-        tables = [["name", "expression"], ["name", "scaler", "warmup", "lookback"]]
+    shown |= {"timeframes": Column("timeframes", whole=True)}
+    numbers, width = ["scaler", "warmup", "lookback"], _OTHERS
+    if longest := max(len(_cell(feature["timeframes"])) for feature in features):
+        numbers.append("timeframes")
+        width += max(longest, len("timeframes")) + 2
+    tables = [["name", "expression", *numbers]]
+    if max(len(feature["name"]) for feature in features) + width > terminal_width():
+        tables = [["name", "expression"], ["name", *numbers]]
     for i, keys in enumerate(tables):
-        rows = [[feature[key] for key in keys] for feature in features]
+        rows = [[_cell(feature[key]) for key in keys] for feature in features]
         print_table([shown[key] for key in keys], rows, "" if i else title)
 
 
@@ -219,8 +238,12 @@ def _print_nulls(seen: Preview) -> None:
     print_text(f"{seen.rows:,} of {candles} have a value for every feature")
 
 
+def _cell(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def _part(document: dict[str, Any]) -> str:
-    rest = ", ".join(f"{key} {value}" for key, value in document.items() if key != "kind")
+    rest = ", ".join(f"{key} {_cell(value)}" for key, value in document.items() if key != "kind")
     return f"{document['kind']} ({rest})" if rest else str(document["kind"])
 
 

@@ -51,7 +51,7 @@ _DIRECTORIES = tuple(name for name, item in OPTIONS.items() if item.factory)
 #: The tables of the file by name, with the options each may contain.
 Tables = Mapping[str, Sequence[str]]
 #: The value of an option in the file, as click expects it.
-Value = bool | int | str | list[str]
+Value = bool | int | float | str | list[str]
 
 
 def load(path: Path, tables: Tables) -> dict[str, dict[str, Value]]:
@@ -114,6 +114,8 @@ def _plain(where: str, option: str, value: Any, directory: Path) -> Value:
             f"{name}={directory / item if isinstance(item, Path) else item}"
             for name, item in checked.items()
         ]
+    if isinstance(checked, tuple):
+        return ",".join(map(str, checked))
     return checked.isoformat() if isinstance(checked, date) else checked
 
 

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from atb_fast.cli import completion, settings
+from atb_fast.cli.figures import number, sentences
 from atb_fast.cli.options import (
     EXIT_CODES,
     FOR_BASIC,
@@ -26,8 +27,16 @@ from atb_fast.cli.options import (
     training_config,
     training_options,
 )
-from atb_fast.cli.tables import Column, print_table
-from atb_fast.config import BASIC_TIMEFRAME, OPTIONS, RECIPES, default_registry, recipe_help
+from atb_fast.cli.tables import Column, print_table, print_text
+from atb_fast.config import (
+    BASIC_TIMEFRAME,
+    OPTIONS,
+    RECIPES,
+    NetworkOptions,
+    default_registry,
+    names,
+    recipe_help,
+)
 from atb_fast.errors import ArgumentError, AtbFastError, StorageError, counted
 
 if TYPE_CHECKING:
@@ -173,7 +182,7 @@ def _model(**options: Any) -> None:
 @_command(
     "price",
     FOR_BASIC,
-    apart=("timeframe", *(name for name in OPTIONS if name not in FOR_BASIC)),
+    apart=("timeframe", *names(NetworkOptions), *(n for n in OPTIONS if n not in FOR_BASIC)),
     timeframe={"default": BASIC_TIMEFRAME, "from_recipe": False},
 )
 def _price(**options: Any) -> None:
@@ -183,8 +192,8 @@ def _price(**options: Any) -> None:
     is 1h, as strategies expect, the new bundle can go live; see --promote. With several symbols,
     --json prints a list.
 
-    The timeframe is read from [train.price] of the settings file only, the other options also from
-    [train].
+    The timeframe and the network are read from [train.price] of the settings file only, the other
+    options also from [train].
     """
     _train(recipe="basic", **options)
 
@@ -283,9 +292,13 @@ def _train_several(
 def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
     from atb_fast.runs.parallel import Failure
 
+    trained = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+    error, reference = ("RMSE", "no change")
+    if trained:  # all have the same recipe
+        error, reference = trained[0].error, trained[0].reference.removeprefix("the ")
     columns = [
         Column("symbol"),
-        *(Column(name, right=True) for name in ("test RMSE", "persistence", "epochs", "seconds")),
+        *(Column(name, right=True) for name in (f"test {error}", reference, "epochs", "seconds")),
     ]
     print_table(
         columns,
@@ -294,8 +307,8 @@ def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
             if isinstance(outcome, Failure)
             else (
                 outcome.symbol,
-                f"{outcome.test_rmse:,.2f}",
-                f"{outcome.persistence_rmse:,.2f}",
+                number(outcome.test_error),
+                number(outcome.reference_error),
                 outcome.epochs,
                 f"{outcome.total_seconds:.1f}",
             )
@@ -305,7 +318,6 @@ def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
     for outcome in outcomes:
         what = outcome.error if isinstance(outcome, Failure) else _where(outcome)
         click.echo(f"{outcome.symbol}: {what}".replace("\n", "\n  "))
-    trained = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
     if trained:
         # The steps of a model that is not live include how to promote it.
         example = next((result for result in trained if result.promote_command), trained[0])
@@ -320,15 +332,41 @@ def _print_result(result: TrainingResult) -> None:
         [(stage, f"{value:.2f}") for stage, value in seconds.items()],
         f"{result.symbol} {result.timeframe}, {result.model_type} model",
     )
-    click.echo(
-        f"test RMSE {result.test_rmse:,.2f}, persistence {result.persistence_rmse:,.2f}: the model "
-        f"is {result.verdict}\n"
-        f"MAPE {result.mape:.2f}%\n"
-        f"{counted(result.epochs, f'{result.engine} epoch')} of {result.seconds_per_epoch:.2f} s "
-        f"(first: {result.first_epoch_seconds:.2f} s), best: {result.best_epoch}\n"
-        f"{_where(result)}"
-    )
+    print_text(f"{_errors(result)}: the model is {result.verdict}")
+    for line in _further(result):
+        print_text(line)
+    click.echo(f"{_fitted(result)}\n{_where(result)}")
     _print_steps("next steps:", result)
+
+
+def _errors(result: TrainingResult) -> str:
+    """Return the error on the test windows, next to those of the reference and of no change."""
+    if result.mape is not None:  # a price
+        return f"test RMSE {result.test_rmse:,.2f}, persistence {result.persistence_rmse:,.2f}"
+    unit = f" of {result.unit}" if result.unit else ""
+    reference = result.reference.removeprefix("the ")
+    text = f"test {result.error}{unit} {number(result.test_error)}, {reference} "
+    text += number(result.reference_error)
+    if reference == "no change" or result.persistence_rmse is None:
+        return text
+    return f"{text}, no change {number(result.persistence_rmse)}"
+
+
+def _further(result: TrainingResult) -> list[str]:
+    """Return the figures that have another unit than the error, one per line."""
+    if result.mape is not None:
+        return [f"MAPE {result.mape:.2f}%"]
+    return [f"{name}: {text}" for name, text in sentences(result.evaluation).items()]
+
+
+def _fitted(result: TrainingResult) -> str:
+    """Return how long the fit took."""
+    if result.engine == "exact":
+        return f"solved exactly in {result.first_epoch_seconds:.2f} s"
+    return (
+        f"{counted(result.epochs, f'{result.engine} epoch')} of {result.seconds_per_epoch:.2f} s "
+        f"(first: {result.first_epoch_seconds:.2f} s), best: {result.best_epoch}"
+    )
 
 
 def _where(result: TrainingResult) -> str:

@@ -45,7 +45,7 @@ class Trained:
 def assess(
     trained: Trained, directory: Path, timer: StageTimer
 ) -> tuple[RunRecord, NDArray[np.float64]]:
-    """Return the record of the run so far, and the predictions for the test windows as prices.
+    """Return the record of the run so far, and the forecasts for the test windows.
 
     Also draws training.png into `directory`. If a diagnostic fails, the error is logged and
     recorded.
@@ -55,51 +55,35 @@ def assess(
         predictions = predict(model, data, data.test)
         evaluation = evaluate(model, data, predictions)
         outputs = trained.fitted.unshrunk
-        network = None if outputs is None else before_shrinkage(data, outputs)
+        network = None if outputs is None else before_shrinkage(evaluation, data, outputs)
     unshrunk, errors = network or (None, None)
     failures: dict[str, str] = {}
-    found: dict[str, Any] = {"unshrunk": errors}
+    record = RunRecord(
+        portable(config), data, trained.policy, trained.fitted, evaluation, unshrunk=errors
+    )
     with timer.stage("diagnostics"):
         if config.skip_robustness:
             log.info("robustness: skipped")
         else:
             with optional("robustness", failures, directory):
-                found["robustness"] = robustness(model, data, predictions)
+                record = replace(record, robustness=robustness(model, data, predictions))
         if config.skip_plots:
             log.info("plots: skipped")
         else:
             with optional("plots", failures, directory):
-                found |= _plot(trained, predictions, unshrunk, directory / "training.png")
-        record = RunRecord(
-            portable(config), data, trained.policy, trained.fitted, evaluation, **found
-        )
-        if not config.skip_plots:
+                importance, deviation = permutation_importance(model, data, config.seed)
+                drawn = replace(record, importance=importance, importance_deviation=deviation)
+                plot_training(directory / "training.png", _title(trained), drawn, unshrunk)
+                record = drawn
             with optional("report", failures, directory):
-                record = replace(record, charts=draw_charts(record, predictions, unshrunk))
+                record = replace(record, charts=draw_charts(record, unshrunk))
     return replace(record, failures=failures), predictions
 
 
-def _plot(
-    trained: Trained,
-    predictions: NDArray[np.float64],
-    unshrunk: NDArray[np.float64] | None,
-    picture: Path,
-) -> dict[str, Any]:
-    """Draw `picture`, and return the permutation importance as fields of a record."""
-    config, data = trained.config, trained.data
-    importance, deviation = permutation_importance(trained.model, data, config.seed)
+def _title(trained: Trained) -> str:
+    config, model_type = trained.config, trained.data.prepared.model_type
     synthetic = ", synthetic sample market" if config.source == "sample" else ""
-    plot_training(
-        picture,
-        title=f"{config.symbol} {config.timeframe}, {data.prepared.model_type} model{synthetic}",
-        fitted=trained.fitted,
-        data=data,
-        test_predictions=predictions,
-        importance=importance,
-        deviation=deviation,
-        unshrunk=unshrunk,
-    )
-    return {"importance": importance, "importance_deviation": deviation}
+    return f"{config.symbol} {config.timeframe}, {model_type} model{synthetic}"
 
 
 @contextmanager

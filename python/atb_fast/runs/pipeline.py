@@ -32,7 +32,7 @@ from atb_fast.runs.promotion import Promotion, decide, policy_of, unpublished
 from atb_fast.runs.repeat import RecordedRun
 from atb_fast.runs.result import TrainingResult, result_of
 from atb_fast.runs.timing import StageTimer
-from atb_fast.serving.verification import verify
+from atb_fast.serving.verification import relative_to, verify
 from atb_fast.training import tensorboard
 from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import configure, import_ahead
@@ -207,7 +207,13 @@ def _export(
         except ExportError as error:
             path.unlink(missing_ok=True)
             return record, error
-    return replace(record, onnx_difference=found.difference, candles_rmse=found.candles_rmse), None
+    record = replace(
+        record,
+        onnx_difference=found.difference,
+        candles_rmse=found.candles_rmse,
+        target_distribution=found.target_distribution,
+    )
+    return record, None
 
 
 def _describe(
@@ -231,9 +237,10 @@ def _describe(
             }
             log.info(
                 "verified: serving features differ from training features by at most %.1e, "
-                "predictions from those of Keras by at most %.1e of the price",
+                "predictions from those of Keras by at most %.1e%s",
                 checked.skew,
                 checked.prediction_difference,
+                relative_to(record.data.output),
             )
     return document, error
 

@@ -1,0 +1,76 @@
+"""Figures of an evaluation as text. They may come from metadata, so any value is possible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from atb_fast.reports import rows
+
+
+def figure(value: Any) -> float | None:
+    """Return `value` if it is a finite number; metadata of other trainers may have anything."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if known and math.isfinite(value) else None
+
+
+def number(value: Any) -> str:
+    """Format an error as the report does; empty if it is not a number."""
+    return rows.number(value) if isinstance(value, int | float) else ""
+
+
+def sentences(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures of a bundle that have another unit than its error, as text, by name.
+
+    Each is next to that of baselines. Unknown figures are left out.
+    """
+    found = {
+        "direction": _direction(results),
+        "accuracy": _interval(results, "accuracy", "bars"),
+        "baselines": _shares(
+            results,
+            majority_accuracy="majority class",
+            contrarian_accuracy="contrarian",
+            linear_accuracy="linear model",
+        ),
+        "QLIKE": _beside_har(results, "qlike"),
+        "R²": _beside_har(results, "r2"),
+        "band": _band(results),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def _shares(results: Mapping[str, Any], **names: str) -> str:
+    """Return the shares that are known, each with its name."""
+    known = {name: figure(results.get(key)) for key, name in names.items()}
+    return ", ".join(f"{name} {share:.1%}" for name, share in known.items() if share is not None)
+
+
+def _interval(results: Mapping[str, Any], key: str, of: str) -> str:
+    """Return a share with its interval; empty if it is unknown."""
+    share, low, high = (figure(results.get(f"{key}{end}")) for end in ("", "_low", "_high"))
+    if share is None or low is None or high is None:
+        return ""
+    return f"right in {share:.1%} of {of} (95% interval {low:.1%} to {high:.1%})"
+
+
+def _direction(results: Mapping[str, Any]) -> str:
+    bars = figure(results.get("directional_bars"))
+    if bars == 0:
+        return "undefined: the model predicts no move, or the price never moves"
+    right = _interval(results, "directional_accuracy", f"{bars or 0:,} bars")
+    up = _shares(results, directional_up_share="always up:")
+    return f"{right}; {up}" if bars and right and up else ""
+
+
+def _beside_har(results: Mapping[str, Any], key: str) -> str:
+    own, har = (figure(results.get(name)) for name in (key, f"har_{key}"))
+    return "" if own is None or har is None else f"{own:.3f} (HAR: {har:.3f})"
+
+
+def _band(results: Mapping[str, Any]) -> str:
+    inside, level = (figure(results.get(name)) for name in ("coverage", "band"))
+    if inside is None or level is None:
+        return ""
+    return f"{inside:.1%} of the returns are between the quantiles, expected {level:.0%}"
