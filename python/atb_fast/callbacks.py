@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -32,6 +33,12 @@ class Listener:
 
     def fold(self, fold: Any) -> None:
         """A fold of a walk-forward evaluation has ended; it is a `walk_forward.Fold`."""
+
+    def trial(self, result: Mapping[str, Any], done: int, total: int) -> None:
+        """A trial of a study has ended with `result`; see `experiments.trial.run_trial`.
+
+        So far, `done` of at most `total` trials have ended, including those of an earlier run.
+        """
 
     def finished(self) -> None:
         """One of several training runs has ended, whether or not it succeeded."""

@@ -71,14 +71,17 @@ class ExportError(AtbFastError, RuntimeError):
 
 
 class StorageError(AtbFastError, OSError):
-    """The registry or the cache directory cannot be used, or stored data that is needed is damaged.
+    """The registry, the cache directory or an MLflow server cannot be used.
 
-    `data verify` and `data repair` find and replace damaged data. What `data verify` finds is a
-    `DataError`.
+    Also raised if stored data that is needed is damaged. `data verify` and `data repair` find and
+    replace damaged data. What `data verify` finds is a `DataError`.
     """
 
     exit_code = 6
-    meaning = "the registry or the cache directory cannot be used, or stored data is damaged"
+    meaning = (
+        "the registry, the cache directory or an MLflow server cannot be used, or stored data is "
+        "damaged"
+    )
 
 
 class MissingExtraError(AtbFastError, ImportError):
@@ -107,6 +110,10 @@ class LeakError(AtbFastError, ValueError):
 
     exit_code = 10
     meaning = "a recipe has look-ahead bias"
+
+
+class InSampleWarning(UserWarning):
+    """Predictions are in sample: the bundle was fitted or selected on these bars."""
 
 
 #: Exit code of the command line after Ctrl-C, SIGTERM or SIGHUP.

@@ -238,6 +238,57 @@ def test_a_basic_bundle_with_another_timeframe_is_caught(models: Path, tmp_path:
     assert "60 minutes apart, expected 240" in problem
 
 
+def of_dataset(change: Callable[[Any], object]) -> Callable[[Path], object]:
+    return edit("metadata.json", lambda d: change(d["dataset"]))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (
+            of_dataset(lambda d: d.pop("trained_until")),
+            "and trained_until None, expected ISO times",
+        ),
+        (of_dataset(lambda d: d.pop("split")), "has the split None and trained_until"),
+        (of_dataset(lambda d: d.update(split=[])), r"has the split \[\] and trained_until"),
+        (of_dataset(lambda d: d["split"].pop("test")), "expected ISO times in UTC"),
+        (of_dataset(lambda d: d["split"]["train"].pop("first")), "expected ISO times in UTC"),
+        (of_dataset(lambda d: d.update(trained_until="2024-01-01")), "expected ISO times in UTC"),
+        (
+            of_dataset(lambda d: d["split"]["train"].update(last=d["split"]["test"]["last"])),
+            "expected ascending times within each part",
+        ),
+        (
+            of_dataset(lambda d: d["split"].update(test=d["split"]["train"])),
+            "and train, validation, test in this order",
+        ),
+        (
+            of_dataset(lambda d: d.update(trained_until=d["split"]["validation"]["last"])),
+            "in-sample predictions would pass as out of sample",
+        ),
+    ],
+)
+def test_times_of_the_parts_that_cannot_be_right(
+    models: Path, tmp_path: Path, break_it: Callable[[Path], object], message: str
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree((models / "BTCUSDT" / "price" / "latest").resolve(), bundle)
+    break_it(bundle)
+    reseal(bundle)
+    (problem,) = verify(bundle).problems
+    assert re.search(message, problem)
+
+
+def test_bundles_of_early_versions_record_no_times_of_the_parts(
+    models: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree((models / "BTCUSDT" / "price" / "latest").resolve(), bundle)
+    of_dataset(lambda d: [d.pop(name) for name in ("split", "trained_until")])(bundle)
+    reseal(bundle)
+    assert verify(bundle).problems == ()
+
+
 def with_samples(bundle: Path, **changes: Callable[[Any], Any]) -> None:
     with np.load(bundle / "samples.npz") as stored:
         arrays = {name: stored[name] for name in stored.files}

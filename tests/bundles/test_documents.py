@@ -72,7 +72,9 @@ def test_no_document_names_a_directory_of_the_machine(bundle: Path, home: Path) 
         for path in bundle.iterdir()
         if path.suffix not in (".npz", ".onnx", ".keras", ".png")
     }
-    assert set(texts) == {"feature_schema.json", "metadata.json", "report.html", "SHA256SUMS"}
+    assert set(texts) == {
+        *("curves.json", "feature_schema.json", "metadata.json", "report.html", "SHA256SUMS")
+    }
     for name, text in texts.items():
         assert str(home.parent) not in text, name
         assert str(Path.home()) + "/" not in text, name

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from threading import current_thread, main_thread
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import TimeSeriesSplit
@@ -17,16 +19,17 @@ from atb_fast import TrainingConfig
 from atb_fast.callbacks import Listener
 from atb_fast.config import RecipeOptions
 from atb_fast.errors import ArgumentError, DataError
-from atb_fast.evaluation import walk_forward as module
 from atb_fast.evaluation.walk_forward import (
     Fold,
     evaluate,
-    evaluate_walk_forward,
+    fold_parts,
+    known_at,
     walk_forward,
 )
 from atb_fast.features.outputs import Classes
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Labels, Parts
+from atb_fast.ingestion.extras import Extra
 from atb_fast.ingestion.market import load_market
 from atb_fast.recipes import prepare
 from atb_fast.recipes.networks import Linear
@@ -51,7 +54,7 @@ def config(**options: Any) -> TrainingConfig:
 @pytest.mark.parametrize("folds", [1, 5])
 def test_folds(window: Literal["expanding", "rolling"], folds: int) -> None:
     starts = np.arange(3, 1203)
-    made = walk_forward(starts, config(), folds, window, reach=1, embargo=4)
+    made = fold_parts(starts, config(), folds, window, reach=1, embargo=4)
     assert len(made) == folds
     # The newer half is tested, each window once.
     np.testing.assert_array_equal(np.concatenate([p.test for p in made]), starts[600:])
@@ -70,7 +73,7 @@ def test_folds(window: Literal["expanding", "rolling"], folds: int) -> None:
 def test_tested_windows_equal_time_series_split() -> None:
     starts = np.arange(1000)
     theirs = TimeSeriesSplit(n_splits=5, test_size=100).split(starts)
-    ours = walk_forward(starts, config(), 5, "expanding", reach=1, embargo=0)
+    ours = fold_parts(starts, config(), 5, "expanding", reach=1, embargo=0)
     for parts, (before, tested) in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(parts.test, tested)
         assert parts.train[0] == before[0]
@@ -78,9 +81,9 @@ def test_tested_windows_equal_time_series_split() -> None:
 
 def test_too_few_windows() -> None:
     with pytest.raises(DataError, match=r"are too few for 1 fold: .* an embargo of 1 bar; use"):
-        walk_forward(np.arange(3), config(), 1, "expanding", reach=1, embargo=1)
+        fold_parts(np.arange(3), config(), 1, "expanding", reach=1, embargo=1)
     with pytest.raises(DataError, match=r"50 windows of 10 bars are too few for 5 folds: fold 1"):
-        walk_forward(np.arange(50), config(), 5, "expanding", reach=1, embargo=4)
+        fold_parts(np.arange(50), config(), 5, "expanding", reach=1, embargo=4)
 
 
 def test_hints_name_only_what_helps() -> None:
@@ -89,7 +92,7 @@ def test_hints_name_only_what_helps() -> None:
         length = given.pop("length", True)
         made = TrainingConfig(symbol="BTCUSDT", source="sample", force_price_only=True, **given)
         with pytest.raises(DataError) as error:
-            walk_forward(
+            fold_parts(
                 np.arange(starts),
                 made,
                 folds,
@@ -122,7 +125,7 @@ def test_one_class_in_a_fold() -> None:
 def test_more_folds_than_windows(folds: int) -> None:
     message = f"50 windows of 10 bars are too few for {folds} folds: .*or --folds 25 or less"
     with pytest.raises(DataError, match=message):
-        walk_forward(np.arange(50), config(), folds, "expanding", reach=1, embargo=4)
+        fold_parts(np.arange(50), config(), folds, "expanding", reach=1, embargo=4)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +159,7 @@ def test_errors_equal_scikit_learn(folds: list[Fold]) -> None:
     given = config()
     recipe = config().definition
     prepared = prepare(load_market(given), given)
-    parts = walk_forward(
+    parts = fold_parts(
         recipe.starts(prepared, given),
         given,
         2,
@@ -235,7 +238,7 @@ def test_only_the_compiled_engine_trains_folds_in_parallel(
     recipe = Small(name="small", features={"return_1": "log(close / lag(close, 1))"})
     results = []
     for cores in (1, 2):
-        monkeypatch.setattr(module, "cores", lambda cores=cores: cores)
+        monkeypatch.setenv("TF_NUM_INTEROP_THREADS", str(cores))
         threads.clear()
         made = evaluate(config(recipe=recipe), folds=2)
         results.append([{**vars(fold), "seconds": None} for fold in made])
@@ -257,7 +260,7 @@ def test_every_target(target: Target) -> None:
     """With the linear network, which is solved exactly."""
     features = {"return_1": "log(close / lag(close, 1))", "range": "log(high / low)"}
     recipe = Recipe(name="own", features=features, target=target, network=Linear())
-    made = evaluate_walk_forward(config(recipe=recipe), folds=3)
+    made = walk_forward(config(recipe=recipe), folds=3)
     again = evaluate(config(recipe=recipe), folds=3)
     assert [replace(each, seconds=0) for each in again] == [
         replace(each, seconds=0) for each in made.folds
@@ -290,6 +293,90 @@ class Down(BinaryDirection):
     ) -> Labels:
         zeros = np.zeros(len(prepared.close))
         return Labels(zeros, zeros, np.full(len(zeros), np.nan), Classes((-1, 1)))
+
+
+def linear(**options: Any) -> TrainingConfig:
+    """Return options whose ratios are never exactly 1, as they are after shrinkage to nothing."""
+    return config(network="linear", target="binary_direction", **options)
+
+
+def test_a_holdout_follows_everything_that_is_trained_on() -> None:
+    since, given = datetime(2024, 6, 1, tzinfo=UTC), linear(horizon=3)
+    made = walk_forward(given, folds=1, embargo=7, holdout=since)
+    (fold,) = made.folds
+    assert fold.first == since.isoformat()
+    # The last label depends on the last candle.
+    assert fold.last == "2024-12-29T00:00:00+00:00"
+    assert fold.test == (made.tested.times[-1] - made.tested.times[0]).days + 1
+    prepared = prepare(load_market(given), given)
+    starts = given.definition.starts(prepared, given)
+    times = prepared.timestamps
+    first = next(
+        n for n, s in enumerate(starts) if times[int(s) + 9] == datetime(2024, 5, 31, tzinfo=UTC)
+    )
+    (parts,) = fold_parts(starts, given, 1, "expanding", reach=3, embargo=7, begin=first)
+    assert (fold.train, fold.validation, fold.test) == tuple(
+        map(len, (parts.train, parts.validation, parts.test))
+    )
+    np.testing.assert_array_equal(parts.test, starts[first:])
+    # A window of 10 bars with a label 3 bars later, then 7 bars without either.
+    assert parts.test[0] - parts.validation[-1] == 10 + 3 + 7
+    assert parts.validation[0] - parts.train[-1] == 10 + 3 + 7
+    assert parts.train[0] == starts[0]
+
+
+def test_a_search_and_its_holdout_share_no_bar() -> None:
+    time, given = datetime(2024, 6, 1, tzinfo=UTC), linear()
+    searched = walk_forward(given, folds=3, until=time)
+    held = walk_forward(given, folds=1, holdout=time)
+    # The label of the forecast that is listed at a bar is known at its close.
+    assert searched.folds[-1].last == "2024-05-31T00:00:00+00:00"
+    assert held.folds[0].first == "2024-06-01T00:00:00+00:00"
+    cut = walk_forward(linear(end_date="2024-05-31"), folds=3)
+    assert [replace(fold, seconds=0) for fold in searched.folds] == [
+        replace(fold, seconds=0) for fold in cut.folds
+    ]
+
+
+def test_what_was_known_of_a_market() -> None:
+    """Candles that have closed, the index of days that have begun, and rows that were published."""
+    market = load_market(config(timeframe="1h", start_date="2024-12-01"))
+    times = market.candles["timestamp"]
+    values = pl.DataFrame({"timestamp": times, "funding": [1.0] * len(times)})
+    market = replace(market, extras=(Extra("funding", values, 2 * 3_600_000),))
+    known = known_at(market, datetime(2024, 12, 5, 6, tzinfo=UTC), 3_600_000)
+    assert known.candles["timestamp"][-1] == datetime(2024, 12, 5, 5, tzinfo=UTC)
+    assert known.sentiment is not None
+    assert known.sentiment["timestamp"][-1] == datetime(2024, 12, 5, tzinfo=UTC)
+    assert known.extras[0].values["timestamp"][-1] == datetime(2024, 12, 5, 3, tzinfo=UTC)
+    with pytest.raises(DataError, match="no candle has closed by 2024-12-01 00:59; the first one"):
+        known_at(market, datetime(2024, 12, 1, 0, 59, tzinfo=UTC), 3_600_000)
+
+
+def test_holdouts_that_do_not_exist() -> None:
+    with pytest.raises(ArgumentError, match="folds is 2, but a holdout is a single test period"):
+        walk_forward(linear(), folds=2, holdout=datetime(2024, 6, 1, tzinfo=UTC))
+    with pytest.raises(DataError, match="no forecast is made from 2025-01-01 00:00 on, so there"):
+        walk_forward(linear(), folds=1, holdout=datetime(2025, 1, 1, tzinfo=UTC))
+    with pytest.raises(DataError, match=r"are too few for 1 fold: fold 1 has 0 training"):
+        walk_forward(linear(), folds=1, holdout=datetime(2022, 2, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("recipe", ["causal", "volatility"])
+def test_losses_by_bar(recipe: str) -> None:
+    made = walk_forward(config(recipe=recipe, network="linear"), folds=3)
+    table = made.losses
+    assert table["timestamp"].to_list() == made.tested.times.to_list()
+    assert made.reference == ("HAR" if recipe == "volatility" else "no change")
+    reference = "har" if recipe == "volatility" else "persistence"
+    for fold in made.folds:
+        own = table.filter(pl.col("fold") == fold.number)
+        assert own["timestamp"][0].isoformat() == fold.first
+        assert own["timestamp"][-1].isoformat() == fold.last
+        errors = [np.sqrt(np.mean(own[name].to_numpy())) for name in ("model", "reference")]
+        assert errors == pytest.approx([fold.rmse, fold.figures[f"{reference}_rmse"]], rel=1e-12)
+        assert fold.reference_ratio == pytest.approx(errors[0] / errors[1], rel=1e-12)
+    assert made.ratios == [fold.reference_ratio for fold in made.folds]
 
 
 def test_a_fold_in_which_nothing_can_be_forecast() -> None:

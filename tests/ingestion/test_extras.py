@@ -132,12 +132,12 @@ def test_several_columns_and_series(tmp_path: Path) -> None:
 
 def test_integers_booleans_and_empty_cells(tmp_path: Path) -> None:
     rows = "timestamp,value\n2024-01-01,3\n2024-01-02,\n2024-01-03,-1e300\n"
-    frame = read_series(write(tmp_path / "x.csv", rows))
+    frame = read_series(write(tmp_path / "x.csv", rows), "BTCUSDT")
     assert frame["value"].to_list() == [3.0, None, -1e300]
     pl.DataFrame({"timestamp": [datetime(2024, 1, 1)], "value": [2**40]}).write_parquet(
         tmp_path / "x.parquet"
     )
-    assert read_series(tmp_path / "x.parquet")["value"].to_list() == [2.0**40]
+    assert read_series(tmp_path / "x.parquet", "BTCUSDT")["value"].to_list() == [2.0**40]
 
 
 @pytest.mark.parametrize(
@@ -175,20 +175,37 @@ def test_files_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> N
     assert "x.csv" in str(caught.value)
 
 
+def test_only_the_rows_of_the_symbol_are_read(tmp_path: Path) -> None:
+    day = "2024-01-01"
+    rows = f"timestamp,symbol,value\n{day},BTCUSDT,1\n{day},ethusdt,2\n2024-01-02,ETHUSDT,3\n"
+    path = write(tmp_path / "x.csv", rows)
+    read = read_series(path, "ETHUSDT")
+    assert read.columns == ["timestamp", "value"]
+    assert read["value"].to_list() == [2.0, 3.0]
+    message = r"column symbol has no row of SOLUSDT \(found: BTCUSDT, ETHUSDT, ethusdt\); pass a"
+    with pytest.raises(DataError, match=message):
+        read_series(path, "SOLUSDT")
+    # A number can be a feature.
+    write(path, f"timestamp,symbol\n{day},7\n")
+    assert read_series(path, "SOLUSDT")["symbol"].to_list() == [7.0]
+
+
 def test_columns_of_times_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     values = series(20).with_columns(made_at="timestamp", day=pl.col("timestamp").dt.date())
     for name, write_file in (("x.csv", values.write_csv), ("x.parquet", values.write_parquet)):
         write_file(tmp_path / name)
         with caplog.at_level(logging.INFO):
-            assert_frame_equal(read_series(tmp_path / name), values.select("timestamp", "funding"))
+            assert_frame_equal(
+                read_series(tmp_path / name, "BTCUSDT"), values.select("timestamp", "funding")
+            )
         assert f"{name}: left out the columns of times: made_at, day" in caplog.text
     only = write(tmp_path / "only.csv", "timestamp,known\n2024-01-01,2024-01-02\n")
     with pytest.raises(DataError, match="has no column besides timestamp; add a column with the"):
-        read_series(only)
+        read_series(only, "BTCUSDT")
     # A text that only resembles a time in some rows is an invalid number, as before.
     mixed = write(tmp_path / "mixed.csv", "timestamp,x\n2024-01-01,2024-01-02\n2024-01-02,3\n")
     with pytest.raises(DataError, match="column x, row 1: found '2024-01-02', expected a finite"):
-        read_series(mixed)
+        read_series(mixed, "BTCUSDT")
 
 
 def test_other_paths_that_cannot_be_used(tmp_path: Path) -> None:

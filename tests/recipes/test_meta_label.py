@@ -108,6 +108,11 @@ def test_no_look_ahead() -> None:
         ((series(primary(fold=pl.lit(None, pl.Float64))),), DataError, "a number in every row"),
         ((series(primary(folds=1)),), DataError, "fold is 1 in every row, expected at least two"),
         (
+            (series(primary(sigma=pl.lit(0.02))),),
+            DataError,
+            "has a column sigma, so its model does not predict prices; write them with atb-fast",
+        ),
+        (
             (series(primary(timestamp=pl.col("timestamp").dt.offset_by("1m"))),),
             DataError,
             "no prediction has the timestamp of a candle",
@@ -203,6 +208,12 @@ def test_features_for_a_backtest() -> None:
         ),
         (CANDLES, primary(prediction=pl.lit(np.inf)), {}, "row 0 .*: found inf, expected a price"),
         (CANDLES, primary(prediction=pl.lit(np.nan)), {}, "found no number .* 2,000 rows of pred"),
+        (
+            CANDLES,
+            primary(sigma=pl.lit(0.02)),
+            {},
+            "have a column sigma, so their model does not predict prices; pass those of the basic",
+        ),
         (CANDLES.head(99), primary(), {}, "2,000 rows of predictions and 99 candles; expected at"),
         ([1.0], primary(), {}, "got list, expected a Polars, pyarrow or pandas frame"),
         (CANDLES, pd.Series([1.0]), {}, "expected a frame with named columns"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,27 @@ def test_contract(registry: Path, bundle: Bundle) -> None:
     assert document["has_sentiment"] is True
     assert document["price_normalization"]["horizon"] == HORIZON
     assert {"train_windows", "validation_windows", "test_windows"} <= set(document["dataset"])
+
+
+def test_trained_until_is_the_close_of_the_last_label_of_the_validation_part(
+    bundle: Bundle,
+) -> None:
+    dataset = bundle.metadata["dataset"]
+    data = split(prepare(load_market(config()), config()), config())
+    days, day = data.prepared.timestamps, timedelta(days=1)
+    last = int(data.validation[-1]) + bundle.sequence_length - 1 + HORIZON
+    assert bundle.trained_until == days[last] + day
+    parts = {name: dataset["split"][name] for name in ("train", "validation", "test")}
+    for name, starts in zip(parts, (data.train, data.validation, data.test), strict=True):
+        rows = int(starts[0]), int(starts[-1]) + 23, int(starts[-1]) + 23 + HORIZON
+        first, newest, reach = (days[row] for row in rows)
+        assert parts[name] == {
+            "first": first.isoformat(),
+            "last": newest.isoformat(),
+            "labels_until": (reach + day).isoformat(),
+        }
+    # The embargo and purging separate the parts, so no test window has a bar that is in a label.
+    assert bundle.trained_until < datetime.fromisoformat(parts["test"]["first"])
 
 
 def test_predictions_equal_the_training_path(bundle: Bundle) -> None:

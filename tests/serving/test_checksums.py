@@ -47,7 +47,7 @@ def test_a_bundle_lists_all_of_its_files(models: Path) -> None:
     for kind in ("basic", "price", "sentiment"):
         bundle = models / "BTCUSDT" / kind / "latest"
         names = {path.name for path in bundle.iterdir()}
-        assert {"SHA256SUMS", "model.keras", "samples.npz", *READ} == names
+        assert {"SHA256SUMS", "curves.json", "model.keras", "samples.npz", *READ} == names
         lines = (bundle / "SHA256SUMS").read_text().splitlines()
         assert [line[66:] for line in lines] == sorted(names - {"SHA256SUMS"})
         assert violations(models, "BTCUSDT", kind) == set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,8 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
             "last": times[-1].isoformat(),
             "train_last": data.ends(data.train[-1:])[0].isoformat(),
             "validation_last": data.ends(data.validation[-1:])[0].isoformat(),
+            "split": _split(record),
+            "trained_until": _trained_until(record).isoformat(),
             "candles_first": prepared.frame["timestamp"][0].isoformat(),
             "candles_last": prepared.frame["timestamp"][-1].isoformat(),
             "train_windows": len(data.train),
@@ -134,6 +136,37 @@ def metadata(record: RunRecord, *, version: str, created: datetime) -> dict[str,
         "versions": versions(),
         "environment": environment() | git_state(),
     }
+
+
+def _split(record: RunRecord) -> dict[str, dict[str, str]]:
+    """Return the open times of the first and the last bar of the windows of each part.
+
+    `labels_until` is the close of the last bar that one of its labels depends on.
+    """
+    data, bar = record.data, timedelta(milliseconds=record.config.bar_ms)
+    times, parts = data.prepared.timestamps, data.parts
+    return {
+        name: {
+            "first": times[int(starts[0])].isoformat(),
+            "last": times[int(starts[-1]) + data.length - 1].isoformat(),
+            "labels_until": (data.ends(starts[-1:])[0] + bar).isoformat(),
+        }
+        for name, starts in (
+            ("train", parts.train),
+            ("validation", parts.validation),
+            ("test", parts.test),
+        )
+    }
+
+
+def _trained_until(record: RunRecord) -> datetime:
+    """Return the close of the last bar that the model was fitted or selected on."""
+    data, bar = record.data, timedelta(milliseconds=record.config.bar_ms)
+    if record.config.definition.fit_scalers_on == "all":
+        last: datetime = data.prepared.frame["timestamp"][-1]
+        return last + bar
+    ends: list[datetime] = [data.ends(part[-1:])[0] for part in (data.train, data.validation)]
+    return max(ends) + bar
 
 
 def _training(record: RunRecord) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atb_fast.errors import ArgumentError
+from atb_fast.evaluation.scoring import Tested
 from atb_fast.features.outputs import Classes, LogSigma
 from atb_fast.features.windows import WindowedData
 from atb_fast.storage import check_writable, write_atomic
@@ -26,35 +27,76 @@ _WRITERS: dict[str, Callable[[pl.DataFrame, io.BytesIO], Any]] = {
 
 
 def out_of_fold(
-    data: WindowedData, forecasts: NDArray[np.float64], fold: int, bar_ms: int
+    data: WindowedData,
+    tested: Tested,
+    forecasts: NDArray[np.float64],
+    of_network: NDArray[np.float64] | None = None,
+    *,
+    reference: str,
+    symbol: str,
+    fold: int,
+    bar_ms: int,
 ) -> pl.DataFrame:
     """Return the forecasts of a fold for its test windows.
 
     Args:
         data: The windows of the fold.
-        forecasts: Those of its test windows, see `Output.forecasts`.
+        tested: What the baselines forecast for its test windows.
+        forecasts: The forecasts of the model for them, see `Output.forecasts`.
+        of_network: Forecasts of its network before shrinkage; None if the model is not shrunk.
+        reference: Name of the baseline that the model has to beat.
+        symbol: Symbol of the market.
         fold: Number of the fold.
         bar_ms: Length of a bar, milliseconds.
 
     Returns:
-        A frame with one row for each test window. `timestamp`: open of the bar at which the
-        forecast is listed, see `Output.offset`. `made_at`: close of the last bar of the window.
-        `target_time`: close of the last bar that the label depends on. These times are UTC. `fold`:
-        int64. The other columns are float64, null where a value is not known: `last_close`, quote
-        currency; `actual`, in the unit of the forecast as `Output.columns` has it (a price, a
-        return, the label of a class, or a volatility, not its logarithm); and those of
-        `Output.columns`.
+        A frame with one row for each test window.
+
+        - `symbol`.
+        - `timestamp`: open of the bar at which the forecast is listed, see `Output.offset`.
+          `made_at`: close of the last bar of the window. `target_time`: close of the last bar that
+          the label depends on. All are UTC.
+        - `fold`: int64.
+        - `prediction`, `raw`, `baseline` and `actual`: the forecasts of the model, of its network
+          before shrinkage, and of the reference, and what happened; float64, in the same unit. For
+          prices it is quote currency, for returns 0.01 is 1%, for classes it is the label, and for
+          volatility the standard deviation of the log return. The volatility of the model and that
+          of the network include the variance factor of the model; that of the reference includes
+          its own, and `actual` none. `raw` is null where it is not finite.
+        - `last_close`: last close of the window, quote currency.
+        - The other columns of `Output.columns`. For classes, also the probabilities of the
+          reference, with the prefix `baseline_`.
     """
-    starts, bar = data.test, timedelta(milliseconds=bar_ms)
-    actual, last = data.targets(starts), data.last_close(starts)
-    if isinstance(data.output, Classes):
-        actual = np.array(data.output.labels, np.float64)[actual.astype(np.int64)]
-    elif isinstance(data.output, LogSigma):
-        # Without the variance factor, which corrects only forecasts.
-        actual = np.exp(actual)
-    values = {"last_close": last, "actual": actual, **data.output.columns(forecasts, last)}
+    starts, bar, output = data.test, timedelta(milliseconds=bar_ms), data.output
+    last, actual, baseline = data.last_close(starts), tested.actual, tested.baselines[reference]
+    columns = output.columns(forecasts, last)
+    name = next(iter(columns))
+    further = {}
+    if isinstance(output, Classes):
+        labels, name = np.array(output.labels, np.float64), "direction"
+        further = {f"baseline_{key}": each for key, each in output.columns(baseline, last).items()}
+        del further["baseline_direction"]  # with class weights, all are equally probable
+        actual = labels[actual.astype(np.int64)]
+        baseline = labels[np.argmax(tested.further["shares"], axis=1)]
+    elif isinstance(output, LogSigma):
+        actual, baseline = np.exp(actual), np.exp(tested.further[f"{reference}_scaled"])
+    raw = columns[name]
+    if of_network is not None:
+        with np.errstate(over="ignore"):
+            raw = output.columns(of_network, last)[name]
+        raw = np.where(np.isfinite(raw), raw, np.nan)
+    values = {
+        "prediction": columns[name],
+        "raw": raw,
+        "baseline": baseline,
+        "actual": actual,
+        "last_close": last,
+        **columns,
+        **further,
+    }
     return pl.DataFrame(
         [
+            pl.Series("symbol", [symbol] * len(starts), pl.String),
             data.times(starts).alias("timestamp"),
             (data.prepared.timestamps.gather(starts + data.length - 1) + bar).alias("made_at"),
             (data.ends(starts) + bar).alias("target_time"),
@@ -65,17 +107,22 @@ def out_of_fold(
 
 
 def check_path(path: Path) -> None:
-    """Raise ArgumentError unless predictions can be written to `path`.
-
-    A file is created in its directory and removed again: permissions alone do not tell whether a
-    file can be written, for example on a file system that is mounted read-only.
-    """
+    """Raise ArgumentError unless predictions can be written to `path`."""
     if path.suffix.lower() not in _WRITERS:
         raise ArgumentError(
             f"--predictions is {str(path)!r:.200}, expected a name that ends with "
             f"{', '.join(_WRITERS)}, for example {path.stem[:40] or 'predictions'}.parquet",
             options=["predictions"],
         )
+    check_creatable(path, "predictions")
+
+
+def check_creatable(path: Path, option: str) -> None:
+    """Raise ArgumentError unless a file can be written to `path`, the value of `option`.
+
+    To check this, a file is created in its directory and removed again: permissions alone do not
+    show whether a file can be written, for example on a file system that is mounted read-only.
+    """
     try:
         if path.is_dir():
             problem = "is a directory"
@@ -87,8 +134,8 @@ def check_path(path: Path) -> None:
     except OSError as error:
         problem = f"cannot be written ({error.strerror})"
     raise ArgumentError(
-        f"--predictions {str(path)!r:.200} {problem}; pass the name of a file that can be written",
-        options=["predictions"],
+        f"--{option} {str(path)!r:.200} {problem}; pass the name of a file that can be written",
+        options=[option],
     )
 
 

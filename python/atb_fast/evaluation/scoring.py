@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,8 +45,9 @@ class Tested:
     Attributes:
         times: Open times of the bars at which the forecasts are listed, UTC.
         horizon: Bars that a forecast covers.
-        apart: Whether each window belongs to a subset whose horizons do not overlap, bool, shape
+        begins: When the horizon of each window begins, milliseconds since 1970, int64, shape
             (windows,).
+        ends: When it ends.
         actual: What happened, in the unit of the forecasts; for classes, their indices; float64,
             shape (windows,).
         forecasts: Forecasts of the model, see `WindowedData.forecasts`.
@@ -55,11 +57,17 @@ class Tested:
 
     times: pl.Series
     horizon: int
-    apart: NDArray[np.bool_]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
     actual: NDArray[np.float64]
     forecasts: NDArray[np.float64]
     baselines: _Arrays
     further: _Arrays
+
+    @cached_property
+    def apart(self) -> NDArray[np.bool_]:
+        """Whether each window belongs to a subset whose horizons do not overlap, see `apart`."""
+        return _apart(self.begins, self.ends)
 
     @classmethod
     def together(cls, parts: Sequence[Tested]) -> Tested:
@@ -71,7 +79,8 @@ class Tested:
         return cls(
             pl.concat([part.times for part in parts]),
             parts[0].horizon,
-            np.concatenate([part.apart for part in parts]),
+            np.concatenate([part.begins for part in parts]),
+            np.concatenate([part.ends for part in parts]),
             np.concatenate([part.actual for part in parts]),
             np.concatenate([part.forecasts for part in parts]),
             joined([part.baselines for part in parts]),
@@ -132,7 +141,7 @@ class Scoring(ABC):
         made = Tested(
             data.times(test),
             data.horizon,
-            apart(data, test),
+            *_horizons(data, test),
             data.targets(test),
             forecasts,
             baselines,
@@ -167,10 +176,9 @@ class Scoring(ABC):
         compares the model with the reference; see `significance.diebold_mariano`.
         """
         of_baselines = {
-            name: self._tested_losses(tested, forecasts)
-            for name, forecasts in tested.baselines.items()
+            name: self.losses_of(tested, forecasts) for name, forecasts in tested.baselines.items()
         }
-        own = self._tested_losses(tested, tested.forecasts)
+        own = self.losses_of(tested, tested.forecasts)
         error = float(self.mean(own))
         errors = {name: float(self.mean(losses)) for name, losses in of_baselines.items()}
         found: dict[str, Any] = {self.key: error}
@@ -184,8 +192,13 @@ class Scoring(ABC):
         found |= self._figures(tested)
         return {name: value for name, value in found.items() if value is not None}
 
-    def _tested_losses(self, tested: Tested, forecasts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the losses of forecasts for the windows of `tested`."""
+    def losses_of(self, tested: Tested, forecasts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the loss of each of the forecasts for the windows of `tested`, shape (windows,).
+
+        Args:
+            tested: The windows, and what happened.
+            forecasts: Those of the model or of a baseline.
+        """
         return self.losses(tested.actual, forecasts)
 
     @abstractmethod
@@ -382,8 +395,8 @@ class WeightedClasses(ClassProbabilities):
         weights = np.array(self.weights)[actual.astype(np.int64)]
         return np.asarray(weights * super().losses(actual, forecasts))
 
-    def _tested_losses(self, tested: Tested, forecasts: NDArray[np.float64]) -> NDArray[np.float64]:
-        # The weights of each fold are its own.
+    def losses_of(self, tested: Tested, forecasts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the losses, with the weights of the fold of each window."""
         return tested.further["weights"] * super().losses(tested.actual, forecasts)
 
     def _others(self, data: WindowedData) -> tuple[_Arrays, _Arrays]:
@@ -518,11 +531,21 @@ def apart(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
         data: The windows.
         starts: Their starts, ascending.
     """
+    return _apart(*_horizons(data, starts))
+
+
+def _horizons(
+    data: WindowedData, starts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the open times of the bars that the horizon of each window begins and ends with."""
     anchors_at = data.prepared.timestamps.gather(starts + data.length - 1 + data.output.lag)
-    begins, ends = (epoch_ms(times) for times in (anchors_at, data.ends(starts)))
+    return epoch_ms(anchors_at), epoch_ms(data.ends(starts))
+
+
+def _apart(begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.bool_]:
     following = np.searchsorted(begins, ends).tolist()
-    found, number = np.zeros(len(starts), bool), 0
-    while number < len(starts):
+    found, number = np.zeros(len(begins), bool), 0
+    while number < len(begins):
         found[number] = True
         number = max(number + 1, following[number])
     return found

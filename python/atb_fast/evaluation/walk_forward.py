@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -23,14 +25,14 @@ from atb_fast.evaluation.scoring import NAMES, Scoring, Tested, scoring_of
 from atb_fast.evaluation.significance import verdict
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts
-from atb_fast.ingestion.market import load_market
+from atb_fast.ingestion.market import Market, load_market
 from atb_fast.options import check_count, check_type
 from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.split import before, embargo_rows, remedies
 from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import DevicePolicy, configure, import_ahead
 from atb_fast.training.engine import choose
-from atb_fast.training.environment import cores
+from atb_fast.training.environment import parallel_operations
 from atb_fast.training.predict import predict, predict_outputs
 from atb_fast.training.side_by_side import side_by_side
 from atb_fast.training.train import forget_models, train
@@ -64,6 +66,8 @@ class Fold:
         shrinkage: Shrinkage factor of the outputs; at 0 the model predicts no change, or HAR.
         ratio: Error of the model divided by that of no change, or of the class shares; above 1 the
             model is worse.
+        reference_ratio: Error of the model divided by that of the baseline to beat, which is HAR
+            for volatility, else as in `ratio`; infinite if the error of the baseline is 0.
         linear_ratio: The same for the linear model on the last bar of each window: least squares,
             for returns with a shrinkage factor estimated as for the model, or logistic regression.
         epochs: Number of epochs.
@@ -96,6 +100,7 @@ class Fold:
     test: int
     shrinkage: float
     ratio: float
+    reference_ratio: float
     linear_ratio: float
     epochs: int
     best_epoch: int
@@ -120,7 +125,8 @@ class Fold:
         """Return what exists by name, as JSON values, with `figures` on the same level."""
         own = asdict(self)
         figures: dict[str, Any] = own.pop("figures")
-        return {name: value for name, value in own.items() if value is not None} | figures
+        missing = (None, math.inf)  # JSON has no infinity
+        return {name: value for name, value in own.items() if value not in missing} | figures
 
 
 @dataclass(frozen=True)
@@ -132,12 +138,14 @@ class WalkForward:
         tested: What the models of all folds and the baselines forecast, in order of time.
         scoring: How the forecasts are scored.
         predictions: The forecasts for a backtest; see `predictions.out_of_fold`.
+        sha256: Hashes of the input, for example of `candles`.
     """
 
     folds: list[Fold]
     tested: Tested
     scoring: Scoring
     predictions: pl.DataFrame
+    sha256: Mapping[str, str]
 
     @cached_property
     def pooled(self) -> dict[str, Any]:
@@ -153,7 +161,25 @@ class WalkForward:
     @property
     def ratios(self) -> list[float]:
         """Error of the model of each fold, divided by that of the reference."""
-        return [_ratio(fold, self.scoring, self.tested) for fold in self.folds]
+        return [fold.reference_ratio for fold in self.folds]
+
+    @property
+    def losses(self) -> pl.DataFrame:
+        """The loss of each forecast, in order of time.
+
+        Columns: `timestamp`, as in the predictions; `fold`, int64; `model` and `reference`, the
+        losses of the model and of the reference, float64: squared errors, or log losses.
+        """
+        numbers = np.repeat([fold.number for fold in self.folds], [f.test for f in self.folds])
+        reference = self.tested.baselines[self.scoring.reference(self.tested)]
+        return pl.DataFrame(
+            {
+                "timestamp": self.tested.times,
+                "fold": numbers.astype(np.int64),
+                "model": self.scoring.losses_of(self.tested, self.tested.forecasts),
+                "reference": self.scoring.losses_of(self.tested, reference),
+            }
+        )
 
     @property
     def reference(self) -> str:
@@ -168,6 +194,16 @@ class WalkForward:
         return verdict(found[key], other, found["diebold_mariano"], self.reference)
 
 
+def mean_errors(evaluations: Sequence[WalkForward]) -> tuple[float, float]:
+    """Return the error of the models and of the reference on all bars of several evaluations.
+
+    The errors must have the same unit.
+    """
+    losses, scoring = pl.concat([each.losses for each in evaluations]), evaluations[0].scoring
+    own, other = (float(scoring.mean(losses[name].to_numpy())) for name in ("model", "reference"))
+    return own, other
+
+
 #: A fold, how its forecasts are scored, what is scored, and its predictions for a backtest.
 _Done = tuple[Fold, Scoring, Tested, pl.DataFrame]
 
@@ -180,33 +216,49 @@ def evaluate(
     embargo: int | None = None,
     listener: Listener = SILENT,
 ) -> list[Fold]:
-    """Return the results of each fold; see `evaluate_walk_forward`."""
-    return evaluate_walk_forward(
+    """Return the results of each fold; see `walk_forward`."""
+    return walk_forward(
         config, folds=folds, window=window, embargo=embargo, listener=listener
     ).folds
 
 
-def evaluate_walk_forward(
+def walk_forward(
     config: TrainingConfig,
     *,
     folds: int = 5,
     window: Window = "expanding",
     embargo: int | None = None,
+    market: Market | None = None,
+    until: datetime | None = None,
+    holdout: datetime | None = None,
     listener: Listener = SILENT,
 ) -> WalkForward:
     """Return the results of training the recipe of `config` once for each fold.
 
+    To search without look-ahead bias, compare models on the folds `until` a time, and test only the
+    best one on the `holdout` from that time on.
+
+    Folds are trained in parallel: TF_NUM_INTEROP_THREADS of them at a time, by default one for each
+    core. The results do not depend on this.
+
     Args:
         config: What to train, and how.
-        folds: Number of consecutive test periods, at least 1; see `walk_forward`.
-        window: `expanding` or `rolling`; see `walk_forward`.
+        folds: Number of consecutive test periods, at least 1; see `fold_parts`.
+        window: `expanding` or `rolling`; see `fold_parts`.
         embargo: Bars dropped between the parts, for any recipe. Default: `config.embargo`, else 1%
             of the bars.
+        market: The candles, sentiment and extras. Default: those that `config` selects. If given,
+            the age of the sentiment is measured at the last candle, so that results can be
+            repeated.
+        until: Use only what was known at this time, UTC: no window, label or feature reaches
+            beyond it.
+        holdout: Instead of folds, test the forecasts made from this time on, UTC, with one model
+            that is trained on all earlier windows; `folds` must be 1.
         listener: Receives the progress of downloads, epochs, windows and folds.
 
     Raises:
-        ArgumentError: `folds`, `window` or the embargo is out of range, or an argument has the
-            wrong type.
+        ArgumentError: `folds`, `window` or the embargo is out of range, an argument has the wrong
+            type, or `holdout` is given with several folds.
         DataError: Candles or sentiment are unusable, or too few for the folds.
         TrainingError: The loss of a fold became NaN.
     """
@@ -217,15 +269,26 @@ def evaluate_walk_forward(
         expected = " or ".join(get_args(Window))
         raise ArgumentError(f"window is {window!r}, expected {expected}", ["window"])
     embargo = OPTIONS["embargo"].check(embargo)
+    if holdout is not None and folds != 1:
+        raise ArgumentError(
+            f"folds is {folds}, but a holdout is a single test period; pass folds=1", ["folds"]
+        )
     recipe = config.definition
     if config.compile_cache:
         open_cache(config.cache_dir)
     import_ahead()  # while the input is read or downloaded
-    market = load_market(config, listener=listener)
-    prepared = recipes.prepare(market, config, cache=config.cache_dir / "features")
+    now = None
+    if market is None:
+        market = load_market(config, listener=listener)
+    else:
+        now = market.candles["timestamp"][-1]
+    if until is not None:
+        market = known_at(market, until, config.bar_ms)
+        now = market.candles["timestamp"][-1]
+    prepared = recipes.prepare(market, config, now=now, cache=config.cache_dir / "features")
     between = embargo_rows(prepared, config) if embargo is None else embargo
     starts, reach = recipe.starts(prepared, config), recipe.reach(config)
-    plan = walk_forward(
+    plan = fold_parts(
         starts,
         config,
         folds,
@@ -233,6 +296,7 @@ def evaluate_walk_forward(
         reach=reach,
         embargo=between,
         length="length" in recipe.traits,
+        begin=None if holdout is None else _made_before(holdout, prepared, starts, config),
     )
     policy = configure(config, listener=listener)
     log.info("%s", policy.reason)
@@ -255,27 +319,63 @@ def evaluate_walk_forward(
             fold.number,
             folds,
             scoring.name,
-            _ratio(fold, scoring, tested),
+            fold.reference_ratio,
             NAMES[scoring.reference(tested)],
             fold.seconds,
         )
         listener.fold(fold)
 
     forget_models()
-    threads = min(folds, cores()) if together else 1
+    threads = min(folds, parallel_operations()) if together else 1
     made, scorings, tested, predictions = zip(
         *side_by_side(works, threads, listener, report), strict=True
     )
-    return WalkForward(list(made), Tested.together(tested), scorings[0], pl.concat(predictions))
+    return WalkForward(
+        list(made), Tested.together(tested), scorings[0], pl.concat(predictions), prepared.sha256
+    )
 
 
-def _ratio(fold: Fold, scoring: Scoring, tested: Tested) -> float:
-    """Return the error of a model divided by that of the reference; infinite if that is 0."""
-    reference = scoring.reference(tested)
-    if reference == scoring.unchanged:
-        return fold.ratio
-    other: float = fold.figures[f"{reference}_ratio"]
-    return fold.ratio / other if other else math.inf
+def known_at(market: Market, time: datetime, bar_ms: int) -> Market:
+    """Return what was known of `market` at `time`.
+
+    Args:
+        market: The market.
+        time: UTC. Candles are kept if they have closed by then.
+        bar_ms: Length of a bar, milliseconds.
+
+    Raises:
+        DataError: No candle has closed by then.
+    """
+    opened = time - timedelta(milliseconds=bar_ms)
+    candles, index = market.candles.filter(pl.col("timestamp") <= opened), market.sentiment
+    if candles.is_empty():
+        first = market.candles["timestamp"][0]
+        raise DataError(
+            f"no candle has closed by {time:%Y-%m-%d %H:%M}; the first one opens at "
+            f"{first:%Y-%m-%d %H:%M} UTC"
+        )
+    if index is not None:
+        index = index.filter(pl.col("timestamp") < time)
+    last = candles["timestamp"][-1]
+    return Market(candles, index, tuple(extra.known_at(last) for extra in market.extras))
+
+
+def _made_before(
+    time: datetime, prepared: PreparedData, starts: NDArray[np.int64], config: TrainingConfig
+) -> int:
+    """Return how many windows forecast before `time`; at least one window must be left.
+
+    Raises:
+        DataError: No window is left.
+    """
+    last = prepared.timestamps.gather(starts + config.sequence_length - 1)
+    count = int((last < time - timedelta(milliseconds=config.bar_ms)).sum())
+    if count == len(starts):
+        raise DataError(
+            f"no forecast is made from {time:%Y-%m-%d %H:%M} on, so there is no holdout to test; "
+            "choose an earlier time, or a longer range"
+        )
+    return count
 
 
 def _evaluated(
@@ -315,6 +415,8 @@ def _evaluated(
             "forecast; use candles of a market that trades"
         )
     named = {each.name for each in fields(Fold)} & figures.keys()
+    reference = scoring.reference(tested)
+    other = 1.0 if reference == scoring.unchanged else figures[f"{reference}_ratio"]
     fold = Fold(
         number=number,
         first=tested.times[0].isoformat(),
@@ -323,16 +425,28 @@ def _evaluated(
         validation=len(data.validation),
         test=len(data.test),
         shrinkage=fitted.shrinkage,
+        reference_ratio=figures["ratio"] / other if other else math.inf,
         epochs=fitted.epochs,
         best_epoch=fitted.best_epoch,
         seconds=time.perf_counter() - began,
         figures=figures,
         **{name: figures[name] for name in named},
     )
-    return fold, scoring, tested, out_of_fold(data, forecasts, number, config.bar_ms)
+    of_network = None if fitted.unshrunk is None else data.forecasts(data.test, fitted.unshrunk)
+    predictions = out_of_fold(
+        data,
+        tested,
+        forecasts,
+        of_network,
+        reference=scoring.reference(tested),
+        symbol=config.symbol,
+        fold=number,
+        bar_ms=config.bar_ms,
+    )
+    return fold, scoring, tested, predictions
 
 
-def walk_forward(
+def fold_parts(
     starts: NDArray[np.int64],
     options: RecipeOptions,
     folds: int,
@@ -341,11 +455,12 @@ def walk_forward(
     reach: int,
     embargo: int,
     length: bool = True,
+    begin: int | None = None,
 ) -> list[Parts]:
     """Return the training, validation and test windows of each fold.
 
-    The newer half of the windows is divided into `folds` test periods. The model of a fold is
-    fitted on windows before its test period; see `recipes.split.before`.
+    The windows from `begin` on are divided into `folds` test periods. The model of a fold is fitted
+    on windows before its test period; see `recipes.split.before`.
 
     Args:
         starts: Starts of all usable windows, ascending.
@@ -356,11 +471,13 @@ def walk_forward(
         reach: Rows after the last row of a window that its label depends on.
         embargo: Number of rows dropped between two parts.
         length: Whether the recipe can have windows of another length, for messages.
+        begin: Number of windows before the first test period. Default: half of them.
 
     Raises:
         DataError: A fold has too few windows.
     """
-    begin = int(len(starts) * _FIRST_SHARE)
+    if begin is None:
+        begin = int(len(starts) * _FIRST_SHARE)
     if folds > len(starts) - begin:  # also keeps the edges small
         fewer = [f"--folds {len(starts) - begin} or less"] if len(starts) else []
         raise DataError(

@@ -32,6 +32,8 @@ FEATURES = (
     "predicted_return_magnitude",
 )
 
+#: The columns of forecasts that are not prices, see `Output.columns`.
+NOT_PRICES = ("direction", "predicted_return", "sigma")
 #: The primary fires long above the first and short below the second predicted return.
 _LONG_ABOVE, _SHORT_BELOW = 0.0, -0.0005
 #: Number of outcomes in the hit rate, and its value before the first outcome.

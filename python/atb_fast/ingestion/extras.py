@@ -105,7 +105,7 @@ def read_extras(options: MarketOptions) -> tuple[Extra, ...]:
     """
     lags = options.extra_lag or {}
     return tuple(
-        _read(name, path, lag_ms(lags.get(name, "0")), options.bar_ms)
+        _read(name, path, lag_ms(lags.get(name, "0")), options)
         for name, path in (options.extra or {}).items()
     )
 
@@ -149,8 +149,8 @@ def check_coverage(extras: Iterable[Extra], candles: pl.DataFrame, options: Mark
             )
 
 
-def _read(name: str, path: Path, lag: int, bar_ms: int) -> Extra:
-    values = files.read_series(path)
+def _read(name: str, path: Path, lag: int, options: MarketOptions) -> Extra:
+    values = files.read_series(path, options.symbol)
     columns = [column for column in values.columns if column != "timestamp"]
     names = {column: name if len(columns) == 1 else f"{name}_{column}" for column in columns}
     for column, made in names.items():
@@ -159,7 +159,7 @@ def _read(name: str, path: Path, lag: int, bar_ms: int) -> Extra:
                 f"{path}: column {column!r:.80} becomes {made!r:.80}, {wrong}; rename or remove "
                 "the column"
             )
-    _warn_of_open_bars(name, path, values, lag, bar_ms)
+    _warn_of_open_bars(name, path, values, lag, options.bar_ms)
     extra = Extra(name, values.rename(names), lag)
     log.info(
         "--extra %s: %s of %s from %s",

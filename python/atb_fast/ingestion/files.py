@@ -60,16 +60,17 @@ def read_sentiment(path: Path) -> pl.DataFrame:
     return index
 
 
-def read_series(path: Path) -> pl.DataFrame:
+def read_series(path: Path, symbol: str) -> pl.DataFrame:
     """Return timestamp (ms, UTC) and every other column (float64, null where empty), ascending.
 
     Columns of times, which have no values that a feature could use, are left out. Rows are sorted
-    if necessary.
+    if necessary. If there is a text column `symbol`, only the rows of `symbol` are returned,
+    without that column.
 
     Raises:
-        DataError: See `read_candles`; or there is no column of values.
+        DataError: See `read_candles`; or there is no column of values, or no row of `symbol`.
     """
-    frame = _read(path)
+    frame = _of_symbol(path, _read(path), symbol)
     others = [column for column in frame if column.name != "timestamp"]
     times = [column.name for column in others if _is_time(column)]
     if times:
@@ -78,6 +79,19 @@ def read_series(path: Path) -> pl.DataFrame:
     if not columns:
         raise DataError(f"{path} has no column besides timestamp; add a column with the values")
     return _tidy(path, frame, columns, _finite)
+
+
+def _of_symbol(path: Path, frame: pl.DataFrame, symbol: str) -> pl.DataFrame:
+    names = frame.get_column("symbol", default=None)
+    if names is None or names.dtype != pl.String or len(_numbers(path, names).drop_nulls()):
+        return frame
+    found = frame.filter(names.str.to_uppercase() == symbol).drop("symbol")
+    if found.is_empty():
+        raise DataError(
+            f"{path}: column symbol has no row of {symbol} (found: "
+            f"{_quoted(', '.join(names.unique().drop_nulls().sort()))}); pass a file of this market"
+        )
+    return found
 
 
 def _read_csv(content: bytes) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from atb_fast.errors import ArgumentError
 from atb_fast.recipes import library
 from atb_fast.recipes.applied import applied
 from atb_fast.recipes.base import BaseRecipe
+from atb_fast.recipes.documents import from_document
 from atb_fast.recipes.recipe import Recipe
 from atb_fast.recipes.targets import TARGETS
 
@@ -90,9 +92,10 @@ class TrainingConfig(
 
     def _check_recipe(self, made: BaseRecipe) -> None:
         """Raise ArgumentError if an option does not apply to the recipe."""
+        traits = made.traits  # computed from the expressions of all features
         for item in OPTIONS.values():
             value, default = getattr(self, item.name), made.defaults.get(item.name, item.default)
-            if not item.needs or item.needs in made.traits or item.ignored or value == default:
+            if not item.needs or item.needs in traits or item.ignored or value == default:
                 continue
             shown = "" if value is True or item.kind is dict else f" {value}"
             given = f"{item.flag}{shown}"
@@ -151,6 +154,47 @@ class TrainingConfig(
         """Return every option as a JSON value."""
         values = {name: getattr(self, name) for name in ("symbol", *OPTIONS)}
         return {name: _plain(value) for name, value in values.items()}
+
+
+def from_plain(options: Mapping[str, Any], document: Any) -> TrainingConfig:
+    """Return the configuration that `TrainingConfig.to_dict` and a recipe document describe.
+
+    The recipe is not looked up by its name. If a document names a Python class, it is imported,
+    which runs its code. So the user must confirm documents from other people first.
+
+    Args:
+        options: The symbol and options by name. Options of the machine are ignored.
+        document: See `documents.to_document`; None for a built-in recipe.
+
+    Raises:
+        ArgumentError: An option or the recipe is invalid, or its class cannot be imported.
+        TypeError: There is no such option.
+    """
+    given = {
+        name: value
+        for name, value in options.items()
+        if not (name in OPTIONS and OPTIONS[name].machine)
+    }
+    return TrainingConfig(**given | {"definition": _recipe(given, document)})
+
+
+def _recipe(options: Mapping[str, Any], document: Any) -> BaseRecipe:
+    name = options.get("recipe", "legacy")
+    if document is None:  # in bundles of early versions, which had no other recipes
+        if not isinstance(name, str) or name not in RECIPES:
+            raise ArgumentError(
+                f"recipe is {name!r:.80} without a recipe_document, expected one of "
+                f"{', '.join(RECIPES)}"
+            )
+        return library.get(name)
+    python = document.get("python") if isinstance(document, dict) else None
+    made = library.find(python) if isinstance(python, str) else from_document(document)
+    if made.name != name:
+        raise ArgumentError(
+            f"recipe is {name!r:.80}, but the name in recipe_document is {made.name!r:.80}; "
+            "expected the same name"
+        )
+    return made
 
 
 def _plain(value: Any) -> Any:

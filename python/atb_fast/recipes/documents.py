@@ -40,19 +40,36 @@ def read_file(path: Path) -> Recipe:
         ArgumentError: The file cannot be read, or is not a recipe. The message names the key, and
             the place in an expression.
     """
+    document = read_toml(path, "recipe")
+    try:
+        return from_document(document)
+    except ArgumentError as error:
+        raise ArgumentError(f"{path}: {error}", error.options) from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Return the contents of a small TOML file.
+
+    Args:
+        path: The file.
+        what: What the file is, in messages, for example `recipe`.
+
+    Raises:
+        ArgumentError: It cannot be read, is too large, or is not TOML.
+    """
     try:
         # A pipe would block, and a device can be endless.
         if path.exists() and not path.is_file():
-            raise ArgumentError(f"recipe {path} is not a file; pass the path of a recipe file")
+            raise ArgumentError(f"{what} {path} is not a file; pass the path of a {what} file")
         if path.stat().st_size > _MOST_BYTES:
             raise ArgumentError(
                 f"{path} has {path.stat().st_size:,} bytes, expected at most {_MOST_BYTES:,}"
             )
         # Some editors begin a file with a byte order mark.
-        document = tomllib.loads(path.read_text("utf-8-sig"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ArgumentError(
-            f"recipe {path} cannot be read: {error.strerror or error}; pass the path of a recipe "
+            f"{what} {path} cannot be read: {error.strerror or error}; pass the path of a {what} "
             "file"
         ) from error
     except (ValueError, RecursionError) as error:  # also a file that is not UTF-8
@@ -60,10 +77,6 @@ def read_file(path: Path) -> Recipe:
             raise
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ArgumentError(f"{path} is not valid TOML: {reason}") from error
-    try:
-        return from_document(document)
-    except ArgumentError as error:
-        raise ArgumentError(f"{path}: {error}", error.options) from error
 
 
 def from_document(document: Any) -> Recipe:

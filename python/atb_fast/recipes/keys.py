@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from atb_fast.errors import ArgumentError
@@ -114,12 +114,18 @@ def _shown(value: object) -> str:
         return "a huge integer"
 
 
-def keys(part: Part | type[Part]) -> Iterator[Key]:
-    """Yield the keys of a target or a network, in order.
+def keys(part: Part | type[Part]) -> tuple[Key, ...]:
+    """Return the keys of a target or a network, in order.
 
     Fields that are not declared with `key` are keys too, without limits, if their type is allowed.
     """
-    hints = get_type_hints(type(part) if isinstance(part, Part) else part)
+    return _keys(type(part) if isinstance(part, Part) else part)
+
+
+@cache  # a study checks thousands of configurations
+def _keys(part: type[Part]) -> tuple[Key, ...]:
+    found = []
+    hints = get_type_hints(part)
     for item in dataclasses.fields(part):
         kind, choices = hints[item.name], ()
         if listed := get_origin(kind) is tuple:
@@ -127,7 +133,8 @@ def keys(part: Part | type[Part]) -> Iterator[Key]:
         if get_origin(kind) is Literal:
             kind, choices = str, get_args(kind)
         if kind in (int, float, bool, str):
-            yield Key(item.name, kind, item.default, listed, choices, **item.metadata)
+            found.append(Key(item.name, kind, item.default, listed, choices, **item.metadata))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from atb_fast.config import TIMEFRAMES, RecipeOptions
 from atb_fast.errors import ArgumentError, DataError, counted
 from atb_fast.features.frames import ArrowFrame, epoch_ms
 from atb_fast.features.hashing import content_hash
-from atb_fast.features.meta_label import FEATURES, Fires, aligned, features, fires
+from atb_fast.features.meta_label import FEATURES, NOT_PRICES, Fires, aligned, features, fires
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.specs import compiled, unscaled
 from atb_fast.ingestion.extras import Extra
@@ -156,6 +156,11 @@ def _primary(market: Market) -> Extra:
             f"{found}). The predictions of a model for the bars that it was trained on are too "
             f"good, so the fold of each prediction must be known; {_WRITE}"
         )
+    if others := [name for name in NOT_PRICES if f"{_PRIMARY}_{name}" in extra.columns]:
+        raise DataError(
+            f"--extra {_PRIMARY} has a column {others[0]}, so its model does not predict prices; "
+            f"{_WRITE}"
+        )
     predicted = extra.values.drop_nulls(_PREDICTION)
     folds = predicted[_FOLD]
     if folds.null_count() or not folds.is_sorted():
@@ -216,6 +221,11 @@ def meta_label_features(
                 f"the predictions have no column {name} (found: {', '.join(given.columns)}); pass "
                 "timestamp and prediction"
             )
+    if others := [name for name in NOT_PRICES if name in given.columns]:
+        raise DataError(
+            f"the predictions have a column {others[0]}, so their model does not predict prices; "
+            "pass those of the basic model"
+        )
     if given["timestamp"].is_duplicated().any():
         raise DataError("a timestamp has two predictions; pass one for each bar")
     steps = np.diff(epoch_ms(table["timestamp"]))

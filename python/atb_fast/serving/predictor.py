@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.config import TIMEFRAMES
-from atb_fast.errors import BundleError, DataError
+from atb_fast.errors import BundleError, DataError, InSampleWarning
 from atb_fast.features.frames import epoch_ms
 from atb_fast.features.outputs import Classes
 from atb_fast.features.price import PriceScale
@@ -30,7 +32,7 @@ from atb_fast.serving.inputs import (
 from atb_fast.serving.model import OnnxModel
 from atb_fast.serving.references import find
 from atb_fast.serving.registry import check_timeframe
-from atb_fast.serving.schema import extra_columns, read_documents, train_end
+from atb_fast.serving.schema import extra_columns, read_documents, trained_until
 from atb_fast.serving.sentiment import Sentiment
 
 if TYPE_CHECKING:
@@ -83,6 +85,10 @@ class Bundle:
         threads: Number of threads that `predict` uses.
     """
 
+    #: When the first out-of-sample prediction is made, milliseconds since 1970; 0 if this is
+    #: unknown, or after the warning.
+    _in_sample_before = 0
+
     def __init__(
         self, path: Path, threads: int = 1, *, metadata: dict[str, Any] | None = None
     ) -> None:
@@ -101,6 +107,9 @@ class Bundle:
             units=self.output.head.units,
             hashes=hashes,
         )
+        with suppress(BundleError):  # reading the property raises it
+            if (until := self.trained_until) is not None:
+                self._in_sample_before = round(until.timestamp() * 1000)
         self._input = made = schema.input
         if self._model.takes_sentiment and type(made) is FeatureWindows:
             self._input = CandlesAndSentiment(made.pipeline)
@@ -158,13 +167,14 @@ class Bundle:
 
     @property
     def trained_until(self) -> datetime | None:
-        """The time at which the last training target closed, UTC.
+        """Predictions made at or after this time, UTC, are out of sample.
 
-        The model was not fitted to any later price. The validation windows, on which the best epoch
-        was selected, may come after it. None if the bundle does not say, as for bundles of early
-        versions of atb-fast and of other trainers.
+        It is the close of the last bar that a label of the training or validation part depends on,
+        or that scalers were fitted on. The model was neither fitted nor selected on a later price.
+        None if the bundle does not record it, like those of early versions of atb-fast and of other
+        trainers.
         """
-        return train_end(self.metadata, self.path)
+        return trained_until(self.metadata, self.path)
 
     def _text(self, key: str) -> str:
         found = self.metadata.get(key)
@@ -227,9 +237,15 @@ class Bundle:
         Raises:
             DataError: See `features`; or the bars have another timeframe.
             BundleError: The model returned values that are not finite or are not probabilities.
+
+        Warns:
+            InSampleWarning: A prediction is made before `trained_until`. Each bundle warns once.
         """
         table = to_polars(frame)
         bars, forecasts, last = self._scored(table, sentiment)
+        if self._in_sample_before and len(bars):
+            opened = table["timestamp"][int(bars[0]) - self.output.offset :].head(1)
+            self._warn_if_in_sample(float(epoch_ms(opened)[0]) + TIMEFRAMES[self.timeframe])
         columns = self._columns_of(forecasts, last)
         return with_predictions(frame, table["timestamp"], bars, columns)
 
@@ -293,8 +309,13 @@ class Bundle:
         Raises:
             DataError: See `predict`; or the window that ends with the last bar is not complete.
             BundleError: See `predict`.
+
+        Warns:
+            InSampleWarning: See `predict`.
         """
-        forecasts, last = self.forecast_last(frame, sentiment)
+        forecasts, last, closed = self._forecast_newest(frame, sentiment)
+        if closed < self._in_sample_before:
+            self._warn_if_in_sample(closed)
         found = {name: float(value[0]) for name, value in self._columns_of(forecasts, last).items()}
         return found["prediction"] if isinstance(self.output, PriceScale) else found
 
@@ -305,6 +326,12 @@ class Bundle:
 
         Both are arrays for a single window: see `Output.forecasts`.
         """
+        return self._forecast_newest(frame, sentiment)[:2]
+
+    def _forecast_newest(
+        self, frame: ArrowFrame, sentiment: Sentiment
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """Return the forecast for the bar after the last one; see `_forecast_after`."""
         needed = self.lookback + self.sequence_length
         table = newest_rows(frame, needed)
         if len(table) == needed:
@@ -327,8 +354,10 @@ class Bundle:
 
     def _forecast_after(
         self, table: pl.DataFrame, sentiment: Sentiment, lookback: int = 0
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
         """Return the forecast for the bar after the last one of `table`, and the last close.
+
+        Also returns the time of that close, milliseconds since 1970; infinite if it is unknown.
 
         Raises:
             DataError: See `predict_last`; or fewer than `lookback` rows precede the window.
@@ -336,14 +365,14 @@ class Bundle:
         columns = self._columns(table, sentiment)
         matrix = self._input.matrix(columns)
         length = self.sequence_length
-        self._check_timeframe(table, length)
+        closed = self._check_timeframe(table, length)
         start = self._input.last_window(matrix, columns, length)
         if lookback and matrix.rows[start] < lookback:
             raise DataError(f"the window begins at row {matrix.rows[start]}, expected {lookback}")
         starts = np.array([start])
         windows = matrix.gather(starts, length)
         last = table.get_column("close").to_numpy()[-1:]
-        return self._forecasts(matrix, starts, windows, last), last
+        return self._forecasts(matrix, starts, windows, last), last, closed
 
     def run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the outputs of model.onnx for windows of shape (n, length, columns).
@@ -403,20 +432,41 @@ class Bundle:
     def _unusable(self, problem: str) -> BundleError:
         return BundleError(f"{self.path}: the model returned {problem}; run atb-fast models verify")
 
-    def _check_timeframe(self, table: pl.DataFrame, rows: int) -> None:
-        """Raise DataError unless the newest `rows` bars have the timeframe of the model."""
-        times = table.get_column("timestamp", default=None)
-        if times is None or len(times) < 2:
+    def _warn_if_in_sample(self, made_at: float) -> None:
+        """Issue InSampleWarning, for the caller of the public method, if needed."""
+        if not made_at < self._in_sample_before:  # not >=: a missing time is NaN
             return
+        until = datetime.fromtimestamp(self._in_sample_before / 1000, UTC)
+        self._in_sample_before = 0
+        warnings.warn(
+            f"{self!r} was fitted and selected on prices until {until:%Y-%m-%d %H:%M} UTC, so "
+            "earlier predictions are in sample and look too good in a backtest; use later bars, or "
+            "the out-of-sample predictions of atb-fast evaluate --predictions FILE",
+            InSampleWarning,
+            stacklevel=3,
+        )
+
+    def _check_timeframe(self, table: pl.DataFrame, rows: int) -> float:
+        """Return when the last bar closes, milliseconds since 1970; infinite if it is unknown.
+
+        Raises:
+            DataError: The newest `rows` bars have another timeframe than the model.
+        """
+        times = table.get_column("timestamp", default=None)
+        if times is None or not len(times):
+            return math.inf
         expected = TIMEFRAMES[self.timeframe]
+        if len(times) < 2:
+            return float(epoch_ms(times)[0]) + expected
         newest = times.to_numpy()[-rows:]
         ticks = expected * _TICKS.get(newest.dtype.str, 0)
         if ticks:
             # Without a gap, as usual, this is enough, and it takes a fifth of the time of the rest.
             numbers = newest.view(np.int64)
             if (numbers[1:] - numbers[:-1] == ticks).all():
-                return
-        steps = np.diff(epoch_ms(times[-rows:]))
+                return int(numbers[-1]) * expected // ticks + expected
+        milliseconds = epoch_ms(times[-rows:])
+        steps = np.diff(milliseconds)
         late = np.flatnonzero(steps <= 0)
         if len(late):
             raise DataError(
@@ -429,3 +479,4 @@ class Bundle:
                 f"the bars are {step / 60_000:g} minutes apart, expected {expected / 60_000:g}, as "
                 "in training; pass candles of that timeframe"
             )
+        return float(milliseconds[-1]) + expected

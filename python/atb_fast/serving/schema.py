@@ -109,17 +109,21 @@ def extra_columns(metadata: dict[str, Any], path: Path) -> dict[str, int]:
     )
 
 
-def train_end(metadata: dict[str, Any], path: Path) -> datetime | None:
-    """Return the time at which the last training target closed, UTC; None if it is not recorded.
+def trained_until(metadata: dict[str, Any], path: Path) -> datetime | None:
+    """Return the close of the last bar that a model was fitted or selected on, UTC.
+
+    This includes the bars that scalers were fitted on. For bundles that do not record this time, it
+    is the end of the validation part. None if that is not recorded either.
 
     Raises:
         BundleError: The metadata of the bundle in `path` has an invalid time.
     """
-    return _close_of(metadata, path, "train_last")
+    recorded = _time(metadata, path, "trained_until")
+    return recorded or _close_of(metadata, path, "validation_last")
 
 
 def seen_end(metadata: dict[str, Any], path: Path) -> datetime | None:
-    """Return the close of the last bar that a model was fitted or selected on, UTC.
+    """Return the close of the last bar that the labels of training and validation depend on, UTC.
 
     Early versions of atb-fast did not record the end of the validation part. For their bundles, it
     is the last bar of the data, including the test part. None if that is not recorded either.
@@ -132,19 +136,27 @@ def seen_end(metadata: dict[str, Any], path: Path) -> datetime | None:
 
 def _close_of(metadata: dict[str, Any], path: Path, bar: str) -> datetime | None:
     """Return the time at which a bar of `dataset` closed, UTC; None if it is not recorded."""
+    opened = _time(metadata, path, bar)
+    if opened is None:
+        return None
+    return opened + timedelta(milliseconds=TIMEFRAMES[check_timeframe(metadata, path)])
+
+
+def _time(metadata: dict[str, Any], path: Path, name: str) -> datetime | None:
+    """Return a time of `dataset`, UTC; None if it is not recorded."""
     dataset = metadata.get("dataset")
-    stamp = dataset.get(bar) if isinstance(dataset, dict) else None
+    stamp = dataset.get(name) if isinstance(dataset, dict) else None
     if stamp is None:
         return None
     try:
-        opened = datetime.fromisoformat(stamp)
+        found = datetime.fromisoformat(stamp)
     except (TypeError, ValueError):
-        opened = datetime.min
-    if opened.utcoffset() != timedelta(0):
+        found = datetime.min
+    if found.utcoffset() != timedelta(0):
         raise BundleError(
-            f"{path}: metadata.json has dataset.{bar} {stamp!r:.80}, expected an ISO time in UTC"
+            f"{path}: metadata.json has dataset.{name} {stamp!r:.80}, expected an ISO time in UTC"
         )
-    return opened + timedelta(milliseconds=TIMEFRAMES[check_timeframe(metadata, path)])
+    return found
 
 
 def _output(metadata: dict[str, Any], made: ModelInput, length: int) -> Output:

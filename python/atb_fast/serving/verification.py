@@ -69,6 +69,10 @@ METADATA_KEYS: dict[str, type] = {
     "dataset": dict,
     "diagnostics": dict,
 }
+#: The parts in `dataset.split`, and the keys of `dataset` that say when they end. Bundles of early
+#: versions and of other trainers have neither.
+_PARTS = ("train", "validation", "test")
+_TIMES_OF_SPLIT = ("split", "trained_until")
 _VALUES = {"framework": "onnx", "model_file": "model.onnx"}
 _BASIC = [f"{name}_normalized" for name in ("close", "volume", "high", "low", "open")]
 #: Features of a meta_label bundle.
@@ -154,6 +158,7 @@ def verify(
         problems += _layout(path)
         schema = registry.read_json(path / "feature_schema.json")
         problems += _metadata(metadata)
+        problems += _split(metadata)
         problems += _not_finite({"metadata.json": metadata, "feature_schema.json": schema})
         if identity is None:
             unchecked.append("symbol, type and version, because it is not in a registry")
@@ -234,6 +239,42 @@ def _is_utc(stamp: Any) -> bool:
         return datetime.fromisoformat(stamp).utcoffset() == timedelta(0)
     except (TypeError, ValueError):
         return False
+
+
+def _split(metadata: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the recorded times of the training, validation and test parts."""
+    dataset = metadata.get("dataset")
+    if not isinstance(dataset, dict) or dataset.keys().isdisjoint(_TIMES_OF_SPLIT):
+        return
+    split, until = dataset.get("split"), dataset.get("trained_until")
+    parts = split if isinstance(split, dict) else {}
+    names = ("first", "last", "labels_until")
+    stamps: list[Any] = [
+        part.get(name) if isinstance(part := parts.get(key), dict) else None
+        for key in _PARTS
+        for name in names
+    ]
+    if not all(map(_is_utc, [until, *stamps])):
+        yield (
+            f"dataset has the split {split!r:.400} and trained_until {until!r:.80}, expected ISO "
+            f"times in UTC: trained_until, and {', '.join(names)} of {', '.join(_PARTS)}"
+        )
+        return
+    times = [datetime.fromisoformat(stamp) for stamp in stamps]
+    firsts, lasts, labels = times[::3], times[1::3], times[2::3]
+    ascending = (
+        first <= last < end for first, last, end in zip(firsts, lasts, labels, strict=True)
+    )
+    if not all(ascending) or firsts != sorted(firsts):
+        yield (
+            f"dataset.split is {split!r:.400}, expected ascending times within each part, and "
+            f"{', '.join(_PARTS)} in this order"
+        )
+    if datetime.fromisoformat(str(until)) < max(labels[:2]):
+        yield (
+            f"dataset.trained_until is {until}, expected no earlier time than labels_until of the "
+            "training and validation parts: in-sample predictions would pass as out of sample"
+        )
 
 
 def _identity(metadata: dict[str, Any], identity: tuple[str, str, str]) -> Iterator[str]:
