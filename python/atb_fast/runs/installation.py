@@ -27,10 +27,9 @@ from atb_fast.errors import (
 from atb_fast.ingestion.exchange.http import Endpoints
 from atb_fast.options import Option
 from atb_fast.recipes.config import TrainingConfig
-from atb_fast.runs.parallel import default_jobs
 from atb_fast.training import compile_cache
 from atb_fast.training.device import decide, import_tensorflow
-from atb_fast.training.environment import cores
+from atb_fast.training.environment import cores, default_jobs
 from atb_fast.training.startup import quiet
 
 _TRAIN = "pip install 'atb-fast[train]'"

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from atb_fast import recipes
-from atb_fast.bundles import onnx_export, publishing
+from atb_fast.bundles import curves, onnx_export, publishing
 from atb_fast.bundles.contents import feature_schema, metadata, write_json
+from atb_fast.bundles.curves import write_curves
 from atb_fast.bundles.export import export_onnx
 from atb_fast.bundles.publishing import Draft
 from atb_fast.bundles.samples import write_samples
@@ -27,6 +28,7 @@ from atb_fast.ingestion.market import load_market
 from atb_fast.options import check_type
 from atb_fast.recipes.config import TrainingConfig
 from atb_fast.reports.page import write_report
+from atb_fast.runs import ledger
 from atb_fast.runs.assessment import Trained, assess, optional
 from atb_fast.runs.promotion import Promotion, decide, policy_of, unpublished
 from atb_fast.runs.repeat import RecordedRun
@@ -99,6 +101,7 @@ def run_training_pipeline(
             record, error = _export(trained.model, record, draft, timer)
             with timer.stage("artifacts"), _storage_errors(draft, fitted):
                 write_samples(trained.model, record, draft.directory / "samples.npz")
+                write_curves(record, draft.directory / curves.NAME)
                 document, error = _describe(record, draft, error)
             policy = policy_of(config, repeated=recorded is not None)
             if error or config.skip_onnx:
@@ -108,6 +111,10 @@ def run_training_pipeline(
                     promotion = decide(record, predictions, draft.home, policy)
             with timer.stage("artifacts"), _storage_errors(draft, fitted):
                 bundle, promotion = _write(record, document, promotion, draft, timer)
+    # Later failures are not those of the run, so it is recorded first.
+    name = f"{config.symbol}/{model_type}/{draft.version}"
+    made = ledger.of_bundle(document, name=name, published=promotion.published, seconds=timer.total)
+    ledger.append(config.registry, made)
     if error:
         raise ExportError(f"{error}; the trained model was kept in {bundle}")
     if fitted.checkpoint:

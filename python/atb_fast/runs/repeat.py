@@ -13,14 +13,11 @@ from typing import Any
 
 import polars as pl
 
-from atb_fast.config import OPTIONS, RECIPES
+from atb_fast.config import OPTIONS
 from atb_fast.errors import ArgumentError, AtbFastError, BundleError, DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.ingestion.market import Market
-from atb_fast.recipes import library
-from atb_fast.recipes.base import BaseRecipe
-from atb_fast.recipes.config import TrainingConfig
-from atb_fast.recipes.documents import from_document
+from atb_fast.recipes.config import TrainingConfig, from_plain
 from atb_fast.serving.references import find
 from atb_fast.serving.registry import read_json
 
@@ -195,14 +192,10 @@ def _config(path: Path, metadata: dict[str, Any], confirmed: str | None) -> Trai
     # Versions without this option trained on such candles too. Their hash is checked.
     recorded.setdefault("allow_bad_candles", True)
     recorded |= {name: trained[name] for name in ("engine", "batch_size") if name in trained}
-    given = {
-        name: value
-        for name, value in recorded.items()
-        if not (name in OPTIONS and OPTIONS[name].machine)
-    }
-    _check_confirmed(path, metadata.get("recipe_document"), confirmed)
+    document = metadata.get("recipe_document")
+    _check_confirmed(path, document, confirmed)
     try:
-        return TrainingConfig(**given | {"definition": _recipe(metadata, given)})
+        return from_plain(recorded, document)
     except (AtbFastError, TypeError) as error:
         raise BundleError(f"{path}: config cannot be used: {error}") from error
 
@@ -231,32 +224,6 @@ def _check_confirmed(path: Path, document: Any, confirmed: str | None) -> None:
         f"unless you confirm it.{found} If you trust that module, pass --recipe {recorded}",
         options=["recipe"],
     )
-
-
-def _recipe(metadata: dict[str, Any], options: dict[str, Any]) -> BaseRecipe:
-    """Return the recipe of a run with the recorded `options`.
-
-    Nothing else finds recipes here, because finding one can import a module.
-
-    Raises:
-        ArgumentError: It is invalid, or it is a class that cannot be imported.
-    """
-    document, name = metadata.get("recipe_document"), options.get("recipe", "legacy")
-    if document is None:  # in bundles of early versions, which had no other recipes
-        if not isinstance(name, str) or name not in RECIPES:
-            raise ArgumentError(
-                f"recipe is {name!r:.80} without a recipe_document, expected one of "
-                f"{', '.join(RECIPES)}"
-            )
-        return library.get(name)
-    python = document.get("python") if isinstance(document, dict) else None
-    made = library.find(python) if isinstance(python, str) else from_document(document)
-    if made.name != name:
-        raise ArgumentError(
-            f"recipe is {name!r:.80}, but the name in recipe_document is {made.name!r:.80}; "
-            "expected the same name"
-        )
-    return made
 
 
 def _part(path: Path, metadata: dict[str, Any], name: str) -> dict[str, Any]:

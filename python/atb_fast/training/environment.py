@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
+#: Before its first operation, TensorFlow reads from these variables how many threads an operation
+#: uses, and how many operations run in parallel.
+INTRA_OP, INTER_OP = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
 
+
+@cache  # it takes milliseconds, and a study needs it for each trial
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that a model depends on."""
     found = {"python": platform.python_version()}
@@ -57,8 +63,7 @@ def environment() -> dict[str, Any]:
 
     def threads(asked: int, variable: str) -> int:
         # In the order of TensorFlow: an explicit setting, the environment, the usable cores.
-        given = os.environ.get(variable, "")
-        return asked or (int(given) if given.isdecimal() else 0) or cores()
+        return asked or _from_environment(variable) or cores()
 
     threading = tf.config.threading
     details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
@@ -67,12 +72,8 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "intra_op_threads": threads(
-            threading.get_intra_op_parallelism_threads(), "TF_NUM_INTRAOP_THREADS"
-        ),
-        "inter_op_threads": threads(
-            threading.get_inter_op_parallelism_threads(), "TF_NUM_INTEROP_THREADS"
-        ),
+        "intra_op_threads": threads(threading.get_intra_op_parallelism_threads(), INTRA_OP),
+        "inter_op_threads": threads(threading.get_inter_op_parallelism_threads(), INTER_OP),
         "gpus": [str(detail.get("device_name", "unknown")) for detail in details],
     }
 
@@ -92,3 +93,19 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def parallel_operations() -> int:
+    """Return how many operations may run in parallel: TF_NUM_INTEROP_THREADS, else the cores."""
+    return _from_environment(INTER_OP) or cores()
+
+
+def default_jobs() -> int:
+    """Return the default number of training runs in parallel: one per two cores."""
+    return max(1, cores() // 2)
+
+
+def _from_environment(variable: str) -> int:
+    """Return a number of threads from an environment variable; 0 if it is not set."""
+    given = os.environ.get(variable, "")
+    return int(given) if given.isdecimal() else 0
