@@ -1,0 +1,1 @@
+"""Many trainings: executors, trials and studies, and comparisons of runs."""

@@ -1,0 +1,32 @@
+"""Finds the processes that a program started, wherever they went."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+_VARIABLE = "STARTED_BY_A_TEST"
+
+
+def marked() -> tuple[str, dict[str, str]]:
+    """Return a mark, and an environment that a process and all that it starts will have."""
+    mark = uuid.uuid4().hex
+    return mark, {**os.environ, _VARIABLE: mark}
+
+
+def wait_for_end(mark: str) -> None:
+    """Wait until no process with this mark is left; the timeout of the test is the limit."""
+    wanted = f"{_VARIABLE}={mark}".encode()
+    while any(wanted in environment for environment in _environments()):
+        time.sleep(0.05)
+
+
+def _environments() -> list[bytes]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # the process has ended, or belongs to somebody else
+            found.append(path.read_bytes())
+    return found
