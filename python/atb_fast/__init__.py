@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from atb_fast.errors import ExportError as ExportError
     from atb_fast.errors import ExpressionError as ExpressionError
     from atb_fast.errors import FetchError as FetchError
+    from atb_fast.errors import InSampleWarning as InSampleWarning
     from atb_fast.errors import LeakError as LeakError
     from atb_fast.errors import MissingExtraError as MissingExtraError
     from atb_fast.errors import StorageError as StorageError
@@ -33,7 +34,12 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from atb_fast.evaluation.leak import LeakReport as LeakReport
     from atb_fast.evaluation.leak import find_leaks as find_leaks
     from atb_fast.evaluation.walk_forward import Fold as Fold
+    from atb_fast.evaluation.walk_forward import WalkForward as WalkForward
     from atb_fast.evaluation.walk_forward import evaluate as evaluate
+    from atb_fast.evaluation.walk_forward import walk_forward as walk_forward
+    from atb_fast.experiments.luck import deflated_sharpe as deflated_sharpe
+    from atb_fast.experiments.study import Study as Study
+    from atb_fast.experiments.study import sweep as sweep
     from atb_fast.features.expressions import Expr as Expr
     from atb_fast.features.frames import ArrowFrame as ArrowFrame
     from atb_fast.features.prepared import PreparedData as PreparedData
@@ -77,6 +83,7 @@ _MODULES = {
         "ExportError",
         "ExpressionError",
         "FetchError",
+        "InSampleWarning",
         "LeakError",
         "MissingExtraError",
         "StorageError",
@@ -88,8 +95,12 @@ _MODULES = {
     ),
     "evaluation.walk_forward": (
         "Fold",
+        "WalkForward",
         "evaluate",
+        "walk_forward",
     ),
+    "experiments.luck": ("deflated_sharpe",),
+    "experiments.study": ("Study", "sweep"),
     "features.expressions": ("Expr",),
     "features.frames": ("ArrowFrame",),
     "features.prepared": ("PreparedData",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from typing import NamedTuple
 
@@ -71,3 +72,34 @@ class Page(HTMLParser):
             elif element.tag == "tr":
                 rows.setdefault(name, element.text.removeprefix(name).strip())
         return rows
+
+
+#: Text that would become markup, or run, if it were not escaped.
+ATTACK = """<script>alert("x")</script>'"><img src=x onerror=y>&amp;$a$"""
+
+
+def check_self_contained(page: Page) -> None:
+    """Check that a page loads nothing, runs nothing, and has unambiguous references."""
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", page.source)
+    tags = {element.tag for element in page.elements}
+    assert not tags & {"script", "img", "iframe", "object", "form", "base"}
+    for tag, attributes, _ in page.elements:
+        assert "src" not in attributes
+        assert (attributes.get("href") or "#").startswith(("#", "data:,")), tag
+        assert not [name for name in attributes if name.startswith("on")]
+    policies = [
+        element.attributes["content"]
+        for element in page.find("meta")
+        if element.attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    names = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
+    assert len(names) == len(set(names))
+    used = {str(e.attributes["href"])[1:] for e in page.find("use")}
+    used |= set(re.findall(r"url\(#(.*?)\)", page.source))
+    assert used <= set(names)
+    labels = [element.attributes["aria-label"] for element in page.find("svg")]
+    assert len(labels) == len(set(labels))
+    for svg in re.findall(r"<svg.*?</svg>", page.source, re.DOTALL):
+        assert not re.search(r"#[0-9a-f]{6}\b", svg)  # the page chooses every color
+    assert not re.search(r"\b(nan|inf|None)\b", page.text)

@@ -1,0 +1,187 @@
+"""Searches: how the candidates of a study are chosen."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from atb_fast.errors import ArgumentError, MissingExtraError
+from atb_fast.experiments.space import Choices, Space
+
+if TYPE_CHECKING:
+    import optuna
+
+Kind = Literal["tpe", "random", "grid"]
+
+
+class Search:
+    """Proposes candidates. What it proposes depends only on the space, the seed and the results."""
+
+    def ask(self) -> dict[str, Any] | None:
+        """Return the params of the next candidate; None if there is none."""
+        raise NotImplementedError
+
+    def tell(self, result: Mapping[str, Any]) -> None:
+        """Learn from the result of the oldest candidate without one; see `trial.run_trial`."""
+
+    def start(self, params: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Learn from the result of the defaults, which were not asked for."""
+
+
+class Grid(Search):
+    """Every combination, in order: the last dimension changes first."""
+
+    def __init__(self, space: Space) -> None:
+        """Raise ArgumentError if a range has no step."""
+        keys = [each.key for each in space.dimensions]
+        values = [each.grid() for each in space.dimensions]
+        self._left = (dict(zip(keys, each, strict=True)) for each in itertools.product(*values))
+
+    def ask(self) -> dict[str, Any] | None:
+        """Return the next combination."""
+        return next(self._left, None)
+
+
+class Random(Search):
+    """Independent random values."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._space, self._random = space, np.random.default_rng(seed)
+
+    def ask(self) -> dict[str, Any]:
+        """Return a random candidate."""
+        return {each.key: each.draw(self._random) for each in self._space.dimensions}
+
+
+class Tpe(Search):
+    """Tree-structured Parzen estimators of Optuna (J. Bergstra et al., 2011), in memory."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        """Raise MissingExtraError if Optuna is not installed."""
+        try:
+            import optuna
+        except ImportError as error:
+            raise MissingExtraError(
+                "--search tpe needs optuna; run pip install 'atb-fast[sweep]', or use --search "
+                "random"
+            ) from error
+        self._space, self._distributions = space, _distributions(space)
+        before = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise, it announces the study
+        try:
+            self.study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+        finally:
+            optuna.logging.set_verbosity(before)
+        self._asked: list[optuna.trial.Trial] = []
+
+    def ask(self) -> dict[str, Any]:
+        """Return the candidate that promises the lowest value; the first few are random."""
+        asked = self.study.ask(self._distributions)
+        self._asked.append(asked)
+        return {
+            each.key: each.values[asked.params[each.key]]
+            if isinstance(each, Choices)
+            else each.nearest(asked.params[each.key])
+            for each in self._space.dimensions
+        }
+
+    def tell(self, result: Mapping[str, Any]) -> None:
+        """Tell Optuna the result; for a pruned candidate, that is its last fold."""
+        from optuna.trial import TrialState
+
+        asked, state = self._asked.pop(0), result["state"]
+        for step, value in enumerate(steps_of(result)):
+            asked.report(value, step)
+        if state == "complete":
+            self.study.tell(asked, result["value"])
+            return
+        pruned = state == "pruned"
+        self.study.tell(asked, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+
+    def start(self, params: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Add the defaults, unless they are outside the space, which Optuna does not allow."""
+        from optuna.trial import create_trial
+
+        found: dict[str, Any] = {}
+        for each in self._space.dimensions:
+            value = params.get(each.key)
+            if isinstance(each, Choices):
+                value = tuple(value) if isinstance(value, list) else value
+                if value in each.values:
+                    found[each.key] = each.values.index(value)
+            elif value is not None and self._distributions[each.key]._contains(value):
+                found[each.key] = value
+        if len(found) == len(self._distributions) and result["state"] == "complete":
+            self.study.add_trial(
+                create_trial(
+                    params=found,
+                    distributions=self._distributions,
+                    value=result["value"],
+                    intermediate_values=dict(enumerate(steps_of(result))),
+                )
+            )
+
+
+def _distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    found: dict[str, optuna.distributions.BaseDistribution] = {}
+    for each in space.dimensions:
+        if isinstance(each, Choices):  # by place, because Optuna takes no lists
+            found[each.key] = CategoricalDistribution(range(len(each.values)))
+        elif isinstance(each.low, int):
+            step = 1 if each.step is None else int(each.step)
+            found[each.key] = IntDistribution(int(each.low), int(each.high), each.log, step)
+        else:
+            found[each.key] = FloatDistribution(each.low, each.high, each.log, each.step)
+    return found
+
+
+def search_of(kind: Kind, space: Space, seed: int) -> Search:
+    """Return a search.
+
+    Raises:
+        ArgumentError: The kind is unknown, or a grid has a range without a step.
+        MissingExtraError: Optuna is not installed.
+    """
+    if kind == "grid":
+        return Grid(space)
+    if kind == "random":
+        return Random(space, seed)
+    if kind == "tpe":
+        return Tpe(space, seed)
+    raise ArgumentError(
+        f"search is {kind!r:.80}, expected one of {', '.join(get_args(Kind))}", ["search"]
+    )
+
+
+def importance(search: Search) -> dict[str, float]:
+    """Return how much each key mattered, as shares of 1; empty if that cannot be estimated.
+
+    It is computed by PED-ANOVA (S. Watanabe et al., 2023), as in Optuna, from the complete trials.
+    """
+    if not isinstance(search, Tpe):
+        return {}
+    import warnings
+
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna warns that it is experimental
+            found = get_param_importances(search.study, evaluator=PedAnovaImportanceEvaluator())
+    except (ValueError, RuntimeError):  # too few trials, or all have the same value
+        return {}
+    return {key: float(value) for key, value in found.items()}
+
+
+def steps_of(result: Mapping[str, Any]) -> list[float]:
+    """Return the ratio of each fold to the reference, in the order of `run_trial`."""
+    return [float(fold["reference_ratio"]) for fold in result["folds"]]
