@@ -151,8 +151,13 @@ def test_rmse_is_compared_with_persistence_in_its_unit(
     assert axis.get_ylabel() == f"RMSE, {unit}"
 
 
+def of_test(data: WindowedData) -> tuple[Any, Any, Any]:
+    """Time and actual value of each test bar, and the forecast "no change"."""
+    return data.times(data.test).to_numpy(), data.targets(data.test), data.persistence(data.test)
+
+
 def test_prices_and_residuals_are_those_of_the_model(axis: Any, data: WindowedData) -> None:
-    times, actual, last = prices.tested(data)
+    times, actual, last = of_test(data)
     predicted = actual * 1.1
     prices.prices(axis, times, actual, last, predicted)
     for label, values in (("actual", actual), ("persistence", last), ("model", predicted)):
@@ -165,7 +170,7 @@ def test_prices_and_residuals_are_those_of_the_model(axis: Any, data: WindowedDa
 def test_a_model_that_predicts_no_change_is_one_line_with_persistence(
     axis: Any, data: WindowedData
 ) -> None:
-    times, actual, last = prices.tested(data)
+    times, actual, last = of_test(data)
     prices.prices(axis, times, actual, last, last, unshrunk=last * 1.01)
     assert set(drawn(axis)) == {"actual", "model = persistence", "unshrunk"}
     np.testing.assert_array_equal(drawn(axis)["unshrunk"], last * 1.01)

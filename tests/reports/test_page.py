@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from relabelling import relabelled
-from report_pages import Page
+from report_pages import ATTACK, Page, check_self_contained
 
 from atb_fast import TrainingConfig
 from atb_fast.bundles.contents import metadata
@@ -24,8 +24,6 @@ from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.reports.charts import draw_charts
 from atb_fast.reports.page import write_report
-
-ATTACK = """<script>alert("x")</script>'"><img src=x onerror=y>&amp;"""
 
 Written = tuple[Page, dict[str, Any]]
 Write = Callable[..., Written]
@@ -54,29 +52,7 @@ def write_page(folder: Path, record: RunRecord, document: dict[str, Any]) -> Pag
 def test_the_page_is_self_contained(write: Write) -> None:
     page, _ = write()
     assert len(page.source) < 1_500_000
-    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", page.source)
-    tags = {element.tag for element in page.elements}
-    assert not tags & {"script", "img", "iframe", "object", "form", "base"}
-    for tag, attributes, _ in page.elements:
-        assert "src" not in attributes
-        assert (attributes.get("href") or "#").startswith(("#", "data:,")), tag
-        assert not [name for name in attributes if name.startswith("on")]
-    policies = [
-        element.attributes["content"]
-        for element in page.find("meta")
-        if element.attributes.get("http-equiv") == "Content-Security-Policy"
-    ]
-    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
-
-
-def test_references_inside_the_page_are_unambiguous(write: Write) -> None:
-    page, _ = write()
-    names = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
-    assert len(names) == len(set(names)) > 0
-    used = {str(e.attributes["href"])[1:] for e in page.find("use")}
-    used |= set(re.findall(r"url\(#(.*?)\)", page.source))
-    assert used
-    assert used <= set(names)
+    check_self_contained(page)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +352,7 @@ def test_hostile_names_in_charts_are_escaped(
     )
     page, _ = write(charts=draw_charts(record))
     assert {element.tag for element in page.elements}.isdisjoint({"script", "img"})
-    assert ATTACK in page.text
+    assert f"{ATTACK[:35]}…" in page.text  # a long name leaves room for the bars
 
 
 def test_a_run_without_onnx_and_charts(write: Write, config: TrainingConfig) -> None:

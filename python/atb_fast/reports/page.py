@@ -1,14 +1,13 @@
 """report.html: one self-contained page for each training run.
 
 This module and `summary` collect the values; the templates turn them into HTML and escape each of
-them. There is one template for each kind of forecast; all extend page.html.
+them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,9 @@ from atb_fast.bundles import onnx_export
 from atb_fast.config import TIMEFRAMES
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.reports.charts.drawing import ZOOM, target_times
+from atb_fast.reports.rendering import SYNTHETIC, render
 from atb_fast.reports.rows import Banner, Bar, Check, Pair, part_text
-from atb_fast.reports.style import LIGHT
-from atb_fast.reports.summary import (
-    error_text,
-    reference_name,
-    summary,
-    tone_of,
-    verdict_banner,
-)
+from atb_fast.reports.summary import Scored, always, summary, unshrunk_tiles, verdict_banner
 from atb_fast.serving.verification import SKEW, prediction_limit
 from atb_fast.storage import write_atomic
 
@@ -54,19 +47,7 @@ def write_report(
     Raises:
         ImportError: Jinja2 is not installed.
     """
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    folder = files("atb_fast.reports").joinpath("templates")
-    # Everything but the charts, which are Markup, is escaped. An unknown name is an error.
-    environment = Environment(
-        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template(f"{record.evaluation.scoring.kind}.html")
-    page = template.render(_values(record, document, stages, total))
+    page = render("page.html", _values(record, document, stages, total))
     write_atomic(path, page.encode())
 
 
@@ -74,7 +55,8 @@ def _values(
     record: RunRecord, document: Mapping[str, Any], stages: Mapping[str, float], total: float
 ) -> dict[str, Any]:
     """Return the values that the templates show."""
-    data, scoring = record.data, record.evaluation.scoring
+    data, scored = record.data, Scored.of(record)
+    scoring, fitted = scored.scoring, record.fitted
     return {
         **{name: document[name] for name in ("symbol", "timeframe", "model_type")},
         "recipe": record.config.recipe,
@@ -85,22 +67,23 @@ def _values(
         "created": document["created_at"],
         "created_text": f"{datetime.fromisoformat(document['created_at']):%Y-%m-%d %H:%M} UTC",
         "atb_fast": document["versions"].get("atb-fast", ""),
-        "palette": LIGHT,
         "charts": record.charts,
         "zoom": min(ZOOM, len(data.test)),
         "horizon": data.horizon,
-        "priced": scoring.kind == "prices",
+        "kind": scoring.kind,
         "error": scoring.name,
         "unit": scoring.unit,
-        "tone": tone_of(record),
-        "exact": record.fitted.engine == "exact",
+        "reference": scored.reference,
+        "exact": fitted.engine == "exact",
         "weighted": data.labels.weights is not None,
         "validated_on_test": _validated_on_test(record),
-        "shrinkage": f"{record.fitted.shrinkage:.0%}",
-        "shrunk": record.fitted.shrinkage != 1.0,
+        "shrinkage": f"{fitted.shrinkage:.0%}",
+        "shrunk": fitted.shrinkage != 1.0,
+        "unshrunk": unshrunk_tiles(record),
+        "shrunk_to_nothing": bool(record.unshrunk) and fitted.shrinkage == 0.0,
         "synthetic": document["dataset"]["synthetic"],
         "banners": list(_banners(record, document)),
-        **summary(record),
+        **summary(scored),
         "data": list(_data(record, document)),
         "columns": [Pair("columns", ", ".join(data.prepared.matrix.names))],
         "fit": list(_fit(record, document)),
@@ -120,7 +103,13 @@ def _validated_on_test(record: RunRecord) -> bool:
 
 
 def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Banner]:
-    verdict = verdict_banner(record)
+    scored, why = Scored.of(record), ""
+    if record.fitted.shrinkage == 0.0:
+        why = (
+            " The shrinkage factor estimated on the validation windows is 0, so the model always "
+            f"predicts {always(scored.reference)}."
+        )
+    verdict = verdict_banner(scored, shrunk_to_nothing=why)
     yield verdict
     promotion = document.get("promotion")
     if promotion and document["diagnostics"]["onnx"]:
@@ -133,11 +122,7 @@ def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Banner]
         else:
             yield Banner("note", "This version did not go live.", reason)
     if document["dataset"]["synthetic"]:
-        yield Banner(
-            "note",
-            "Synthetic sample market.",
-            "Prices are simulated. No figure on this page says anything about a real market.",
-        )
+        yield SYNTHETIC
     if not document["diagnostics"]["onnx"]:
         yield Banner(
             "note",
@@ -207,7 +192,7 @@ def _fit(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Pair]:
     ):
         if name in results:
             unit = "" if scoring.kind == "returns" else f" {scoring.unit}"
-            yield Pair(what, f"{error_text(record, results[name])}{unit}".strip())
+            yield Pair(what, f"{Scored.of(record).text(results[name])}{unit}".strip())
 
 
 def _bars(rows: Mapping[str, float], texts: Iterator[str]) -> list[Bar]:
@@ -227,15 +212,15 @@ def _robustness(record: RunRecord, document: Mapping[str, Any]) -> list[Bar]:
     results = document["robustness_results"]
     if not results or not document["has_sentiment"]:
         return []
-    scoring, name = record.evaluation.scoring, reference_name(record)
-    error = f"test_{scoring.key}"
+    scored = Scored.of(record)
+    error = f"test_{scored.scoring.key}"
     rows = {
         "as trained": results[error],
         "neutral sentiment": results[f"{error}_neutral_sentiment"],
         "scaled sentiment set to 0": results[f"{error}_without_sentiment"],
-        name.removeprefix("the "): record.evaluation.reference_error,
+        scored.reference.removeprefix("the "): scored.reference_error,
     }
-    return _bars(rows, (error_text(record, value) for value in rows.values()))
+    return _bars(rows, (scored.text(value) for value in rows.values()))
 
 
 def _checks(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Check]:

@@ -72,6 +72,18 @@ class Comparison(NamedTuple):
     notes: list[str]
 
 
+class Interval(NamedTuple):
+    """A 95% interval as a bar from 0 to 100%, and a mark for a simple forecast; all in percent.
+
+    `comparison` says the same in words.
+    """
+
+    low: float
+    width: float
+    base: float
+    comparison: str
+
+
 class Tile(NamedTuple):
     """A figure at the top of the page. `tone` is as in `Banner`, or empty."""
 
@@ -79,6 +91,8 @@ class Tile(NamedTuple):
     figure: str
     note: str
     tone: str = ""
+    wide: bool = False
+    interval: Interval | None = None
 
 
 def part_text(part: Any) -> str:

@@ -24,6 +24,7 @@ LIGHT = {
 #: matplotlib settings of every chart.
 STYLE = {
     "svg.fonttype": "none",  # text stays text: the page chooses the font
+    "text.parse_math": False,  # names may contain dollar signs
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "figure.facecolor": "none",

@@ -1,21 +1,38 @@
-"""The figures at the top of the page, by what the model predicts: the verdict and the metrics."""
+"""The figures at the top of a page, by what the model predicts: the verdict and the metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
 from atb_fast.evaluation.record import RunRecord
-from atb_fast.features.outputs import Classes, LogSigma
-from atb_fast.features.windows import WindowedData
+from atb_fast.evaluation.scoring import (
+    NAMES,
+    ClassProbabilities,
+    LogVolatility,
+    Scoring,
+    Tested,
+    WeightedClasses,
+)
+from atb_fast.evaluation.significance import verdict
 from atb_fast.reports.charts.classes import names_of
-from atb_fast.reports.rows import Banner, Comparison, Row, Tile, number, percent, ratio_text
+from atb_fast.reports.rows import (
+    Banner,
+    Comparison,
+    Interval,
+    Row,
+    Tile,
+    number,
+    percent,
+    ratio_text,
+)
 
 _Results = Mapping[str, Any]
-#: A column of a comparison: its name, the end of the names of its figures, and their format.
-_Column = tuple[str, str, Callable[[Any], str]]
+#: A column of a table: its name, the name of its figure, and its format.
+Column = tuple[str, str, Callable[[Any], str]]
 
 #: Rows of a comparison, by the prefix of their figures, in order.
 _FORECASTS = {
@@ -30,75 +47,160 @@ _FORECASTS = {
 }
 _CONTRARIAN = "Contrarian: the opposite of the last return."
 _LINEAR = "Linear model: {}, fitted to the last bar of each training window."
+#: The simple forecasts of classes in sentences.
+_SIMPLE = {"majority": "the majority class", "contrarian": "contrarian"}
 
 
-def reference_name(record: RunRecord) -> str:
-    """Return the name of the forecast that the model has to beat, without an article."""
-    scoring = record.evaluation.scoring
-    return "persistence" if scoring.kind == "prices" else record.evaluation.reference
+@dataclass(frozen=True)
+class Scored:
+    """The forecasts of a model and their figures.
+
+    Attributes:
+        scoring: How they are scored.
+        tested: The forecasts.
+        results: Their figures, as `Scoring.figures` names them.
+        part: What they are figures of, as the first word of a title: `Test` or `Pooled`.
+    """
+
+    scoring: Scoring
+    tested: Tested
+    results: _Results
+    part: str = "Test"
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Self:
+        """Return the forecasts of a run for its test windows."""
+        found = record.evaluation
+        key = found.scoring.key
+        results = found.to_dict() | {key: found.results[f"test_{key}"]}
+        return cls(found.scoring, found.tested, results)
+
+    @property
+    def kind(self) -> str:
+        """What is predicted; see `Scoring.kind`."""
+        return self.scoring.kind
+
+    @property
+    def error(self) -> float:
+        """The error of the model."""
+        return float(self.results[self.scoring.key])
+
+    @property
+    def reference_error(self) -> float:
+        """The error of the forecast that the model has to beat."""
+        return float(self.results[f"{self.scoring.reference(self.tested)}_{self.scoring.key}"])
+
+    @property
+    def reference(self) -> str:
+        """The name of the forecast that the model has to beat, without an article."""
+        return reference_name(self.scoring, self.tested)
+
+    @property
+    def verdict(self) -> str:
+        """The first word of `significance.verdict`."""
+        statistic = self.results["diebold_mariano"]
+        return verdict(self.error, self.reference_error, statistic).partition(" ")[0]
+
+    @property
+    def tone(self) -> str:
+        """The color of the verdict: `good`, `bad` or `note`."""
+        return {"better": "good", "worse": "bad"}.get(self.verdict, "note")
+
+    def text(self, error: float) -> str:
+        """Format an error: a return in percent, without the unit of other errors."""
+        return _return_text(error) if self.kind == "returns" else number(error)
 
 
-def tone_of(record: RunRecord) -> str:
-    """Return the color of the verdict: `good`, `bad` or `note`."""
-    word = record.evaluation.verdict.partition(" ")[0]
-    return {"better": "good", "worse": "bad"}.get(word, "note")
+def reference_name(scoring: Scoring, tested: Tested) -> str:
+    """Return the name of the forecast that a model has to beat: `persistence`, `HAR` and so on."""
+    return "persistence" if scoring.kind == "prices" else NAMES[scoring.reference(tested)]
 
 
-def verdict_banner(record: RunRecord) -> Banner:
-    """Return how the model compares with its reference, in words and in figures."""
-    found, scoring, name = record.evaluation, record.evaluation.scoring, reference_name(record)
-    word = found.verdict.partition(" ")[0]
-    title = {
+def headline(word: str, name: str) -> str:
+    """Return a verdict in a sentence.
+
+    Args:
+        word: See `Scored.verdict`.
+        name: Name of the forecast that the model has to beat.
+    """
+    return {
         "better": f"The model beats {name}.",
         "worse": f"The model is worse than {name}.",
         "as": f"The model is exactly as good as {name}.",
     }.get(word, f"The model is statistically indistinguishable from {name}.")
-    own, other = found.error, found.reference_error
+
+
+def verdict_banner(scored: Scored, *, shrunk_to_nothing: str = "") -> Banner:
+    """Return how the model compares with its reference, in words and in figures.
+
+    Args:
+        scored: The forecasts.
+        shrunk_to_nothing: What follows if the model is exactly as good as the reference.
+    """
+    scoring, name, word = scored.scoring, scored.reference, scored.verdict
     text = (
-        f"Test {scoring.name} {error_text(record, own)}, {name.removeprefix('the ')} "
-        f"{scoring.name} {error_text(record, other)}."
+        f"{scored.part} {scoring.name} {scored.text(scored.error)}, {name.removeprefix('the ')} "
+        f"{scoring.name} {scored.text(scored.reference_error)}."
     )
     if word == "as":
-        if record.fitted.shrinkage == 0.0:
-            unchanged = name in ("persistence", "no change")
-            always = "no change" if unchanged else f"the same as {name}"
-            text += (
-                " The shrinkage factor estimated on the validation windows is 0, so the model "
-                f"always predicts {always}."
-            )
+        text += shrunk_to_nothing
     else:
-        losses = "log losses" if scoring.kind == "classes" else "squared errors"
-        errors = abs(found.diebold_mariano)
+        losses = "log losses" if scored.kind == "classes" else "squared errors"
+        errors = abs(scored.results["diebold_mariano"])
         text += f" The {losses} differ by {errors:.1f} standard errors"
         chance = "" if word in ("better", "worse") else ", which can be due to chance"
         text += f" (Diebold-Mariano test){chance}."
-    return Banner(tone_of(record), title, text)
+    return Banner(scored.tone, headline(word, name), text)
 
 
-def error_text(record: RunRecord, error: float) -> str:
-    """Format an error of a model: a return in percent, without the unit of other errors."""
-    return _return_text(error) if record.evaluation.scoring.kind == "returns" else number(error)
+def always(name: str) -> str:
+    """Return what a model with a shrinkage factor of 0 predicts."""
+    return "no change" if name in ("persistence", "no change") else f"the same as {name}"
 
 
 def _return_text(value: float) -> str:
     return f"{100 * value:.4g}%"
 
 
-def summary(record: RunRecord) -> dict[str, Any]:
-    """Return the values that the template of the kind of model shows at the top."""
-    kinds = {"classes": _classes, "volatility": _volatility}
-    return kinds.get(record.evaluation.scoring.kind, _prices)(record)
+def _three(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+def summary(scored: Scored) -> dict[str, Any]:
+    """Return the values that the templates show for each kind: `tiles`, `table` and others."""
+    return _SUMMARIES[scored.kind](scored)
+
+
+def unshrunk_tiles(record: RunRecord) -> list[Tile]:
+    """Return the figures of the network before shrinkage; none if the model is not shrunk."""
+    results = record.unshrunk
+    if results is None:
+        return []
+    scored = Scored.of(record)
+    beside = _beside(results["diebold_mariano"], scored.reference)
+    tiles = [
+        Tile("Unshrunk test RMSE", scored.text(results["test_rmse"]), _unit(scored)),
+        Tile("Unshrunk RMSE ratio", ratio_text(results.get("ratio")), beside),
+    ]
+    if scored.kind != "volatility":
+        tiles.append(_direction("Unshrunk directional accuracy", results, scored.tested))
+    return tiles
+
+
+def _unit(scored: Scored) -> str:
+    return "of the return" if scored.kind == "returns" else scored.scoring.unit
 
 
 def _compared(
-    record: RunRecord, results: _Results, columns: Sequence[_Column], notes: list[str]
+    scored: Scored, results: _Results, columns: list[Column], notes: list[str]
 ) -> Comparison:
     """Return the table of the forecasts that have a figure; a missing figure is a dash."""
-    scoring, rows = record.evaluation.scoring, []
-    caption = "Test windows, next to simple forecasts"
-    if scoring.kind in ("prices", "volatility"):
+    scoring, rows = scored.scoring, []
+    part = "Test windows" if scored.part == "Test" else "All folds"
+    caption = f"{part}, next to simple forecasts"
+    if scored.kind in ("prices", "volatility"):
         caption += f" ({scoring.name} in {scoring.unit})"
-    own = {"persistence": "persistence"} if scoring.kind == "prices" else {}
+    own = {"persistence": "persistence"} if scored.kind == "prices" else {}
     for prefix, name in (_FORECASTS | own).items():
         keys = [f"{prefix}_{end}" if prefix else end for _, end, _ in columns]
         if any(key in results for key in keys):
@@ -111,58 +213,57 @@ def _compared(
     return Comparison(caption, [name for name, _, _ in columns], rows, notes)
 
 
-def _prices(record: RunRecord) -> dict[str, Any]:
+def _levels(scored: Scored) -> dict[str, Any]:
     """Return the values of a model that predicts a price or a return."""
-    results, scoring = record.evaluation.to_dict(), record.evaluation.scoring
-    write: Callable[[float], str] = number if scoring.kind == "prices" else _return_text
-    figures = results | {"rmse": results["test_rmse"]}
+    results, priced = scored.results, scored.kind == "prices"
+    figures = dict(results)
     if "ratio" in results:
         figures["persistence_ratio"] = 1.0
     if "contrarian_accuracy" in results:
         figures["contrarian_directional_accuracy"] = results["contrarian_accuracy"]
-    columns = [
-        ("RMSE", "rmse", write),
+    columns: list[Column] = [
+        ("RMSE", "rmse", scored.text),
         ("ratio", "ratio", ratio_text),
         ("right direction", "directional_accuracy", percent),
     ]
     if not results["directional_bars"]:
         figures.pop("directional_accuracy", None)
-    of_baselines = record.evaluation.tested.baselines
+    of_baselines = scored.tested.baselines
     if np.array_equal(of_baselines["linear"], of_baselines["persistence"]):
         figures.pop("linear_directional_accuracy", None)  # it predicts no move
-    found = {
-        "test_rmse": write(results["test_rmse"]),
-        "persistence_rmse": write(results["persistence_rmse"]),
-        "ratio": ratio_text(results.get("ratio")),
-        "direction": _direction(results, record.data),
-        "unshrunk": _unshrunk_prices(record, write),
-        "shrunk_to_nothing": bool(record.unshrunk) and record.fitted.shrinkage == 0.0,
-        "table": _compared(
-            record, figures, columns, [_LINEAR.format("least squares"), _CONTRARIAN]
-        ),
-    }
-    if scoring.kind == "prices":
-        for name in ("mape", "persistence_mape"):
-            found[name] = f"{results[name]:.2f}%"
-    return found
+    name = scored.reference
+    other = "Persistence RMSE" if priced else f"RMSE of {name}"
+    note = "the forecast “no change”" if priced else "the forecast of a return of 0"
+    tiles = [
+        Tile(f"{scored.part} RMSE", scored.text(results["rmse"]), _unit(scored)),
+        Tile(other, scored.text(results["persistence_rmse"]), note),
+        Tile("RMSE ratio", ratio_text(results.get("ratio")), f"below 1 beats {name}", scored.tone),
+    ]
+    if priced:
+        beside = f"persistence {results['persistence_mape']:.2f}%"
+        tiles.append(Tile("MAPE", f"{results['mape']:.2f}%", beside))
+    tiles.append(_direction("Directional accuracy", results, scored.tested))
+    notes = [_LINEAR.format("least squares"), _CONTRARIAN]
+    return {"tiles": tiles, "table": _compared(scored, figures, columns, notes)}
 
 
-def _direction(results: _Results, data: WindowedData) -> dict[str, Any]:
+def _direction(title: str, results: _Results, tested: Tested) -> Tile:
     """Return the directional accuracy, its interval, and a comparison with a constant forecast."""
     if not results["directional_bars"]:
-        moved = np.any(data.targets(data.test) != data.persistence(data.test))
+        moved = np.any(tested.actual != tested.baselines["persistence"])
         why = "the model predicts no move" if moved else "the price never moves"
-        return {"share": "undefined", "text": why, "interval": None}
+        return Tile(title, "undefined", why, wide=True)
     up = results["directional_up_share"]
     # Prices drift, so always predicting the same direction beats a coin toss.
-    always, base = ("up", up) if up >= 0.5 else ("down", 1 - up)
-    return _accuracy(results, "directional_", f"always predicting {always}", base)
+    same, base = ("up", up) if up >= 0.5 else ("down", 1 - up)
+    return _accuracy(title, results, "directional_", f"always predicting {same}", base)
 
 
-def _accuracy(results: _Results, prefix: str, name: str, base: float) -> dict[str, Any]:
+def _accuracy(title: str, results: _Results, prefix: str, name: str, base: float) -> Tile:
     """Return an accuracy, its interval, and a comparison with that of a simple forecast.
 
     Args:
+        title: Name of the tile.
         results: The figures.
         prefix: That of the names of the accuracy.
         name: Name of the simple forecast.
@@ -173,12 +274,13 @@ def _accuracy(results: _Results, prefix: str, name: str, base: float) -> dict[st
     than = "better than" if low > base else "worse than" if high < base else "no better than"
     comparison = f"{than} {name} ({base:.1f}%)"
     bars = results["directional_bars" if prefix else "accuracy_bars"]
-    return {
-        "share": f"{share:.1f}%",
-        "text": f"95% interval {low:.1f}% to {high:.1f}%, {bars:,} bars; {comparison}",
-        "comparison": comparison,
-        "interval": {"low": low, "width": high - low, "base": base},
-    }
+    return Tile(
+        title,
+        f"{share:.1f}%",
+        f"95% interval {low:.1f}% to {high:.1f}%, {bars:,} bars; {comparison}",
+        wide=True,
+        interval=Interval(low, high - low, base, comparison),
+    )
 
 
 def _beside(statistic: float, name: str) -> str:
@@ -187,27 +289,14 @@ def _beside(statistic: float, name: str) -> str:
     return f"{abs(statistic):.1f} standard errors {than} {name}"
 
 
-def _unshrunk_prices(record: RunRecord, write: Callable[[float], str]) -> dict[str, Any] | None:
-    """Return the figures of the network before shrinkage; None if the model is not shrunk."""
-    results = record.unshrunk
-    if results is None:
-        return None
-    return {
-        "test_rmse": write(results["test_rmse"]),
-        "ratio": ratio_text(results.get("ratio")),
-        "statistic": _beside(results["diebold_mariano"], reference_name(record)),
-        "direction": _direction(results, record.data),
-    }
-
-
-def _classes(record: RunRecord) -> dict[str, Any]:
+def _classes(scored: Scored) -> dict[str, Any]:
     """Return the values of a model that predicts the probabilities of classes."""
-    results, output = record.evaluation.to_dict(), record.data.output
-    assert isinstance(output, Classes)
-    figures = results | {"log_loss": results["test_log_loss"]}
+    results, scoring, horizon = scored.results, scored.scoring, scored.tested.horizon
+    assert isinstance(scoring, ClassProbabilities)
+    figures = dict(results)
     if "ratio" in results:
         figures["class_shares_ratio"] = 1.0
-    columns = [
+    columns: list[Column] = [
         ("log loss", "log_loss", number),
         ("ratio", "ratio", ratio_text),
         ("Brier", "brier_score", number),
@@ -219,40 +308,52 @@ def _classes(record: RunRecord) -> dict[str, Any]:
         "Majority class: the one with the largest share.",
         _LINEAR.format("logistic regression"),
     ]
-    if record.data.labels.weights is not None:
+    if isinstance(scoring, WeightedClasses):
         notes.append(
             "Log losses, ratios and the constant forecast that they refer to are weighted by class "
             "as in training; Brier scores and accuracies are not."
         )
     if "contrarian_accuracy" in results:
         notes[1:1] = [_CONTRARIAN]
-    names = {"majority": "the majority class", "contrarian": "contrarian"}
     best = max(
-        (name for name in names if f"{name}_accuracy" in results),
+        (name for name in _SIMPLE if f"{name}_accuracy" in results),
         key=lambda name: results[f"{name}_accuracy"],
     )
-    named = names_of(output)
+    named = names_of(scoring.labels)
     counts = zip(named, results["confusion_matrix"], strict=True)
-    later = "one bar" if output.horizon == 1 else f"at most {output.horizon:,} bars"
+    tiles = [
+        Tile(f"{scored.part} log loss", number(results["log_loss"]), "smaller is better"),
+        Tile(
+            "Log loss of the class shares",
+            number(results["class_shares_log_loss"]),
+            "the forecast to beat",
+        ),
+        Tile(
+            "Log loss ratio",
+            ratio_text(results.get("ratio")),
+            "below 1 beats the class shares",
+            scored.tone,
+        ),
+        Tile(
+            "Brier score",
+            number(results["brier_score"]),
+            f"class shares {number(results['class_shares_brier_score'])}",
+        ),
+        _accuracy("Accuracy", results, "", _SIMPLE[best], results[f"{best}_accuracy"]),
+    ]
     return {
+        "tiles": tiles,
         "names": named,
-        "later": later,
+        "later": "one bar" if horizon == 1 else f"at most {horizon:,} bars",
         "missing": " or ".join(name for name, row in counts if not any(row)),
-        "log_loss": number(results["test_log_loss"]),
-        "shares_log_loss": number(results["class_shares_log_loss"]),
-        "ratio": ratio_text(results.get("ratio")),
-        "brier": number(results["brier_score"]),
-        "shares_brier": number(results["class_shares_brier_score"]),
-        "balanced": percent(results["balanced_accuracy"]) if "balanced_accuracy" in results else "",
-        "accuracy_tile": _accuracy(results, "", names[best], results[f"{best}_accuracy"]),
-        "mcnemar": _mcnemar(results, names, output.horizon),
-        "table": _compared(record, figures, columns, notes),
+        "mcnemar": _mcnemar(results, horizon),
+        "table": _compared(scored, figures, columns, notes),
     }
 
 
-def _mcnemar(results: _Results, names: Mapping[str, str], horizon: int) -> str:
+def _mcnemar(results: _Results, horizon: int) -> str:
     """Return what the test of McNemar says, in one sentence."""
-    test, name = results["mcnemar"], names[results["mcnemar"]["other"]]
+    test, name = results["mcnemar"], _SIMPLE[results["mcnemar"]["other"]]
     chance = "can be due to chance" if test["p_value"] >= 0.05 else "is significant"
     bars = "Bars"
     if horizon > 1:
@@ -264,14 +365,14 @@ def _mcnemar(results: _Results, names: Mapping[str, str], horizon: int) -> str:
     )
 
 
-def _volatility(record: RunRecord) -> dict[str, Any]:
+def _volatility(scored: Scored) -> dict[str, Any]:
     """Return the values of a model that predicts volatility."""
-    results, output = record.evaluation.to_dict(), record.data.output
-    assert isinstance(output, LogSigma)
-    figures = results | {"rmse": results["test_rmse"]}
+    results, scoring, name = scored.results, scored.scoring, scored.reference
+    assert isinstance(scoring, LogVolatility)
+    figures = dict(results)
     if "ratio" in results:
         figures |= {"persistence_ratio": 1.0, "persistence_mse_ratio": 1.0}
-    columns = [
+    columns: list[Column] = [
         ("RMSE", "rmse", number),
         ("ratio", "ratio", ratio_text),
         ("MSE ratio", "mse_ratio", ratio_text),
@@ -285,44 +386,35 @@ def _volatility(record: RunRecord) -> dict[str, Any]:
         "on means of past volatility over short and long periods.",
         _LINEAR.format("least squares"),
     ]
-    name = reference_name(record)
     if "qlike_diebold_mariano" in results:
         beside = _beside(results["qlike_diebold_mariano"], name)
         notes.insert(1, f"The QLIKE of the model is {beside} (Diebold-Mariano test).")
-    other = "har" if name == "HAR" else "persistence"
-    found: dict[str, Any] = {
-        "reference": name,
-        "banded": bool(output.quantiles),
-        "tiles": [
-            Tile("Test RMSE", number(results["test_rmse"]), "log sigma"),
-            Tile(f"RMSE of {name}", number(results[f"{other}_rmse"]), "the forecast to beat"),
-            Tile("RMSE ratio", ratio_text(results.get("ratio")), "to no change; below 1 is better"),
-            *(
-                Tile(title, _three(results[key]), f"{name} {_three(results[f'{other}_{key}'])}")
-                for title, key in (("R²", "r2"), ("QLIKE", "qlike"))
-                if key in results and f"{other}_{key}" in results
-            ),
-        ],
-        "unshrunk": None,
-        "table": _compared(record, figures, columns, notes),
-    }
+    other = scoring.reference(scored.tested)
+    tiles = [
+        Tile(f"{scored.part} RMSE", number(results["rmse"]), scoring.unit),
+        Tile(f"RMSE of {name}", number(results[f"{other}_rmse"]), "the forecast to beat"),
+        Tile("RMSE ratio", ratio_text(results.get("ratio")), "to no change; below 1 is better"),
+        *(
+            Tile(title, _three(results[key]), f"{name} {_three(results[f'{other}_{key}'])}")
+            for title, key in (("R²", "r2"), ("QLIKE", "qlike"))
+            if key in results and f"{other}_{key}" in results
+        ),
+    ]
     if "coverage" in results:
         wide = f"expected {percent(results['band'])}"
         if "rolling_coverage" in results:
             wide += f"; quantiles of the past 30 days {percent(results['rolling_coverage'])}"
-        found["tiles"].append(Tile("Returns inside the band", percent(results["coverage"]), wide))
-    if record.unshrunk is not None:
-        own = record.unshrunk
-        found["unshrunk"] = [
-            Tile("Unshrunk test RMSE", number(own["test_rmse"]), "log sigma"),
-            Tile(
-                "Unshrunk RMSE ratio",
-                ratio_text(own.get("ratio")),
-                _beside(own["diebold_mariano"], name),
-            ),
-        ]
-    return found
+        tiles.append(Tile("Returns inside the band", percent(results["coverage"]), wide))
+    return {
+        "tiles": tiles,
+        "banded": bool(scoring.levels),
+        "table": _compared(scored, figures, columns, notes),
+    }
 
 
-def _three(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−")
+_SUMMARIES: dict[str, Callable[[Scored], dict[str, Any]]] = {
+    "prices": _levels,
+    "returns": _levels,
+    "classes": _classes,
+    "volatility": _volatility,
+}

@@ -6,12 +6,13 @@ training.png.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.evaluation.scoring import Scoring, Tested
 from atb_fast.reports.charts import classes, common, prices, volatility
 from atb_fast.reports.charts.drawing import Chart, svg
 
@@ -32,6 +33,15 @@ def charts_of(record: RunRecord, unshrunk: _Forecasts = None) -> dict[str, Chart
     return {"market": common.market_chart(record)} | own
 
 
+def forecast_charts(scoring: Scoring, tested: Tested) -> dict[str, Chart]:
+    """Return the charts of forecasts for test windows by name, in page order."""
+    kinds: dict[str, Callable[[Scoring, Tested], dict[str, Chart]]] = {
+        "classes": classes.forecast_charts,
+        "volatility": volatility.forecast_charts,
+    }
+    return kinds.get(scoring.kind, prices.forecast_charts)(scoring, tested)
+
+
 def draw_charts(record: RunRecord, unshrunk: _Forecasts = None) -> dict[str, str]:
     """Return the charts of a run by name, each an `<svg>` as `markupsafe.Markup`.
 
@@ -43,4 +53,12 @@ def draw_charts(record: RunRecord, unshrunk: _Forecasts = None) -> dict[str, str
         unshrunk: The forecasts for the test windows before shrinkage; None if the model is not
             shrunk.
     """
-    return {name: svg(chart) for name, chart in charts_of(record, unshrunk).items()}
+    return draw(charts_of(record, unshrunk))
+
+
+def draw(charts: Mapping[str, Chart]) -> dict[str, str]:
+    """Return charts by name, each an `<svg>` as `markupsafe.Markup`; see `draw_charts`.
+
+    The labels of charts of one page must differ.
+    """
+    return {name: svg(chart) for name, chart in charts.items()}

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.evaluation.calibration import calibration_curve
+from atb_fast.evaluation.metrics import confusion_matrix as confusion
 from atb_fast.evaluation.record import RunRecord
-from atb_fast.features.outputs import Classes
+from atb_fast.evaluation.scoring import ClassProbabilities, Scoring, Tested
 from atb_fast.reports.charts.common import importance_chart, loss_chart
 from atb_fast.reports.charts.drawing import (
     ZOOM,
@@ -22,7 +23,6 @@ from atb_fast.reports.charts.drawing import (
     histograms,
     note,
     over_time,
-    target_times,
 )
 from atb_fast.reports.style import LIGHT
 
@@ -32,11 +32,11 @@ _NAMES = {-1: "down", 0: "flat", 1: "up"}
 _COLORS = {2: ("validation", "model"), 3: ("validation", "muted", "model")}
 
 
-def names_of(output: Classes) -> tuple[str, ...]:
-    """Return the names of the classes, in the order of their labels."""
-    if output.labels == (0, 1):
+def names_of(labels: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of classes, in the order of their labels."""
+    if tuple(labels) == (0, 1):
         return "no", "yes"
-    return tuple(_NAMES[label] for label in output.labels)
+    return tuple(_NAMES[label] for label in labels)
 
 
 def charts(
@@ -44,18 +44,25 @@ def charts(
     unshrunk: NDArray[np.float64] | None,  # noqa: ARG001
 ) -> dict[str, Chart]:
     """Return the charts by name, in page order; see `draw_charts`."""
-    data, output, found = record.data, record.data.output, record.evaluation
-    assert isinstance(output, Classes)
-    names, actual = names_of(output), found.tested.actual.astype(np.int64)
-    predicted = by_class(found.tested.forecasts)
+    data, found = record.data, record.evaluation
+    validation = data.targets(data.validation)
     of_shares = found.tested.baselines["class_shares"][:1]
-    shares, validation = by_class(of_shares)[0], data.targets(data.validation)
     level = found.scoring.error(validation, np.repeat(of_shares, len(validation), axis=0))
-    times, part = target_times(data, data.test), slice(-ZOOM, None)
-    importance = importance_chart(record)
-    zoom, last = (times[part], names, predicted[part], shares), actual[part]
+    importance, own = importance_chart(record), forecast_charts(found.scoring, found.tested)
+    # The last two are shown side by side.
+    own["calibration"] = own["calibration"]._replace(height=importance.height)
+    return {"loss": loss_chart(record, {"class shares": level}), **own, "importance": importance}
+
+
+def forecast_charts(scoring: Scoring, tested: Tested) -> dict[str, Chart]:
+    """Return the charts of forecasts for test windows by name."""
+    assert isinstance(scoring, ClassProbabilities)
+    names, actual = names_of(scoring.labels), tested.actual.astype(np.int64)
+    predicted, shares = by_class(tested.forecasts), by_class(tested.baselines["class_shares"])
+    times, part = tested.times.to_numpy(), slice(-ZOOM, None)
+    zoom, last = (times[part], names, predicted[part], shares[part]), actual[part]
+    matrix = confusion(actual, predicted.argmax(axis=1), len(names)).tolist()
     return {
-        "loss": loss_chart(record, {"class shares": level}),
         "test": Chart(
             "Predicted probabilities",
             lambda axis: probabilities(axis, times, names, predicted, shares),
@@ -66,19 +73,16 @@ def charts(
         ),
         "confusion": Chart(
             "Confusion matrix",
-            lambda axis: confusion_matrix(axis, names, found.results["confusion_matrix"]),
+            lambda axis: confusion_matrix(axis, names, matrix),
         ),
         "histogram": Chart(
             "Distribution of probabilities",
             lambda axis: distribution(axis, names, actual, predicted),
         ),
-        # The next two are shown side by side.
         "calibration": Chart(
             "Calibration of probabilities",
-            lambda axis: calibration(axis, names, actual, predicted, data.horizon),
-            importance.height,
+            lambda axis: calibration(axis, names, actual, predicted, tested.horizon),
         ),
-        "importance": importance,
     }
 
 
@@ -115,7 +119,8 @@ def probabilities(
         times: Time of each window.
         names: Names of the classes.
         predicted: Probability of each class, shape (windows, classes).
-        shares: Share of each class in the training windows, shape (classes,).
+        shares: Share of each class in the training windows, shape (windows, classes): each fold of
+            a walk-forward evaluation has its own.
         actual: Index of the actual class of each window, to mark it below; None for no marks.
     """
     shown = _shown(names)
@@ -126,7 +131,11 @@ def probabilities(
     ]
     over_time(axis, times, lines, "predicted probability")
     for i, _, color in shown:
-        axis.axhline(shares[i], color=color, linestyle="--", linewidth=0.9)
+        style = {"color": color, "linestyle": "--", "linewidth": 0.9}
+        if np.ptp(shares[:, i]) == 0.0:
+            axis.axhline(shares[0, i], **style)
+        else:
+            axis.plot(times, shares[:, i], **style)
     color = shown[0][2] if len(shown) == 1 else LIGHT["ink"]
     axis.plot([], [], color=color, linestyle="--", label="share in training")
     if actual is None:

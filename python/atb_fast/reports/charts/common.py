@@ -19,6 +19,8 @@ from atb_fast.training.engine import FitResult
 _LOG_SPAN = 8.0
 #: An increase of the error below this share of it is rounding noise of float32 outputs.
 _NOISE = 1e-5
+#: Longer names of columns are cut.
+_LONGEST = 36
 
 
 def label_unit(data: WindowedData) -> str:
@@ -195,13 +197,18 @@ def importances(
         elinewidth=1,
         capsize=2.5,
     )
-    labels = [name.removesuffix("_scaled").removesuffix("_normalized") for name in names]
-    axis.set_yticks(rows, labels)
+    axis.set_yticks(rows, [_label(name) for name in names])
     axis.axvline(0, color=LIGHT["muted"], linewidth=0.8)
     axis.grid(visible=False, axis="y")
     axis.set_xlabel(label)
     axis.xaxis.get_major_locator().set_params(nbins=4)
     number_axis(axis.xaxis)
+
+
+def _label(name: str) -> str:
+    """Return the name of a column as the chart shows it, short enough to leave room for bars."""
+    name = name.removesuffix("_scaled").removesuffix("_normalized")
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def importance_chart(record: RunRecord) -> Chart:
@@ -215,7 +222,7 @@ def importance_chart(record: RunRecord) -> Chart:
         "Permutation importance",
         lambda axis: importances(axis, *shown, label=label),
         max(SIZE[1], 0.9 + 0.19 * len(names)),
-        0.06 + 0.016 * max(map(len, names), default=0),
+        0.06 + 0.016 * min(_LONGEST, max(map(len, names), default=0)),
     )
 
 

@@ -31,6 +31,7 @@ class Chart(NamedTuple):
         height: Inches.
         left: Width of the labels of the y axis, relative to that of the chart.
         legend: Entries of its legend that fit into one row.
+        width: Inches.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Chart(NamedTuple):
     height: float = SIZE[1]
     left: float = 0.17
     legend: int = 5
+    width: float = SIZE[0]
 
 
 def svg(chart: Chart) -> str:
@@ -51,7 +53,7 @@ def svg(chart: Chart) -> str:
     # matplotlib derives the ids of clip paths and markers from the salt. Charts of one page must
     # not share ids, and the same run must give the same ids.
     with rc_context({**STYLE, "svg.hashsalt": label}):
-        figure = Figure(figsize=(SIZE[0], height))
+        figure = Figure(figsize=(chart.width, height))
         FigureCanvasSVG(figure)
         axis = figure.subplots()
         chart.draw(axis)

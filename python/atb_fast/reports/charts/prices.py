@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from atb_fast.evaluation.metrics import return_deciles, rmse
 from atb_fast.evaluation.record import RunRecord
-from atb_fast.features.outputs import Return
+from atb_fast.evaluation.scoring import Scoring, Tested
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts.common import (
@@ -30,7 +30,6 @@ from atb_fast.reports.charts.drawing import (
     histograms,
     note,
     over_time,
-    target_times,
 )
 from atb_fast.reports.style import LIGHT
 from atb_fast.training.engine import FitResult
@@ -61,10 +60,25 @@ RETURN = Quantity("return, %", "%", "no change", 100.0)
 
 def charts(record: RunRecord, unshrunk: NDArray[np.float64] | None) -> dict[str, Chart]:
     """Return the charts by name, in page order; see `draw_charts`."""
-    data, predictions = record.data, record.evaluation.tested.forecasts
-    what = RETURN if isinstance(data.output, Return) else PRICE
-    times, actual, last = tested(data)
-    part = slice(-ZOOM, None)
+    data, found, importance = record.data, record.evaluation, importance_chart(record)
+    own = forecast_charts(found.scoring, found.tested, unshrunk)
+    # The last two are shown side by side.
+    own["deciles"] = own["deciles"]._replace(height=importance.height)
+    drawn = partial(rmse_by_epoch, data=data, fitted=record.fitted)
+    rmses = Chart(epochs_title("RMSE", record), drawn)
+    return {"loss": loss_chart(record), "rmse": rmses, **own, "importance": importance}
+
+
+def forecast_charts(
+    scoring: Scoring, tested: Tested, unshrunk: NDArray[np.float64] | None = None
+) -> dict[str, Chart]:
+    """Return the charts of forecasts for test windows by name.
+
+    For `unshrunk`, see `draw_charts`.
+    """
+    what = RETURN if scoring.kind == "returns" else PRICE
+    times, actual, predictions = tested.times.to_numpy(), tested.actual, tested.forecasts
+    last, part = tested.baselines["persistence"], slice(-ZOOM, None)
     zoom = times[part], actual[part], last[part], predictions[part]
     close_up = None if unshrunk is None else unshrunk[part]
     # A model that always predicts no change has no deciles, but its network has.
@@ -73,12 +87,7 @@ def charts(record: RunRecord, unshrunk: NDArray[np.float64] | None) -> dict[str,
     levels = last, actual, returned
     if what is RETURN:
         levels = 1 + last, 1 + actual, 1 + returned
-    importance = importance_chart(record)
     return {
-        "loss": loss_chart(record),
-        "rmse": Chart(
-            epochs_title("RMSE", record), partial(rmse_by_epoch, data=data, fitted=record.fitted)
-        ),
         "test": Chart(
             "Test predictions",
             lambda axis: prices(
@@ -97,21 +106,8 @@ def charts(record: RunRecord, unshrunk: NDArray[np.float64] | None) -> dict[str,
             "Distribution of residuals",
             lambda axis: histogram(axis, predictions - actual, last - actual, what),
         ),
-        # The next two are shown side by side.
-        "deciles": Chart(
-            "Returns by decile",
-            lambda axis: deciles(axis, *levels, data.horizon),
-            importance.height,
-        ),
-        "importance": importance,
+        "deciles": Chart("Returns by decile", lambda axis: deciles(axis, *levels, tested.horizon)),
     }
-
-
-def tested(
-    data: WindowedData,
-) -> tuple[NDArray[np.datetime64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return time and actual value of each predicted test bar, and the forecast "no change"."""
-    return target_times(data, data.test), data.targets(data.test), data.persistence(data.test)
 
 
 def rmse_by_epoch(axis: Any, data: WindowedData, fitted: FitResult) -> None:

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from atb_fast.evaluation.calibration import Calibration, monthly, quantile_shares
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.evaluation.record import RunRecord
-from atb_fast.evaluation.scoring import NAMES
+from atb_fast.evaluation.scoring import NAMES, LogVolatility, Scoring, Tested
 from atb_fast.evaluation.volatility import qlike
-from atb_fast.features.outputs import LogSigma
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts.common import by_epoch, epochs_title, importance_chart, loss_chart
 from atb_fast.reports.charts.drawing import (
@@ -24,7 +23,6 @@ from atb_fast.reports.charts.drawing import (
     calibrations,
     note,
     over_time,
-    target_times,
 )
 from atb_fast.reports.charts.prices import REFERENCE
 from atb_fast.reports.style import LIGHT, number_axis, time_axis
@@ -42,10 +40,23 @@ def charts(
 
     The network before shrinkage has no variance factor, so its level is unknown.
     """
-    data, output, tested = record.data, record.data.output, record.evaluation.tested
-    assert isinstance(output, LogSigma)
-    times, actual, further = target_times(data, data.test), tested.actual, tested.further
-    reference = record.evaluation.scoring.reference(tested)
+    found, importance = record.evaluation, importance_chart(record)
+    own = forecast_charts(found.scoring, found.tested)
+    if "bands" in own:  # it is next to the importance
+        own["bands"] = own["bands"]._replace(height=importance.height)
+    rmses = Chart(
+        epochs_title("RMSE", record),
+        lambda axis: rmse_by_epoch(axis, record.data, record.fitted),
+        legend=3,
+    )
+    return {"loss": loss_chart(record), "rmse": rmses, **own, "importance": importance}
+
+
+def forecast_charts(scoring: Scoring, tested: Tested) -> dict[str, Chart]:
+    """Return the charts of forecasts for test windows by name."""
+    assert isinstance(scoring, LogVolatility)
+    times, actual, further = tested.times.to_numpy(), tested.actual, tested.further
+    reference = scoring.reference(tested)
     name = NAMES[reference]
     # Each forecast has its own factor on the variance; see `LogSigma`.
     scaled = {name: further[f"{reference}_scaled"], "model": further["scaled"]}
@@ -56,12 +67,6 @@ def charts(
     if _alike(sigma[1], sigma[2]):
         losses = {f"model = {name}": losses[name]}
     found = {
-        "loss": loss_chart(record),
-        "rmse": Chart(
-            epochs_title("RMSE", record),
-            lambda axis: rmse_by_epoch(axis, data, record.fitted),
-            legend=3,
-        ),
         "test": Chart(
             "Realized and predicted volatility",
             lambda axis: sigmas(axis, times, *sigma, name=name),
@@ -75,14 +80,10 @@ def charts(
         ),
         "months": Chart("QLIKE by month", lambda axis: by_month(axis, times, losses)),
     }
-    importance = importance_chart(record)
-    if output.quantiles:
-        shares = quantile_shares(tested, tuple(output.quantiles))
-        # The next two are shown side by side.
-        found["bands"] = Chart(
-            "Calibration of the bands", lambda axis: bands(axis, shares), importance.height
-        )
-    return found | {"importance": importance}
+    if scoring.levels:
+        shares = quantile_shares(tested, scoring.levels)
+        found["bands"] = Chart("Calibration of the bands", lambda axis: bands(axis, shares))
+    return found
 
 
 def rmse_by_epoch(axis: Any, data: WindowedData, fitted: FitResult) -> None:

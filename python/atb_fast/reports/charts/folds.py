@@ -1,0 +1,90 @@
+"""The charts of a walk-forward evaluation: error by fold, and cumulative gain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atb_fast.reports.charts.drawing import Chart, Line, note, over_time
+from atb_fast.reports.style import LIGHT, number_axis, time_axis
+
+#: Color and marker of each baseline, in order.
+_BASELINES = (("other", "D"), ("validation", "s"), ("test", "^"))
+
+
+class Ratios(NamedTuple):
+    """Errors divided by that of the reference; each sequence has one value for each fold.
+
+    Attributes:
+        first: Open time of the first test bar, UTC.
+        last: Open time of the last test bar.
+        model: Ratios of the model.
+        baselines: Ratios of other baselines by name, at most three.
+        reference: Name of the reference.
+    """
+
+    first: Sequence[np.datetime64]
+    last: Sequence[np.datetime64]
+    model: Sequence[float]
+    baselines: Mapping[str, Sequence[float]]
+    reference: str
+
+
+def ratio_chart(ratios: Ratios, label: str) -> Chart:
+    """Return the chart of the ratio of each fold."""
+    return Chart(label, lambda axis: by_fold(axis, ratios))
+
+
+def by_fold(axis: Any, ratios: Ratios) -> None:
+    """Draw the ratio of each fold over its test period; 1 is the reference."""
+    first, last = np.array(ratios.first), np.array(ratios.last)
+    centers = first + (last - first) / 2
+    axis.axhline(
+        1.0, color=LIGHT["persistence"], linestyle="--", label=ratios.reference, linewidth=1.4
+    )
+    for (name, values), (color, marker) in zip(ratios.baselines.items(), _BASELINES, strict=False):
+        style = {"color": LIGHT[color], "marker": marker, "markersize": 4.5, "linestyle": "none"}
+        axis.plot(centers, values, label=name, markerfacecolor="none", **style)
+    axis.hlines(ratios.model, first, last, color=LIGHT["model"], linewidth=2.5)
+    axis.plot(centers, ratios.model, "o", color=LIGHT["model"], markersize=5, label="model")
+    axis.margins(y=0.15)
+    axis.set_ylabel(f"error ÷ error of {ratios.reference}")
+    number_axis(axis.yaxis)
+    time_axis(axis, np.array([first[0], last[-1]]))
+
+
+def gain_chart(
+    times: NDArray[np.datetime64],
+    losses: NDArray[np.float64],
+    reference: NDArray[np.float64],
+    *,
+    edges: Sequence[np.datetime64],
+    name: str,
+    label: str,
+) -> Chart:
+    """Return the chart of the cumulative difference of the losses.
+
+    Args:
+        times: Time of each bar, ascending, shape (bars,).
+        losses: Loss of the model for each bar.
+        reference: Loss of the reference.
+        edges: When each fold except the first begins.
+        name: Name of the reference.
+        label: What screen readers read out.
+    """
+    gains = 100.0 * np.cumsum(reference - losses) / np.sum(reference)
+
+    def draw(axis: Any) -> None:
+        if not gains.any():
+            note(axis, f"model = {name}: the losses of all bars are equal")
+            return
+        axis.axhline(0.0, color=LIGHT["persistence"], linestyle="--", label=name)
+        for edge in edges:
+            axis.axvline(edge, color=LIGHT["muted"], linewidth=0.7, linestyle=":")
+        line = Line("model", gains, {"color": LIGHT["model"], "linewidth": 1.4})
+        over_time(axis, times, [line], "cumulative gain, % of the reference's total loss")
+
+    return Chart(label, draw)

@@ -1,0 +1,42 @@
+"""Turns the templates of the pages into HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from atb_fast.reports.rows import Banner
+from atb_fast.reports.style import LIGHT
+
+SYNTHETIC = Banner(
+    "note",
+    "Synthetic sample market.",
+    "Prices are simulated. No figure on this page says anything about a real market.",
+)
+
+
+def render(name: str, values: Mapping[str, Any]) -> str:
+    """Return a template as `markupsafe.Markup`, for a page or for a part of one.
+
+    Everything is escaped, except for charts and parts, which are `Markup`.
+
+    Args:
+        name: File name of the template.
+        values: What it shows. A name that is missing is an error.
+
+    Raises:
+        ImportError: Jinja2 is not installed.
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    folder = files("atb_fast.reports").joinpath("templates")
+    environment = Environment(
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return Markup(environment.get_template(name).render({"palette": LIGHT, **values}))
