@@ -116,6 +116,54 @@ def test_folds_and_their_epochs_are_shown() -> None:
     assert "val. 0.0254120, no change 0.0254119" in line
 
 
+def test_folds_of_several_symbols_are_shown_until_each_ends() -> None:
+    made, plain = shown()
+    listeners = [
+        made.for_folds(TrainingConfig(symbol=symbol, source="sample"), 5, several=True)
+        for symbol in ("BTCUSDT", "ETHUSDT")
+    ]
+    for listener in listeners:
+        listener.stage("importing TensorFlow")
+        listener.epoch(1, logs(0.5, 0.25, 0.125))
+    assert [line.split()[:2] for line in lines(made, plain)] == [
+        ["BTCUSDT", "walk-forward"],
+        ["BTCUSDT", "fold"],
+        ["ETHUSDT", "walk-forward"],
+        ["ETHUSDT", "fold"],
+    ]
+    listeners[0].finished()  # it failed
+    assert {line.split()[0] for line in lines(made, plain)} == {"ETHUSDT"}
+
+
+def trial(
+    value: float | None, state: str = "complete", error: str | None = None
+) -> dict[str, object]:
+    return {"trial_id": "0" * 15 + "a", "value": value, "state": state, "error": error}
+
+
+def test_a_study_has_a_bar_and_a_line_for_each_trial(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    made, plain = shown()
+    listener = made.for_study(4)
+    (line,) = lines(made, plain)
+    assert line.startswith("study")
+    assert "0/4 trials" in line
+    listener.trial(trial(0.98765), 1, 4)
+    listener.trial(trial(1.02), 2, 4)
+    listener.trial(trial(None, "failed", "the loss became NaN"), 3, 4)
+    (line,) = lines(made, plain)
+    assert "3/4 trials" in line
+    assert line.endswith("best so far 0.9877")
+    listener.trial(trial(None, "pruned"), 4, 4)
+    assert lines(made, plain) == []
+    assert caplog.messages == [
+        "trial 000000000000000a: 0.9877",
+        "trial 000000000000000a: 1.0200",
+        "trial 000000000000000a: failed: the loss became NaN",
+        "trial 000000000000000a: pruned",
+    ]
+
+
 def test_what_happens_before_the_first_epoch_is_shown() -> None:
     made, plain = shown()
     listener = made.for_training(CONFIG)
@@ -206,6 +254,14 @@ def test_folds_and_downloads_have_lines(
     errors = "RMSE 0.500000, val. 0.250000, no change 0.125000"
     (line,) = logged(caplog)
     assert line == f"fold 1 of 5: 4 of 300 epochs, {errors}, about 49 min left"
+
+
+def test_a_study_has_lines(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    listener = quiet(clock).for_study(50)
+    listener.trial(trial(0.98765), 1, 50)
+    clock[0] += 31
+    listener.trial(trial(0.9), 2, 50)
+    assert caplog.messages == ["study: 2 of 50 trials, best so far 0.9000, about 25 min left"]
 
 
 def test_nothing_is_written_to_a_console_that_is_not_a_terminal() -> None:

@@ -21,7 +21,7 @@ TABLES = {"train": list(OPTIONS), "train.model": list(OPTIONS), "train.price": [
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in (*OPTIONS, "jobs", "config"):
+    for name in (*OPTIONS, "jobs", "mlflow", "config"):
         for variable in variables(name):
             monkeypatch.delenv(variable, raising=False)
     return tmp_path
@@ -93,6 +93,7 @@ def test_defaults() -> None:
         "promote": None,
         "registry": "src/ml/models",
         "jobs": None,
+        "mlflow": None,
     }
     assert shown("price")["timeframe"] == ("1h", "default")
 
@@ -117,7 +118,8 @@ def test_each_command_offers_the_options_that_apply_to_it() -> None:
         *("onnx_input", "sequence_length", "recipe", "horizon", "embargo", "sentiment_lag_days"),
         *("extra", "extra_lag", *names(TargetOptions)),
     }
-    assert OPTIONS.keys() - options_of("evaluate") == output | of_one_run
+    assert OPTIONS.keys() - options_of("evaluate") == (output | of_one_run) - {"registry"}
+    assert OPTIONS.keys() - options_of("sweep") == (output | of_one_run) - {"registry"}
     assert OPTIONS.keys() - options_of("check", "leak") == output | of_one_run | of_fitting
     assert options_of("train") == {
         *("registry", "cache_dir", "candles", "sentiment", "extra", "recipe", "offline", "resume"),
@@ -285,7 +287,7 @@ def test_every_command_expands_a_home_directory(home: Path, variable: str, comma
 
 
 def test_options_and_other_variables_have_different_names() -> None:
-    ours = {name for option in (*OPTIONS, "config", "jobs") for name in variables(option)}
+    ours = {name for option in (*OPTIONS, "config", "jobs", "mlflow") for name in variables(option)}
     others = {f"ATB_FAST_{name.upper()}_URL" for name in Endpoints.__dataclass_fields__}
     others |= {f"ATB_FAST_{name}" for name in ("SHARED", "FAULTS", "KILLS", "COMPLETE", "THREADS")}
     assert not ours & others

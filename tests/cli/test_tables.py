@@ -35,6 +35,14 @@ def test_cells_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+@pytest.mark.usefixtures("terminal")
+def test_a_long_title_is_wrapped_between_words(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, [("a", "1", None)], " ".join(["words"] * 20))
+    title = capsys.readouterr().out.splitlines()[:2]
+    assert [set(line.split()) for line in title] == [{"words"}, {"words"}]
+    assert max(map(len, title)) <= 80
+
+
 def test_an_optional_column_without_values_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(COLUMNS, [("a", None, None), ("b", None, "")])
     header = capsys.readouterr().out.splitlines()[0]

@@ -7,8 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 from commands import CommandLine
+
+from atb_fast.errors import DataError
+from atb_fast.ingestion import sample
 
 MARKET = ("--source", "sample", "--start-date", "2019-01-01", "--end-date", "2023-01-01")
 HAR = "log(mean(high / low - 1, {}))"
@@ -40,10 +45,7 @@ COLUMNS = {
 }
 
 
-@pytest.fixture(params=TARGETS)
-def kind(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A kind of forecast, with a recipe file for it."""
-    name = str(request.param)
+def write_recipe(folder: Path, name: str) -> None:
     document: dict[str, dict[str, Any]] = {
         "features": FEATURES,
         "target": TARGETS[name],
@@ -52,8 +54,14 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     lines = ['name = "own"']
     for table, items in document.items():
         lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in items.items())]
-    (tmp_path / "own.toml").write_text("\n".join(lines))
-    return name
+    (folder / "own.toml").write_text("\n".join(lines))
+
+
+@pytest.fixture(params=TARGETS)
+def kind(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A kind of forecast, with a recipe file for it."""
+    write_recipe(tmp_path, str(request.param))
+    return str(request.param)
 
 
 def test_a_walk_forward_evaluation(kind: str, tmp_path: Path, command_line: CommandLine) -> None:
@@ -132,3 +140,136 @@ def test_the_result_of_a_training(kind: str, tmp_path: Path, command_line: Comma
     key = error.replace(" ", "_").lower()
     own = f"{found[key]:,.2f}" if kind == "prices" else f"{found[key]:.5g}"
     assert re.search(rf"^{error} +{own} \(", shown, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with candles of two markets, and a recipe for returns."""
+    home = tmp_path_factory.mktemp("several")
+    write_recipe(home, "returns")
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        candles = sample.candles(symbol, "1d")
+        candles.filter(pl.col("timestamp").dt.year() >= 2022).write_parquet(
+            home / f"{symbol}.parquet"
+        )
+    return home
+
+
+OPTIONS = ["--candles", "{symbol}.parquet", "--recipe", "own.toml", "--sequence-length", "10"]
+OPTIONS += ["--folds", "2", "--registry", "models"]
+
+
+@pytest.fixture(scope="module")
+def several(home: Path, command_line: CommandLine) -> Any:
+    """What --json prints about two markets and one without candles."""
+    symbols = ["BTCUSDT", "SOLUSDT", "ETHUSDT"]
+    written = ["--predictions", "all.parquet", "--report", "all.html", "--jobs", "2", "--json"]
+    done = command_line.run("evaluate", *symbols, *OPTIONS, *written, cwd=home)
+    assert done.returncode == DataError.exit_code, done.stderr
+    *_, last = done.stderr.splitlines()
+    assert last == "error: 1 of 3 symbols failed: SOLUSDT"
+    return json.loads(done.stdout)
+
+
+def test_several_symbols_are_evaluated_like_each_alone(
+    home: Path, several: Any, command_line: CommandLine
+) -> None:
+    first, failed, other = several
+    assert failed.keys() == {"symbol", "error", "exit_code"}
+    assert (failed["symbol"], failed["exit_code"]) == ("SOLUSDT", DataError.exit_code)
+    assert "SOLUSDT.parquet: no such file" in failed["error"]
+    written = pl.read_parquet(home / "all.parquet")
+    assert written["symbol"].unique(maintain_order=True).to_list() == ["BTCUSDT", "ETHUSDT"]
+    for document in (first, other):
+        symbol = document["config"]["symbol"]
+        options = [*OPTIONS, "--predictions", f"{symbol}_alone.csv", "--json"]
+        done = command_line.run("evaluate", symbol, *options, cwd=home)
+        alone = json.loads(done.stdout)
+        for each in (alone, document):
+            each["folds"] = [{**fold, "seconds": None} for fold in each["folds"]]
+        assert alone == document
+        own = pl.read_csv(home / f"{symbol}_alone.csv", try_parse_dates=True)
+        expected = written.filter(pl.col("symbol") == symbol)
+        assert own.columns == expected.columns
+        for name in ("prediction", "raw", "baseline", "actual", "last_close"):
+            np.testing.assert_array_equal(own[name].to_numpy(), expected[name].to_numpy())
+    page = (home / "all.html").read_text()
+    assert all(symbol in page for symbol in ("BTCUSDT", "SOLUSDT", "ETHUSDT"))
+
+
+def test_the_line_of_all_symbols(home: Path, several: Any, command_line: CommandLine) -> None:
+    written = pl.read_parquet(home / "all.parquet")
+    done = command_line.run("evaluate", "BTCUSDT", "ETHUSDT", *OPTIONS, cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("all folds") == 2
+    head, _, *rows = done.stdout.strip().splitlines()[-5:]
+    assert head.split() == ["symbol", "bars", "RMSE", "no", "change", "ratio", "worse", "in"]
+    of_all = [document for document in several if "pooled" in document]
+    for row, document in zip(rows, of_all, strict=False):
+        pooled, symbol = document["pooled"], document["config"]["symbol"]
+        worse = sum(fold["ratio"] > 1 for fold in document["folds"])
+        figures = [f"{pooled[name]:.5g}" for name in ("rmse", "persistence_rmse")]
+        expected = [symbol, f"{pooled['test']:,}", *figures, f"{pooled['ratio']:.3f}"]
+        assert row.split() == [*expected, str(worse), "of", "2", "folds"]
+    own, other = (
+        np.sqrt(np.mean(np.square((written[name] - written["actual"]).to_numpy())))
+        for name in ("prediction", "baseline")
+    )
+    expected = ["all", "symbols", f"{len(written):,}", f"{own:.5g}", f"{other:.5g}"]
+    assert rows[-1].split()[:6] == [*expected, f"{own / other:.3f}"]
+
+
+def test_every_evaluation_is_in_the_ledger(
+    home: Path, several: Any, command_line: CommandLine
+) -> None:
+    found = json.loads(
+        command_line.run("runs", "ls", "--registry", "models", "--json", cwd=home).stdout
+    )
+    by_symbol = {record["symbols"][0]: record for record in found}
+    assert by_symbol.keys() == {"BTCUSDT", "ETHUSDT"}
+    for document in (several[0], several[2]):
+        record = by_symbol[document["config"]["symbol"]]
+        assert (record["kind"], record["bundle"]) == ("evaluate", None)
+        assert record["metrics"]["test_rmse"] == document["pooled"]["rmse"]
+        assert record["options"]["folds"] == 2
+        assert record["data"].keys() == {"candles"}
+
+
+def test_a_ledger_that_cannot_be_written_is_a_warning(
+    home: Path, several: Any, tmp_path: Path, command_line: CommandLine
+) -> None:
+    (tmp_path / ".models-work").write_text("")  # not a folder
+    registry = ["--registry", str(tmp_path / "models"), "--json"]
+    done = command_line.run("evaluate", "BTCUSDT", *OPTIONS, *registry, cwd=home)
+    assert done.returncode == 0
+    assert "the run is complete, but" in done.stderr
+    assert json.loads(done.stdout)["pooled"] == several[0]["pooled"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["BTCUSDT", "btcusdt"], "BTCUSDT is given twice; pass each symbol once"),
+        (
+            ["BTCUSDT", "ETHUSDT", "--candles", "BTCUSDT.parquet"],
+            "--candles BTCUSDT.parquet is one file, but 2 symbols are given; write {symbol} in",
+        ),
+        (
+            ["BTCUSDT", "ETHUSDT", *OPTIONS, "--predictions", "ETHUSDT.parquet"],
+            "--predictions 'ETHUSDT.parquet' is the file that --candles reads",
+        ),
+        (["BTCUSDT", *OPTIONS, "--report", "x.pdf"], "--report is 'x.pdf', expected a name that"),
+        (
+            ["BTCUSDT", *OPTIONS, "--report", "gone/x.html"],
+            "--report 'gone/x.html' is in a directory that does not exist",
+        ),
+        (["BTCUSDT", *OPTIONS, "--report", "."], "--report is '.', expected a name that"),
+    ],
+)
+def test_what_is_rejected_before_training(
+    home: Path, command_line: CommandLine, arguments: list[str], message: str
+) -> None:
+    done = command_line.run("evaluate", *arguments, cwd=home)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert message in line

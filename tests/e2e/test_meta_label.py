@@ -64,7 +64,8 @@ def scored(predictions: pl.DataFrame) -> pl.DataFrame:
 def test_the_predictions_of_the_folds(predictions: pl.DataFrame, scored: pl.DataFrame) -> None:
     hour = pl.duration(hours=1)
     assert predictions.columns == [
-        *("timestamp", "made_at", "target_time", "fold", "last_close", "actual", "prediction"),
+        *("symbol", "timestamp", "made_at", "target_time", "fold"),
+        *("prediction", "raw", "baseline", "actual", "last_close"),
     ]
     # Half of the bars are tested, each once, by two models one after the other.
     assert len(predictions) == pytest.approx(len(scored) / 2, abs=200)

@@ -165,8 +165,8 @@ def test_layout(home: Path, bundle: Path, trained: dict[str, Any]) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\dh\d\dm\d\ds_v1", bundle.name)
     assert trained["version_id"] == bundle.name
     assert str((bundle.parent / "latest").readlink()) == bundle.name
-    files = ["SHA256SUMS", "feature_schema.json", "metadata.json", "model.keras", "model.onnx"]
-    files += ["report.html", "samples.npz", "training.png"]
+    files = ["SHA256SUMS", "curves.json", "feature_schema.json", "metadata.json", "model.keras"]
+    files += ["model.onnx", "report.html", "samples.npz", "training.png"]
     assert sorted(path.name for path in bundle.iterdir()) == files
     assert all((home / trained["paths"][name]).is_file() for name in files)
     assert (bundle / "training.png").read_bytes().startswith(b"\x89PNG")
@@ -331,6 +331,7 @@ def test_skipped_steps_are_logged_and_recorded(
     assert kept.name.endswith(document["version_id"])
     assert sorted(path.name for path in kept.iterdir()) == [
         "SHA256SUMS",
+        "curves.json",
         "feature_schema.json",
         "metadata.json",
         "model.keras",
@@ -377,8 +378,8 @@ def test_interrupted_training_leaves_nothing(
         rest = process.stderr.read()
     assert process.returncode == 130
     resume = r"; the same command with --resume continues after epoch \d+" if compiled else ""
-    # The newline ends the line of the ^C.
-    assert re.fullmatch(rf"\nerror: interrupted{resume}\n", rest)
+    # The newline ends the line of the ^C. Progress may have been printed before.
+    assert re.fullmatch(rf"(training: .*\n)*\nerror: interrupted{resume}\n", rest)
     assert left_in(tmp_path / "models") == []
 
 

@@ -1,8 +1,9 @@
-"""Completion of bundle names in the shell."""
+"""Completion of the names of bundles and runs in the shell."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -32,6 +33,21 @@ def bundles(
     # A bundle is also a directory, and --from also takes a metadata.json.
     path = "dir" if isinstance(parameter, click.Argument) else "file"
     return [CompletionItem(name) for name in matching] or [CompletionItem(typed, type=path)]
+
+
+def runs(
+    context: click.Context, _parameter: click.Parameter, typed: str
+) -> list[CompletionItem[str]]:
+    """Return the ids of runs that begin with `typed`, newest first, with what each run is."""
+    from atb_fast.runs import ledger
+
+    found: list[CompletionItem[str]] = []
+    with suppress(AtbFastError):
+        for record in reversed(ledger.read(Path(context.params["registry"])).records):
+            if record["id"].startswith(typed):
+                what = f"{', '.join(record['symbols'])} {record['recipe']} {record['created']}"
+                found.append(CompletionItem(record["id"], help=what))
+    return found
 
 
 def _names(registry: Path) -> list[str]:

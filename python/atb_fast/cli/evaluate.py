@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from atb_fast.cli import settings
+from atb_fast.cli.figures import number
 from atb_fast.cli.options import (
     EXIT_CODES,
     OF_THE_MACHINE,
     TABLES,
     GroupedCommand,
     as_json,
+    click_option,
+    fail_if_any,
+    failure_document,
     print_json,
     training_config,
+    training_configs,
     training_options,
 )
 from atb_fast.cli.tables import Column, print_table, print_text
@@ -30,12 +37,14 @@ from atb_fast.config import (
     names,
     variables,
 )
-from atb_fast.errors import LeakError, counted
+from atb_fast.errors import LeakError, MissingExtraError, counted
 
 if TYPE_CHECKING:
     from atb_fast.evaluation.leak import LeakReport
-    from atb_fast.evaluation.walk_forward import WalkForward
+    from atb_fast.evaluation.walk_forward import WalkForward, Window
+    from atb_fast.experiments.executors import Failure
     from atb_fast.recipes.config import TrainingConfig
+    from atb_fast.runs.evaluation import Evaluated
 
 _DATA = names(MarketOptions, RecipeOptions, TargetOptions, NetworkOptions)
 #: Neither command writes results, so the options of output do not apply.
@@ -58,7 +67,7 @@ def _count(name: str, default: int, help_text: str) -> click.Option:
 @click.command(
     cls=GroupedCommand,
     params=[
-        click.Argument(["symbol"]),
+        click.Argument(["symbols"], nargs=-1, required=True, metavar="SYMBOL..."),
         _count("folds", 5, "Number of test periods."),
         click.Option(
             ["--window"],
@@ -76,12 +85,29 @@ def _count(name: str, default: int, help_text: str) -> click.Option:
             help="Write the out-of-sample predictions of all folds to this Parquet, Feather or CSV "
             "file.",
         ),
+        click.Option(
+            ["--report"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Write a self-contained report about the evaluation to this HTML file.",
+        ),
         *training_options(
-            (*_DATA, *_FITTING),
+            (*_DATA, *_FITTING, "registry"),
             embargo={
                 "help": "Bars dropped between training, validation and test, in addition to "
                 "purging. Default: 1% of the bars."
             },
+            registry={
+                "help": "Directory of the model registry. The evaluation is recorded in the ledger "
+                "next to it. Default: $MODEL_REGISTRY_PATH, else src/ml/models."
+            },
+        ),
+        click_option(
+            replace(
+                settings.JOBS,
+                help="Number of symbols to evaluate in parallel, each in its own process; they "
+                "share the cores. Default: one per two cores.",
+            )
         ),
     ],
     epilog=EXIT_CODES,
@@ -92,58 +118,143 @@ def evaluate(
     context: click.Context,
     /,
     *,
-    symbol: str,
-    folds: int,
-    window: Literal["expanding", "rolling"],
+    symbols: tuple[str, ...],
     predictions: Path | None,
+    report: Path | None,
+    jobs: int | None,
     as_json: bool,
+    folds: int,
+    window: Window,
     embargo: int | None,
     **options: Any,
 ) -> None:
-    """Evaluate a recipe walk-forward on SYMBOL.
+    """Evaluate a recipe walk-forward on each SYMBOL.
 
     The newer half of the windows is split into --folds test periods. For each, a model is trained
     on the windows before it, of which the newest 15% are the validation part; windows that share a
     bar with the next part are purged. Each fold is compared with baselines that depend on the
     target, such as no change, a linear model on the last bar, a reversal of the last return, the
-    class shares of the training windows, or HAR. No bundle is written.
+    class shares of the training windows, or HAR. No bundle is written; the figures are recorded in
+    the ledger, see atb-fast runs. With several symbols, --json prints a list.
     """
+    from atb_fast.evaluation import predictions as out_of_fold
+    from atb_fast.experiments.executors import Failure
+
+    _check_files(predictions, report)
+    configs = training_configs(context, symbols, options)
+    if predictions is not None:
+        for config in configs:
+            out_of_fold.check_not_read(predictions, _inputs(config, options["recipe"]))
+    plan = {"folds": folds, "window": window, "embargo": embargo}
+    outcomes = _evaluated(configs, plan, jobs)
+    made = [None if isinstance(each, Failure) else each.made for each in outcomes]
+    documents = [
+        failure_document(outcome)
+        if isinstance(outcome, Failure)
+        else _document(config, plan, outcome.made)
+        for config, outcome in zip(configs, outcomes, strict=True)
+    ]
+    try:
+        _write(predictions, report, configs, documents, made)
+    finally:  # print the figures even if a file cannot be written: they took long to compute
+        if as_json:
+            print_json(documents if len(configs) > 1 else documents[0])
+        else:
+            _print(configs, outcomes)
+    fail_if_any(outcomes)
+
+
+def _check_files(predictions: Path | None, report: Path | None) -> None:
+    """Raise an error before hours of training if their results could not be written."""
+    from atb_fast.evaluation.predictions import check_creatable, check_path
+
+    if predictions is not None:
+        check_path(predictions)
+    if report is not None:
+        from atb_fast.reports import evaluation as page
+
+        page.check_name(report)
+        check_creatable(report, "report")
+        missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+        if missing:
+            raise MissingExtraError(
+                f"--report needs {' and '.join(missing)}; install with pip install "
+                "'atb-fast[train]', or omit --report"
+            )
+
+
+def _evaluated(
+    configs: list[TrainingConfig], plan: Mapping[str, Any], jobs: int | None
+) -> list[Evaluated | Failure]:
+    """Evaluate each of `configs`, and record each result in the ledger as soon as it is known."""
     from rich.console import Console
 
     from atb_fast.cli.progress import bars
-    from atb_fast.evaluation import predictions as out_of_fold
-    from atb_fast.evaluation import walk_forward as evaluation
+    from atb_fast.experiments.executors import Failure, evaluate_all
+    from atb_fast.runs import ledger
+    from atb_fast.runs.evaluation import evaluation_run
+    from atb_fast.training.environment import default_jobs
 
-    if predictions is not None:  # do not find an invalid path only after hours of training
-        out_of_fold.check_path(predictions)
-    config = training_config(context, symbol.upper(), options)
-    if predictions is not None:
-        out_of_fold.check_not_read(predictions, _inputs(config, options["recipe"]))
+    found: dict[str, Evaluated | Failure] = {}
     with bars(Console(stderr=True, highlight=False)) as shown:
-        made = evaluation.evaluate_walk_forward(
-            config,
-            folds=folds,
-            window=window,
-            embargo=embargo,
-            listener=shown.for_folds(config, folds),
-        )
-    if predictions is not None:
-        out_of_fold.write(predictions, made.predictions)
-    if as_json:
-        print_json(
-            {
-                "config": config.to_dict() | {"embargo": embargo},
-                "window": window,
-                "error": made.scoring.name,
-                "unit": made.scoring.unit,
-                "reference": made.reference,
-                "verdict": made.verdict,
-                "folds": [fold.to_dict() for fold in made.folds],
-                "pooled": made.pooled,
-            }
-        )
-    else:
-        _print_folds(config, made)
+        results: Iterable[tuple[TrainingConfig, Evaluated | Failure]]
+        if len(configs) == 1:
+            (config,) = configs
+            listener = shown.for_folds(config, plan["folds"])
+            results = [(config, evaluation_run(config, **plan, listener=listener))]
+        else:
+            results = evaluate_all(
+                configs,
+                jobs=jobs or default_jobs(),
+                listen=lambda config: shown.for_folds(config, plan["folds"], several=True),
+                **plan,
+            )
+        for config, outcome in results:
+            found[config.symbol] = outcome
+            if not isinstance(outcome, Failure):
+                ledger.append(config.registry, outcome.record)
+    return [found[config.symbol] for config in configs]
+
+
+def _document(config: TrainingConfig, plan: Mapping[str, Any], made: WalkForward) -> dict[str, Any]:
+    """Return what --json prints about an evaluation."""
+    return {
+        "config": config.to_dict() | {"embargo": plan["embargo"]},
+        "window": plan["window"],
+        "error": made.scoring.name,
+        "unit": made.scoring.unit,
+        "reference": made.reference,
+        "verdict": made.verdict,
+        "folds": [fold.to_dict() for fold in made.folds],
+        "pooled": made.pooled,
+    }
+
+
+def _write(
+    predictions: Path | None,
+    report: Path | None,
+    configs: list[TrainingConfig],
+    documents: list[dict[str, Any]],
+    made: list[WalkForward | None],
+) -> None:
+    """Write the predictions and the page."""
+    import polars as pl
+
+    from atb_fast.evaluation import predictions as out_of_fold
+
+    done = [each.predictions for each in made if each is not None]
+    if predictions is not None and done:
+        out_of_fold.write(predictions, pl.concat(done))
+    if report is not None:
+        from atb_fast.reports import evaluation as page
+
+        pages = [
+            ({"config": config.to_dict(), "failure": document["error"]}, None)
+            if each is None
+            else (document | {"notes": _notes(config)}, each)
+            for config, document, each in zip(configs, documents, made, strict=True)
+        ]
+        page.write_evaluation(report, pages)
 
 
 def _inputs(config: TrainingConfig, recipe: str | None) -> dict[str, Path]:
@@ -193,6 +304,61 @@ def leak(context: click.Context, /, symbol: str, cuts: int, as_json: bool, **opt
         raise LeakError(f"the {config.recipe} recipe has look-ahead bias in {', '.join(found)}")
 
 
+def _print(configs: Sequence[TrainingConfig], outcomes: Sequence[Evaluated | Failure]) -> None:
+    """Print a table of folds for each symbol, and a summary if there are several."""
+    from atb_fast.experiments.executors import Failure
+
+    made = []
+    for config, outcome in zip(configs, outcomes, strict=True):
+        if not isinstance(outcome, Failure):
+            _print_folds(config, outcome.made)
+            made.append((config.symbol, outcome.made))
+        if len(configs) > 1:
+            click.echo()
+    if len(configs) > 1:
+        _print_symbols(made, [each for each in outcomes if isinstance(each, Failure)])
+
+
+def _print_symbols(made: Sequence[tuple[str, WalkForward]], failures: Sequence[Failure]) -> None:
+    """Print one line for each symbol and, if their errors have the same unit, one for all."""
+    from atb_fast.evaluation.walk_forward import mean_errors
+
+    rows: list[tuple[Any, ...]] = []
+
+    def add(name: str, *evaluations: WalkForward) -> None:
+        ratios = [ratio for each in evaluations for ratio in each.ratios]
+        own, other = mean_errors(evaluations)
+        worse = sum(ratio > 1.0 for ratio in ratios)
+        rows.append(
+            (
+                name,
+                f"{sum(len(each.tested.times) for each in evaluations):,}",
+                number(own),
+                number(other),
+                f"{own / other:.3f}" if other else None,
+                f"{worse} of {counted(len(ratios), 'fold')}",
+            )
+        )
+
+    for symbol, each in made:
+        add(symbol, each)
+    if len(made) > 1 and made[0][1].scoring.kind != "prices":
+        add("all symbols", *(each for _, each in made))
+    error, reference = ("RMSE", "no change")
+    if made:  # all have the same recipe
+        error, reference = made[0][1].scoring.name, made[0][1].reference.removeprefix("the ")
+    rows += [(failure.name, "failed", None, None, None, None) for failure in failures]
+    print_table(
+        [
+            Column("symbol"),
+            *(Column(name, right=True) for name in ("bars", error, reference, "ratio", "worse in")),
+        ],
+        rows,
+    )
+    for failure in failures:
+        click.echo(f"{failure.name}: {failure.error}".replace("\n", "\n  "))
+
+
 def _print_folds(config: TrainingConfig, made: WalkForward) -> None:
     ratios, other = made.ratios, made.reference
     shrunk = sum(fold.shrinkage == 0.0 for fold in made.folds)
@@ -227,8 +393,15 @@ def _print_folds(config: TrainingConfig, made: WalkForward) -> None:
         f"On all {len(made.tested.times):,} bars, the model is {made.verdict} (Diebold-Mariano "
         f"{statistic:.1f}).{_mcnemar(made.pooled, made.tested.horizon)}"
     )
-    if config.definition.fit_scalers_on == "all":
-        print_text("This recipe has look-ahead bias: its scalers were fitted on the test bars too.")
+    for note in _notes(config):
+        print_text(note)
+
+
+def _notes(config: TrainingConfig) -> list[str]:
+    """Return what limits an evaluation, in sentences."""
+    if config.definition.fit_scalers_on != "all":
+        return []
+    return ["This recipe has look-ahead bias: its scalers were fitted on the test bars too."]
 
 
 def _mcnemar(found: Mapping[str, Any], horizon: int) -> str:

@@ -19,6 +19,8 @@ from atb_fast.cli.evaluate import check, evaluate
 from atb_fast.cli.models import models
 from atb_fast.cli.options import EXIT_CODES, PROGRAM, TABLES
 from atb_fast.cli.recipes import recipes
+from atb_fast.cli.runs import runs
+from atb_fast.cli.sweep import sweep
 from atb_fast.cli.train import train
 from atb_fast.errors import INTERRUPTED, PIPE_CLOSED, AtbFastError, message_and_code
 from atb_fast.runs import interrupts
@@ -37,9 +39,9 @@ def cli(context: click.Context) -> None:
 
 
 _command: click.Command
-for _command in (train, evaluate, check, recipes, data, models, config, doctor):
+for _command in (train, evaluate, sweep, check, recipes, data, models, runs, config, doctor):
     cli.add_command(_command)
-for _command in (*data.commands.values(), *models.commands.values()):
+for _command in (*data.commands.values(), *models.commands.values(), *runs.commands.values()):
     settings.attach(_command, TABLES)
 
 

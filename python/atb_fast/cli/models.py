@@ -12,9 +12,8 @@ import click
 
 from atb_fast.cli import completion
 from atb_fast.cli.figures import figure, number, sentences
-from atb_fast.cli.options import as_json, print_json
+from atb_fast.cli.options import as_json, print_json, registry_option
 from atb_fast.cli.tables import Column, print_table
-from atb_fast.config import OPTIONS, default_registry
 from atb_fast.errors import ArgumentError, BundleError, counted
 from atb_fast.reports.rows import part_text
 from atb_fast.serving.references import find
@@ -32,15 +31,6 @@ from atb_fast.serving.registry import (
 if TYPE_CHECKING:
     from atb_fast.bundles.releases import Release
     from atb_fast.serving.verification import Report
-
-_registry = click.option(
-    "--registry",
-    type=click.Path(),
-    default=default_registry,
-    callback=lambda _context, _option, given: OPTIONS["registry"].check(given),
-    help="Directory of the model registry. Default: $MODEL_REGISTRY_PATH, else src/ml/models.",
-)
-
 
 #: Figures of `evaluation_results` that `ls --json` prints.
 _FIGURES = (
@@ -71,7 +61,7 @@ def models() -> None:
 
 
 @models.command("ls")
-@_registry
+@registry_option
 @as_json
 def list_models(registry: Path, as_json: bool) -> None:
     """List the bundles in the registry, and mark the live ones.
@@ -96,7 +86,7 @@ def list_models(registry: Path, as_json: bool) -> None:
 
 @models.command()
 @_bundle
-@_registry
+@registry_option
 @as_json
 def show(bundle: str, registry: Path, as_json: bool) -> None:
     """Show what BUNDLE is, what it was trained on, and how good it is."""
@@ -115,7 +105,7 @@ def show(bundle: str, registry: Path, as_json: bool) -> None:
 @models.command()
 @click.argument("bundles", nargs=-1, metavar="BUNDLE...", shell_complete=completion.bundles)
 @click.option("--all", "every", is_flag=True, help="Verify every version in the registry.")
-@_registry
+@registry_option
 @as_json
 def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool) -> None:
     """Verify BUNDLE...: the contract with the engines, a run of the model, train/serve skew.
@@ -162,7 +152,7 @@ def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool)
     help="Promote it even if the live bundle has another timeframe or predicts something else, or "
     "if something could not be checked, as for bundles of other trainers.",
 )
-@_registry
+@registry_option
 @as_json
 def promote(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
     """Verify BUNDLE and make it live: `latest` then points to it."""
@@ -176,7 +166,7 @@ def promote(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
 @click.option(
     "--force", is_flag=True, help="Accept a version that could not be checked completely."
 )
-@_registry
+@registry_option
 @as_json
 def rollback(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
     """Make the newest older version that passes verification live.
@@ -198,7 +188,7 @@ def rollback(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
     help="Number of newest versions to keep for each symbol, type and timeframe.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
-@_registry
+@registry_option
 @as_json
 def prune(keep: int, dry_run: bool, registry: Path, as_json: bool) -> None:
     """Delete old versions, but never a live one, nor one of another trainer."""
@@ -338,8 +328,8 @@ def _say(report: Report) -> None:
     if report.skew is not None:
         click.echo(f"  train/serve skew, largest difference of a feature: {report.skew:.1e}")
     if report.prediction_difference is not None:
-        difference = report.prediction_difference
-        click.echo(f"  largest difference from Keras, relative to the target: {difference:.1e}")
+        found = "largest difference of a prediction from that of Keras, for prices and returns"
+        click.echo(f"  {found} relative to the largest: {report.prediction_difference:.1e}")
     for what in report.unchecked:
         click.echo(f"  not checked: {what}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atb_fast.cli import settings
-from atb_fast.config import GROUPS, OPTIONS, TargetOptions, names
+from atb_fast.config import GROUPS, OPTIONS, TargetOptions, default_registry, names
 from atb_fast.errors import EXIT_CODES as _MEANINGS
-from atb_fast.errors import ArgumentError
+from atb_fast.errors import ArgumentError, AtbFastError
 from atb_fast.options import Option
 
 if TYPE_CHECKING:
+    from atb_fast.experiments.executors import Failure
     from atb_fast.recipes.config import TrainingConfig
 
 PROGRAM = "atb-fast"
@@ -35,11 +36,19 @@ FOR_BASIC = tuple(
 TABLES = {
     "train": tuple(settings.KNOWN),
     "train.model": tuple(settings.KNOWN),
-    "train.price": (*FOR_BASIC, settings.JOBS.name),
+    "train.price": (*FOR_BASIC, settings.JOBS.name, settings.MLFLOW.name),
 }
 
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document to stdout; log to stderr."
+)
+
+registry_option = click.option(
+    "--registry",
+    type=click.Path(),
+    default=default_registry,
+    callback=lambda _context, _option, given: OPTIONS["registry"].check(given),
+    help="Directory of the model registry. Default: $MODEL_REGISTRY_PATH, else src/ml/models.",
 )
 
 
@@ -135,3 +144,45 @@ def training_config(context: click.Context, symbol: str, options: dict[str, Any]
         return TrainingConfig(symbol=symbol, **given)
     except ArgumentError as error:
         raise settings.with_origins(context, error) from error
+
+
+def training_configs(
+    context: click.Context, symbols: Sequence[str], options: dict[str, Any]
+) -> list[TrainingConfig]:
+    """Return the configuration of a command for each symbol.
+
+    Raises:
+        ArgumentError: See `training_config`; or a symbol is given twice, or several symbols share
+            one file of candles.
+    """
+    found, candles = [symbol.upper() for symbol in symbols], options["candles"]
+    twice = next((name for name in found if found.count(name) > 1), None)
+    if twice:
+        raise ArgumentError(f"{twice} is given twice; pass each symbol once")
+    if len(found) > 1 and candles and "{symbol}" not in str(candles):
+        error = ArgumentError(
+            f"--candles {candles} is one file, but {len(found)} symbols are given; write "
+            "{symbol} in place of the symbol, for example data/{symbol}_1d.csv",
+            options=["candles"],
+        )
+        raise settings.with_origins(context, error)
+    return [training_config(context, name, options) for name in found]
+
+
+def failure_document(failure: Failure) -> dict[str, Any]:
+    """Return what --json prints about a symbol that failed."""
+    return {"symbol": failure.name, "error": failure.error, "exit_code": failure.exit_code}
+
+
+def fail_if_any(outcomes: Sequence[object]) -> None:
+    """Raise an error with the exit code of the first `Failure` in `outcomes`, if there is any."""
+    from atb_fast.experiments.executors import Failure
+
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    if failures:
+        error = AtbFastError(
+            f"{len(failures)} of {len(outcomes)} symbols failed: "
+            f"{', '.join(failure.name for failure in failures)}"
+        )
+        error.exit_code = failures[0].exit_code
+        raise error

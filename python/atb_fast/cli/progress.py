@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atb_fast.callbacks import Listener
 from atb_fast.training.startup import native_lines
@@ -100,9 +100,13 @@ class Bars(Listener):
         """Return a listener for a training run: one of `several` in parallel, or the only one."""
         return _TrainingBars(self, config.epochs, config.symbol if several else "")
 
-    def for_folds(self, config: TrainingConfig, folds: int) -> Listener:
-        """Return a listener for a walk-forward evaluation."""
-        return _FoldBars(self, config.epochs, folds)
+    def for_folds(self, config: TrainingConfig, folds: int, *, several: bool = False) -> Listener:
+        """Return a listener for an evaluation; `several` if others run in parallel."""
+        return _FoldBars(self, config.epochs, folds, config.symbol if several else "")
+
+    def for_study(self, trials: int) -> Listener:
+        """Return a listener for a study."""
+        return _StudyBars(self, trials)
 
 
 class _Line:
@@ -189,8 +193,8 @@ class _TrainingBars(_EpochBars):
 class _FoldBars(_EpochBars):
     """The bars of a walk-forward evaluation."""
 
-    def __init__(self, bars: Bars, epochs: int, folds: int) -> None:
-        super().__init__(bars, epochs)
+    def __init__(self, bars: Bars, epochs: int, folds: int, symbol: str = "") -> None:
+        super().__init__(bars, epochs, symbol)
         self._folds, self._done = folds, 0
 
     def stage(self, name: str) -> None:
@@ -198,7 +202,7 @@ class _FoldBars(_EpochBars):
             self._move(0, name)
         if not self._done:
             note = "" if name == "compiling" else name
-            self._bars.update("walk-forward", 0, self._folds, "folds", note)
+            self._bars.update(self._name("walk-forward"), 0, self._folds, "folds", note)
 
     def epoch(self, number: int, logs: dict[str, float]) -> None:
         self._move(number, self._bars.errors(logs))
@@ -208,11 +212,40 @@ class _FoldBars(_EpochBars):
         self._done = fold.number
         unchanged = "no change" if fold.accuracy is None else "the class shares"
         note = f"{fold.ratio:.3f} of {unchanged}"
-        self._bars.update("walk-forward", self._done, self._folds, "folds", note)
+        self._bars.update(self._name("walk-forward"), self._done, self._folds, "folds", note)
+
+    def finished(self) -> None:
+        self._move(self._epochs)
+        for name in ("epoch", "walk-forward"):
+            self._bars.update(self._name(name), 1, 1, "")
 
     def _move(self, epochs: int, note: str = "") -> None:
-        name = f"fold {self._done + 1} of {self._folds}"
+        name = self._name(f"fold {self._done + 1} of {self._folds}")
         self._bars.update(name, epochs, self._epochs, "epochs", note)
+
+
+class _StudyBars(Listener):
+    """The progress bar of a study and, on a terminal, a log line for each finished trial."""
+
+    def __init__(self, bars: Bars, trials: int) -> None:
+        self._bars = bars
+        self._best: float | None = None
+        bars.update("study", 0, trials, "trials")
+
+    def fetched(self, name: str, done: int, total: int) -> None:
+        self._bars.fetched(name, done, total)
+
+    def trial(self, result: Mapping[str, Any], done: int, total: int) -> None:
+        value, what = result["value"], result["state"]
+        if value is not None:
+            self._best = value if self._best is None else min(self._best, value)
+            what = f"{value:.4f}"
+        if result["error"]:
+            what = f"failed: {result['error']}"
+        if self._bars.progress.console.is_terminal:
+            log.info("trial %s: %s", result["trial_id"], what)
+        best = "" if self._best is None else f"best so far {self._best:.4f}"
+        self._bars.update("study", done, total, "trials", best)
 
 
 def _short(error: float) -> str:

@@ -42,8 +42,17 @@ JOBS = Option(
     help="Number of symbols to train in parallel, each in its own process; they share the cores. "
     "Default: one per two cores.",
 )
+#: Where finished runs are logged; it does not change a run.
+MLFLOW = Option(
+    "mlflow",
+    str,
+    optional=True,
+    metavar="URI",
+    help="Log the finished run to this MLflow server, for example http://127.0.0.1:5000. If the "
+    "server does not answer, the run is not affected. Needs pip install mlflow-skinny.",
+)
 #: Every option that a settings file may contain.
-KNOWN = {**OPTIONS, JOBS.name: JOBS}
+KNOWN = {**OPTIONS, JOBS.name: JOBS, MLFLOW.name: MLFLOW}
 
 #: The directories that training writes to and that other commands read.
 _DIRECTORIES = tuple(name for name, item in OPTIONS.items() if item.factory)

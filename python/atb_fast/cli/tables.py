@@ -76,7 +76,7 @@ def print_table(
     with console.capture() as captured:
         console.print(table)
     if title:
-        click.echo(title)
+        print_text(title)
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 

@@ -23,8 +23,10 @@ from atb_fast.cli.options import (
     GroupedCommand,
     as_json,
     click_option,
+    fail_if_any,
+    failure_document,
     print_json,
-    training_config,
+    training_configs,
     training_options,
 )
 from atb_fast.cli.tables import Column, print_table, print_text
@@ -42,8 +44,8 @@ from atb_fast.errors import ArgumentError, AtbFastError, StorageError, counted
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from atb_fast.experiments.executors import Failure
     from atb_fast.recipes.config import TrainingConfig
-    from atb_fast.runs.parallel import Failure
     from atb_fast.runs.repeat import RecordedRun
     from atb_fast.runs.result import TrainingResult
 
@@ -83,6 +85,7 @@ _MODEL_RECIPES = tuple(name for name in RECIPES if name != "basic")
             "Other recipes are part of the metadata.",
         ),
         *training_options(_REPEATED),
+        click_option(settings.MLFLOW),
     ],
     epilog=EXIT_CODES,
 )
@@ -94,6 +97,7 @@ def train(
     as_json: bool,
     recorded: str | None,
     recipe: str | None,
+    mlflow: str | None,
     **options: Any,
 ) -> None:
     """Train a model and publish its bundle to the registry.
@@ -127,9 +131,11 @@ def train(
 
     from atb_fast.runs.repeat import read_run
 
+    _check_mlflow(mlflow)
     changed = {name: value for name, value in options.items() if value not in (None, False, ())}
     run = read_run(recorded, recipe=recipe, **changed)
-    _train_one(run.config, as_json, Console(stderr=True, highlight=False), run)
+    result = _train_one(run.config, as_json, Console(stderr=True, highlight=False), run)
+    _log_to_mlflow(mlflow, run.config.registry, [result])
 
 
 def _command(
@@ -147,6 +153,7 @@ def _command(
         click.Argument(["symbols"], nargs=-1, required=True, metavar="SYMBOL..."),
         *training_options(wanted, **changed),
         click_option(settings.JOBS),
+        click_option(settings.MLFLOW),
     ]
 
     def decorate(function: Any) -> click.Command:
@@ -199,7 +206,8 @@ def _price(**options: Any) -> None:
 
 
 # The model of a repeated run goes live only if the command line itself says so.
-settings.attach(train, TABLES, shared=[name for name in OF_THE_MACHINE if name != "promote"])
+_SHARED = [name for name in OF_THE_MACHINE if name != "promote"]
+settings.attach(train, TABLES, shared=[*_SHARED, settings.MLFLOW.name])
 
 
 @click.pass_context
@@ -208,36 +216,32 @@ def _train(
     /,
     symbols: tuple[str, ...],
     jobs: int | None,
+    mlflow: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    candles = options["candles"]
-    names = [symbol.upper() for symbol in symbols]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise ArgumentError(f"{twice} is given twice; pass each symbol once")
-    if len(names) > 1 and candles and "{symbol}" not in str(candles):
-        error = ArgumentError(
-            f"--candles {candles} is one file, but {len(names)} symbols are given; write "
-            "{symbol} in place of the symbol, for example data/{symbol}_1d.csv",
-            options=["candles"],
-        )
-        raise settings.with_origins(context, error)
-    configs = [training_config(context, name, options) for name in names]
+    configs = training_configs(context, symbols, options)
     if where := settings.sources(context):
         log.info("settings: %s", ", ".join(where))
     from rich.console import Console
 
+    from atb_fast.experiments.executors import Failure
+
+    _check_mlflow(mlflow)
     console = Console(stderr=True, highlight=False)
     if len(configs) > 1:
-        _train_several(configs, jobs, as_json, console)
-        return
-    _train_one(configs[0], as_json, console)
+        outcomes = _train_several(configs, jobs, as_json, console)
+    else:
+        outcomes = [_train_one(configs[0], as_json, console)]
+    trained = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+    _log_to_mlflow(mlflow, configs[0].registry, trained)
+    fail_if_any(outcomes)
 
 
 def _train_one(
     config: TrainingConfig, as_json: bool, console: Console, recorded: RecordedRun | None = None
-) -> None:
+) -> TrainingResult:
+    """Train a model, print the result and return it."""
     from atb_fast.cli.progress import bars
     from atb_fast.runs.pipeline import run_training_pipeline
 
@@ -255,14 +259,16 @@ def _train_one(
             f"the result cannot be printed ({error.strerror}), but the bundle is complete: "
             f"{result.paths['bundle']}"
         ) from error
+    return result
 
 
 def _train_several(
     configs: list[TrainingConfig], jobs: int | None, as_json: bool, console: Console
-) -> None:
-    """Train each of `configs` and print all results. Fail at the end if any failed."""
+) -> list[TrainingResult | Failure]:
+    """Train each of `configs`, print all results and return them."""
     from atb_fast.cli.progress import bars
-    from atb_fast.runs.parallel import Failure, default_jobs, train_all
+    from atb_fast.experiments.executors import Failure, train_all
+    from atb_fast.training.environment import default_jobs
 
     with bars(console) as shown:
         try:
@@ -275,22 +281,48 @@ def _train_several(
             stop.add_note("the same command with --resume continues where each symbol stopped")
             raise
     if as_json:
-        print_json([dataclasses.asdict(outcome) for outcome in outcomes])
+        print_json(
+            [
+                failure_document(outcome)
+                if isinstance(outcome, Failure)
+                else dataclasses.asdict(outcome)
+                for outcome in outcomes
+            ]
+        )
     else:
         _print_outcomes(outcomes)
     sys.stdout.flush()
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    if failures:
-        error = AtbFastError(
-            f"{len(failures)} of {len(outcomes)} symbols failed: "
-            f"{', '.join(failure.symbol for failure in failures)}"
-        )
-        error.exit_code = failures[0].exit_code
-        raise error
+    return outcomes
+
+
+def _check_mlflow(uri: str | None) -> None:
+    """Raise MissingExtraError before the training if MLflow is not installed."""
+    if uri is not None:
+        from atb_fast.experiments.tracking import check_installed
+
+        check_installed()
+
+
+def _log_to_mlflow(uri: str | None, registry: Path, results: list[TrainingResult]) -> None:
+    """Log finished trainings to MLflow. If that fails, warn and say how to do it later."""
+    if uri is None or not results:
+        return
+    from atb_fast.experiments import tracking
+    from atb_fast.runs import ledger
+
+    try:
+        tracking.log_runs(uri, registry, map(ledger.of_result, results))
+    except (AtbFastError, ImportError) as error:
+        command = f"atb-fast runs export --mlflow {shlex.quote(uri)}"
+        if registry != default_registry():
+            command += f" --registry {shlex.quote(str(registry))}"
+        log.warning("%s; the models are not affected. To log them later, run %s", error, command)
+    else:
+        log.info("logged to MLflow at %s", uri)
 
 
 def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
-    from atb_fast.runs.parallel import Failure
+    from atb_fast.experiments.executors import Failure
 
     trained = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
     error, reference = ("RMSE", "no change")
@@ -303,7 +335,7 @@ def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
     print_table(
         columns,
         [
-            (outcome.symbol, "failed", None, None, None)
+            (outcome.name, "failed", None, None, None)
             if isinstance(outcome, Failure)
             else (
                 outcome.symbol,
@@ -316,8 +348,11 @@ def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
         ],
     )
     for outcome in outcomes:
-        what = outcome.error if isinstance(outcome, Failure) else _where(outcome)
-        click.echo(f"{outcome.symbol}: {what}".replace("\n", "\n  "))
+        if isinstance(outcome, Failure):
+            symbol, what = outcome.name, outcome.error
+        else:
+            symbol, what = outcome.symbol, _where(outcome)
+        click.echo(f"{symbol}: {what}".replace("\n", "\n  "))
     if trained:
         # The steps of a model that is not live include how to promote it.
         example = next((result for result in trained if result.promote_command), trained[0])
