@@ -6,7 +6,7 @@ PYTHON ?= python3
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-long lint format bench bench-run gate clean
+.PHONY: help build demo test test-long lint docs format bench bench-run gate clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,7 +21,7 @@ $(VENV)/.built: $(VENV)/.installed $(RUST_SOURCES)
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "this Python is too old, expected 3.11 or newer; run make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,dev,docs]'
 	@touch $@
 
 demo: build ## Train on the synthetic sample market and print the path of the bundle
@@ -47,6 +47,12 @@ lint: build ## Check format, lints, types, stubs and imports
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest atb_fast._core
 	$(BIN)/lint-imports --no-cache --no-logo
+
+# Zensical only prints what Griffe finds wrong in a docstring, so grep fails the build.
+docs: build ## Build the documentation site into build/site; fails on warnings
+	@mkdir -p build
+	set -o pipefail; $(BIN)/python -m zensical build --strict --clean 2>&1 | tee build/docs.log
+	@! grep -q '^griffe:' build/docs.log
 
 format: build ## Format everything
 	cargo fmt
@@ -80,4 +86,4 @@ gate: build ## Fail if kernels, preparation, a short run or a later fold got slo
 	$(BIN)/python benches/folds.py --folds 3 --min-last 3
 
 clean: ## Remove .venv and all build output
-	rm -rf $(VENV) target models python/atb_fast/*.so
+	rm -rf $(VENV) .cache build target models python/atb_fast/*.so

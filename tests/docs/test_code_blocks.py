@@ -7,8 +7,9 @@ The blocks of a page run from top to bottom, in a separate directory:
   sample market, and with the short options of `QUICK`. `make ...` must have its targets,
   `pip install ...` its extras or packages, and `python SCRIPT ...` must accept its options. A line
   with shell syntax runs in bash. The tag `exit=N` is the exit code of the last command.
-- `toml` blocks are loaded as settings files, or as recipe files if they have features; such a file
-  stays, under the name of the recipe. `json` blocks are parsed.
+- `toml` blocks are loaded as settings files, or as recipe files if they have features, or as spaces
+  if they begin with `# space.toml`; recipes and spaces stay, under their names. `json` blocks are
+  parsed.
 - `text` blocks show output or a layout of files and are not executed.
 - The tag `no-run: REASON` is for blocks that no test can run; `MOST_NOT_RUN` limits them.
 """
@@ -38,6 +39,7 @@ from atb_fast.cli import settings
 from atb_fast.cli.main import cli
 from atb_fast.cli.options import TABLES
 from atb_fast.errors import AtbFastError
+from atb_fast.experiments.space import read as read_space
 from atb_fast.ingestion import sample
 from atb_fast.recipes.documents import read_file
 
@@ -140,6 +142,11 @@ def run_python(block: Block, namespace: dict[str, Any]) -> None:
 
 def run_toml(block: Block, _: dict[str, Any]) -> None:
     document = tomllib.loads(block.code)
+    if block.code.startswith("# space.toml"):
+        Path("space.toml").write_text(block.code)
+        base = TrainingConfig(symbol="BTCUSDT", recipe="causal")
+        assert read_space(Path("space.toml"), base).dimensions, block.where
+        return
     if "features" in document:
         path = Path(f"{document['name']}.toml")
         path.write_text(block.code)
