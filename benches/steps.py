@@ -27,6 +27,8 @@ NETWORK_CASE = (2, 120, 32)
 TABLES = ("cases", "networks")
 ROUNDS = 2
 EPOCHS = {"compiled": 7, "keras": 4}
+#: Windows that onnxruntime is timed on.
+LATENCIES = 300
 
 
 def measure(
@@ -34,11 +36,14 @@ def measure(
 ) -> dict[str, list[float]]:
     """Return the seconds of a step, of an epoch with its evaluation, and of the compilation.
 
-    They are those of both ways, but Keras compiles nothing.
+    They are those of both ways, but Keras compiles nothing. `onnx` has the seconds that onnxruntime
+    needs for one window, with one thread.
     """
     import keras
+    import onnxruntime
 
     from atb_fast import TrainingConfig, load_market, recipes
+    from atb_fast.bundles.onnx_export import convert
     from atb_fast.recipes.networks import NETWORKS
     from atb_fast.training.device import configure
     from atb_fast.training.engine import fit
@@ -99,7 +104,16 @@ def measure(
                 verbose=0,
                 callbacks=[clock],
             )
-    return {
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(convert(model, properties={}), options)
+    latencies = []
+    for start in range(LATENCIES):
+        window = {"features": x[start % len(x)][None]}
+        began = time.perf_counter()
+        session.run(None, window)
+        latencies.append(time.perf_counter() - began)
+    return {"onnx": [statistics.median(latencies)]} | {
         way: [statistics.median(steps), statistics.median(epochs), max(first)]
         for way, (steps, epochs, first) in found.items()
     }
@@ -139,14 +153,15 @@ def main() -> None:
     if "networks" in (given.tables or TABLES):
         named = "{} threads, {} bars of a window, batches of {}".format(*NETWORK_CASE)
         print(f"\nEvery network with its default sizes, {named}, {what}, medians:\n")
-        ways = ["step, compiled", "step, Keras", "compilation and first epoch"]
+        ways = ["step, compiled", "step, Keras", "first", "epoch", "ONNX"]
         print(header("network", *ways), flush=True)
         for network in ("linear", "dlinear", "mlp", "tcn", "lstm", "cnn_lstm"):
             found = timed_case(NETWORK_CASE, network)
-            ours, _, first = found["compiled"]
+            ours, epoch, first = found["compiled"]
             theirs = found["keras"][0]
             ratio = f"{duration(theirs)}, {theirs / ours:.1f}x"
-            print(row(network, duration(ours), ratio, duration(first)), flush=True)
+            further = map(duration, (first, epoch, *found["onnx"]))
+            print(row(network, duration(ours), ratio, *further), flush=True)
 
 
 if __name__ == "__main__":
