@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import polars as pl
 
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import OPTIONS, RECIPES, default_registry
@@ -27,16 +24,18 @@ from atb_fast.errors import (
     ArgumentError,
     AtbFastError,
     MissingExtraError,
-    StorageError,
     counted,
 )
 from atb_fast.evaluation.walk_forward import Window
-from atb_fast.experiments import luck, trial
+from atb_fast.experiments import folder as folders
 from atb_fast.experiments import search as searches
 from atb_fast.experiments import space as spaces
+from atb_fast.experiments import trial
+from atb_fast.experiments import verdict as verdicts
 from atb_fast.experiments.executors import Executor, Failure, Local
 from atb_fast.experiments.search import Search
 from atb_fast.experiments.space import Space
+from atb_fast.experiments.verdict import Trial
 from atb_fast.features.frames import epoch_ms
 from atb_fast.ingestion.market import Market, load_market
 from atb_fast.options import check_count, check_type
@@ -45,7 +44,6 @@ from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.documents import to_document, to_toml
 from atb_fast.runs import ledger
 from atb_fast.serving.registry import work_folder
-from atb_fast.storage import write_atomic
 from atb_fast.training.environment import cores
 
 log = logging.getLogger(__name__)
@@ -57,59 +55,6 @@ _PRUNING = {"p_threshold": 0.1, "startup": 4}
 _ALPHA = 0.05
 #: A search ends after this many candidates in a row that are already known.
 _MOST_REPEATED = 100
-#: The names of figures in a ledger, by their names in an evaluation.
-_IN_LEDGER = {"rmse": "test_rmse", "log_loss": "test_log_loss"}
-_STATES = ("complete", "pruned", "failed")
-_DEFINITION, _REPORT, _LOCK = "study.json", "report.html", ".lock"
-#: Files that a killed process may leave; see `storage.write_atomic`.
-_TEMPORARY = re.compile(r"\..*\.tmp")
-_RESULT = re.compile(r"[0-9a-f]{16}\.json")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A candidate of a study and its result.
-
-    Attributes:
-        number: Place in the study, counted from 0. Trial 0 is the defaults.
-        params: The value of each key of the space, as JSON values.
-        result: See `experiments.trial.run_trial`, but without the losses by bar. If the values
-            contradict each other, nothing was trained, and there is no document.
-        losses: Losses by bar; None unless the trial is complete.
-        configs: The configuration for each symbol; empty if the values contradict each other.
-    """
-
-    number: int
-    params: Mapping[str, Any]
-    result: Mapping[str, Any]
-    losses: pl.DataFrame | None = None
-    configs: tuple[TrainingConfig, ...] = ()
-
-    @property
-    def trial_id(self) -> str:
-        """The id, 16 hexadecimal digits."""
-        found: str = self.result["trial_id"]
-        return found
-
-    @property
-    def complete(self) -> bool:
-        """Whether all folds were evaluated."""
-        return bool(self.result["state"] == "complete")
-
-    @property
-    def value(self) -> float | None:
-        """Mean ratio of the error to that of the reference, if the trial is complete."""
-        found: float | None = self.result["value"]
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the trial as JSON values."""
-        shown = ("trial_id", "state", "value", "error", "exit_code", "folds")
-        return {
-            "number": self.number,
-            "params": dict(self.params),
-            **{key: self.result[key] for key in shown},
-        }
 
 
 @dataclass(frozen=True)
@@ -145,17 +90,17 @@ class Study:
     def states(self) -> dict[str, int]:
         """The number of trials by state: complete, pruned and failed."""
         found = Counter(each.result["state"] for each in self.trials)
-        return {state: found[state] for state in _STATES}
+        return {state: found[state] for state in folders.STATES}
 
     @property
     def report(self) -> Path:
         """The path of the report, a self-contained page."""
-        return self.folder / _REPORT
+        return self.folder / folders.REPORT
 
     def to_dict(self) -> dict[str, Any]:
         """Return the study as JSON values."""
         defaults, plan = self.definition["defaults"], self.definition["defaults"]["folds"]
-        scoring = next((_scoring(each) for each in self.trials if each.complete), {})
+        scoring = next((verdicts.scoring_names(each) for each in self.trials if each.complete), {})
         return {
             "study": {
                 "id": self.id,
@@ -262,7 +207,7 @@ def sweep(
     }
     folder = Path(study) if study else _default_folder(configs[0].registry, _id(definition))
     own = nullcontext(executor) if executor else Local(jobs or cores(), threads=1, reuse=True)
-    with _opened(folder, definition), own as running:
+    with folders.opened(folder, definition), own as running:
         assert running is not None
         driver = _Driver(
             configs,
@@ -363,111 +308,6 @@ class _Data:
 
 def _default_folder(registry: Path, identity: str) -> Path:
     return work_folder(registry) / "studies" / identity
-
-
-@contextmanager
-def _opened(folder: Path, definition: Mapping[str, Any]) -> Iterator[None]:
-    """Lock the folder of a study; create it if it does not exist.
-
-    Raises:
-        StorageError: It belongs to another study, has other files, is used by another process, or
-            cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise StorageError(
-                f"another process is running the study in {folder}; wait until it has finished, or "
-                "pass another --study"
-            ) from None
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"{folder} cannot be used for a study ({error.strerror or error}); pass another --study"
-        ) from error
-    try:
-        _check_folder(folder, definition)
-        yield
-    finally:
-        lock.release()
-
-
-def _check_folder(folder: Path, definition: Mapping[str, Any]) -> None:
-    """Write the definition into a new folder, or compare it with that of an existing one."""
-    path = folder / _DEFINITION
-    names = sorted(
-        each.name
-        for each in folder.iterdir()
-        if each.name not in (_LOCK, _REPORT) and not _TEMPORARY.fullmatch(each.name)
-    )
-    if path.name not in names:
-        if names:
-            raise StorageError(
-                f"{folder} has other files, such as {names[0]}, and no {_DEFINITION}; pass a new "
-                "folder as --study"
-            )
-        _write(path, json.dumps(definition, indent=2, allow_nan=False).encode() + b"\n")
-        return
-    found = _read(path)
-    if found != definition:
-        differ = list(dict.fromkeys(_differences(definition, found)))
-        shown = ", ".join(differ[:5]) + ", ..." * (len(differ) > 5)
-        raise StorageError(
-            f"{path} belongs to another study, which differs in {shown:.200};"
-            " pass another --study, or omit it"
-        )
-    for name in names:
-        if name != path.name and not _RESULT.fullmatch(name) and not name.endswith(".toml"):
-            raise StorageError(f"{folder / name} does not belong to the study; move it elsewhere")
-
-
-def _differences(definition: Any, found: Any, name: str = "") -> Iterator[str]:
-    """Yield the names of the values in which two definitions of a study differ."""
-    if isinstance(definition, dict) and isinstance(found, dict):
-        for key in {**definition, **found}:
-            yield from _differences(definition.get(key), found.get(key), key)
-    elif definition != found:
-        yield name
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of a study.
-
-    Raises:
-        StorageError: It cannot be read, or is damaged.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise _damaged(path)
-    return found
-
-
-def _damaged(path: Path) -> StorageError:
-    return StorageError(
-        f"{path} is damaged, or not a file of this study; move it elsewhere, and run the same "
-        "command to resume"
-    )
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_atomic(path, content)
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({error.strerror or error}); finished trials are saved, so "
-            "fix this and run the same command to resume"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -612,7 +452,7 @@ class _Driver:
 
     def _pruning(self, made: Sequence[Trial]) -> dict[str, Any] | None:
         """Return how the trials of a round are pruned: compared with the best trial so far."""
-        best = _lowest(made)
+        best = verdicts.lowest(made)
         if self._definition["prune"] is None or best is None:
             return None
         return {**self._definition["prune"], "losses": searches.steps_of(best.result)}
@@ -630,7 +470,7 @@ class _Driver:
             if each.error is None:
                 result = results[trial.trial_id(documents[each.key])]
             else:
-                result = _failed(each.key, None, str(each.error), each.error.exit_code)
+                result = folders.failed(each.key, None, str(each.error), each.error.exit_code)
                 self._finish(result)
             made.append(_trial(number, each.params, result, each.configs))
             if each.error is None:
@@ -648,7 +488,7 @@ class _Driver:
             name = trial.trial_id(document)
             path = self._folder / f"{name}.json"
             if path.exists():
-                found[name] = _read_result(path, document)
+                found[name] = folders.read_result(path, document)
                 finish(found[name])
             else:
                 missing[name] = document
@@ -663,10 +503,12 @@ class _Driver:
                     # trial, so it is not saved, and the same command tries again.
                     self._lost.add(task.name)
                     document = missing[task.name]
-                    result = _failed(task.name, document, outcome.error, outcome.exit_code)
+                    result = folders.failed(task.name, document, outcome.error, outcome.exit_code)
                 else:
                     result = outcome
-                    _write(self._folder / f"{task.name}.json", trial.canonical(result) + b"\n")
+                    folders.write(
+                        self._folder / f"{task.name}.json", trial.canonical(result) + b"\n"
+                    )
                 found[task.name] = result
                 finish(result)
         return found
@@ -718,22 +560,24 @@ class _Driver:
         Raises:
             AtbFastError: None of them is complete.
         """
-        best = _lowest(made)
+        best = verdicts.lowest(made)
         if best is None:
             raise self._all_failed(made)
-        verdict = _judged(made)
+        verdict = verdicts.judged(made)
         significant = (verdict["spa_defaults"] is not None) and verdict["spa_defaults"] < _ALPHA
         if significant and any(each.result["state"] == "pruned" for each in made):
             made = self._without_pruning(made)
-            best, verdict = _lowest(made) or best, _judged(made)
+            best, verdict = verdicts.lowest(made) or best, verdicts.judged(made)
         # By mean loss, as in the tests. Ratios of RMSE can have another order if trials are close.
         best = next((each for each in made if each.trial_id == verdict.get("best")), best)
         left_out = Counter(each.result["state"] for each in made if not each.complete)
         verdict["left_out"] = dict(sorted(left_out.items()))
-        verdict["left_out_sentence"] = _left_out(left_out)
-        verdict["targets_sentence"] = _on_targets(made)
+        verdict["left_out_sentence"] = verdicts.left_out(left_out)
+        verdict["targets_sentence"] = verdicts.on_targets(made)
         verdict["holdout"] = found = self._holdout(made[0], best)
-        verdict["holdout_sentence"] = found and _on_holdout(found, _scoring(best)["reference"])
+        verdict["holdout_sentence"] = found and verdicts.on_holdout(
+            found, verdicts.scoring_names(best)["reference"]
+        )
         chosen = best if verdict["keep"] == "best" else made[0]
         return Study(
             folder=self._folder,
@@ -844,7 +688,7 @@ class _Driver:
         if name in RECIPES:
             name += "_of_study"
         path = self._folder / f"{name}.toml"
-        _write(path, to_toml({**document, "name": name}).encode())
+        folders.write(path, to_toml({**document, "name": name}).encode())
         return str(path)
 
 
@@ -868,48 +712,6 @@ def _flags(name: str, value: Any, symbols: Sequence[str]) -> list[str]:
     return [word for text in texts for word in (flag, text)]
 
 
-def _failed(name: str, document: Mapping[str, Any] | None, error: str, code: int) -> dict[str, Any]:
-    """Return the result of a trial whose process returned none; see `trial.run_trial`."""
-    return {
-        "trial_id": name,
-        "trial": document,
-        "state": "failed",
-        "value": None,
-        "folds": [],
-        "pooled": {},
-        "losses": {},
-        "error": error,
-        "exit_code": code,
-        "run": {},
-    }
-
-
-def _read_result(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result in a file, which must be that of `document`.
-
-    Raises:
-        StorageError: It cannot be read, is damaged, or is the result of something else.
-    """
-    found = _read(path)
-    try:
-        valid = found["trial_id"] == path.stem and found["trial"] == document
-        valid &= found["state"] in _STATES and "exit_code" in found
-        valid &= all(isinstance(each, dict) for each in found["pooled"].values())
-        valid &= isinstance(found["run"].get("machine", {}), dict)
-        valid &= isinstance(found["error"], str | None)
-        numbers = [found["run"].get("seconds", 0.0), *searches.steps_of(found)]
-        if found["state"] == "complete":
-            numbers += [found["value"], *trial.losses(found)["model"].to_list()]
-        else:
-            valid &= found["value"] is None
-        valid &= bool(np.isfinite(numbers).all())
-    except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError):
-        valid = False
-    if not valid:
-        raise _damaged(path)
-    return found
-
-
 def _trial(
     number: int,
     params: Mapping[str, Any],
@@ -919,101 +721,6 @@ def _trial(
     losses = trial.losses(result) if result["state"] == "complete" else None
     kept = {key: value for key, value in result.items() if key != "losses"}
     return Trial(number, params, kept, losses, configs)
-
-
-def _lowest(trials: Sequence[Trial]) -> Trial | None:
-    """Return the complete trial with the lowest value; of equal ones, the first."""
-    complete = [each for each in trials if each.value is not None]
-    return min(complete, key=lambda each: each.value or 0.0, default=None)
-
-
-def _judged(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return the verdict on trials, at least one of which is complete."""
-    complete = [each for each in trials if each.complete]
-    if complete[0] is not trials[0]:
-        return {
-            "keep": "best",
-            "trial": getattr(_lowest(trials), "trial_id", None),
-            "sentence": "The defaults failed, so the best trial cannot be compared with them: "
-            f"{trials[0].result['error']}.",
-            **dict.fromkeys(("pbo", "spa_defaults", "spa_baseline")),
-            "confidence_set": [],
-        }
-    horizon = max(each.configs[0].horizon for each in complete)
-    return luck.judge(
-        _together(complete),
-        defaults=trials[0].trial_id,
-        horizon=horizon,
-        baseline=_scoring(trials[0])["reference"],
-    ).to_dict()
-
-
-def _scoring(made: Trial) -> dict[str, str]:
-    """Return the names of the error of a complete trial and of its baseline."""
-    figures = next(iter(made.result["pooled"].values()))
-    found = ledger.headline({_IN_LEDGER.get(key, key): value for key, value in figures.items()})
-    error = "log loss" if found.name == "test_log_loss" else "RMSE"
-    return {"error": error, "reference": found.reference or "the baseline"}
-
-
-def _left_out(states: Mapping[str, int]) -> str | None:
-    """Return a sentence about the trials that the verdict leaves out."""
-    found = " and ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    if not found:
-        return None
-    return (
-        f"Left out of the verdict: {found} {'trial' if sum(states.values()) == 1 else 'trials'} "
-        "without losses for all folds."
-    )
-
-
-def _on_targets(trials: Sequence[Trial]) -> str | None:
-    """Return in words that trials forecast different things; None if they do not."""
-    targets = [each.configs[0].definition.target for each in trials if each.complete]
-    if len({_id({"kind": each.kind, **each.values}) for each in targets}) < 2:
-        return None
-    return (
-        "The trials have different targets, and each is compared with its own baseline: a lower "
-        "ratio can also mean that a target is easier."
-    )
-
-
-def _on_holdout(found: Mapping[str, Any], baseline: str) -> str:
-    """Return a sentence about the defaults and the best trial on the holdout."""
-    looks = counted(found["looks"], "look")
-    since = f"On the holdout from {found['first'][:10]} on ({looks} so far)"
-    ratios = [found[name]["value"] for name in ("best", "defaults")]
-    errors = [found[name]["error"] for name in ("best", "defaults") if found[name]["error"]]
-    if errors:
-        return f"{since}, a trial failed: {errors[0]}."
-    if found["best"]["trial_id"] == found["defaults"]["trial_id"]:
-        return f"{since}, the error of the defaults is {ratios[1]:.4f} times that of {baseline}."
-    return (
-        f"{since}, the error of the best trial is {ratios[0]:.4f} times that of {baseline}; for "
-        f"the defaults, it is {ratios[1]:.4f} times."
-    )
-
-
-def _together(trials: Sequence[Trial]) -> pl.DataFrame:
-    """Return the losses of complete trials by bar, next to those of the first trial's baseline.
-
-    Trials can have different folds or targets, and then their baselines differ. So the losses of
-    each trial are scaled by symbol and fold, as if its baseline had the same mean loss as that of
-    the first trial: what counts is how much better a trial is than its own baseline, as in its
-    value. Only bars for which all trials have losses remain.
-    """
-    key, parts = ["symbol", "timestamp"], ["symbol", "fold"]
-    losses = {each.trial_id: each.losses for each in trials if each.losses is not None}
-    first, *others = losses.values()
-    for own in others:
-        first = first.join(own, on=key, how="semi", maintain_order="left")
-    mean = first.select(pl.col("reference").mean().over(parts)).to_series()
-    columns = {}
-    for name, own in losses.items():  # one at a time: all in one join would take far more memory
-        same = first.select(*key, "fold").join(own.drop("fold"), on=key, maintain_order="left")
-        scale = mean / pl.col("reference").mean().over(parts)
-        columns[name] = same.select(pl.col("model") * scale).to_series()
-    return first.select("symbol", "timestamp", "fold", baseline="reference").with_columns(**columns)
 
 
 def _hashes(markets: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
