@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import MISSING, fields
 from datetime import date
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 import tasks
-from living import marked, wait_for_end
+from living import check_that_all_end
 
 from atb_fast import TrainingConfig
 from atb_fast.callbacks import Listener
@@ -185,15 +183,4 @@ def test_numbers_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_all_processes_end_with_the_program(tmp_path: Path, number: signal.Signals) -> None:
-    mark, environment = marked()
-    with subprocess.Popen(
-        [sys.executable, tasks.__file__, "local", tmp_path],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "quick\n"
-        process.send_signal(number)
-    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
-    wait_for_end(mark)
+    check_that_all_end("local", tmp_path, number)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import tasks
-from living import marked, wait_for_end
+from living import check_that_all_end, marked, wait_for_end
 
 from atb_fast import TrainingConfig
 from atb_fast.callbacks import Listener
@@ -146,18 +146,7 @@ def test_machines_are_compared_first(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_all_processes_end_with_the_program(tmp_path: Path, number: signal.Signals) -> None:
     """After a kill, which nothing can prepare for, Ray takes a minute."""
-    mark, variables = marked()
-    with subprocess.Popen(
-        [sys.executable, tasks.__file__, "ray", tmp_path],
-        env=variables,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "quick\n"
-        process.send_signal(number)
-    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
-    wait_for_end(mark)
+    check_that_all_end("ray", tmp_path, number)
 
 
 def config(**options: Any) -> TrainingConfig:

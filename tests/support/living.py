@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+
+import tasks
 
 _VARIABLE = "STARTED_BY_A_TEST"
 
@@ -22,6 +27,28 @@ def wait_for_end(mark: str) -> None:
     wanted = f"{_VARIABLE}={mark}".encode()
     while any(wanted in environment for environment in _environments()):
         time.sleep(0.05)
+
+
+def check_that_all_end(executor: str, folder: Path, number: signal.Signals) -> None:
+    """Send a signal to a program with running tasks, and check that none of its processes is left.
+
+    Args:
+        executor: `local` or `ray`; see the program `tasks`.
+        folder: For the files of the program.
+        number: The signal.
+    """
+    mark, environment = marked()
+    with subprocess.Popen(
+        [sys.executable, tasks.__file__, executor, folder],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "quick\n"
+        process.send_signal(number)
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    wait_for_end(mark)
 
 
 def _environments() -> list[bytes]:

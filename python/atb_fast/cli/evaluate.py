@@ -20,12 +20,14 @@ from atb_fast.cli.options import (
     GroupedCommand,
     as_json,
     click_option,
+    count_option,
     fail_if_any,
     failure_document,
     print_json,
     training_config,
     training_configs,
     training_options,
+    window_option,
 )
 from atb_fast.cli.tables import Column, print_table, print_text
 from atb_fast.config import (
@@ -35,7 +37,6 @@ from atb_fast.config import (
     RecipeOptions,
     TargetOptions,
     names,
-    variables,
 )
 from atb_fast.errors import LeakError, MissingExtraError, counted
 
@@ -53,31 +54,12 @@ _FITTING = tuple(
 )
 
 
-def _count(name: str, default: int, help_text: str) -> click.Option:
-    return click.Option(
-        [f"--{name}"],
-        envvar=variables(name),
-        type=click.IntRange(min=1),
-        default=default,
-        show_default=True,
-        help=help_text,
-    )
-
-
 @click.command(
     cls=GroupedCommand,
     params=[
         click.Argument(["symbols"], nargs=-1, required=True, metavar="SYMBOL..."),
-        _count("folds", 5, "Number of test periods."),
-        click.Option(
-            ["--window"],
-            envvar="ATB_FAST_WINDOW",
-            type=click.Choice(["expanding", "rolling"]),
-            default="expanding",
-            show_default=True,
-            help="Train on all windows before a test period (expanding), or on a fixed number of "
-            "the newest (rolling).",
-        ),
+        count_option("folds", 5, "Number of test periods."),
+        window_option(),
         click.Option(
             ["--predictions"],
             type=click.Path(path_type=Path),
@@ -275,7 +257,7 @@ def check() -> None:
     cls=GroupedCommand,
     params=[
         click.Argument(["symbol"]),
-        _count(
+        count_option(
             "cuts", 20, "Number of evenly spaced cuts, in addition to those where a part begins."
         ),
         *training_options(_DATA),

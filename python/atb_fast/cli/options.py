@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atb_fast.cli import settings
-from atb_fast.config import GROUPS, OPTIONS, TargetOptions, default_registry, names
+from atb_fast.config import (
+    GROUPS,
+    OPTIONS,
+    TargetOptions,
+    default_registry,
+    names,
+    variables,
+)
 from atb_fast.errors import EXIT_CODES as _MEANINGS
 from atb_fast.errors import ArgumentError, AtbFastError
 from atb_fast.options import Option
@@ -116,6 +123,31 @@ def click_option(item: Option) -> click.Option:
         help=item.help,
         metavar=item.metavar,
         multiple=item.kind is dict,
+    )
+
+
+def count_option(name: str, default: int, help_text: str) -> click.Option:
+    """Return an option that counts something: an integer of at least 1."""
+    return click.Option(
+        [f"--{name}"],
+        envvar=variables(name),
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help=help_text,
+    )
+
+
+def window_option() -> click.Option:
+    """Return the option --window of a walk-forward evaluation."""
+    return click.Option(
+        ["--window"],
+        envvar=variables("window"),
+        type=click.Choice(["expanding", "rolling"]),
+        default="expanding",
+        show_default=True,
+        help="Train on all windows before a test period (expanding), or on a fixed number of "
+        "the newest (rolling).",
     )
 
 

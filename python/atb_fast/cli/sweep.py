@@ -17,9 +17,11 @@ from atb_fast.cli.options import (
     GroupedCommand,
     as_json,
     click_option,
+    count_option,
     print_json,
     training_configs,
     training_options,
+    window_option,
 )
 from atb_fast.cli.tables import Column, print_table, print_text
 from atb_fast.config import (
@@ -29,7 +31,6 @@ from atb_fast.config import (
     RecipeOptions,
     TargetOptions,
     names,
-    variables,
 )
 from atb_fast.errors import ArgumentError, counted
 
@@ -59,31 +60,13 @@ _SHOWN = 10
             help="TOML file with the values to try for each option, for example epochs = [20, 50] "
             "or seed = {low = 1, high = 9}.",
         ),
-        click.Option(
-            ["--trials"],
-            envvar=variables("trials"),
-            type=click.IntRange(min=1),
-            default=50,
-            show_default=True,
-            help="Number of trials. The first one is the defaults: the options of this command.",
+        count_option(
+            "trials",
+            50,
+            "Number of trials. The first one is the defaults: the options of this command.",
         ),
-        click.Option(
-            ["--folds"],
-            envvar=variables("folds"),
-            type=click.IntRange(min=1),
-            default=6,
-            show_default=True,
-            help="Number of test periods of each trial and symbol.",
-        ),
-        click.Option(
-            ["--window"],
-            envvar="ATB_FAST_WINDOW",
-            type=click.Choice(["expanding", "rolling"]),
-            default="expanding",
-            show_default=True,
-            help="Train on all windows before a test period (expanding), or on a fixed number of "
-            "the newest (rolling).",
-        ),
+        count_option("folds", 6, "Number of test periods of each trial and symbol."),
+        window_option(),
         click.Option(
             ["--holdout"],
             type=click.FLOAT,
