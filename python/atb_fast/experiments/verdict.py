@@ -13,9 +13,6 @@ from atb_fast.experiments import luck, trial
 from atb_fast.recipes.config import TrainingConfig
 from atb_fast.runs import ledger
 
-#: The names of figures in a ledger, by their names in an evaluation.
-_IN_LEDGER = {"rmse": "test_rmse", "log_loss": "test_log_loss"}
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -115,7 +112,7 @@ def _together(trials: Sequence[Trial]) -> pl.DataFrame:
 def scoring_names(made: Trial) -> dict[str, str]:
     """Return the names of the error of a complete trial and of its baseline."""
     figures = next(iter(made.result["pooled"].values()))
-    found = ledger.headline({_IN_LEDGER.get(key, key): value for key, value in figures.items()})
+    found = ledger.headline(ledger.renamed(figures))
     error = "log loss" if found.name == "test_log_loss" else "RMSE"
     return {"error": error, "reference": found.reference or "the baseline"}
 

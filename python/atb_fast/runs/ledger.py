@@ -96,6 +96,12 @@ def path_of(registry: Path) -> Path:
     return layout.work_folder(registry) / "ledger.jsonl"
 
 
+def renamed(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return figures of an evaluation by their names in records of trainings."""
+    names = {"rmse": "test_rmse", "log_loss": "test_log_loss"}
+    return {names.get(name, name): value for name, value in figures.items()}
+
+
 def of_config(
     kind: str,
     config: TrainingConfig,
@@ -125,7 +131,6 @@ def of_config(
             random id.
         further: Options that `config` does not have, such as the number of folds.
     """
-    names = {"rmse": "test_rmse", "log_loss": "test_log_loss"}
     return _record(
         kind,
         identity or uuid.uuid4().hex[:16],
@@ -137,7 +142,7 @@ def of_config(
         options=portable(config).to_dict(),
         further=further,
         data=data,
-        metrics={names.get(name, name): value for name, value in metrics.items()},
+        metrics=renamed(metrics),
         seconds=seconds,
         environment={**machine} | _git(Path.cwd()),
         versions=versions(),
