@@ -77,7 +77,8 @@ class Fold:
         persistence_rmse: RMSE of persistence, which predicts no change.
         linear_rmse: RMSE of the linear model.
         directional_accuracy: Share of correct directions of a model of prices or returns, on
-            windows whose horizons do not overlap; see `metrics.Direction`.
+            windows whose horizons do not overlap. Bars that do not move and forecasts of no change
+            do not count.
         directional_accuracy_low: Lower end of its 95% interval.
         directional_accuracy_high: Upper end of that interval.
         directional_bars: Number of bars that count; 0 if the model predicts no change.
@@ -89,7 +90,7 @@ class Fold:
             `directional_accuracy` or as `accuracy`.
         har_ratio: As `ratio`, for HAR.
         ewma_ratio: As `ratio`, for the exponentially weighted volatility of RiskMetrics.
-        figures: All figures by name, also those that are not repeated here; see `scoring`.
+        figures: All figures by name, also those that are not repeated here; see docs/evaluate.md.
     """
 
     number: int
@@ -137,7 +138,8 @@ class WalkForward:
         folds: The results of each fold.
         tested: What the models of all folds and the baselines forecast, in order of time.
         scoring: How the forecasts are scored.
-        predictions: The forecasts for a backtest; see `predictions.out_of_fold`.
+        predictions: The forecasts for a backtest, one row for each test window; docs/evaluate.md
+            describes the columns.
         sha256: Hashes of the input, for example of `candles`.
     """
 
@@ -216,7 +218,24 @@ def evaluate(
     embargo: int | None = None,
     listener: Listener = SILENT,
 ) -> list[Fold]:
-    """Return the results of each fold; see `walk_forward`."""
+    """Return the results of training the recipe of `config` once for each fold.
+
+    This is `walk_forward` without the forecasts.
+
+    Args:
+        config: What to train, and how.
+        folds: Number of consecutive test periods, at least 1.
+        window: `expanding` trains on all windows before a test period; `rolling` on the newest of
+            them, as many as in the first fold.
+        embargo: Bars dropped between the parts, for any recipe. Default: `config.embargo`, else 1%
+            of the bars.
+        listener: Receives the progress of downloads, epochs, windows and folds.
+
+    Raises:
+        ArgumentError: `folds`, `window` or the embargo is out of range.
+        DataError: Candles or sentiment are unusable, or too few for the folds.
+        TrainingError: The loss of a fold became NaN.
+    """
     return walk_forward(
         config, folds=folds, window=window, embargo=embargo, listener=listener
     ).folds
@@ -243,8 +262,9 @@ def walk_forward(
 
     Args:
         config: What to train, and how.
-        folds: Number of consecutive test periods, at least 1; see `fold_parts`.
-        window: `expanding` or `rolling`; see `fold_parts`.
+        folds: Number of consecutive test periods, at least 1.
+        window: `expanding` trains on all windows before a test period; `rolling` on the newest of
+            them, as many as in the first fold.
         embargo: Bars dropped between the parts, for any recipe. Default: `config.embargo`, else 1%
             of the bars.
         market: The candles, sentiment and extras. Default: those that `config` selects. If given,

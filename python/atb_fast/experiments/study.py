@@ -65,8 +65,9 @@ class Study:
         folder: The folder of the results.
         definition: Everything that the trials depend on, as JSON values.
         trials: The trials in the order in which they were proposed, starting with the defaults.
-        best: The id of the trial with the lowest mean loss, see `luck.judge`.
-        verdict: Whether to use the best trial instead of the defaults; see `luck.judge`. Also has
+        best: The id of the trial with the lowest mean loss.
+        verdict: Whether to use the best trial instead of the defaults, with the figures of the
+            tests; docs/sweeps.md explains them. Also has
             `left_out`, the number of trials by state that could not be judged, and `holdout`, the
             results of the defaults and the best trial there.
         importance: How much each key of the space mattered, as shares of 1; may be empty.

@@ -38,7 +38,7 @@ class PreparedData:
         candles: Number of candles before those without every feature were dropped.
         gaps: Number of gaps between the candles.
         sha256: Content hash of `candles`, of `sentiment` if it is used, and of each extra by its
-            name; see `hashing.content_hash`.
+            name. It depends on the names and values of the columns only.
         lags: The columns of extras that features read, each with how much later than its timestamp
             a value is known, in milliseconds.
     """

@@ -40,7 +40,8 @@ class TrainingResult:
         mape: Mean absolute percentage error on the test windows, percent; None unless the model
             predicts prices.
         shrinkage: Shrinkage factor of the outputs. At 0 the model predicts no change, or HAR.
-        verdict: How the model compares with the reference; see `significance.verdict`.
+        verdict: `better than` or `worse than` the reference if the difference is significant, else
+            `hardly better than`, `no better than` or `as good as` it.
         diagnostics: Whether each optional step ran.
         paths: Paths of the `bundle` and of each file in it, by name.
         error: What the error is: `RMSE`; for classes, `log loss`, or `weighted log loss` if the
