@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from typing import NamedTuple
@@ -22,6 +25,7 @@ class Page(HTMLParser):
         super().__init__()
         self.source = source
         self.open: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.scripts: list[str] = []
         self.elements: list[Element] = []
         self.feed(source)
         self.close()
@@ -45,6 +49,9 @@ class Page(HTMLParser):
         self.elements.append(Element(tag, attributes, " ".join("".join(text).split())))
 
     def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1][0] == "script":
+            self.scripts.append(data)
+            return
         for _, _, text in self.open:
             text.append(data)
 
@@ -79,20 +86,29 @@ ATTACK = """<script>alert("x")</script>'"><img src=x onerror=y>&amp;$a$"""
 
 
 def check_self_contained(page: Page) -> None:
-    """Check that a page loads nothing, runs nothing, and has unambiguous references."""
+    """Check that a page loads nothing, runs only its script, and has unambiguous references."""
     assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", page.source)
     tags = {element.tag for element in page.elements}
-    assert not tags & {"script", "img", "iframe", "object", "form", "base"}
+    assert not tags & {"img", "iframe", "object", "form", "base"}
     for tag, attributes, _ in page.elements:
         assert "src" not in attributes
         assert (attributes.get("href") or "#").startswith(("#", "data:,")), tag
         assert not [name for name in attributes if name.startswith("on")]
+    kinds = [element.attributes for element in page.find("script")]
+    assert kinds.pop() == {}
+    assert all(kind == {"type": "application/json"} for kind in kinds)
+    *values, script = page.scripts
+    assert len(values) == len(kinds)
+    for each in values:
+        json.loads(each)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policies = [
         element.attributes["content"]
         for element in page.find("meta")
         if element.attributes.get("http-equiv") == "Content-Security-Policy"
     ]
-    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    rules = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert policies == [f"{rules}; script-src 'sha256-{digest}'"]
     names = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
     assert len(names) == len(set(names))
     used = {str(e.attributes["href"])[1:] for e in page.find("use")}

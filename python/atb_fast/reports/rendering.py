@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -19,7 +21,8 @@ SYNTHETIC = Banner(
 def render(name: str, values: Mapping[str, Any]) -> str:
     """Return a template as `markupsafe.Markup`, for a page or for a part of one.
 
-    Everything is escaped, except for charts and parts, which are `Markup`.
+    Everything is escaped, except for charts and parts, which are `Markup`. The policy of a page
+    lets only the script `page.js` run, by its hash.
 
     Args:
         name: File name of the template.
@@ -39,4 +42,7 @@ def render(name: str, values: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return Markup(environment.get_template(name).render({"palette": LIGHT, **values}))
+    script = folder.joinpath("page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    known = {"palette": LIGHT, "script": Markup(script), "script_hash": f"sha256-{digest}"}
+    return Markup(environment.get_template(name).render({**known, **values}))

@@ -12,7 +12,7 @@ from atb_fast.evaluation.scoring import scoring_of
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts.drawing import SIZE, Chart, note, target_times
-from atb_fast.reports.style import LIGHT, PARTS, number_axis, thinned, time_axis
+from atb_fast.reports.style import LIGHT, PARTS, number_axis, time_axis
 from atb_fast.training.engine import FitResult
 
 #: A price range wider than this factor gets a logarithmic scale.
@@ -46,9 +46,7 @@ def market(axis: Any, data: WindowedData, bar_ms: int) -> None:
     # fmin and fmax ignore NaN: a candle may lack a value.
     low, high = np.fmin.reduceat(low, at), np.fmax.reduceat(high, at)
     axis.fill_between(times[at], low, high, color=LIGHT["muted"], alpha=0.45, linewidth=0)
-    axis.plot(
-        *thinned(times, frame["close"].to_numpy()), color=LIGHT["ink"], linewidth=0.8, label="close"
-    )
+    axis.plot(times, frame["close"].to_numpy(), color=LIGHT["ink"], linewidth=0.8, label="close")
     log = bool(np.nanmin(low) > 0 and np.nanmax(high) > _LOG_SPAN * np.nanmin(low))
     if log:
         axis.set_yscale("log")

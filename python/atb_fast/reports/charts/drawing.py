@@ -6,6 +6,7 @@ A chart is a function that draws into a matplotlib axes object.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.features.windows import WindowedData
-from atb_fast.reports.style import LIGHT, STYLE, number_axis, thinned, time_axis
+from atb_fast.reports.charts.values import read_values, shorten, to_json
+from atb_fast.reports.style import LIGHT, STYLE, number_axis, time_axis
 
 #: Width and height in inches. Narrow, so that 10-point text stays readable on a phone.
 SIZE = (4.8, 3.0)
@@ -43,7 +45,10 @@ class Chart(NamedTuple):
 
 
 def svg(chart: Chart) -> str:
-    """Return a chart as an `<svg>`, as `markupsafe.Markup`."""
+    """Return a chart as an `<svg>` and its values for the script, as `markupsafe.Markup`.
+
+    A chart without values to show, for example a note, has no script.
+    """
     from markupsafe import Markup
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -57,6 +62,8 @@ def svg(chart: Chart) -> str:
         FigureCanvasSVG(figure)
         axis = figure.subplots()
         chart.draw(axis)
+        values = read_values(axis) if axis.axison else None
+        shorten(axis)
         if not axis.axison:  # only a note
             left, height = 0.03, 1.0
             figure.set_figheight(height)
@@ -73,10 +80,20 @@ def svg(chart: Chart) -> str:
         axis.set_title(axis.get_ylabel(), loc="left", color=LIGHT["muted"], y=1.0, pad=5)
         axis.set_ylabel("")
         axis.xaxis.set_label_coords(0.5, -0.34 / (height * (top - bottom)))
+        if values:
+            corners = axis.get_position().corners() * (chart.width * 72, height * 72)
+            # left, top, right and bottom, as SVG counts from the top
+            (left, bottom), (right, top) = corners[0], corners[3]
+            values["box"] = [
+                round(each, 2) for each in (left, 72 * height - top, right, 72 * height - bottom)
+            ]
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=nothing)
-    return Markup(_inline(file.getvalue(), label, "chart" if axis.axison else "chart empty"))
+    text = _inline(file.getvalue(), label, "chart" if axis.axison else "chart empty")
+    if values:
+        text += f'<script type="application/json">{to_json(values)}</script>'
+    return Markup(text)
 
 
 def _inline(document: str, label: str, css_class: str) -> str:
@@ -87,7 +104,9 @@ def _inline(document: str, label: str, css_class: str) -> str:
         element.tag = _local(element.tag)
         element.attrib = {_local(name): value for name, value in element.attrib.items()}
         if element.tag == "g":
-            element.attrib.pop("id", None)  # every chart has an "axes_1"
+            _mark(element, element.attrib.pop("id", ""))  # every chart has an "axes_1"
+        for name in {"d", "x", "y", "transform"} & element.attrib.keys():
+            element.set(name, _short(element.attrib[name]))
         for child in element.findall("{*}style"):
             element.remove(child)  # its rule would apply to the whole page
     known = {"viewBox": root.attrib["viewBox"], "class": css_class}
@@ -96,6 +115,45 @@ def _inline(document: str, label: str, css_class: str) -> str:
     for name, color in LIGHT.items():
         text = text.replace(color, f"var(--{name})")
     return text
+
+
+def _mark(group: ElementTree.Element, known_as: str) -> None:
+    """Mark a `<g>` for the script: axes, ticks, and what moves when the chart is zoomed."""
+    kind, _, rest = known_as.partition("-")
+    if known_as.startswith("matplotlib.axis_"):
+        group.set("data-axis", "xy"[int(known_as[-1]) - 1])
+    elif known_as.startswith(("xtick_", "ytick_")):
+        group.set("data-tick", "")
+    elif kind == "zoom":
+        directions, number, *area = rest.split("-")
+        group.set("data-zoom", directions)
+        if number:
+            group.set("data-series", number)
+        if area:
+            _inline_paths(group)
+
+
+def _inline_paths(group: ElementTree.Element) -> None:
+    """Replace the `<use>` of a path by the path where it is drawn, which is easier to zoom."""
+    path, place, use = (group.find(f"{{*}}{name}") for name in ("defs/{*}path", "g", "g/{*}use"))
+    if path is None or place is None or use is None:
+        return
+    x, y = float(use.attrib["x"]), float(use.attrib["y"])
+
+    def moved(found: re.Match[str]) -> str:
+        return f"{float(found[1]) + x} {float(found[2]) + y}"
+
+    drawn = re.sub(r"(-?[\d.]+) (-?[\d.]+)", moved, path.attrib["d"])
+    kept = {"d": drawn, "clip-path": place.attrib["clip-path"], "style": use.attrib["style"]}
+    group[:] = [ElementTree.Element("path", kept)]
+
+
+def _short(numbers: str) -> str:
+    """Return the numbers of an attribute with at most two decimals, a hundredth of a point."""
+    shorter = re.sub(
+        r"-?\d+\.\d+", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), numbers
+    )
+    return re.sub(r" *([A-Za-z]) *", r"\1", shorter).strip() if shorter[:1] == "M" else shorter
 
 
 def _local(name: str) -> str:
@@ -128,7 +186,7 @@ def over_time(
 ) -> None:
     """Draw series over time, on a logarithmic axis if `log`."""
     for line in lines:
-        axis.plot(*thinned(times, line.values), label=line.label, **line.style)
+        axis.plot(times, line.values, label=line.label, **line.style)
     axis.set_ylabel(unit)
     if log:
         axis.set_yscale("log")

@@ -54,10 +54,13 @@ def intervals(axis: Any, *, metric: Mapping[str, Any], names: Sequence[str]) -> 
     ):
         if value is None:
             continue
-        if value.get("low") is not None:
-            axis.hlines(number, value["low"], value["high"], color=style["color"], linewidth=2)
-        marker = _MARKERS[number % len(_MARKERS)]
-        axis.plot([value["mean"]], [number], marker, color=style["color"], markersize=6)
+        mean, marker = value["mean"], _MARKERS[number % len(_MARKERS)]
+        shown = {"color": style["color"], "marker": marker, "markersize": 6, "label": "_mean"}
+        if value.get("low") is None:
+            axis.plot([mean], [number], **shown)
+        else:
+            ends = [[mean - value["low"]], [value["high"] - mean]]
+            axis.errorbar([mean], [number], xerr=ends, elinewidth=2, **shown)
     if metric.get("level") is not None:
         axis.axvline(metric["level"], color=LIGHT["muted"], linestyle="--", linewidth=1)
     axis.set_yticks(range(len(names)), [_short(name) for name in names])

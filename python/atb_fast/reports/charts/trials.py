@@ -157,6 +157,7 @@ def by_parameter(
     number_axis(other)
     every = range(len(trials))
     dots: dict[str, Any] = {"color": LIGHT["model"], "alpha": 0.6, "markeredgewidth": 0}
+    dots["label"] = "_trial"
     ring = {"color": LIGHT["ink"], "markersize": 10, "markerfacecolor": "none"}
     for marker, style, shown in (
         ("o", dots, every),
