@@ -355,7 +355,7 @@ def test_hostile_names_in_charts_are_escaped(
     check_self_contained(page)
     assert f"{ATTACK[:35]}…" in page.text  # a long name leaves room for the bars
     names = [json.loads(values)["y"].get("names", []) for values in page.scripts[:-1]]
-    assert f"{ATTACK[:35]}…" in sum(names, [])
+    assert any(f"{ATTACK[:35]}…" in each for each in names)
 
 
 def test_a_run_without_onnx_and_charts(write: Write, config: TrainingConfig) -> None:

@@ -130,9 +130,8 @@ def probabilities(
         for i, name, color in shown
     ]
     over_time(axis, times, lines, "predicted probability")
-    for i, name, color in shown:
+    for i, _, color in shown:
         style = {"color": color, "linestyle": "--", "linewidth": 0.9}
-        style["label"] = f"_{name}, share in training"
         if np.ptp(shares[:, i]) == 0.0:
             axis.axhline(shares[0, i], **style)
         else:

@@ -16,7 +16,7 @@
       : value.toExponential().replace("+", "")).replace(/-/g, "−");
   const iso = (value, from, to) => new Date(value).toISOString().slice(from, to).replace("T", " ");
 
-  function numberTicks(low, high, log) {
+  function numberTicks(low, high, { log, whole }) {
     if (log && high > 5 * low) {
       for (const factors of [[1, 2, 5], [1, 3], [1]]) {
         const ticks = [];
@@ -28,7 +28,8 @@
       }
     }
     const power = 10 ** Math.floor(Math.log10((high - low) / 5));
-    const step = [1, 2, 5, 10].map((each) => each * power).find((each) => each * 6 > high - low);
+    const steps = [1, 2, 5, 10].map((each) => each * power);
+    const step = Math.max(whole ? 1 : 0, steps.find((each) => each * 6 > high - low));
     const ticks = [];
     for (let i = Math.ceil(low / step); i * step <= high; i++) {
       ticks.push(Number((i * step).toPrecision(12)));
@@ -200,7 +201,8 @@
       }
       if (!zoomed || !ticks.length) return;
       const from = ticks[0].querySelector("use").getAttribute(name);
-      for (const tick of times ? timeTicks(...ends) : numberTicks(...ends, axis.scale === "log")) {
+      const kind = { log: axis.scale === "log", whole: name === "x" && xs.flat().every(Number.isInteger) };
+      for (const tick of times ? timeTicks(...ends) : numberTicks(...ends, kind)) {
         const copy = group.insertBefore(ticks[0].cloneNode(true), ticks[0]);
         const by = view[name](tick) - from;
         copy.setAttribute("transform", name === "x" ? `translate(${by} 0)` : `translate(0 ${by})`);
@@ -276,7 +278,8 @@
       const [low, high] = view.xs.map((end) => into(xAxis, end));
       const [from, to] = pixels.sort((a, b) => a - b).map(
         (pixel) => back(xAxis, low + (pixel - left) / (right - left) * (high - low)));
-      if (seen().filter(({ x }) => x >= from && x <= to).length > 1) zoomAll([from, to], chart);
+      const whole = from <= xAxis.limits[0] && to >= xAxis.limits[1];
+      if (seen().filter(({ x }) => x >= from && x <= to).length > 1) zoomAll(whole ? null : [from, to], chart);
     }
 
     let start = null; // where a drag began
