@@ -31,7 +31,7 @@ def carried(draw: Callable[[Any], Any]) -> Any:
 
 def times(values: Any, series: Any) -> NDArray[np.datetime64]:
     x = values["xs"][series["x"]]
-    return (x["unit"] * np.cumsum(x["steps"])).astype("datetime64[ms]")
+    return np.array(x["unit"] * np.cumsum(x["steps"]), "datetime64[ms]")
 
 
 def test_series_over_time_carry_times_and_values() -> None:
@@ -44,6 +44,7 @@ def test_series_over_time_carry_times_and_values() -> None:
     assert values["x"]["label"] == "open time, UTC, 2024-01-01 to 2024-01-10"
     assert values["y"]["label"] == "share, %"
     assert values["xs"] == [{"unit": 86_400_000, "steps": [19723] + [1] * 9}]  # shared
+    assert not values["thinned"]
     one, two = values["series"]
     assert (one["name"], one["color"], one["kind"]) == ("one", "model", "line")
     np.testing.assert_array_equal(times(values, one), DAYS)
@@ -60,6 +61,7 @@ def test_long_series_keep_their_extremes_at_the_same_times() -> None:
     assert len(hours) > 200_000
     assert len(drawn) < 140_000
     values = values_of(drawn)
+    assert values["thinned"]
     assert len(values["xs"]) == 1
     assert MOST / 2 < len(values["xs"][0]["steps"]) <= MOST
     kept = np.searchsorted(hours, times(values, values["series"][0]))

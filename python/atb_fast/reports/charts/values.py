@@ -66,11 +66,12 @@ def read_values(axis: Any) -> dict[str, Any] | None:
     Returns:
         `mode`: what is nearest to the pointer: an `x`, one of the `bins`, a `point` or a `row`.
         `zoom`: whether the x axis can be zoomed. `margins`: shares of the y axis that are empty
-        below and above the values. `x`, `y`: `limits`, `label`, and `scale`, which is
-        `linear`, `log`, `time` (milliseconds since 1970), `names`, or `none` if it has no ticks.
-        `xs`: the different x values of the series; if they are times, `unit` in milliseconds, and
-        `steps` in that unit, the first one since 1970. `series`: `name`, `color`, `kind`, `x`
-        (position of its x values in `xs`), `y`, and, if there are intervals, `low` and `high`.
+        below and above the values. `thinned`: whether some values are missing. `x`, `y`: `limits`,
+        `label`, and `scale`, which is `linear`, `log`, `time` (milliseconds since 1970), `names`,
+        or `none` if it has no ticks. `xs`: the different x values of the series; if they are times,
+        `unit` in milliseconds, and `steps` in that unit, the first one since 1970. `series`:
+        `name`, `color`, `kind`, `x` (position of its x values in `xs`), `y`, and, if there are
+        intervals, `low` and `high`.
     """
     x, y = _describe(axis.xaxis), _describe(axis.yaxis)
     rows = y["scale"] == "names"
@@ -80,7 +81,7 @@ def read_values(axis: Any) -> dict[str, Any] | None:
     zoom = not rows and x["scale"] != "names"
     if zoom:
         _mark(axis, shown)
-    _thin_together([series for series in shown if series.kind == "line"])
+    missing = _thin_together([series for series in shown if series.kind == "line"])
     margins = _margins(shown, y) if zoom else None
     xs: list[_Floats] = []
     written = [_written(each, _position(xs, each.x), y, x if rows else y) for each in shown]
@@ -88,6 +89,7 @@ def read_values(axis: Any) -> dict[str, Any] | None:
         "mode": _mode(shown, rows=rows, over_time=x["scale"] == "time"),
         "zoom": zoom,
         "margins": margins,
+        "thinned": missing,
         "x": x,
         "y": y,
         "xs": [_times(each) if x["scale"] == "time" else _numbers(each, x) for each in xs],
@@ -269,8 +271,8 @@ def _ascending(values: _Floats) -> bool:
     return bool((np.diff(values) > 0).all())
 
 
-def _thin_together(lines: Sequence[_Series]) -> None:
-    """Thin long lines; those with the same x values keep the same ones."""
+def _thin_together(lines: Sequence[_Series]) -> bool:
+    """Thin long lines; those with the same x values keep the same. Return whether any are long."""
     groups: dict[bytes, list[_Series]] = {}
     for line in lines:
         if len(line.x) > MOST:
@@ -288,6 +290,7 @@ def _thin_together(lines: Sequence[_Series]) -> None:
         )
         for line in group:
             line.x, line.y = line.x[kept], line.y[kept]
+    return bool(groups)
 
 
 def _position(xs: list[_Floats], x: _Floats) -> int:

@@ -40,7 +40,8 @@
   function timeTicks(low, high) {
     const step = STEPS.find((each) => each * 6 > high - low) ?? STEPS.at(-1);
     const months = Math.floor(step / MONTH);
-    const date = new Date(months ? Date.UTC(new Date(low).getUTCFullYear(), 0) : Math.ceil(low / step) * step);
+    const first = months ? Date.UTC(new Date(low).getUTCFullYear(), 0) : Math.ceil(low / step) * step;
+    const date = new Date(first);
     const ticks = [];
     while (date <= high) {
       if (date >= low) ticks.push(Number(date));
@@ -65,7 +66,8 @@
   }
 
   function chartOf(script) {
-    const { mode, box: [left, top, right, bottom], x: xAxis, y: yAxis, ...data } = JSON.parse(script.textContent);
+    const data = JSON.parse(script.textContent);
+    const { mode, box: [left, top, right, bottom], x: xAxis, y: yAxis } = data;
     const svg = script.previousElementSibling;
     const figure = svg.parentElement;
     const overTime = xAxis.scale === "time";
@@ -100,17 +102,18 @@
         if (y === null) return;
         const x = bins ? (each.x[i] + each.x[i + 1]) / 2 : each.x[i];
         const key = row ? y : mode === "point" ? places.size : x;
-        if (!places.has(key)) places.set(key, { x, y, ends: bins ? [each.x[i], each.x[i + 1]] : [x], values: [] });
+        const ends = bins ? [each.x[i], each.x[i + 1]] : [x];
+        if (!places.has(key)) places.set(key, { x, y, ends, values: [] });
         places.get(key).values.push({ each, i, x, y });
       });
     }
     for (const each of series.filter(({ kind }) => kind === "mark")) {
       for (const x of each.x) places.get(x)?.values.push({ each });
     }
-    for (const each of series.filter(({ kind }) => kind === "level" && mode !== "point")) {
+    for (const each of series.filter(({ kind }) => kind === "level" && (mode === "x" || mode === "bins"))) {
       for (const place of places.values()) place.values.push({ each, i: 0, y: each.y[0] });
     }
-    const stops = [...places.values()].sort((a, b) => row ? a.y - b.y : a.x - b.x);
+    const stops = [...places.values()].sort((a, b) => row ? view.y(a.y) - view.y(b.y) : a.x - b.x);
     const seen = () => stops.filter(({ x }) => row || (x >= view.xs[0] && x <= view.xs[1]));
     const spot = ({ x, y }) => [row ? null : view.x(x), row || mode === "point" ? view.y(y) : null];
 
@@ -122,8 +125,9 @@
     }
     function text({ each, i, x, y }) {
       if (y === undefined) return "";
-      const [low, high] = [each.low?.[i] ?? null, each.high?.[i] ?? null];
-      return (row ? number(x) : yAxis.names?.[y] ?? number(y)) + (low === null ? "" : ` (${number(low)} to ${number(high)})`);
+      const value = row ? number(x) : yAxis.names?.[y] ?? number(y);
+      const [low, high] = [each.low?.[i] ?? null, each.high?.[i]];
+      return low === null ? value : `${value} (${number(low)} to ${number(high)})`;
     }
 
     const cross = svg.appendChild(document.createElementNS(svg.namespaceURI, "path"));
@@ -140,6 +144,7 @@
     }
 
     function show(stop) {
+      if (!stop) return;
       current = stop;
       const [x, y] = spot(stop);
       const rings = stop.values.filter((value) => value.x !== undefined && mode !== "bins").map(
@@ -176,7 +181,8 @@
     const axes = [["x", xAxis], ["y", yAxis]].map(([name, axis]) => {
       const group = svg.querySelector(`[data-axis=${name}]`);
       const label = group.querySelector(":scope > g:not([data-tick]) text");
-      return { name, axis, group, label, was: label?.textContent, ticks: [...group.querySelectorAll("[data-tick]")] };
+      const ticks = [...group.querySelectorAll("[data-tick]")];
+      return { name, axis, group, ticks, label, was: label?.textContent };
     });
 
     function path({ x, y }) {
@@ -197,7 +203,8 @@
       const times = axis.scale === "time";
       if (times) {
         const days = [...new Set(ends.map((end) => iso(end, 0, 10)))].join(" to ");
-        label.textContent = zoomed ? was.replace(/\d{4}-\d\d-\d\d.*/, days) : was;
+        const some = data.thinned ? ", some bars" : "";
+        label.textContent = zoomed ? was.replace(/\d{4}-\d\d-\d\d.*/, days + some) : was;
       }
       if (!zoomed || !ticks.length) return;
       const from = ticks[0].querySelector("use").getAttribute(name);
@@ -217,11 +224,14 @@
       const moved = (which, moves, value) => !moves.includes(which) ? value : (which === "x"
         ? left + (value - a) / (b - a) * (right - left)
         : bottom + (value - c) / (d - c) * (top - bottom)).toFixed(2);
+      const drawn = (name, value, moves, line) => {
+        if (!zoomed) return value;
+        if (name !== "d") return moved(name, moves, value);
+        return line ? path(line) : value.replace(/(-?[\d.]+) (-?[\d.]+)/g,
+          (_, x, y) => `${moved("x", moves, x)} ${moved("y", moves, y)}`);
+      };
       for (const { element, moves, line, was } of parts) {
-        for (const [name, value] of was) {
-          element.setAttribute(name, !zoomed ? value : line ? path(line) : name !== "d" ? moved(name, moves, value)
-            : value.replace(/(-?[\d.]+) (-?[\d.]+)/g, (_, x, y) => `${moved("x", moves, x)} ${moved("y", moves, y)}`));
-        }
+        for (const [name, value] of was) element.setAttribute(name, drawn(name, value, moves, line));
       }
       for (const axis of axes) drawTicks(axis, zoomed);
       reset.hidden = !zoomed;
@@ -272,14 +282,15 @@
         const [a, b] = spot(stop);
         return Math.hypot((a ?? x) - x, (b ?? y) - y);
       };
-      return seen().reduce((best, stop) => distance(stop) < distance(best) ? stop : best);
+      return seen().reduce((best, stop) => best && distance(best) <= distance(stop) ? best : stop, null);
     };
     function select(...pixels) {
       const [low, high] = view.xs.map((end) => into(xAxis, end));
       const [from, to] = pixels.sort((a, b) => a - b).map(
         (pixel) => back(xAxis, low + (pixel - left) / (right - left) * (high - low)));
       const whole = from <= xAxis.limits[0] && to >= xAxis.limits[1];
-      if (seen().filter(({ x }) => x >= from && x <= to).length > 1) zoomAll(whole ? null : [from, to], chart);
+      const inside = seen().filter(({ x }) => x >= from && x <= to);
+      if (inside.length > 1) zoomAll(whole ? null : [from, to], chart);
     }
 
     let start = null; // where a drag began
@@ -323,11 +334,11 @@
       if (next !== undefined) {
         event.preventDefault();
         show(all[clamp(next, 0, last)]);
-        said.textContent = box.textContent;
-      } else if (data.zoom && (event.key === "+" || event.key === "-")) {
+        if (current) said.textContent = box.textContent;
+      } else if (data.zoom && ["+", "=", "-"].includes(event.key)) {
         const kept = current;
         const center = kept ? view.x(kept.x) : (left + right) / 2;
-        const half = (right - left) * (event.key === "+" ? 0.25 : 1);
+        const half = (right - left) * (event.key === "-" ? 1 : 0.25);
         select(center - half, center + half);
         if (kept) show(kept);
       }
