@@ -203,8 +203,8 @@
       const times = axis.scale === "time";
       if (times) {
         const days = [...new Set(ends.map((end) => iso(end, 0, 10)))].join(" to ");
-        const some = data.thinned ? ", some bars" : "";
-        label.textContent = zoomed ? was.replace(/\d{4}-\d\d-\d\d.*/, days + some) : was;
+        const zoomedLabel = was.replace(/\d{4}-\d\d-\d\d.*/, days);
+        label.textContent = !zoomed ? was : data.thinned ? zoomedLabel.replace("open time", "some bars") : zoomedLabel;
       }
       if (!zoomed || !ticks.length) return;
       const from = ticks[0].querySelector("use").getAttribute(name);
