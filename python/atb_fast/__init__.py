@@ -6,7 +6,11 @@ nor Polars.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
+
+# Before it is imported anywhere: by default, onnxruntime sends usage statistics to its vendor.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 TYPE_CHECKING = False  # as in typing, which takes longer to import than all the rest
 if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editors

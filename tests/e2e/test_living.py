@@ -338,6 +338,24 @@ time.localtime = lambda seconds=None: local(time.time() if seconds is None else 
         assert sorted(archive.namelist()) == ["config.json", "metadata.json", "model.weights.h5"]
 
 
+def test_a_training_leaves_no_files_elsewhere(
+    tmp_path: Path, new_process: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow writes to the temporary folder, and onnxruntime statistics to the home folder."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    folders = [tmp_path / name for name in ("temporary", "home")]
+    for name, folder in zip(("TMPDIR", "HOME"), folders, strict=True):
+        folder.mkdir()
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    options = [each for each in QUICK if each != "--skip-onnx"]
+    done = new_process("train", "model", "BTCUSDT", *options, "--registry", "models")
+    assert done.returncode == 0, done.stderr
+    assert "verified" in done.stderr
+    found = {path.name for folder in folders for path in folder.rglob("*") if path.is_file()}
+    assert found <= {"keras.json"}  # the settings of Keras
+
+
 def test_no_training_outlives_a_killed_parent(tmp_path: Path) -> None:
     with _two_trainings(tmp_path) as process:
         process.kill()

@@ -105,6 +105,8 @@ def gathered_dataset(
     columns = [tf.constant(column.astype(np.float32)) for column in columns]
     offsets = tf.range(data.length, dtype=tf.int64)
 
+    # AutoGraph would convert it with a file in the temporary folder, which outlives the process.
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def cut(start: Any) -> tuple[Any, ...]:
         windows = tf.gather(matrix, start[:, None] + offsets)
         if data.scaled_by_window:
