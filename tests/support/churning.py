@@ -33,15 +33,20 @@ def prune(registry: Path, turn: int) -> int:
     template = versions(registry)[-1]
     for number in range(4):
         created = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=10 * turn + number)
-        symbol, model_type = template.parts[-3:-1]
-        with publishing.reserve(registry, symbol, model_type, created) as draft:
-            shutil.copytree(template, draft.directory, dirs_exist_ok=True)
-            path = draft.directory / "metadata.json"
-            metadata = json.loads(path.read_text())
-            stamps = dict.fromkeys(("created_at", "training_date"), created.isoformat())
-            path.write_text(json.dumps(metadata | stamps | {"version_id": draft.version}))
-            draft.publish(live=number % 2 == 0)
+        publish(template, registry, created, live=number % 2 == 0)
     return len(releases.prune(registry, 2, dry_run=False))
+
+
+def publish(template: Path, registry: Path, created: datetime, *, live: bool) -> None:
+    """Publish a copy of a bundle as a version that was created at this time."""
+    metadata = json.loads((template / "metadata.json").read_text())
+    symbol, model_type = metadata["symbol"], metadata["model_type"]
+    with publishing.reserve(registry, symbol, model_type, created) as draft:
+        shutil.copytree(template, draft.directory, dirs_exist_ok=True)
+        stamps = dict.fromkeys(("created_at", "training_date"), created.isoformat())
+        changed = json.dumps(metadata | stamps | {"version_id": draft.version})
+        (draft.directory / "metadata.json").write_text(changed)
+        draft.publish(live=live)
 
 
 def main() -> None:
