@@ -361,17 +361,19 @@ def table(folder: Path, growth: float) -> list[str]:
 
 
 def tenths(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Return the first and the last tenth of the time after the warm-up; empty if one is."""
+    """Return the samples of the first and the last tenth of the time after the warm-up.
+
+    A tenth without samples has the one that is nearest to it. Empty if both have the same samples.
+    """
     if not found:
         return []
     first, last = found[0]["time"], found[-1]["time"]
     first += (last - first) / 6
     tenth = (last - first) / 10
-    parts = [
-        [each for each in found if first <= each["time"] <= first + tenth],
-        [each for each in found if each["time"] >= last - tenth],
-    ]
-    return parts if all(parts) else []
+    warm = [each for each in found if each["time"] >= first]
+    begin = [each for each in warm if each["time"] <= first + tenth] or warm[:1]
+    end = [each for each in warm if each["time"] >= last - tenth]
+    return [begin, end] if begin[0]["time"] < end[0]["time"] else []
 
 
 def left(folder: Path, before: set[Path]) -> list[str]:

@@ -30,9 +30,13 @@ def trained_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np
     """Return the windows as a compiled program cuts them, so that they can be compared."""
     import tensorflow as tf
 
+    # The graph holds copies of its constants, so it gets the rows of these windows only.
+    wanted = starts[:, None] + np.arange(data.length)
+    rows, places = np.unique(wanted, return_inverse=True)
+    places = places.reshape(wanted.shape)
+
     def cut() -> Any:
-        rows = tf.constant(data.prepared.matrix.values)
-        windows = tf.gather(rows, starts[:, None] + np.arange(data.length))
+        windows = tf.gather(tf.constant(data.prepared.matrix.values[rows]), places)
         return scaled_by_window(windows, axis=1) if data.scaled_by_window else windows
 
     return np.asarray(tf.function(cut, jit_compile=True, autograph=False)())
