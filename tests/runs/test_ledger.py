@@ -40,7 +40,7 @@ def registry(tmp_path: Path) -> Path:
 
 
 def record(identity: str = "0" * 16, **changes: Any) -> dict[str, Any]:
-    """Return a record of an evaluation."""
+    """Return a record of an evaluation. It is always the same, as the ids of tests must be."""
     config = TrainingConfig(symbol="BTCUSDT", source="sample", recipe="causal", epochs=7)
     made = ledger.of_config(
         "evaluate",
@@ -52,7 +52,7 @@ def record(identity: str = "0" * 16, **changes: Any) -> dict[str, Any]:
         identity=identity,
         folds=5,
     )
-    return made | changes
+    return made | {"created": "2026-11-01T12:00:00+00:00"} | changes
 
 
 def appending(registry: Path, first: str, count: int, limit: int = 0) -> subprocess.Popen[str]:
