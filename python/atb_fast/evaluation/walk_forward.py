@@ -281,6 +281,7 @@ def walk_forward(
             type, or `holdout` is given with several folds.
         DataError: Candles or sentiment are unusable, or too few for the folds.
         TrainingError: The loss of a fold became NaN.
+        MissingExtraError: TensorFlow is not installed.
     """
     check_type("config", config, TrainingConfig)
     check_type("listener", listener, Listener)

@@ -79,9 +79,9 @@ def run_training_pipeline(
     if config.compile_cache:
         open_cache(config.cache_dir, threads=threads)
     import_ahead()  # while the input is read or downloaded
-    data = _load(config, recorded, timer, listener)
     if not config.skip_onnx:
         onnx_export.check_packages()
+    data = _load(config, recorded, timer, listener)
     model_type = data.prepared.model_type
     # An unusable registry is reported before training, not after it.
     open_workspace(config.registry, config.registry / config.symbol / model_type)

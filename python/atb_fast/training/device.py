@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 
@@ -95,10 +96,7 @@ def import_tensorflow() -> Any:
             raise MemoryError(f"TensorFlow cannot be imported ({why})") from error
         if not isinstance(error, ImportError):
             raise
-        raise MissingExtraError(
-            f"training needs TensorFlow, which cannot be imported ({error}); install it with "
-            "pip install 'atb-fast[train]', or 'atb-fast[train-gpu]' for NVIDIA GPUs"
-        ) from error
+        raise _missing(f"cannot be imported ({error})") from error
     if keras.backend.backend() != "tensorflow":
         raise MissingExtraError(
             f"Keras was imported with the backend {keras.backend.backend()}, expected tensorflow; "
@@ -111,9 +109,21 @@ def import_tensorflow() -> Any:
 def import_ahead() -> None:
     """Start to import TensorFlow in the background, which takes seconds.
 
-    Errors are ignored: `import_tensorflow` raises them again.
+    Errors of the import are ignored: `import_tensorflow` raises them again.
+
+    Raises:
+        MissingExtraError: It is not installed.
     """
+    if find_spec("tensorflow") is None:
+        raise _missing("is not installed")
     ahead(import_tensorflow)
+
+
+def _missing(why: str) -> MissingExtraError:
+    return MissingExtraError(
+        f"training needs TensorFlow, which {why}; install it with pip install 'atb-fast[train]', "
+        "or 'atb-fast[train-gpu]' for NVIDIA GPUs"
+    )
 
 
 def configure(
