@@ -6,7 +6,7 @@ PYTHON ?= python3
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-long lint docs format bench bench-run gate clean
+.PHONY: help build demo dist test test-long test-dist lint docs format bench bench-run gate clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,6 +28,13 @@ demo: build ## Train on the synthetic sample market and print the path of the bu
 	$(BIN)/atb-fast train model BTCUSDT --source sample --timeframe 1d --start-date 2019-01-01 \
 		--end-date 2024-12-01 --epochs 20 --registry models
 
+# maturin packs the sources, unpacks them elsewhere and builds the wheel there. With a target directory from outside, it
+# would use an old build: every unpacked file has the same old date.
+dist: $(VENV)/.installed ## Build the source distribution, and from it the wheel, into dist/
+	rm -rf dist
+	env -u CARGO_TARGET_DIR $(BIN)/maturin build --release --locked --sdist --out dist \
+		--interpreter $(BIN)/python
+
 # The tests of a file share their fixtures, so one worker runs them all. tests/conftest.py starts the slowest files first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -35,8 +42,11 @@ test: build ## Run the tests: Rust, then Python
 	cargo test --quiet --no-default-features
 	$(PYTEST)
 
-test-long: build ## Run the tests that take minutes, with hundreds of injected faults and kills
+test-long: build dist ## Run the tests that take minutes, with hundreds of injected faults and kills
 	ATB_FAST_FAULTS=200 ATB_FAST_KILLS=100 $(PYTEST) -m 'long or stress'
+
+test-dist: build dist ## Install the wheel into environments without Rust and TensorFlow, and check what works there
+	$(BIN)/python -m pytest tests/test_packaging.py -m long -v
 
 lint: build ## Check format, lints, types, stubs and imports
 	cargo fmt --check
