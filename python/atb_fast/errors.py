@@ -17,6 +17,10 @@ class AtbFastError(Exception):
     exit_code = 1
     meaning = "an internal error, or not enough memory"
 
+    def __str__(self) -> str:
+        """Return the message; see `printable`."""
+        return printable(super().__str__())
+
 
 class ArgumentError(AtbFastError, ValueError):
     """An invalid option or argument, or options that contradict each other.
@@ -135,6 +139,19 @@ EXIT_CODES = {
 }
 
 
+def printable(text: str) -> str:
+    """Return `text` with control characters escaped, except line ends and tabs.
+
+    Names and texts in files can contain them, and a terminal would obey them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, for example `1 epoch` or `2,000 epochs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
@@ -194,5 +211,6 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         what = error.strerror or error
-        return f"{where}{what}; check that it can be read and written", StorageError.exit_code
+        message = f"{where}{what}; check that it can be read and written"
+        return printable(message), StorageError.exit_code
     return None

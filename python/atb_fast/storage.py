@@ -16,10 +16,15 @@ def check_writable(path: Path) -> None:
     Path(name).unlink()
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Replace the content of `path` with `data`, either completely and durably or not at all.
 
     A killed process may leave a file named `.*.tmp` in the same directory.
+
+    Args:
+        path: The file.
+        data: Its new content.
+        mode: Its permissions, before the umask is applied.
     """
     descriptor, name = _temporary(path)
     temporary = Path(name)
@@ -29,7 +34,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(descriptor)
         # mkstemp creates a private file; give it the usual permissions.
-        temporary.chmod(0o666 & ~umask())
+        temporary.chmod(mode & ~umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,36 @@ def test_columns_with_another_dtype(daily: pl.DataFrame, tmp_path: Path, column:
         daily.with_columns(value.alias(column)).write_parquet(path)
         with pytest.raises(DataError, match=f"column {column} has type .*, expected numbers"):
             read_candles(path)
+
+
+@pytest.mark.parametrize("suffix", ["feather", "parquet"])
+def test_damaged_files_are_data_errors(daily: pl.DataFrame, tmp_path: Path, suffix: str) -> None:
+    """Polars panics on some of them."""
+    path, rng = tmp_path / f"candles.{suffix}", random.Random(f"seed 1, {suffix}")
+    frame = daily.head(200)
+    frame.write_ipc(path, compression="zstd") if suffix == "feather" else frame.write_parquet(path)
+    sound = path.read_bytes()
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(sound)
+        for _ in range(5):
+            damaged[-rng.randrange(1, 1500)] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_candles(path)
+        except DataError:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("time", [2**63 - 1, 1 - 2**63])
+def test_times_far_away(daily: pl.DataFrame, tmp_path: Path, unit: Any, time: int) -> None:
+    path = tmp_path / "candles.feather"
+    times = pl.Series("timestamp", [time]).cast(pl.Datetime(unit))
+    daily.head(1).with_columns(times).write_ipc(path)
+    with pytest.raises(DataError, match=r"column timestamp, row 1: found .* expected a time from"):
+        read_candles(path)
 
 
 def test_seconds_and_milliseconds_in_one_file(tmp_path: Path) -> None:

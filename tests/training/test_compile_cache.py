@@ -120,6 +120,26 @@ def test_a_damaged_program_is_not_loaded(tmp_path: Path) -> None:
 
 
 @needs_stored_programs
+@pytest.mark.parametrize("others", ["may write", "have written"])
+def test_a_program_that_others_can_write_is_not_loaded(tmp_path: Path, others: str) -> None:
+    if others == "have written" and os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    compile_once(tmp_path)
+    (path,) = stored(tmp_path)
+    assert path.stat().st_mode & 0o077 == 0
+    if others == "may write":
+        path.chmod(0o620)
+    else:
+        os.chown(path, 12345, 12345)
+    log = compile_once(tmp_path, VERBOSE)
+    assert f"{path} can be written by other users; compiling the program again. Use a" in log
+    assert LOADED not in log
+    assert stored(tmp_path) == [path]
+    assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (os.geteuid(), 0)
+    assert LOADED in compile_once(tmp_path, VERBOSE)
+
+
+@needs_stored_programs
 def test_a_program_is_used_only_where_it_was_compiled_for(tmp_path: Path) -> None:
     compile_once(tmp_path)
     compile_once(tmp_path, threads=2)

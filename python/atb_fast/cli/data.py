@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atb_fast.cli.options import as_json, print_json
-from atb_fast.cli.tables import Column, print_table
+from atb_fast.cli.tables import Column, echo, print_table
 from atb_fast.config import OPTIONS, TIMEFRAMES, check_cache_dir, check_symbol, default_cache_dir
 from atb_fast.errors import ArgumentError, AtbFastError, DataError, counted
 
@@ -172,7 +172,7 @@ def verify(files: tuple[Path, ...], root: Path, as_json: bool) -> None:
     problems = [text for finding in findings for text in finding.problems]
     if not as_json:
         notes = [_unlisted(finding, flag(root)) for finding in findings if finding.unlisted]
-        click.echo("".join(f"{line}\n" for line in [*problems, *notes]), nl=False)
+        echo("".join(f"{line}\n" for line in [*problems, *notes]), nl=False)
     if problems:
         repair = f"run: atb-fast data repair{flag(root)}"
         where, fix = ("files", "fix them") if files else ("store", repair)
@@ -196,7 +196,7 @@ def repair(offline: bool, root: Path, as_json: bool) -> None:
     if rows or as_json:
         _show(rows, as_json, "repair")
     elif not errors:
-        click.echo("nothing to repair")
+        echo("nothing to repair")
     _raise(errors)
 
 
@@ -301,7 +301,7 @@ def _show(
         print_json({"rows": rows})
         return
     if not rows:
-        click.echo(f"{title}: nothing")
+        echo(f"{title}: nothing")
         return
     names = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in hide]
     columns = [Column(_HEADERS.get(name, name), right=name in _NUMBERS) for name in names]

@@ -29,7 +29,7 @@ from atb_fast.cli.options import (
     training_options,
     window_option,
 )
-from atb_fast.cli.tables import Column, print_table, print_text
+from atb_fast.cli.tables import Column, echo, print_table, print_text
 from atb_fast.config import (
     FitOptions,
     MarketOptions,
@@ -296,7 +296,7 @@ def _print(configs: Sequence[TrainingConfig], outcomes: Sequence[Evaluated | Fai
             _print_folds(config, outcome.made)
             made.append((config.symbol, outcome.made))
         if len(configs) > 1:
-            click.echo()
+            echo()
     if len(configs) > 1:
         _print_symbols(made, [each for each in outcomes if isinstance(each, Failure)])
 
@@ -338,7 +338,7 @@ def _print_symbols(made: Sequence[tuple[str, WalkForward]], failures: Sequence[F
         rows,
     )
     for failure in failures:
-        click.echo(f"{failure.name}: {failure.error}".replace("\n", "\n  "))
+        echo(f"{failure.name}: {failure.error}".replace("\n", "\n  "))
 
 
 def _print_folds(config: TrainingConfig, made: WalkForward) -> None:

@@ -21,8 +21,9 @@ from atb_fast.cli.options import EXIT_CODES, PROGRAM, TABLES
 from atb_fast.cli.recipes import recipes
 from atb_fast.cli.runs import runs
 from atb_fast.cli.sweep import sweep
+from atb_fast.cli.tables import echo
 from atb_fast.cli.train import train
-from atb_fast.errors import INTERRUPTED, PIPE_CLOSED, AtbFastError, message_and_code
+from atb_fast.errors import INTERRUPTED, PIPE_CLOSED, AtbFastError, message_and_code, printable
 from atb_fast.runs import interrupts
 from atb_fast.training.startup import separate_stderr
 
@@ -87,8 +88,16 @@ def _set_up_streams() -> None:
     for stream in (sys.stdout, sys.stderr):  # for paths that the encoding of the terminal lacks
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("atb_fast").setLevel(logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record; see `printable`."""
+        return printable(super().format(record))
 
 
 def _replace_closed_streams() -> None:
@@ -121,7 +130,7 @@ def _fail(message: str, code: int) -> NoReturn:
     interrupts.restore()
     with suppress(OSError):
         if message:
-            click.echo(f"error: {message}", err=True)
+            echo(f"error: {message}", err=True)
     _exit(code)
 
 

@@ -13,7 +13,7 @@ import click
 from atb_fast.cli import completion
 from atb_fast.cli.figures import figure, number, sentences
 from atb_fast.cli.options import as_json, print_json, registry_option
-from atb_fast.cli.tables import Column, print_table
+from atb_fast.cli.tables import Column, echo, print_table
 from atb_fast.errors import ArgumentError, BundleError, counted
 from atb_fast.reports.rows import part_text
 from atb_fast.serving.references import find
@@ -76,12 +76,12 @@ def list_models(registry: Path, as_json: bool) -> None:
     if as_json:
         print_json(_finite(rows))
     elif not rows:
-        click.echo(f"no bundles in {registry}")
+        echo(f"no bundles in {registry}")
     else:
         _print_bundles(str(registry), rows)
     kept = unpublished(registry)
     if kept and not as_json:
-        click.echo(f"{len(kept)} unpublished, without a checked model.onnx: {kept[0].parent}")
+        echo(f"{len(kept)} unpublished, without a checked model.onnx: {kept[0].parent}")
 
 
 @models.command()
@@ -99,7 +99,7 @@ def show(bundle: str, registry: Path, as_json: bool) -> None:
         return
     facts = _facts(path, metadata)
     width = max(map(len, facts))
-    click.echo("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))
+    echo("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))
 
 
 @models.command()
@@ -136,7 +136,7 @@ def verify(bundles: tuple[str, ...], every: bool, registry: Path, as_json: bool)
         for report in reports:
             _say(report)
         if not reports:
-            click.echo(f"no bundles in {registry}")
+            echo(f"no bundles in {registry}")
     bad = sum(bool(report.problems) for report in reports)
     if bad:
         raise BundleError(
@@ -199,15 +199,15 @@ def prune(keep: int, dry_run: bool, registry: Path, as_json: bool) -> None:
         print_json({"removed": removed, "dry_run": dry_run})
         return
     for path_name in removed:
-        click.echo(f"{'would delete' if dry_run else 'deleted'} {path_name}")
-    click.echo(f"{len(removed)} versions {'would be ' if dry_run else ''}deleted")
+        echo(f"{'would delete' if dry_run else 'deleted'} {path_name}")
+    echo(f"{len(removed)} versions {'would be ' if dry_run else ''}deleted")
 
 
 def _say_live(path: Path, before: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"bundle": str(path), "before": before})
     else:
-        click.echo(f"{path.parent / 'latest'} -> {path.name} (before: {before or 'none'})")
+        echo(f"{path.parent / 'latest'} -> {path.name} (before: {before or 'none'})")
 
 
 def _row(release: Release) -> dict[str, Any]:
@@ -320,18 +320,18 @@ def _finite(value: Any) -> Any:
 
 
 def _say(report: Report) -> None:
-    click.echo(f"{report.path}: {'must not go live' if report.problems else 'ok'}")
+    echo(f"{report.path}: {'must not go live' if report.problems else 'ok'}")
     if report.synthetic:
-        click.echo("  trained on the sample market, whose prices are synthetic")
+        echo("  trained on the sample market, whose prices are synthetic")
     for problem in report.problems:
-        click.echo(f"  {problem}")
+        echo(f"  {problem}")
     if report.skew is not None:
-        click.echo(f"  train/serve skew, largest difference of a feature: {report.skew:.1e}")
+        echo(f"  train/serve skew, largest difference of a feature: {report.skew:.1e}")
     if report.prediction_difference is not None:
         found = "largest difference of a prediction from that of Keras, for prices and returns"
-        click.echo(f"  {found} relative to the largest: {report.prediction_difference:.1e}")
+        echo(f"  {found} relative to the largest: {report.prediction_difference:.1e}")
     for what in report.unchecked:
-        click.echo(f"  not checked: {what}")
+        echo(f"  not checked: {what}")
 
 
 def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ import click
 from atb_fast.cli import completion
 from atb_fast.cli.figures import number
 from atb_fast.cli.options import as_json, print_json, registry_option
-from atb_fast.cli.tables import Column, print_table, print_text
+from atb_fast.cli.tables import Column, echo, print_table, print_text
 from atb_fast.errors import ArgumentError, MissingExtraError, counted
 from atb_fast.storage import write_atomic
 
@@ -91,13 +91,13 @@ def list_runs(
     if as_json:
         print_json([_with_state(registry, record) for record in records])
     elif not every:
-        click.echo(f"no runs in the ledger of {registry}; train a model, or pass --registry")
+        echo(f"no runs in the ledger of {registry}; train a model, or pass --registry")
     elif not records:
-        click.echo(f"no run matches; the ledger has {counted(every, 'run')}")
+        echo(f"no run matches; the ledger has {counted(every, 'run')}")
     else:
         _print_runs(registry, records, sort)
         if len(records) < found:
-            click.echo(f"{len(records):,} of {counted(found, 'run')}; pass --last for more")
+            echo(f"{len(records):,} of {counted(found, 'run')}; pass --last for more")
 
 
 @runs.command()
@@ -156,7 +156,7 @@ def compare(runs: tuple[str, ...], out: Path | None, registry: Path, as_json: bo
         return
     _print_comparison(document)
     if out is not None:
-        click.echo(f"page: {out}")
+        echo(f"page: {out}")
 
 
 @runs.command()
@@ -182,12 +182,12 @@ def export(csv_file: Path | None, mlflow: str | None, registry: Path) -> None:
     if csv_file is not None:
         with _writing(csv_file):
             write_atomic(csv_file, _csv(registry, records).encode())
-        click.echo(f"{counted(len(records), 'run')} written to {csv_file}")
+        echo(f"{counted(len(records), 'run')} written to {csv_file}")
     if mlflow is not None:
         from atb_fast.experiments import tracking
 
         logged, present = tracking.log_runs(mlflow, registry, records)
-        click.echo(f"{counted(logged, 'run')} logged to {mlflow}, {present} already there")
+        echo(f"{counted(logged, 'run')} logged to {mlflow}, {present} already there")
 
 
 @runs.command()
@@ -206,10 +206,8 @@ def reindex(registry: Path, as_json: bool) -> None:
         print_json({"added": done.added, "kept": done.kept, "dropped": done.dropped})
         return
     for problem in done.dropped:
-        click.echo(f"dropped {problem}")
-    click.echo(
-        f"{done.added} added, {done.kept} kept, {counted(len(done.dropped), 'line')} dropped"
-    )
+        echo(f"dropped {problem}")
+    echo(f"{done.added} added, {done.kept} kept, {counted(len(done.dropped), 'line')} dropped")
 
 
 def _read(registry: Path) -> list[dict[str, Any]]:
@@ -372,7 +370,7 @@ def _facts(registry: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _print_facts(found: Mapping[str, Any]) -> None:
     width = max(map(len, found))
-    click.echo("\n".join(f"{name:{width}}  {value}" for name, value in found.items()))
+    echo("\n".join(f"{name:{width}}  {value}" for name, value in found.items()))
 
 
 def _print_comparison(document: Mapping[str, Any]) -> None:

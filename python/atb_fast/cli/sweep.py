@@ -23,7 +23,7 @@ from atb_fast.cli.options import (
     training_options,
     window_option,
 )
-from atb_fast.cli.tables import Column, print_table, print_text
+from atb_fast.cli.tables import Column, echo, print_table, print_text
 from atb_fast.config import (
     FitOptions,
     MarketOptions,
@@ -240,11 +240,11 @@ def _print(made: Study) -> None:
     errors = Counter(each.result["error"] for each in made.trials if each.result["error"])
     for message, count in errors.most_common(3):
         print_text(f"{counted(count, 'trial')} failed: {message}")
-    click.echo(f"study: {made.folder}")
+    echo(f"study: {made.folder}")
     if made.report.exists():
-        click.echo(f"report: {made.report}")
+        echo(f"report: {made.report}")
     kept = "the defaults" if verdict["keep"] == "defaults" else "the best trial"
-    click.echo(f"train {kept}: {made.command}")
+    echo(f"train {kept}: {made.command}")
 
 
 settings.attach(sweep, TABLES, table="train.model")

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import click
 
+from atb_fast.errors import printable
+
 #: Width without a terminal, so that programs and files get whole values.
 _UNLIMITED = 10_000
 #: Smallest width of a column whose cells are folded, and the space between two columns.
@@ -80,13 +82,18 @@ def print_table(
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
+def echo(text: object = "", *, nl: bool = True, err: bool = False) -> None:
+    """Print a text as it is, but with control characters escaped; see `click.echo`."""
+    click.echo(printable(str(text)), nl=nl, err=err)
+
+
 def print_text(text: str) -> None:
     """Print a paragraph, wrapped between words on a terminal and on one line otherwise."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
-    console.print(Text(text), soft_wrap=not console.is_terminal)
+    console.print(Text(printable(text)), soft_wrap=not console.is_terminal)
 
 
 def _text(cell: str | int | bool | None) -> str:
@@ -94,4 +101,4 @@ def _text(cell: str | int | bool | None) -> str:
         return ""
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    return f"{cell:,}" if isinstance(cell, int) else cell
+    return f"{cell:,}" if isinstance(cell, int) else printable(cell)

@@ -29,7 +29,7 @@ from atb_fast.cli.options import (
     training_configs,
     training_options,
 )
-from atb_fast.cli.tables import Column, print_table, print_text
+from atb_fast.cli.tables import Column, echo, print_table, print_text
 from atb_fast.config import (
     BASIC_TIMEFRAME,
     OPTIONS,
@@ -352,7 +352,7 @@ def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
             symbol, what = outcome.name, outcome.error
         else:
             symbol, what = outcome.symbol, _where(outcome)
-        click.echo(f"{symbol}: {what}".replace("\n", "\n  "))
+        echo(f"{symbol}: {what}".replace("\n", "\n  "))
     if trained:
         # The steps of a model that is not live include how to promote it.
         example = next((result for result in trained if result.promote_command), trained[0])
@@ -370,7 +370,7 @@ def _print_result(result: TrainingResult) -> None:
     print_text(f"{_errors(result)}: the model is {result.verdict}")
     for line in _further(result):
         print_text(line)
-    click.echo(f"{_fitted(result)}\n{_where(result)}")
+    echo(f"{_fitted(result)}\n{_where(result)}")
     _print_steps("next steps:", result)
 
 
@@ -433,4 +433,4 @@ def _print_steps(title: str, result: TrainingResult) -> None:
         steps["details"] = f"atb-fast models show {shlex.quote(str(bundle))}"
     if result.promote_command:
         steps["go live"] = result.promote_command
-    click.echo("\n".join([title, *(f"  {what:8} {step}" for what, step in steps.items())]))
+    echo("\n".join([title, *(f"  {what:8} {step}" for what, step in steps.items())]))

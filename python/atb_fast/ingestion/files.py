@@ -121,7 +121,7 @@ def _read(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: expected a file, found a directory")
     try:
         frame = reader(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise DataError(_unreadable(path, error)) from error
     if "\0" in "".join(frame.columns):
         raise DataError(f"{path}: the file is not UTF-8; save it as UTF-8")
@@ -162,7 +162,7 @@ def _tidy(
     return tidy
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def _unreadable(path: Path, error: BaseException) -> str:
     with path.open("rb") as file:
         if file.read(4) == b"FEA1":
             return (
@@ -254,11 +254,19 @@ def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
     bad = (~times.dt.year().is_between(2000, 2100)).fill_null(value=True).arg_true()
     if len(bad):
         raise DataError(
-            f"{path}: column timestamp, row {bad[0] + 1}: found {_quoted(repr(raw[bad[0]]))}, "
+            f"{path}: column timestamp, row {bad[0] + 1}: found {_shown(raw, bad[0])}, "
             "expected a time from 2000 on, such as 2024-01-31 00:00:00 or seconds, milliseconds, "
             "microseconds or nanoseconds since 1970"
         )
     return times
+
+
+def _shown(column: pl.Series, row: int) -> str:
+    """Return a value of a file as a text for messages."""
+    try:
+        return _quoted(repr(column[row]))
+    except (OverflowError, pl.exceptions.PanicException):  # a year that Python's datetime lacks
+        return str(column.to_physical()[row])
 
 
 def _to_datetime(raw: pl.Series) -> pl.Series:

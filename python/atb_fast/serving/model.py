@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from atb_fast.serving.checksums import read_checked
 
 #: Largest model.onnx that is loaded, in bytes.
 _MOST_BYTES = 256 << 20
+#: The key that a tensor must have if its values are in another file. Protocol Buffers puts the
+#: length in front of a string: 8, or an 8 in more bytes than necessary, the last of which is 0.
+_OTHER_FILE = re.compile(rb"[\x08\x00]location")
 
 
 class OnnxModel:
@@ -124,7 +128,7 @@ def load_session(content: bytes, path: Path) -> Any:
     """Return an onnxruntime session for the model in `content`, which was read from `path`.
 
     Raises:
-        BundleError: onnxruntime cannot load the model.
+        BundleError: onnxruntime cannot load the model, or the model names other files.
         MissingExtraError: onnxruntime is not installed.
     """
     try:
@@ -133,12 +137,19 @@ def load_session(content: bytes, path: Path) -> Any:
         raise MissingExtraError(
             "scoring needs onnxruntime; install with pip install 'atb-fast[predict]'"
         ) from error
+    # onnxruntime would read them, relative to the working directory.
+    if _OTHER_FILE.search(content):
+        raise BundleError(
+            f"{path}: the model stores weights in other files, expected one self-contained file; "
+            "save it without external data"
+        )
     options = onnxruntime.SessionOptions()
+    # Its own format can be loaded too, but has not been checked above.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 4
     # `Bundle` uses threads for whole batches, which is faster than threads within one batch.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
-        # Loaded from memory, a graph cannot read weights from other files.
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common base class
         reason = str(error).splitlines()[0]

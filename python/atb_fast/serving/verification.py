@@ -457,8 +457,6 @@ def _graph(path: Path, output: Output) -> Iterator[str]:
     head = output.head.activation
     if head != "linear" and head.capitalize() not in operators:
         yield f"model.onnx has no {head}, so its outputs are not probabilities"
-    if any(tensor.data_location for tensor in model.graph.initializer):
-        yield "model.onnx stores weights in other files, expected one self-contained file"
 
 
 def _samples(bundle: Bundle, path: Path) -> tuple[float, float]:

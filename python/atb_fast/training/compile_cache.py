@@ -8,6 +8,9 @@ is filled with the stored programs, whose checksums are verified, and new progra
     {cache_dir}/compiled/{key}-{name}.pb     SHA-256 of file name and program, then the program
     {cache_dir}/compiled/{key}.{name}.pb     the same for a trace of TensorFlow, see `programs`
 
+A checksum does not stop an attacker, and these files are executed. So only files that nobody else
+can have written are loaded: this user or root must own them, and only the owner may write to them.
+
 The key covers everything that machine code depends on: the processor, the number of threads, the
 build of TensorFlow and its flags. The name comes from XLA, which uses a program only if it was
 compiled from exactly the same computation.
@@ -19,6 +22,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -50,6 +54,8 @@ _PROCESSOR = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "
 #: The oldest TensorFlow that gives the same computation the same name in every process.
 _OLDEST = [2, 20]
 _DIGEST = hashlib.sha256().digest_size
+#: The permission of the group and of others to write to a file.
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 #: The directory and the key of stored programs; empty if this process stores none.
 _open: list[tuple[Path, str]] = []
@@ -152,15 +158,23 @@ def _load(directory: Path, key: str) -> None:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the stored content of a file; remove the file if it is damaged."""
+    """Return the stored content of a file; remove the file if it must not be used."""
     with suppress(OSError):  # removed by another process, or not readable
-        stored = path.read_bytes()
+        with path.open("rb") as file:
+            status, stored = os.fstat(file.fileno()), file.read()
         digest, content = stored[:_DIGEST], stored[_DIGEST:]
-        if digest == _digest(path.name, content):
+        if digest != _digest(path.name, content):
+            log.warning("%s is damaged; compiling the program again", path)
+        elif status.st_uid not in (os.getuid(), 0) or status.st_mode & _WRITABLE:
+            log.warning(
+                "%s can be written by other users; compiling the program again. Use a cache "
+                "directory of your own",
+                path,
+            )
+        else:
             # Records the last use. Explicit times keep the order.
             os.utime(path, ns=(time.time_ns(), time.time_ns()))
             return content
-        log.warning("%s is damaged; compiling the program again", path)
         path.unlink()
     return None
 
@@ -181,7 +195,7 @@ def _write(path: Path, content: bytes) -> None:
     directory = path.parent
     directory.mkdir(parents=True, exist_ok=True)
     remove_unused(directory, UNUSED_DAYS)
-    write_atomic(path, _digest(path.name, content) + content)
+    write_atomic(path, _digest(path.name, content) + content, mode=0o600)
     total = 0
     for stored in reversed(_oldest_first(directory)):
         with suppress(FileNotFoundError):

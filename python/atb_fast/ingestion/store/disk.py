@@ -169,7 +169,7 @@ def from_parquet(path: Path, data: bytes, schema: pl.Schema) -> pl.DataFrame:
     """Return the frame of a Parquet file; the inverse of `to_parquet`."""
     try:
         frame = pl.read_parquet(data)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise damaged(path, "it cannot be read as Parquet") from error
     if frame.schema != schema:
         names = ", ".join(f"{name} ({kind})" for name, kind in frame.schema.items())
