@@ -428,7 +428,7 @@ def _work(pipe: Connection) -> None:
             contents |= new
             shared = {key: contents[key] for key in keys}
             try:
-                work, arguments = pickle.loads(pickled)
+                work, arguments = pickle.loads(pickled)  # noqa: S301 - from the parent process
                 send("outcome", work(*arguments, shared=shared, listener=_Forwarding(send)))
             except Exception as error:
                 expected = message_and_code(error)

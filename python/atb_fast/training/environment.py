@@ -43,7 +43,9 @@ def git_state() -> dict[str, Any]:
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(  # noqa: S603 - the arguments are constants
+            command, capture_output=True, text=True, timeout=10, check=True
+        )
         return done.stdout.strip()
 
     try:

@@ -139,7 +139,7 @@ def quiet() -> Iterator[None]:
     try:
         terminal = os.dup(2)
         # A process rather than a thread, so that the last messages are written after a crash.
-        reader = subprocess.Popen(
+        reader = subprocess.Popen(  # noqa: S603 - this Python, and code from this file
             [sys.executable, "-I", "-S", "-c", _FILTER],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -174,7 +174,7 @@ def native_lines(write: Callable[[str], object]) -> Iterator[None]:
     reader, writer = os.pipe()
     try:
         # A process rather than a thread alone, so that the last messages are written after a crash.
-        relay = subprocess.Popen(
+        relay = subprocess.Popen(  # noqa: S603 - this Python, and code from this file
             [sys.executable, "-I", "-S", "-c", _RELAY, str(reader)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

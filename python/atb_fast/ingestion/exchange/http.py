@@ -143,7 +143,8 @@ class Http:
         reason = ""
         for attempt in range(ATTEMPTS):
             if attempt:
-                self._sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(1.0, 1.5))
+                jitter = random.uniform(1.0, 1.5)  # noqa: S311 - no secret depends on it
+                self._sleep(FIRST_PAUSE * 2 ** (attempt - 1) * jitter)
             self._wait_for_resume()
             try:
                 response = self._session().get(url, params=params, timeout=_TIMEOUT)
