@@ -135,14 +135,19 @@ def test_a_kept_model_is_sealed_like_a_published_one(registry: Path) -> None:
 
 
 @pytest.mark.parametrize("link", ["BTCUSDT", "BTCUSDT/price"])
-def test_a_broken_link_in_the_place_of_a_directory(registry: Path, link: str) -> None:
+@pytest.mark.parametrize("target", ["gone", "outside"])
+def test_a_link_in_the_place_of_a_directory(registry: Path, link: str, target: str) -> None:
+    """It may lead out of the registry."""
+    outside = registry.parent / "outside"
+    outside.mkdir()
     (registry / link).parent.mkdir(parents=True)
-    (registry / link).symlink_to("gone")
+    (registry / link).symlink_to(outside.with_name(target))
     with (
         pytest.raises(StorageError, match=rf"{link} is not a directory"),
         reserve(registry, "BTCUSDT", "price", CREATED),
     ):
         pass
+    assert list(outside.iterdir()) == []
 
 
 def test_a_failure_leaves_nothing(registry: Path) -> None:

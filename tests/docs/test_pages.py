@@ -50,7 +50,7 @@ def walk(command: click.Command, path: str = "atb-fast") -> Iterator[tuple[str, 
 
 
 COMMANDS = dict(walk(cli))
-DOCUMENTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+DOCUMENTS = [*PAGES, *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY"))]
 
 
 def test_readme_is_short() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from executed import Executed
 from sealing import reseal
 
 from atb_fast import load_bundle
@@ -22,16 +23,6 @@ Run = Callable[..., Any]
 
 #: Moves the cursor, sets the title of the window, and shows the text after it backwards.
 CONTROL = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202e"
-
-
-class Executed:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from executed import Executed
 
 from atb_fast import TrainingConfig
 from atb_fast.features.hashing import content_hash
@@ -54,6 +55,18 @@ def test_cached_features_equal_prepared_ones(
     assert np.array_equal(
         again.pipeline.transform(frame).values, fresh.pipeline.transform(frame).values
     )
+
+
+def test_a_pickle_in_the_cache_is_not_loaded(
+    market: Market, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh = prepare(market, config(), cache=tmp_path / "cache")
+    (cached,) = (tmp_path / "cache").glob("*.npz")
+    array = np.array([Executed(tmp_path / "executed")], dtype=object)
+    np.savez(cached, matrix=array, rows=array, scalers=array)
+    assert same(prepare(market, config(), cache=tmp_path / "cache"), fresh)
+    assert f"{cached} cannot be read (Object arrays cannot be loaded" in caplog.text
+    assert not (tmp_path / "executed").exists()
 
 
 def test_other_inputs_have_other_features(

@@ -43,6 +43,12 @@ def open_workspace(registry: Path, home: Path) -> Path:
             f"{place} is on another file system than the registry {registry}, so bundles cannot be "
             "moved into it in one step; make it a directory of that file system"
         )
+    for link in (home.parent, home):
+        if link.is_symlink():
+            raise StorageError(
+                f"{link} is not a directory, but a link, which may lead out of the registry; "
+                "replace it by a directory"
+            )
     try:
         for name in ("staging", "unpublished"):
             (work / name).mkdir(parents=True, exist_ok=True)
