@@ -6,7 +6,7 @@ PYTHON ?= python3
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo dist test test-long test-dist lint docs format bench bench-run gate clean
+.PHONY: help build demo dist test test-long test-dist lint audit audit-tools docs format bench bench-run gate clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,7 +48,7 @@ test-long: build dist ## Run the tests that take minutes, with hundreds of injec
 test-dist: build dist ## Install the wheel into environments without Rust and TensorFlow, and check what works there
 	$(BIN)/python -m pytest tests/test_packaging.py -m long -v
 
-lint: build ## Check format, lints, types, stubs and imports
+lint: build ## Check format, lints, types, stubs, imports, spelling and workflows
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	cargo clippy --quiet --all-targets --no-default-features -- -D warnings
@@ -57,6 +57,18 @@ lint: build ## Check format, lints, types, stubs and imports
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest atb_fast._core
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/typos
+	$(BIN)/zizmor --quiet --offline --persona pedantic .github
+
+# Advisories come from GitHub; without access to it: make audit CHECKS="bans licenses sources".
+CHECKS ?= advisories bans licenses sources
+
+audit: ## Check the Rust packages: advisories, licenses, sources, duplicate versions, unused ones
+	cargo deny check $(CHECKS)
+	cargo shear
+
+audit-tools: ## Install what make audit needs; takes minutes
+	cargo install --quiet --locked cargo-deny@0.18.9 cargo-shear@1.6.6
 
 # Zensical only prints what Griffe finds wrong in a docstring, so grep fails the build.
 docs: build ## Build the documentation site into build/site; fails on warnings

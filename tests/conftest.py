@@ -21,6 +21,8 @@ from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.market import Market
 
 _SHARED = Path(os.environ.get("ATB_FAST_SHARED", Path(__file__).parents[2] / "shared"))
+#: Value of ATB_FAST_SHARED on a machine that cannot have the real candles.
+_NONE = "none"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -43,7 +45,7 @@ def shared() -> Path:
     """Real candles and golden files: `$ATB_FAST_SHARED`, or `shared` next to the checkout."""
     if not (_SHARED / "data").is_dir():
         message = f"no real candles in {_SHARED}; set ATB_FAST_SHARED to the folder that has them"
-        if os.environ.get("CI"):
+        if os.environ.get("CI") and os.environ.get("ATB_FAST_SHARED") != _NONE:
             pytest.fail(message)
         pytest.skip(message)
     return _SHARED
