@@ -61,7 +61,8 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in (folder / "study").glob("*.json"):
         document = json.loads(path.read_text())
-        document.pop("run", None)
+        for key in ("run", "sha256"):
+            document.pop(key, None)
         found[path.stem] = document
     return found
 

@@ -467,9 +467,36 @@ def test_an_edited_result_is_named(
     changes: dict[str, Any], finished: Study, sweep: Sweep, tmp_path: Path
 ) -> None:
     path = finished.folder / f"{finished.trials[1].trial_id}.json"
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+    edited = json.loads(path.read_bytes()) | changes
+    del edited["sha256"]
+    path.write_text(json.dumps(edited))
     with pytest.raises(StorageError, match=f"{path.name} is damaged, or not a file of this study"):
         sweep(study=tmp_path / "study", trials=5)
+
+
+def test_a_changed_digit_is_noticed(finished: Study, sweep: Sweep) -> None:
+    path = finished.folder / f"{finished.trials[1].trial_id}.json"
+    changed = json.loads(path.read_bytes())
+    changed["value"] += 0.25
+    path.write_text(json.dumps(changed))
+    with pytest.raises(StorageError, match=f"{path.name} is damaged, or not a file of this study"):
+        sweep(study=finished.folder, trials=5)
+    del changed["sha256"]  # as in studies of early versions
+    path.write_text(json.dumps(changed))
+    assert sweep(study=finished.folder, trials=5).trials[1].value == changed["value"]
+
+
+def test_a_damaged_definition_can_be_moved_elsewhere(finished: Study, sweep: Sweep) -> None:
+    path = finished.folder / "study.json"
+    for changed in (b"{", path.read_bytes().replace(b'"prune"', b'"prunf"')):
+        path.write_bytes(changed)
+        with pytest.raises(
+            StorageError, match=r"study\.json .* damaged.*, (or .* )?move it elsewhere"
+        ) as e:
+            sweep(study=finished.folder, trials=5)
+        assert "differs in ;" not in str(e.value)
+        path.unlink()
+        assert sweep(study=finished.folder, trials=5).to_dict() == finished.to_dict()
 
 
 def test_a_foreign_file_is_named(finished: Study, sweep: Sweep) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -66,10 +67,11 @@ def _check_folder(folder: Path, definition: Mapping[str, Any]) -> None:
         for each in folder.iterdir()
         if each.name not in (_LOCK, REPORT) and not _TEMPORARY.fullmatch(each.name)
     )
+    others = [name for name in names if not _is_ours(name)]
     if path.name not in names:
-        if names:
+        if others:
             raise StorageError(
-                f"{folder} has other files, such as {names[0]}, and no {DEFINITION}; pass a new "
+                f"{folder} has other files, such as {others[0]}, and no {DEFINITION}; pass a new "
                 "folder as --study"
             )
         write(path, json.dumps(definition, indent=2, allow_nan=False).encode() + b"\n")
@@ -80,31 +82,55 @@ def _check_folder(folder: Path, definition: Mapping[str, Any]) -> None:
         shown = ", ".join(differ[:5]) + ", ..." * (len(differ) > 5)
         raise StorageError(
             f"{path} belongs to another study, which differs in {shown:.200};"
-            " pass another --study, or omit it"
+            " pass another --study, or omit it. If the file is damaged, move it elsewhere"
         )
-    for name in names:
-        if name != path.name and not _RESULT.fullmatch(name) and not name.endswith(".toml"):
-            raise StorageError(f"{folder / name} does not belong to the study; move it elsewhere")
+    for name in others:
+        raise StorageError(f"{folder / name} does not belong to the study; move it elsewhere")
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a file may be part of a study."""
+    return name == DEFINITION or bool(_RESULT.fullmatch(name)) or name.endswith(".toml")
 
 
 def _differences(definition: Any, found: Any, name: str = "") -> Iterator[str]:
     """Yield the names of the values in which two definitions of a study differ."""
     if isinstance(definition, dict) and isinstance(found, dict):
         for key in {**definition, **found}:
-            yield from _differences(definition.get(key), found.get(key), key)
+            if key in definition and key in found:
+                yield from _differences(definition[key], found[key], key)
+            else:
+                yield key
     elif definition != found:
         yield name
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write the result of a trial, with its hash.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    write(path, trial.canonical({**result, "sha256": _hash(result)}) + b"\n")
+
+
+def _hash(result: Mapping[str, Any]) -> str:
+    return hashlib.sha256(trial.canonical(result)).hexdigest()
 
 
 def read_result(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result in a file, which must be that of `document`.
 
+    Results of early versions have no hash.
+
     Raises:
         StorageError: It cannot be read, is damaged, or is the result of something else.
     """
     found = _read(path)
+    digest = found.pop("sha256", None)
     try:
-        valid = found["trial_id"] == path.stem and found["trial"] == document
+        valid = digest is None or digest == _hash(found)
+        valid &= found["trial_id"] == path.stem and found["trial"] == document
         valid &= found["state"] in STATES and "exit_code" in found
         valid &= all(isinstance(each, dict) for each in found["pooled"].values())
         valid &= isinstance(found["run"].get("machine", {}), dict)

@@ -507,9 +507,7 @@ class _Driver:
                     result = folders.failed(task.name, document, outcome.error, outcome.exit_code)
                 else:
                     result = outcome
-                    folders.write(
-                        self._folder / f"{task.name}.json", trial.canonical(result) + b"\n"
-                    )
+                    folders.write_result(self._folder / f"{task.name}.json", result)
                 found[task.name] = result
                 finish(result)
         return found
