@@ -304,6 +304,25 @@ def test_directories_that_cannot_be_used(atb_fast: Run, tmp_path: Path) -> None:
     assert "No space left on device" in full.stderr
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_result_that_does_not_fit_on_the_disk(tmp_path: Path, unbuffered: str) -> None:
+    code = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
+    code += "from atb_fast.__main__ import main; main()"
+    with (tmp_path / "out.json").open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "recipes", "show", "legacy", "--json"],
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (tmp_path / "out.json").stat().st_size == 100
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1)
+    assert "File too large" in done.stderr
+
+
 def test_eight_processes_share_one_download(exchange: Exchange, tmp_path: Path) -> None:
     """One downloads, and is held back until the seven others have logged that they wait."""
     command = [sys.executable, "-m", "atb_fast", "data", "fetch", "BTCUSDT", *CANONICAL, "--json"]

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from io import TextIOWrapper
+from io import BufferedWriter, RawIOBase, TextIOWrapper
 from typing import NoReturn
 
 import click
@@ -84,6 +84,7 @@ def main() -> NoReturn:
 def _set_up_streams() -> None:
     """Prepare standard streams and the log."""
     _replace_closed_streams()
+    _buffer_stdout()
     separate_stderr()
     for stream in (sys.stdout, sys.stderr):  # for paths that the encoding of the terminal lacks
         if isinstance(stream, TextIOWrapper):
@@ -110,6 +111,18 @@ def _replace_closed_streams() -> None:
             stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+
+def _buffer_stdout() -> None:
+    """Buffer stdout even with PYTHONUNBUFFERED; click flushes it after each text.
+
+    Without a buffer, Python ignores it if only a part could be written to a full disk.
+    """
+    stream = sys.stdout
+    if isinstance(stream, TextIOWrapper) and isinstance(stream.buffer, RawIOBase):
+        encoding, errors = stream.encoding, stream.errors
+        buffered = BufferedWriter(stream.detach())
+        sys.stdout = sys.__stdout__ = TextIOWrapper(buffered, encoding, errors)  # type: ignore[misc]
 
 
 def _end(error: BaseException) -> NoReturn:
