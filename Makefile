@@ -6,7 +6,7 @@ PYTHON ?= python3
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo dist test test-long test-dist lint audit audit-tools docs format bench bench-run gate clean
+.PHONY: help build demo dist test test-long test-dist faults lint audit audit-tools docs format bench bench-run gate clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,8 +42,16 @@ test: build ## Run the tests: Rust, then Python
 	cargo test --quiet --no-default-features
 	$(PYTEST)
 
-test-long: build dist ## Run the tests that take minutes, with hundreds of injected faults and kills
-	ATB_FAST_FAULTS=200 ATB_FAST_KILLS=100 $(PYTEST) -m 'long or stress'
+test-long: build dist ## Run the tests that take minutes
+	$(PYTEST) -m long
+
+# Number of faults; the seed that chooses them, another one every day; and numbers of faults to repeat.
+N ?= 60
+SEED ?=
+ONLY ?=
+
+faults: build ## Inject kills, full disks, wrong answers and damaged files (N=1000 SEED=1, or ONLY=12)
+	$(BIN)/python tests/faults --number $(N) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 test-dist: build dist ## Install the wheel into environments without Rust and TensorFlow, and check what works there
 	$(BIN)/python -m pytest tests/test_packaging.py -m long -v

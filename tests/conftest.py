@@ -27,7 +27,7 @@ _NONE = "none"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 #: Folders with the slowest files, which start first, so that no worker ends long after the other.
-_SLOW = ("parity", "e2e", "training")
+_SLOW = ("faults", "parity", "e2e", "training")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,7 +60,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for source in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG"):
             patch.setenv(f"ATB_FAST_{source}_URL", "http://127.0.0.1:9")
         patch.setenv("NO_PROXY", "127.0.0.1")
-        for name in ("FAULTS", "KILLS", "LOADS", "FAULT_SEED"):  # the program would warn of them
+        for name in ("LOADS", "FAULT_SEED"):  # the program would warn of them
             patch.delenv(f"ATB_FAST_{name}", raising=False)
         yield path
 

@@ -289,7 +289,7 @@ def test_every_command_expands_a_home_directory(home: Path, variable: str, comma
 def test_options_and_other_variables_have_different_names() -> None:
     ours = {name for option in (*OPTIONS, "config", "jobs", "mlflow") for name in variables(option)}
     others = {f"ATB_FAST_{name.upper()}_URL" for name in Endpoints.__dataclass_fields__}
-    others |= {f"ATB_FAST_{name}" for name in ("SHARED", "FAULTS", "KILLS", "COMPLETE", "THREADS")}
+    others |= {f"ATB_FAST_{name}" for name in ("SHARED", "COMPLETE", "THREADS")}
     assert not ours & others
 
 

@@ -6,13 +6,10 @@ import json
 import logging
 import os
 import pty
-import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,19 +17,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_contract import VERSION, bundle_violations, scan, violations
+from engine_contract import VERSION, scan, violations
 from sealing import reseal
-from seeds import seed_of_today
 
 from atb_fast import load_bundle
-from atb_fast.serving.registry import versions, work_folder
+from atb_fast.serving.registry import work_folder
 
 log = logging.getLogger(__name__)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 NEWER = "2099-01-01_00h00m00s_v1"
 NEWEST = "2099-01-01_00h00m00s_v10"
-KILLS = int(os.environ.get("ATB_FAST_KILLS", "6"))
 LOADS = int(os.environ.get("ATB_FAST_LOADS", "1000"))
 
 
@@ -525,56 +520,6 @@ def test_candles_as_input(atb_fast: Run, tmp_path: Path) -> None:
     assert metadata["feature_names"] == ["open", "high", "low", "close", "volume"]
     results = metadata["evaluation_results"]
     assert results["test_rmse_from_candles"] != results["test_rmse"]
-
-
-@pytest.mark.stress
-@pytest.mark.timeout(3600)
-def test_kills_leave_no_partial_bundle(models: Path, tmp_path: Path) -> None:
-    """Trainings, promotions and prunes are killed at random: engines see whole bundles only."""
-    root = tmp_path / "models"
-    shutil.copytree(models, root, symlinks=True, ignore=shutil.ignore_patterns(".*"))
-    bundle = load_bundle("BTCUSDT:1d:price", registry=root).path
-    copied(bundle, "2001-01-01_00h00m00s_v1")
-    script = Path(__file__).parents[1] / "support" / "publishing.py"
-    rng = random.Random(seed_of_today())
-    lives, ends = set(), []
-    with subprocess.Popen(
-        [sys.executable, script, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as forks:
-        assert forks.stdin
-        assert forks.stdout
-
-        def run(job: str, seconds: float | None) -> tuple[int, float]:
-            assert forks.stdin
-            assert forks.stdout
-            start = time.monotonic()
-            forks.stdin.write(f"{job}\n")
-            forks.stdin.flush()
-            child = int(forks.stdout.readline())
-            if seconds is not None:
-                time.sleep(seconds)
-                with suppress(ProcessLookupError):  # it had ended before
-                    os.kill(child, signal.SIGKILL)
-            return int(forks.stdout.readline()), time.monotonic() - start
-
-        lasts = {}
-        for job in ("train", "promote", "prune"):
-            code, lasts[job] = run(job, None)
-            assert code == 0
-        for i in range(KILLS):
-            job = ("train", "promote", "prune")[i % 3]
-            # Training ends after half of the time: the rest is export, checks and publishing.
-            code, _ = run(job, rng.uniform(0.4, 1.05) * lasts[job])
-            ends.append(code)
-            lives.add(live(root))
-            assert violations(root, "BTCUSDT", "price") == set()
-            seen = scan(root)
-            assert (seen.symbols, seen.vanished, seen.errors) == ({"BTCUSDT"}, [], [])
-            for path in versions(root):
-                assert bundle_violations(path, "BTCUSDT", path.parent.name) <= {"basic-timeframe"}
-        forks.stdin.close()
-    log.info("%d of %d struck, %d versions were live", ends.count(-9), KILLS, len(lives))
-    assert set(ends) <= {0, -signal.SIGKILL}
 
 
 def test_engines_read_whole_bundles_while_others_write(models: Path, tmp_path: Path) -> None:

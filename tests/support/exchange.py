@@ -16,9 +16,9 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +45,8 @@ class Answer:
         cut_at: Close the connection after this many bytes of the body; negative counts from its
             end.
         length: Whether to send Content-Length.
+        change: Changes the body.
+        drip: Send the body in pieces of this many bytes; None for one piece.
     """
 
     status: int = 200
@@ -52,6 +54,8 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     cut_at: int | None = None
     length: bool = True
+    change: Callable[[bytes], bytes] | None = None
+    drip: int | None = None
 
 
 class Exchange:
@@ -143,6 +147,15 @@ class Exchange:
         """Cut half of the responses at a random byte, with or without their length; None stops."""
         self._cuts = None if seed is None else random.Random(seed)
 
+    def faults_left(self, path: str) -> int:
+        """Return the number of prepared answers for this pattern that were not sent yet."""
+        return sum(1 for pattern, _ in self._faults if pattern.pattern == path)
+
+    def forget_faults(self) -> None:
+        """Send right answers only from now on."""
+        with self._lock:
+            self._faults.clear()
+
     def counts(self) -> Counter[str]:
         """Return the number of requests by path, with the archive's days counted together."""
         return Counter(re.sub(r"\?.*|/[^/]*\.zip", "", path) for path in self.requests)
@@ -167,9 +180,9 @@ class Exchange:
                     body = prepared.body
                     if body is None and prepared.status == 200:
                         body = self._right(target).body
-                    return Answer(
-                        prepared.status, body, prepared.headers, prepared.cut_at, prepared.length
-                    )
+                    if body is not None and prepared.change:
+                        body = prepared.change(body)
+                    return replace(prepared, body=body)
             answer = self._right(target)
             if self._cuts and answer.body and self._cuts.random() < 0.5:
                 answer.cut_at = self._cuts.randrange(len(answer.body))
@@ -309,7 +322,10 @@ def _handler(exchange: Exchange) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.send_header("Connection", "close")
             self.end_headers()
-            self.wfile.write(body[: answer.cut_at])
+            body = body[: answer.cut_at]
+            size = answer.drip or max(1, len(body))
+            for start in range(0, len(body), size):
+                self.wfile.write(body[start : start + size])
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             return formatdate(

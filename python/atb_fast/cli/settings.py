@@ -30,7 +30,7 @@ _META = "atb_fast.cli.settings"
 #: Variables that are not options: threads, addresses of the sources, and those of tests.
 _OTHER_VARIABLES = (
     *(f"ATB_FAST_{name}_URL" for name in ("BINANCE", "BINANCE_FALLBACK", "ARCHIVE", "FNG")),
-    *("ATB_FAST_THREADS", "ATB_FAST_SHARED", "ATB_FAST_KILLS", "ATB_FAST_FAULTS"),
+    *("ATB_FAST_THREADS", "ATB_FAST_SHARED"),
 )
 
 #: The number of parallel runs; it is not an option of a single run.
