@@ -72,7 +72,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / ".models-work" / "ledger.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     for record in found:
-        for key in ("created", "seconds", "machine"):
+        for key in ("created", "seconds", "machine", "sha256"):
             del record[key]
     return found
 

@@ -70,6 +70,20 @@ def test_a_record_comes_back(registry: Path) -> None:
     assert (registry.parent / ".models-work" / ".gitignore").read_text() == "*\n"
 
 
+def test_a_changed_digit_is_noticed(registry: Path) -> None:
+    ledger.append(registry, record())
+    path = ledger.path_of(registry)
+    line = json.loads(path.read_text())
+    line["metrics"]["test_rmse"] = 1.0
+    path.write_text(json.dumps(line) + "\n")
+    found = ledger.read(registry)
+    assert found.records == []
+    assert found.problems == [f"{path}, line 1: is damaged: it does not match its own hash"]
+    del line["sha256"]  # as in records of early versions
+    path.write_text(json.dumps(line) + "\n")
+    assert ledger.read(registry).records[0]["metrics"]["test_rmse"] == 1.0
+
+
 def test_what_a_record_says() -> None:
     made = record()
     assert made["options"] == {"source": "sample", "epochs": 7, "folds": 5}

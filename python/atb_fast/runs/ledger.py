@@ -16,8 +16,9 @@ engines scan that. Each line is a JSON object with these keys:
     machine, git, versions
     bundle     path relative to the registry; null if none was published
     study      the study that the run is part of, or null
+    sha256     hash of the record without this key; records of early versions have none
 
-The file is not trusted: `read` checks the size and the type of every value.
+The file is not trusted: `read` checks the hash, and the size and the type of every value.
 """
 
 from __future__ import annotations
@@ -306,7 +307,12 @@ def append(registry: Path, record: Mapping[str, Any]) -> bool:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, allow_nan=False).encode() + b"\n"
+    plain = json.loads(json.dumps(record, allow_nan=False))
+    return json.dumps({**plain, "sha256": _hash_of(plain)}).encode() + b"\n"
+
+
+def _hash_of(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -390,12 +396,16 @@ def _parsed(line: bytes) -> dict[str, Any]:
     if len(line) > _MOST_LINE:
         raise ValueError(f"has more than {_MOST_LINE:,} bytes")
     try:
-        record = _clean(json.loads(line.decode()))
+        found = json.loads(line.decode())
+        digest = found.pop("sha256", None) if isinstance(found, dict) else None
+        record = _clean(found)
     except (ValueError, RecursionError) as error:
         if not line.endswith(b"\n"):
             raise ValueError("is incomplete: its writer was stopped, or is still writing") from None
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"is not a record: {reason}") from None
+    if digest is not None and digest != _hash_of(found):
+        raise ValueError("is damaged: it does not match its own hash")
     for key, (valid, expected) in _CHECKS.items():
         found = record.get(key) if isinstance(record, dict) else None
         if not valid(found):
