@@ -179,6 +179,8 @@ ANSWERS = {
         *_CANDLES, _rows(lambda rows, n: [*rows[:n], *rows[n + 5 :]]), once=True
     ),
     "candles: none": Wrong(*_CANDLES, _body(b"[]"), once=True),
+    "time: huge": Wrong(*_TIME, _body(b'{"serverTime": 1' + b"0" * 30 + b"}")),
+    "time: negative": Wrong(*_TIME, _body(b'{"serverTime": -1}')),
     "time: days behind": Wrong(*_TIME, _clock(-5)),
     "time: days ahead": Wrong(*_TIME, _clock(5)),
     "index: days are missing": Wrong(*_INDEX, _index(lambda rows, n: rows[: n // 2]), once=True),

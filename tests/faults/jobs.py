@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import injecting
 from damage import flip
-from oracle import Case, check, check_whole_store, remove
+from oracle import Case, check, check_whole_store, remove, understandable
 from worlds import (
     CACHE,
     EVALUATE,
@@ -41,6 +41,7 @@ class Job:
         match: Only operations on paths with this text count; see `injecting.arm`.
         in_workers: Whether a process that the command starts is struck.
         vanishing: What it removes; see `oracle.check`.
+        again: How it may end after the fault.
         right: Whether what it printed is right.
     """
 
@@ -49,6 +50,7 @@ class Job:
     match: str = ""
     in_workers: bool = False
     vanishing: str = ""
+    again: Collection[int] = (0,)
     right: Callable[[Case, Done], bool] = lambda _case, _done: True
 
 
@@ -116,7 +118,10 @@ JOBS = {
     "evaluate": Job(EVALUATE, right=_same_evaluation),
     "ledger": Job(EVALUATE, match="ledger", right=_same_evaluation),
     "promote": Job(["models", "promote", OLDEST, "--registry", REGISTRY]),
-    "rollback": Job(["models", "rollback", "BTCUSDT:1d:tiny", "--registry", REGISTRY]),
+    "rollback": Job(
+        ["models", "rollback", "BTCUSDT:1d:tiny", "--registry", REGISTRY],
+        again={0, 9},  # there may be no older version by then
+    ),
     "prune": Job(["models", "prune", "--keep", "1", "--registry", REGISTRY], vanishing="versions"),
     "reindex": Job(["runs", "reindex", "--registry", REGISTRY]),
     "sweep": Job(SWEEP, FRESH_SWEEP, right=_same_study),
@@ -166,7 +171,8 @@ def aftermath(case: Case, job: Job, done: Done, damaged: str = "") -> None:
     if done.returncode == 0 and not job.in_workers and not job.right(case, done):
         raise Lost(f"the result is wrong: {done.stdout[-1500:]}")
     check(case, vanishing=job.vanishing, damaged=damaged)
-    again = case.succeed(*arguments(case, job))
+    again = run(case, job)
+    understandable(again, job.again)
     if not job.right(case, again):
         raise Lost(f"the result of the same command is wrong: {again.stdout[-1500:]}")
     check(case, vanishing=job.vanishing)

@@ -145,7 +145,12 @@ def _at_once(case: Case, name: str) -> bool:
     done = case.tools.line.run_at_once([command] * number, cwd=case.home, faults=[killed])
     case.story += done
     for place, each in enumerate(done):
-        understandable(each, _codes(name) | ({-9} if kill and place == 0 else set()))
+        codes = {
+            *job.again,
+            *({6} if name == "sweep" else ()),
+            *({-9} if kill and place == 0 else ()),
+        }
+        understandable(each, codes)  # a sweep fails while another process runs it
         if each.returncode == 0 and not job.right(case, each):
             raise Lost(f"a result is wrong: {each.stdout[-1500:]}")
     ended = [each for each in done if each.returncode == 0]
@@ -162,15 +167,6 @@ def _at_once(case: Case, name: str) -> bool:
             raise Lost(f"{len(new)} new records of {len(ended)} runs")
     aftermath(case, job, done[-1], damaged)
     return True
-
-
-def _codes(name: str) -> set[int]:
-    """Return how processes that do the same at once may end."""
-    if name == "sweep":  # one of them runs the study
-        return {0, 6}
-    if name == "rollback":  # until there is no older version
-        return {0, 9}
-    return {0}
 
 
 def _answered(case: Case, name: str) -> bool:

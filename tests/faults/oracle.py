@@ -7,7 +7,7 @@ import os
 import random
 import select
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ class Case:
         return self.home.with_name(f"{self.home.name}-report")
 
 
-def understandable(done: Done, codes: Iterable[int], *, silent: bool = False) -> None:
+def understandable(done: Done, codes: Collection[int], *, silent: bool = False) -> None:
     """Raise Lost unless a command ended as documented; `silent` if it could not print why."""
     if "Traceback" in done.stderr + done.stdout:
         raise Lost(f"a traceback:\n{done.stderr[-3000:]}")

@@ -102,7 +102,7 @@ def tools(truth: Mapping[tuple[str, str], pl.DataFrame], index: pl.DataFrame) ->
     """Start the tools of a worker."""
     exchange = Exchange(dict(truth), index, NOW).__enter__()
     variables = exchange.environment | {"ATB_FAST_CACHE": CACHE, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return Tools(exchange, CommandLine(variables, small_steps=True, patience=300.0))
+    return Tools(exchange, CommandLine(variables, small_steps=True, patience=900.0))
 
 
 @dataclass(frozen=True)

@@ -192,9 +192,11 @@ GARBLED = {
     "cut, without": Answer(cut_at=50, length=False),
     "empty": Answer(body=b""),
     "html": Answer(body=b"<html>"),
+    "deep": Answer(body=b"[" * 100_000),
     "no list": Answer(body=b'{"a": 1}'),
     "short row": Answer(body=body([1, 2])),
     "text for a time": Answer(body=body(row(time="x"))),
+    "huge time": Answer(body=body(row(time=10**30))),
     "no price": Answer(body=body(row(open="about 2"))),
     "nan": Answer(body=body(row(open="NaN"))),
     "null": Answer(body=body(row(close=None))),
@@ -222,8 +224,9 @@ def test_retries_until_the_response_is_valid(
     assert len(waits) == 2
     assert waits[1] > waits[0] > 0
     exchange.fault("klines", answer, times=ATTEMPTS)
-    with pytest.raises(FetchError, match=f"{ATTEMPTS} times in a row"):
+    with pytest.raises(FetchError, match=f"{ATTEMPTS} times in a row") as error:
         fetch(client, START, START + 5 * DAY)
+    assert "\n" not in str(error.value)
 
 
 def test_an_unreachable_exchange(waits: list[float]) -> None:

@@ -71,6 +71,7 @@ def test_the_first_of_two_values_in_a_day_is_used(exchange: Exchange) -> None:
         Answer(body=b"[]"),
         Answer(body=b"{}"),
         Answer(body=b"<html>"),
+        Answer(body=b"[" * 100_000),
         Answer(503),
         Answer(cut_at=-100),
         Answer(cut_at=-100, length=False),

@@ -182,7 +182,7 @@ class Binance:
                 raise FetchError(_banned(response))
             try:
                 document = json.loads(response.content)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise MalformedError("the response is not JSON") from error
             if response.status_code == 400:
                 raise _refusal(document, query)
@@ -229,7 +229,8 @@ def _candles(rows: Any, start: int, end: int) -> pl.DataFrame:
             for number, name in enumerate(CANDLE_SCHEMA.names()[1:], start=1)
         }
     except (TypeError, ValueError, OverflowError) as error:
-        raise MalformedError(f"the response has an invalid time or price: {error}") from error
+        reason = str(error).partition("\n")[0]  # Polars adds hints for programmers
+        raise MalformedError(f"the response has an invalid time or price: {reason}") from error
     if len(times) and not (
         start <= times[0] and times[-1] < end and (times.diff().drop_nulls() > 0).all()
     ):

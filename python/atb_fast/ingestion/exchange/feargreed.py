@@ -33,7 +33,10 @@ def fetch_index(http: Http, endpoints: Endpoints, now: int) -> pl.DataFrame:
     def read(response: requests.Response) -> pl.DataFrame:
         try:
             return _index(json.loads(response.content), date_of(response) or now)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        except (
+            *(ValueError, TypeError, KeyError, AttributeError, OverflowError),
+            RecursionError,  # for JSON that is nested too deeply
+        ) as error:
             raise MalformedError("the response is not the Fear & Greed index") from error
 
     return http.get(endpoints.fng + "/fng/", read, params={"limit": 0, "format": "json"})
