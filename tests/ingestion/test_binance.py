@@ -229,6 +229,16 @@ def test_retries_until_the_response_is_valid(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("time", ["null", "-1", "1.5", "true", '"soon"', "1" + "0" * 30])
+def test_retries_until_the_time_is_valid(client: Binance, exchange: Exchange, time: str) -> None:
+    answer = Answer(body=f'{{"serverTime": {time}}}'.encode())
+    exchange.fault("time", answer)
+    assert client.server_time() == exchange.now
+    exchange.fault("time", answer, times=ATTEMPTS)
+    with pytest.raises(FetchError, match="the response has no valid serverTime"):
+        client.server_time()
+
+
 def test_an_unreachable_exchange(waits: list[float]) -> None:
     def wait(seconds: float) -> bool:
         waits.append(seconds)

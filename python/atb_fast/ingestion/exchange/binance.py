@@ -34,6 +34,8 @@ _MARGIN_MS = 5_000
 #: Half of the limit for an IP address, because a trading bot may use the same address.
 _WEIGHT_A_MINUTE = 3000
 _COLUMNS = 12
+#: The year 2100. A later time is not one.
+_LAST_MS = 4_102_444_800_000
 
 
 class Binance:
@@ -65,9 +67,10 @@ class Binance:
         """Return the time of the exchange, in milliseconds since 1970."""
 
         def parse(document: Any, _: int | None) -> int:
-            if not isinstance(document, dict) or type(document.get("serverTime")) is not int:
-                raise MalformedError("the response has no serverTime")
-            return int(document["serverTime"])
+            found = document.get("serverTime") if isinstance(document, dict) else None
+            if type(found) is not int or not 0 <= found < _LAST_MS:
+                raise MalformedError("the response has no valid serverTime")
+            return found
 
         server = self._get("/api/v3/time", {}, parse)
         self.ahead = server - self._now()
