@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from relabelling import of_kind
 from scipy.stats import binomtest, norm
 from sklearn.calibration import calibration_curve as sklearn_curve
 
-from atb_fast.evaluation.calibration import calibration_curve, monthly, quantile_shares
+from atb_fast.evaluation.calibration import calibration_curve, quantile_shares
 from atb_fast.evaluation.scoring import scoring_of
 from atb_fast.features.outputs import LogSigma
 from atb_fast.features.windows import WindowedData
@@ -62,17 +61,6 @@ def test_a_single_window() -> None:
     found = calibration_curve(np.array([True]), np.array([0.7]), 336)
     assert (found.predicted[0], found.observed[0], found.windows[0]) == (0.7, 1.0, 1)
     assert 0.0 < found.low[0] < found.high[0] == 1.0
-
-
-def test_months_equal_pandas() -> None:
-    times = np.arange("2023-11-17", "2024-03-05", dtype="datetime64[D]")
-    times = times[(times < np.datetime64("2024-01-01")) | (times >= np.datetime64("2024-02-03"))]
-    values = np.random.default_rng(3).normal(size=len(times))
-    months, means = monthly(times, values)
-    expected = pd.Series(values, times).resample("MS").mean()
-    assert months.astype(str).tolist() == [f"{month:%Y-%m}" for month in expected.index]
-    np.testing.assert_allclose(means, expected, rtol=1e-12)
-    assert np.isnan(means[2])
 
 
 def test_shares_below_quantiles_are_counted(data: WindowedData) -> None:

@@ -12,8 +12,9 @@ from scipy import stats
 
 from atb_fast import TrainingConfig
 from atb_fast.errors import ArgumentError
-from atb_fast.experiments.compare import compare, facts, interval, plain
+from atb_fast.experiments.compare import compare, interval
 from atb_fast.runs import ledger
+from atb_fast.runs.facts import facts, plain
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts import common, draw_charts, prices
+from atb_fast.reports.charts.drawing import Distribution, histograms
 from atb_fast.reports.style import LIGHT, number_text, thinned
 from atb_fast.training.engine import FitResult
 
@@ -174,27 +175,40 @@ def test_a_model_that_predicts_no_change_is_one_line_with_persistence(
     prices.prices(axis, times, actual, last, last, unshrunk=last * 1.01)
     assert set(drawn(axis)) == {"actual", "model = persistence", "unshrunk"}
     np.testing.assert_array_equal(drawn(axis)["unshrunk"], last * 1.01)
-    other = Figure().subplots()
-    prices.histogram(other, last - actual, last - actual)
-    assert other.get_legend_handles_labels()[1] == ["model = persistence"]
 
 
-@pytest.mark.parametrize("residual", [0.0, 5.0, 5e-300, -1e20])
-def test_a_histogram_of_equal_residuals(axis: Any, residual: float) -> None:
-    prices.histogram(axis, np.full(9, residual), np.nextafter(np.full(9, residual), 0))
+@pytest.mark.parametrize("value", [0.0, 5.0, 5e-300, -1e20])
+def test_a_histogram_of_equal_values(axis: Any, value: float) -> None:
+    pair = np.full(9, value), np.nextafter(np.full(9, value), 0)
+    histograms(axis, [Distribution("x", each, LIGHT["model"]) for each in pair], "x")
     counts = axis.patches[0].get_data()
     assert counts.values.sum() == 9
-    assert counts.edges[0] < residual < counts.edges[-1]
+    assert counts.edges[0] < value < counts.edges[-1]
 
 
-def test_histogram_counts_every_window(axis: Any) -> None:
+def test_returns_are_counted_on_the_same_bins(axis: Any) -> None:
     rng = np.random.default_rng(1)
-    prices.histogram(axis, rng.normal(0, 1, 500), rng.normal(5, 1, 500))
-    stairs = {patch.get_label(): patch.get_data() for patch in axis.patches}
-    for label, center in (("model", 0), ("persistence", 5)):
-        assert stairs[label].values.sum() == 500
-        highest = stairs[label].edges[stairs[label].values.argmax()]
-        assert abs(highest - center) < 1.5
+    last, returns = rng.uniform(50, 100, 1000), rng.normal(0, 0.03, 1000)
+    returns[:3] = [-0.9, 5.0, 9.0]  # far outside of the bins
+    predicted = rng.normal(0.001, 1e-5, 1000)
+    predicted[3] = -2.0  # not a price
+    prices.distribution(axis, last, last * (1 + returns), last * (1 + predicted))
+    stairs = {patch.get_label(): patch.get_data() for patch in axis.patches if patch.get_label()}
+    assert list(stairs) == ["actual", "predicted"]
+    np.testing.assert_array_equal(stairs["actual"].edges, stairs["predicted"].edges)
+    edges = stairs["actual"].edges
+    low, high = np.quantile(100 * np.delete(returns, 3), [0.005, 0.995])
+    assert (edges[0], edges[-1]) == pytest.approx((low, high))
+    clipped = np.clip(100 * np.delete(returns, 3), low, high)
+    expected, _ = np.histogram(clipped, edges)
+    assert np.abs(stairs["actual"].values - expected).max() <= 1  # a value may round to an edge
+    assert stairs["actual"].values.sum() == 999
+    assert stairs["predicted"].values.max() == 999  # a spike
+
+
+def test_returns_of_prices_that_are_not_positive(axis: Any) -> None:
+    prices.distribution(axis, np.ones(5), np.ones(5), -np.ones(5))
+    assert texts(axis) == ["no window has a predicted return"]
 
 
 def test_deciles_show_returns_in_percent(axis: Any) -> None:
@@ -267,13 +281,17 @@ def test_every_axis_names_its_unit(charts: dict[str, str]) -> None:
         for name, svg in charts.items()
     }
     expected = {
+        "gains": ["% of the reference", "UTC", "model", "persistence"],
+        "rolling": ["RMSE of the last 20 windows, quote currency", "UTC", "model", "persistence"],
+        "months": ["error ÷ error of persistence", "UTC", "RMSE"],
+        "shares": ["right direction, %, 95% interval", "UTC", "all months"],
         "market": ["quote currency", "UTC", "train", "validation = test", "left out", "gap (1)"],
         "loss": ["mean squared error, (quote currency)²", "epoch", "training", "validation"],
         "rmse": ["RMSE, quote currency", "epoch", "best epoch", "persistence"],
         "test": ["quote currency", "UTC", "actual", "model", "persistence"],
         "zoom": ["quote currency", "UTC", "actual", "model", "persistence"],
         "residuals": ["predicted − actual, quote currency", "UTC"],
-        "histogram": ["predicted − actual, quote currency", "test windows"],
+        "histogram": ["return, %", "test windows", "actual", "predicted"],
         "deciles": ["mean predicted return, %", "mean actual return, %", "95% interval"],
         "importance": ["RMSE increase, quote currency", "sentiment_momentum"],
     }

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.dates import num2date
 from matplotlib.figure import Figure
 from report_pages import Page
 from scipy.stats import binomtest
@@ -37,11 +36,13 @@ from atb_fast.reports.picture import plot_training
 
 RecordOf = Callable[..., RunRecord]
 KINDS = ("returns", "two", "three", "volatility")
+OVER_TIME = "gains rolling months"
 CHARTS = {
-    "returns": "market loss rmse test zoom residuals histogram deciles importance",
-    "two": "market loss test zoom confusion histogram calibration importance",
-    "three": "market loss test zoom confusion histogram calibration importance",
-    "volatility": "market loss rmse test zoom realized months bands importance",
+    "returns": f"{OVER_TIME} shares market loss rmse test zoom residuals histogram deciles "
+    "importance",
+    "two": f"{OVER_TIME} shares market loss test zoom confusion histogram calibration importance",
+    "three": f"{OVER_TIME} shares market loss test zoom confusion histogram calibration importance",
+    "volatility": f"{OVER_TIME} market loss rmse test zoom realized histogram bands importance",
 }
 
 
@@ -131,6 +132,9 @@ def test_only_the_market_is_about_prices(tmp_path: Path, record_of: RecordOf, ki
     market = next(text for text in figures if text.startswith("Closing prices"))
     options = page.find("details")[0].text
     rest = page.text.replace(market, "").replace(options, "")
+    # Any forecast may be better when prices move more.
+    (regimes,) = (b.text for b in page.find("div", "box") if b.text.startswith("By volatility"))
+    rest = rest.replace(regimes, "").replace("Over time and by volatility", "")
     # The banner of the sample market is about its candles.
     rest = rest.replace("Prices are simulated.", "")
     words = ["[Pp]rice", "[Pp]ersistence", "MAPE"]
@@ -363,7 +367,7 @@ def test_tiles_and_table_of_volatility(tmp_path: Path, record_of: RecordOf) -> N
     assert rows["EWMA"][-1] == f"{results['ewma_qlike']:.3f}"
     statistic = results["qlike_diebold_mariano"]
     assert statistic > 0
-    assert f"The QLIKE of the model is {statistic:.1f} standard errors better than HAR" in page.text
+    assert page.rows["HAR, QLIKE"].startswith(f"{statistic:.1f} standard errors better, p ")
 
 
 def test_volatility_is_drawn_in_percent(record_of: RecordOf) -> None:
@@ -389,24 +393,75 @@ def test_volatility_is_drawn_in_percent(record_of: RecordOf) -> None:
     np.testing.assert_allclose(dots.get_ydata(), lines["realized"])
 
 
-def test_qlike_by_month_equals_pandas(record_of: RecordOf) -> None:
+def test_ratios_by_month_equal_pandas(record_of: RecordOf) -> None:
     record = record_of("volatility")
     data, output = record.data, record.data.output
     assert isinstance(output, LogSigma)
-    axis = axis_of(record, "months")
-    stairs = {patch.get_label(): patch.get_data() for patch in axis.patches}
-    variance = np.exp(2 * record.evaluation.tested.forecasts) * output.variance_factor
-    ratio = np.exp(2 * data.targets(data.test)) / variance
-    losses = pd.Series(ratio - np.log(ratio) - 1, data.times(data.test).to_numpy())
-    expected = losses.resample("MS").mean()
-    np.testing.assert_allclose(stairs["model"].values, expected)
-    first = num2date(axis.convert_xunits(stairs["model"].edges[0]))
-    assert (first.year, first.month, first.day) == (
-        expected.index[0].year,
-        expected.index[0].month,
-        1,
-    )
-    assert list(stairs) == ["HAR", "model"]
+    lines = drawn(axis_of(record, "months"))
+    assert {"HAR", "RMSE", "QLIKE"} <= set(lines)
+    tested = record.evaluation.tested
+
+    def monthly(values: Any) -> Any:
+        return pd.Series(values, data.times(data.test).to_numpy()).resample("MS").mean()
+
+    def qlikes(scaled: Any) -> Any:
+        ratio = np.exp(2 * (data.targets(data.test) - scaled))
+        return monthly(ratio - np.log(ratio) - 1)
+
+    errors = [
+        monthly((each - tested.actual) ** 2) ** 0.5
+        for each in (tested.forecasts, tested.baselines["har"])
+    ]
+    np.testing.assert_allclose(lines["RMSE"], errors[0] / errors[1])
+    losses = [qlikes(tested.further[name]) for name in ("scaled", "har_scaled")]
+    np.testing.assert_allclose(lines["QLIKE"], losses[0] / losses[1])
+
+
+def test_accuracy_by_month_equals_pandas(record_of: RecordOf) -> None:
+    for kind in ("two", "returns"):
+        record = record_of(kind)
+        tested = record.evaluation.tested
+        right = np.sign(tested.forecasts) == np.sign(tested.actual)
+        if kind == "two":
+            right = (tested.forecasts > 0.5) == (tested.actual == 1)
+        monthly = pd.Series(right, tested.times.to_numpy()).resample("MS").agg(["mean", "size"])
+        axis = axis_of(record, "shares")
+        lines = drawn(axis)
+        name = "accuracy" if kind == "two" else "right direction"
+        np.testing.assert_allclose(lines[name], 100 * monthly["mean"])
+        (segments,) = axis.collections
+        for (share, count), segment in zip(
+            monthly.to_numpy(), segments.get_segments(), strict=True
+        ):
+            interval = binomtest(round(share * count), int(count)).proportion_ci(method="wilson")
+            ends = 100 * interval.low, 100 * interval.high
+            assert segment[:, 1] == pytest.approx(ends, abs=1e-9)
+        few = int((monthly["size"] < 20).sum())
+        hollow = [line for line in axis.lines if line.get_markerfacecolor() == "none"]
+        assert sum(len(line.get_xdata()) for line in hollow) == few
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rolling_errors_equal_pandas(record_of: RecordOf, kind: str) -> None:
+    record = record_of(kind)
+    scoring, tested = record.evaluation.scoring, record.evaluation.tested
+    count = len(tested.times)
+    windows = max(20, count // 12)
+    axis = axis_of(record, "rolling")
+    assert f" of the last {windows} windows" in axis.get_ylabel()
+    for name, forecasts, scaled in (
+        ("model", tested.forecasts, "scaled"),
+        (None, tested.baselines[scoring.reference(tested)], "har_scaled"),
+    ):
+        losses = scoring.losses_of(tested, forecasts)
+        if kind == "volatility":
+            ratio = np.exp(2 * (tested.actual - tested.further[scaled]))
+            losses = ratio - np.log(ratio) - 1
+        means = pd.Series(losses).rolling(windows).mean()
+        expected = 100 * means**0.5 if kind == "returns" else means
+        lines = drawn(axis)
+        found = lines.pop("model") if name else next(iter(lines.values()))
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_bands_show_the_share_below_each_quantile(record_of: RecordOf) -> None:
@@ -477,9 +532,10 @@ def test_a_model_that_is_shrunk_to_har(tmp_path: Path, record_of: RecordOf) -> N
     for name in ("test", "zoom"):
         lines = drawn(axis_of(record, name, network))
         assert {"realized", "model = HAR"} == set(lines)
-    axis = axis_of(record, "months")
-    assert [patch.get_label() for patch in axis.patches] == ["model = HAR"]
     page, _ = page_of(tmp_path, record, network)
+    assert "The model has the same losses as HAR in every window." in page.text
+    assert not set(OVER_TIME.split()) & set(charts_of(record, network))
+    assert "Not drawn" not in page.text
     assert page.rows["shrinkage factor"] == "0%, estimated on the validation windows"
     banner = page.find("p", "banner")[0]
     assert banner.text.startswith("The model is exactly as good as HAR.")

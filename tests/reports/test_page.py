@@ -362,7 +362,7 @@ def test_a_run_without_onnx_and_charts(write: Write, config: TrainingConfig) -> 
     skipped = replace(config, skip_onnx=True, skip_robustness=True)
     page, _ = write(config=skipped, onnx_difference=None, robustness=None, charts={})
     assert "Not published." in page.text
-    assert page.text.count("Not drawn; see the checks.") == 9
+    assert page.text.count("Not drawn; see the checks.") == 13
     assert "Not measured; see the checks." in page.text
     assert page.rows["robustness"] == "– skipped"
     assert page.rows["ONNX matches Keras, batch of 1"] == "– skipped"
@@ -371,10 +371,10 @@ def test_a_run_without_onnx_and_charts(write: Write, config: TrainingConfig) -> 
 def test_every_chart_has_a_caption_and_a_label(write: Write) -> None:
     page, _ = write()
     drawings = [element.attributes for element in page.find("svg")]
-    assert len(drawings) == len({str(drawing["aria-label"]) for drawing in drawings}) == 9
+    assert len(drawings) == len({str(drawing["aria-label"]) for drawing in drawings}) == 13
     assert {drawing["role"] for drawing in drawings} == {"img"}
     captions = [element.text for element in page.find("figcaption")]
-    assert len(captions) == len(set(captions)) == 9
+    assert len(captions) == len(set(captions)) == 13
 
 
 def test_the_page_defines_the_colors_of_its_charts(write: Write, charts: dict[str, str]) -> None:

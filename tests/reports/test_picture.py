@@ -72,7 +72,7 @@ def test_the_figure_shows_the_network_before_shrinkage(
         ("three", ["Loss by epoch", "Confusion matrix", "Calibration of probabilities"]),
         (
             "volatility",
-            ["QLIKE by month", "Realized by predicted volatility", "Last 100 test predictions"],
+            ["Ratio by month", "Realized by predicted volatility", "Last 100 test predictions"],
         ),
     ],
 )

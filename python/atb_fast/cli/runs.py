@@ -336,7 +336,7 @@ def _what(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str
 
 def _own(values: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the values that not all of `others` have, as texts."""
-    from atb_fast.experiments.compare import plain
+    from atb_fast.runs.facts import plain
 
     return [
         name if value is True else plain(value) if name == "kind" else f"{name} {plain(value)}"
@@ -346,8 +346,8 @@ def _own(values: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list
 
 
 def _facts(registry: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    from atb_fast.experiments.compare import facts, seed_of
     from atb_fast.runs import ledger
+    from atb_fast.runs.facts import facts, seed_of
 
     line = ledger.headline(record["metrics"])
     beside = line.reference and f"{line.reference}: {number(line.reference_error)}"

@@ -93,24 +93,3 @@ def quantile_shares(tested: Tested, levels: Sequence[float]) -> Calibration:
     known = ~np.isnan(returns)
     below = [returns[known] <= quantiles[known, i] for i in range(len(levels) * bool(known.any()))]
     return calibration(np.array(levels[: len(below)]), below, tested.horizon)
-
-
-def monthly(
-    times: NDArray[np.datetime64], values: NDArray[np.float64]
-) -> tuple[NDArray[np.datetime64], NDArray[np.float64]]:
-    """Return the calendar months from the first to the last time, and the mean of each.
-
-    Args:
-        times: UTC, ascending, shape (windows,).
-        values: Shape (windows,).
-
-    Returns:
-        Months, `datetime64[M]`, and means; the mean is NaN in a month without values.
-    """
-    month = times.astype("datetime64[M]")
-    months = np.arange(month[0], month[-1] + 1)
-    at = (month - month[0]).astype(np.int64)
-    counts = np.bincount(at, minlength=len(months))
-    sums = np.bincount(at, weights=values, minlength=len(months))
-    means = np.divide(sums, counts, out=np.full(len(months), np.nan), where=counts > 0)
-    return months, means

@@ -201,6 +201,15 @@ class Scoring(ABC):
         """
         return self.losses(tested.actual, forecasts)
 
+    def hits(self, tested: Tested) -> NDArray[np.float64]:
+        """Return whether the direction or the class of each window was forecast, shape (windows,).
+
+        1 or 0; NaN for windows that do not count: those whose horizons overlap with that of an
+        earlier one that counts, see `Tested.apart`, and those in which the model or the price does
+        not move. All are NaN if a forecast has neither direction nor class.
+        """
+        return np.full(len(tested.actual), np.nan)
+
     @abstractmethod
     def _others(self, data: WindowedData) -> tuple[_Arrays, _Arrays]:
         """Return `Tested.baselines`, and the part of `Tested.further` that needs no model."""
@@ -225,6 +234,13 @@ class Returns(Scoring):
     kind = "returns"
     unit = Return.unit
     keeps_unknown: ClassVar[bool] = False
+
+    def hits(self, tested: Tested) -> NDArray[np.float64]:
+        """Return whether the direction of each window was forecast; see `Scoring.hits`."""
+        unchanged = tested.baselines["persistence"]
+        predicted, actual = (np.sign(x - unchanged) for x in (tested.forecasts, tested.actual))
+        counts = tested.apart & (predicted != 0) & (actual != 0)
+        return np.where(counts, predicted == actual, np.nan)
 
     def _others(self, data: WindowedData) -> tuple[_Arrays, _Arrays]:
         baselines = {"persistence": data.persistence(data.test), "linear": least_squares(data)}
@@ -312,6 +328,11 @@ class ClassProbabilities(Scoring):
     def loss(self, error: float) -> float:
         """Return the error, which is the mean loss."""
         return error
+
+    def hits(self, tested: Tested) -> NDArray[np.float64]:
+        """Return whether the most probable class of each window happened; see `Scoring.hits`."""
+        right = self._chosen(tested.forecasts) == tested.actual
+        return np.where(tested.apart, right, np.nan)
 
     def _probabilities(self, forecasts: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability of each class, shape (windows, classes)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, lgamma, log
+from math import erfc, exp, lgamma, log
 from statistics import NormalDist
 
 import numpy as np
@@ -61,6 +61,15 @@ def diebold_mariano(
         variance = weighted
     rounding = float(np.finfo(np.float64).eps * gain.mean() ** 2)
     return float(gain.mean() / np.sqrt(variance / len(gain))) if variance > rounding else 0.0
+
+
+def p_value(statistic: float) -> float:
+    """Return the probability of a statistic at least this far from 0, if both are equally good.
+
+    It is two-sided and assumes a standard normal distribution, which the statistic of
+    `diebold_mariano` has in large samples.
+    """
+    return erfc(abs(statistic) / 2.0**0.5)
 
 
 @dataclass(frozen=True)

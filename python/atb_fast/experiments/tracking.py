@@ -14,7 +14,7 @@ from typing import Any
 
 from atb_fast.bundles.curves import read_curves
 from atb_fast.errors import BundleError, MissingExtraError, StorageError, chain, counted
-from atb_fast.experiments.compare import facts, seed_of
+from atb_fast.runs.facts import facts, seed_of
 
 #: Name of the experiment in MLflow.
 EXPERIMENT = "atb-fast"

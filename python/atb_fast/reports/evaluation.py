@@ -14,7 +14,8 @@ from atb_fast.errors import ArgumentError, counted
 from atb_fast.evaluation.scoring import NAMES, Scoring, Tested
 from atb_fast.reports.charts import draw, forecast_charts
 from atb_fast.reports.charts.drawing import ZOOM, Chart
-from atb_fast.reports.charts.folds import Ratios, gain_chart, ratio_chart
+from atb_fast.reports.charts.folds import Ratios, ratio_chart
+from atb_fast.reports.charts.periods import period_charts
 from atb_fast.reports.rendering import SYNTHETIC, render
 from atb_fast.reports.rows import (
     Banner,
@@ -216,16 +217,8 @@ def _charts(made: WalkForward, scored: Scored, symbol: str) -> dict[str, Chart]:
     ratios = _ratios(folds, scoring, tested)
     name = scored.reference.removeprefix("the ")
     shown = Ratios(first, last, ratios.pop(""), ratios, name)
-    other = tested.baselines[scoring.reference(tested)]
-    losses = (scoring.losses_of(tested, each) for each in (tested.forecasts, other))
-    gains = gain_chart(
-        tested.times.to_numpy(),
-        *losses,
-        edges=first[1:],
-        name=name,
-        label="Cumulative gain",
-    )
-    charts = {"ratios": ratio_chart(shown, "Ratio by fold"), "gains": gains}
+    charts = {"ratios": ratio_chart(shown, "Ratio by fold")}
+    charts |= period_charts(scoring, tested, name, first[1:])
     charts |= forecast_charts(scoring, tested)
     if not symbol:
         return charts

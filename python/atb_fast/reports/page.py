@@ -16,10 +16,18 @@ import numpy as np
 from atb_fast.bundles import onnx_export
 from atb_fast.config import TIMEFRAMES
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.reports.before import Before, section
 from atb_fast.reports.charts.drawing import ZOOM, target_times
 from atb_fast.reports.rendering import SYNTHETIC, render
 from atb_fast.reports.rows import Banner, Bar, Check, Pair, part_text
-from atb_fast.reports.summary import Scored, always, summary, unshrunk_tiles, verdict_banner
+from atb_fast.reports.summary import (
+    Scored,
+    always,
+    regime_table,
+    summary,
+    unshrunk_tiles,
+    verdict_banner,
+)
 from atb_fast.serving.verification import SKEW, prediction_limit
 from atb_fast.storage import write_atomic
 
@@ -31,6 +39,7 @@ def write_report(
     path: Path,
     record: RunRecord,
     document: Mapping[str, Any],
+    before: Before | None = None,
     *,
     stages: Mapping[str, float],
     total: float,
@@ -41,13 +50,15 @@ def write_report(
         path: The file.
         record: The run, with its charts drawn.
         document: The complete metadata.json, which most figures come from.
+        before: The run that it is compared with; None for none.
         stages: Seconds of each stage so far.
         total: Seconds of the whole run so far.
 
     Raises:
         ImportError: Jinja2 is not installed.
     """
-    page = render("page.html", _values(record, document, stages, total))
+    values = _values(record, document, stages, total)
+    page = render("page.html", {**values, "before": section(before, Scored.of(record).text)})
     write_atomic(path, page.encode())
 
 
@@ -84,6 +95,7 @@ def _values(
         "synthetic": document["dataset"]["synthetic"],
         "banners": list(_banners(record, document)),
         **summary(scored),
+        "regimes": regime_table(record),
         "data": list(_data(record, document)),
         "columns": [Pair("columns", ", ".join(data.prepared.matrix.names))],
         "fit": list(_fit(record, document)),

@@ -56,7 +56,7 @@ def training_figure(
     charts = charts_of(record, unshrunk)
     shown = _SHOWN[record.evaluation.scoring.kind]
     for axis, name in zip(figure.subplots(2, 2).flat, shown, strict=True):
-        chart = charts[name]
+        chart = charts.get(name, charts["test"])  # if the model is HAR, there are no months
         chart.draw(axis)
         shorten(axis)
         where = " on the test windows" if name == "importance" else ""

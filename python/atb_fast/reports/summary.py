@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
+from atb_fast.evaluation.periods import FEW, Groups, by_group, losses_by_name, regimes
+from atb_fast.evaluation.ranks import comparable, rank_correlation
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.evaluation.scoring import (
-    NAMES,
     ClassProbabilities,
     LogVolatility,
     Scoring,
     Tested,
     WeightedClasses,
 )
-from atb_fast.evaluation.significance import verdict
+from atb_fast.evaluation.significance import diebold_mariano, p_value, verdict
 from atb_fast.reports.charts.classes import names_of
+from atb_fast.reports.charts.common import reference_name
 from atb_fast.reports.rows import (
     Banner,
     Comparison,
     Interval,
+    Pair,
     Row,
     Tile,
     number,
@@ -111,11 +114,6 @@ class Scored:
         return _return_text(error) if self.kind == "returns" else number(error)
 
 
-def reference_name(scoring: Scoring, tested: Tested) -> str:
-    """Return the name of the forecast that a model has to beat: `persistence`, `HAR` and so on."""
-    return "persistence" if scoring.kind == "prices" else NAMES[scoring.reference(tested)]
-
-
 def headline(word: str, name: str) -> str:
     """Return a verdict in a sentence.
 
@@ -168,7 +166,108 @@ def _three(value: float) -> str:
 
 def summary(scored: Scored) -> dict[str, Any]:
     """Return the values that the templates show for each kind: `tiles`, `table` and others."""
-    return _SUMMARIES[scored.kind](scored)
+    tested = scored.tested
+    return {
+        **_SUMMARIES[scored.kind](scored),
+        "tests": _tests(scored),
+        "lags": min(tested.horizon, len(tested.times)) - 1,
+        "ranks": _ranks(scored),
+        "equal": losses_by_name(scored.scoring, tested)[scored.scoring.name].equal,
+    }
+
+
+def _tests(scored: Scored) -> list[Pair]:
+    """Return the Diebold-Mariano test of the model against each simple forecast."""
+    scoring, tested = scored.scoring, scored.tested
+    own, rows = scoring.losses_of(tested, tested.forecasts), {}
+    for prefix, name in _forecasts(scored).items():
+        if prefix in tested.baselines:
+            losses = scoring.losses_of(tested, tested.baselines[prefix])
+            same = np.array_equal(own, losses)
+            statistic = diebold_mariano(own, losses, tested.horizon)
+            rows[name] = "the same losses" if same else _statistic(statistic)
+    if "qlike_diebold_mariano" in scored.results:
+        rows[f"{scored.reference}, QLIKE"] = _statistic(scored.results["qlike_diebold_mariano"])
+    return [Pair(name, text) for name, text in rows.items()]
+
+
+def _statistic(statistic: float) -> str:
+    if statistic == 0.0:
+        return "undefined: the differences have no variance"
+    errors = f"{abs(statistic):.1f} standard errors {'better' if statistic > 0 else 'worse'}"
+    chance = p_value(statistic)
+    return f"{errors}, {f'p = {chance:.2g}' if chance >= 1e-4 else 'p < 0.0001'}"
+
+
+def _ranks(scored: Scored) -> list[Pair]:
+    """Return how predicted and actual values go together: their ranks and their deviations."""
+    scoring, tested = scored.scoring, scored.tested
+    count = len(tested.times)
+    if count < FEW:
+        return [Pair("rank correlation", f"too few windows ({count}, needs {FEW})")]
+    pair = comparable(scoring, tested, tested.forecasts)
+    found = rank_correlation(*pair, tested.horizon)
+    if found is None:
+        same = "the model forecasts the same for all windows"
+        rows = [Pair("rank correlation", f"undefined: {same}")]
+    else:
+        ends = " to ".join(_three(end) for end in (found.low, found.high))
+        rows = [Pair("rank correlation", f"{_three(found.value)}, 95% interval {ends}")]
+        if scored.kind == "volatility":
+            other = tested.baselines[scoring.reference(tested)]
+            beside = rank_correlation(*comparable(scoring, tested, other), tested.horizon)
+            if beside:
+                rows.append(Pair(f"that of {scored.reference}", _three(beside.value)))
+    deviations = [float(np.nanstd(each)) for each in pair]
+    if scored.kind != "classes" and deviations[1] > 0.0:
+        share = ratio_text(deviations[0] / deviations[1])
+        what = "realized volatility" if scored.kind == "volatility" else "the actual returns"
+        rows.append(Pair("standard deviation", f"{share} times that of {what}"))
+    return rows
+
+
+def _forecasts(scored: Scored) -> dict[str, str]:
+    """Return the rows of a comparison by the prefix of their figures, in order."""
+    own = {"persistence": "persistence"} if scored.kind == "prices" else {}
+    return _FORECASTS | own
+
+
+def regime_table(record: RunRecord) -> Comparison | None:
+    """Return the table of the test windows by level of volatility before them; None if unknown."""
+    scored, found = Scored.of(record), regimes(record.data)
+    if found is None:
+        return None
+    groups = by_group(scored.scoring, scored.tested, found.level, 3)
+    low, high = (f"{100 * limit:.2g}%" for limit in found.limits)
+    names = f"low, up to {low}", f"medium, up to {high}", f"high, above {high}"
+    shares = "accuracy" if scored.kind == "classes" else "right direction"
+    of_errors = [f"{name} ratio" for name in groups.ratios]
+    accurate = scored.kind != "volatility"
+    rows = [
+        Row(name, [f"{groups.windows[i]:,}", *_cells(groups, i, accurate)])
+        for i, name in enumerate(names)
+    ]
+    columns = ["windows", *of_errors, *([f"{shares} (95%)"] if accurate else [])]
+    notes = [
+        f"Volatility: the root of the mean squared log return of the {found.bars:,} bars up to the "
+        "forecast. The limits are the terciles of the training windows, so the test windows are "
+        f"not spread evenly. Ratios: divided by the error of {scored.reference}.",
+    ]
+    few = [name for i, name in enumerate(names) if groups.windows[i] < FEW]
+    if few:
+        notes.append(f"Fewer than {FEW} windows say little.")
+    return Comparison("By volatility before the forecast", columns, rows, notes)
+
+
+def _cells(groups: Groups, i: int, accurate: bool) -> Iterator[str]:
+    """Yield the ratios and, if `accurate`, the accuracy of a group; a missing one is a dash."""
+    for values in groups.ratios.values():
+        yield ratio_text(float(values[i])) if np.isfinite(values[i]) else "–"
+    if accurate and groups.bars[i]:
+        low, high = 100 * groups.low[i], 100 * groups.high[i]
+        yield f"{percent(groups.share[i])} ({low:.0f}–{high:.0f})"
+    elif accurate:
+        yield "–"
 
 
 def unshrunk_tiles(record: RunRecord) -> list[Tile]:
@@ -200,8 +299,7 @@ def _compared(
     caption = f"{part}, next to simple forecasts"
     if scored.kind in ("prices", "volatility"):
         caption += f" ({scoring.name} in {scoring.unit})"
-    own = {"persistence": "persistence"} if scored.kind == "prices" else {}
-    for prefix, name in (_FORECASTS | own).items():
+    for prefix, name in _forecasts(scored).items():
         keys = [f"{prefix}_{end}" if prefix else end for _, end, _ in columns]
         if any(key in results for key in keys):
             formats = (write for _, _, write in columns)
@@ -386,9 +484,6 @@ def _volatility(scored: Scored) -> dict[str, Any]:
         "on means of past volatility over short and long periods.",
         _LINEAR.format("least squares"),
     ]
-    if "qlike_diebold_mariano" in results:
-        beside = _beside(results["qlike_diebold_mariano"], name)
-        notes.insert(1, f"The QLIKE of the model is {beside} (Diebold-Mariano test).")
     other = scoring.reference(scored.tested)
     tiles = [
         Tile(f"{scored.part} RMSE", number(results["rmse"]), scoring.unit),

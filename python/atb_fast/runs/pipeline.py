@@ -30,6 +30,7 @@ from atb_fast.recipes.config import TrainingConfig
 from atb_fast.reports.page import write_report
 from atb_fast.runs import ledger
 from atb_fast.runs.assessment import Trained, assess, optional
+from atb_fast.runs.previous import run_before
 from atb_fast.runs.promotion import Promotion, decide, policy_of, unpublished
 from atb_fast.runs.repeat import RecordedRun
 from atb_fast.runs.result import TrainingResult, result_of
@@ -284,8 +285,9 @@ def _write_pages(
     if not record.config.skip_plots:
         failures = dict(record.failures)
         with optional("report", failures, draft.directory):
-            path = draft.directory / "report.html"
-            write_report(path, record, document, stages=timer.seconds, total=timer.total)
+            path, before = draft.directory / "report.html", run_before(draft.home, document)
+            seconds = timer.seconds
+            write_report(path, record, document, before, stages=seconds, total=timer.total)
         document["diagnostic_failures"] = failures
     write_json(draft.directory / "metadata.json", document)
 

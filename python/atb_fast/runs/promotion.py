@@ -251,7 +251,7 @@ def _with_live(record: RunRecord, forecasts: NDArray[np.float64], path: Path) ->
     ends = data.prepared.timestamps.gather(data.test + data.length - 1) + bar
     unseen = data.test[(ends >= seen).to_numpy()]
     found = _scored(bundle, data, unseen) if len(unseen) else np.empty((0, *forecasts.shape[1:]))
-    known = np.isfinite(found.reshape(len(found), -1)).all(axis=1)
+    known = np.isfinite(found).all(axis=tuple(range(1, found.ndim)))
     starts, old = unseen[known], found[known]
     count, least = int(apart(data, starts).sum()), LEAST_BARS
     bars = "test bars"
@@ -292,7 +292,7 @@ def _check_comparable(bundle: Bundle, record: RunRecord) -> None:
     if isinstance(own, PriceScale):
         return  # regardless of the target, both predict the same close
     documents = bundle.metadata.get("recipe_document"), to_document(record.config.definition)
-    theirs, ours = map(_target, documents)
+    theirs, ours = map(target_of, documents)
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
             raise BundleError(
@@ -325,7 +325,7 @@ def _other_timeframe(record: RunRecord, home: Path) -> str | None:
     return registry.other_live_timeframe(home, given)
 
 
-def _target(document: Any) -> dict[str, Any]:
+def target_of(document: Any) -> dict[str, Any]:
     """Return what the labels of a recipe depend on, from its document, which is not trusted."""
     given = document if isinstance(document, dict) else {}
     target = given.get("target")

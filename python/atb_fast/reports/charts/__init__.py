@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.evaluation.scoring import Scoring, Tested
 from atb_fast.reports.charts import classes, common, prices, volatility
+from atb_fast.reports.charts.common import reference_name
 from atb_fast.reports.charts.drawing import Chart, svg
+from atb_fast.reports.charts.periods import period_charts
 
 _Forecasts = NDArray[np.float64] | None
 
@@ -29,8 +31,10 @@ _KINDS: dict[str, Callable[[RunRecord, _Forecasts], dict[str, Chart]]] = {
 
 def charts_of(record: RunRecord, unshrunk: _Forecasts = None) -> dict[str, Chart]:
     """Return the charts of a run by name, in page order; see `draw_charts`."""
-    own = _KINDS[record.evaluation.scoring.kind](record, unshrunk)
-    return {"market": common.market_chart(record)} | own
+    scoring, tested = record.evaluation.scoring, record.evaluation.tested
+    own = _KINDS[scoring.kind](record, unshrunk)
+    over_time = period_charts(scoring, tested, reference_name(scoring, tested).removeprefix("the "))
+    return over_time | {"market": common.market_chart(record)} | own
 
 
 def forecast_charts(scoring: Scoring, tested: Tested) -> dict[str, Chart]:

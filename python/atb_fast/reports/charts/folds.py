@@ -1,4 +1,4 @@
-"""The charts of a walk-forward evaluation: error by fold, and cumulative gain."""
+"""The chart of a walk-forward evaluation: error by fold."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from atb_fast.reports.charts.drawing import Chart, Line, note, over_time
+from atb_fast.reports.charts.drawing import Chart
 from atb_fast.reports.style import LIGHT, number_axis, time_axis
 
 #: Color and marker of each baseline, in order.
@@ -54,37 +53,3 @@ def by_fold(axis: Any, ratios: Ratios) -> None:
     axis.set_ylabel(f"error ÷ error of {ratios.reference}")
     number_axis(axis.yaxis)
     time_axis(axis, np.array([first[0], last[-1]]))
-
-
-def gain_chart(
-    times: NDArray[np.datetime64],
-    losses: NDArray[np.float64],
-    reference: NDArray[np.float64],
-    *,
-    edges: Sequence[np.datetime64],
-    name: str,
-    label: str,
-) -> Chart:
-    """Return the chart of the cumulative difference of the losses.
-
-    Args:
-        times: Time of each bar, ascending, shape (bars,).
-        losses: Loss of the model for each bar.
-        reference: Loss of the reference.
-        edges: When each fold except the first begins.
-        name: Name of the reference.
-        label: What screen readers read out.
-    """
-    gains = 100.0 * np.cumsum(reference - losses) / np.sum(reference)
-
-    def draw(axis: Any) -> None:
-        if not gains.any():
-            note(axis, f"model = {name}: the losses of all bars are equal")
-            return
-        axis.axhline(0.0, color=LIGHT["persistence"], linestyle="--", label=name)
-        for edge in edges:
-            axis.axvline(edge, color=LIGHT["muted"], linewidth=0.7, linestyle=":")
-        line = Line("model", gains, {"color": LIGHT["model"], "linewidth": 1.4})
-        over_time(axis, times, [line], "cumulative gain, % of the reference's total loss")
-
-    return Chart(label, draw)

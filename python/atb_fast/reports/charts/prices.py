@@ -102,10 +102,7 @@ def forecast_charts(
             "Residuals over time",
             lambda axis: residuals_over_time(axis, times, predictions - actual, what),
         ),
-        "histogram": Chart(
-            "Distribution of residuals",
-            lambda axis: histogram(axis, predictions - actual, last - actual, what),
-        ),
+        "histogram": Chart("Distribution of returns", lambda axis: distribution(axis, *levels)),
         "deciles": Chart("Returns by decile", lambda axis: deciles(axis, *levels, tested.horizon)),
     }
 
@@ -158,22 +155,35 @@ def residuals_over_time(
     over_time(axis, times, [line], f"predicted − actual, {what.unit}")
 
 
-def histogram(
+def distribution(
     axis: Any,
-    residuals: NDArray[np.float64],
-    unchanged: NDArray[np.float64],
-    what: Quantity = PRICE,
+    last: NDArray[np.float64],
+    actual: NDArray[np.float64],
+    predicted: NDArray[np.float64],
 ) -> None:
-    """Draw the distribution of the residuals of the model and of "no change"."""
-    residuals, unchanged = residuals * what.factor, unchanged * what.factor
-    drawn = [Distribution("model", residuals, LIGHT["model"])]
-    if np.array_equal(residuals, unchanged):
-        both = f"model = {what.unchanged}"
-        drawn = [Distribution(both, residuals, LIGHT["persistence"])]
-    else:
-        drawn.append(Distribution(what.unchanged, unchanged, LIGHT["persistence"]))
-    histograms(axis, drawn, f"predicted − actual, {what.unit}")
-    axis.axvline(0, color=LIGHT["muted"], linewidth=0.8)
+    """Draw the distribution of predicted and of actual returns, on the same bins.
+
+    The bins cover the middle 99% of both. What is outside is counted in the first and last bin.
+
+    Args:
+        axis: Where.
+        last: Last close of each window; 1 if the others are 1 plus a return.
+        actual: Actual close.
+        predicted: Predicted close.
+    """
+    usable = (last > 0) & (actual > 0) & (predicted > 0)
+    if not usable.any():
+        note(axis, "no window has a predicted return")
+        return
+    returns = [100.0 * (each[usable] / last[usable] - 1.0) for each in (actual, predicted)]
+    ends = np.array([np.quantile(each, [0.005, 0.995]) for each in returns])
+    clipped = [np.clip(each, ends[:, 0].min(), ends[:, 1].max()) for each in returns]
+    names = ("actual", "ink"), ("predicted", "model")
+    drawn = [
+        Distribution(name, values, LIGHT[color])
+        for (name, color), values in zip(names, clipped, strict=True)
+    ]
+    histograms(axis, drawn, "return, %")
 
 
 def deciles(

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atb_fast.evaluation.calibration import Calibration, monthly, quantile_shares
+from atb_fast.evaluation.calibration import Calibration, quantile_shares
 from atb_fast.evaluation.metrics import rmse
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.evaluation.scoring import NAMES, LogVolatility, Scoring, Tested
-from atb_fast.evaluation.volatility import qlike
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts.common import by_epoch, epochs_title, importance_chart, loss_chart
 from atb_fast.reports.charts.drawing import (
     ZOOM,
     Chart,
+    Distribution,
     Line,
     Points,
     calibrations,
+    histograms,
     note,
     over_time,
 )
 from atb_fast.reports.charts.prices import REFERENCE
-from atb_fast.reports.style import LIGHT, number_axis, time_axis
+from atb_fast.reports.style import LIGHT, number_axis
 from atb_fast.training.engine import FitResult
 
 #: Number of windows in the scatter plot; more would only hide each other.
@@ -63,9 +63,6 @@ def forecast_charts(scoring: Scoring, tested: Tested) -> dict[str, Chart]:
     sigma = [np.exp(each) for each in (actual, scaled["model"], scaled[name])]
     part = slice(-ZOOM, None)
     zoom = times[part], *(each[part] for each in sigma)
-    losses = {key: qlike(actual, each) for key, each in scaled.items()}
-    if _alike(sigma[1], sigma[2]):
-        losses = {f"model = {name}": losses[name]}
     found = {
         "test": Chart(
             "Realized and predicted volatility",
@@ -78,7 +75,9 @@ def forecast_charts(scoring: Scoring, tested: Tested) -> dict[str, Chart]:
         "realized": Chart(
             "Realized by predicted volatility", lambda axis: realized_by_predicted(axis, *sigma[:2])
         ),
-        "months": Chart("QLIKE by month", lambda axis: by_month(axis, times, losses)),
+        "histogram": Chart(
+            "Distribution of volatility", lambda axis: distribution(axis, actual, scaled["model"])
+        ),
     }
     if scoring.levels:
         shares = quantile_shares(tested, scoring.levels)
@@ -152,27 +151,13 @@ def realized_by_predicted(
     number_axis(axis.yaxis, log=True)
 
 
-def by_month(
-    axis: Any, times: NDArray[np.datetime64], losses: Mapping[str, NDArray[np.float64]]
-) -> None:
-    """Draw the mean loss of each calendar month.
-
-    Args:
-        axis: Where.
-        times: Time of each window.
-        losses: QLIKE of each window, by forecast: the reference, then the model, unless they are
-            equal.
-    """
-    colors = ("persistence", "model")[: len(losses)]
-    for (name, values), color in zip(losses.items(), colors, strict=True):
-        months, means = monthly(times, values)
-        edges = np.append(months, months[-1] + 1).astype("datetime64[D]")
-        style = {"linestyle": "--"} if color == "persistence" else {}
-        axis.stairs(means, edges, baseline=None, color=LIGHT[color], label=name, **style)
-    axis.set_ylabel("mean QLIKE of the month")
-    axis.set_ylim(bottom=0)
-    number_axis(axis.yaxis)
-    time_axis(axis, times)
+def distribution(axis: Any, realized: NDArray[np.float64], predicted: NDArray[np.float64]) -> None:
+    """Draw the distribution of realized and of predicted log volatility, on the same bins."""
+    drawn = [
+        Distribution("realized", realized, LIGHT["muted"]),
+        Distribution("predicted", predicted, LIGHT["model"]),
+    ]
+    histograms(axis, drawn, "log sigma")
 
 
 def bands(axis: Any, found: Calibration) -> None:

@@ -1,0 +1,114 @@
+"""Rank correlation of forecasts and outcomes, which is called information coefficient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from atb_fast.evaluation.scoring import ClassProbabilities, Scoring, Tested
+from atb_fast.evaluation.significance import Z95
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """A rank correlation, -1..1; see `rank_correlation`.
+
+    Attributes:
+        value: The correlation.
+        low: Lower end of its 95% interval.
+        high: Upper end of that interval.
+        lags: Number of autocovariances in its standard error.
+    """
+
+    value: float
+    low: float
+    high: float
+    lags: int
+
+
+def comparable(
+    scoring: Scoring, tested: Tested, forecasts: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return forecasts for the windows of `tested`, and outcomes, as values that can be ranked.
+
+    Prices become returns from the last close, NaN if one is not positive. Of two classes, it is the
+    probability of the second one; of three, that of the last minus that of the first, next to the
+    labels. Other forecasts are returned unchanged.
+    """
+    actual = tested.actual
+    if scoring.kind == "prices":
+        last = tested.baselines["persistence"]
+        usable = (last > 0) & (actual > 0) & (forecasts > 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = (np.where(usable, each / last - 1.0, np.nan) for each in (forecasts, actual))
+        return next(found), next(found)
+    if isinstance(scoring, ClassProbabilities) and forecasts.ndim > 1:
+        forecasts = forecasts[:, -1] - forecasts[:, 0]
+    return forecasts, actual
+
+
+def rank_correlation(
+    predicted: NDArray[np.float64], actual: NDArray[np.float64], horizon: int = 1
+) -> RankCorrelation | None:
+    """Return the rank correlation of C. Spearman (1904), with equal values at their mean rank.
+
+    Its standard error is that of the mean of its influence function, which includes the error of
+    the ranks (C. Borkowf, Computing the Nonnull Asymptotic Variance and the Asymptotic Relative
+    Efficiency of Spearman's Rank Correlation, 2002). The variance of that mean has autocovariances
+    with the weights of W. Newey and K. West (1987), because consecutive windows overlap and depend
+    on each other. There are `4 (n / 100)^(2/9)` of them, or twice as many as the horizons of two
+    windows share bars, whichever is more.
+
+    Args:
+        predicted: Ascending in time, shape (windows,). Windows with a NaN are left out.
+        actual: What happened, shape (windows,).
+        horizon: Bars that a forecast covers.
+
+    Returns:
+        None if there are fewer than three windows, or if all values of either are equal.
+    """
+    known = ~(np.isnan(predicted) | np.isnan(actual))
+    x, y = predicted[known], actual[known]
+    count = len(x)
+    if count < 3 or np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
+        return None
+    u, v = (_standard_ranks(each) for each in (x, y))
+    value = float(np.mean(u * v))
+    # Each window also moves the ranks of those above it.
+    influence = u * v + _above(x, v) + _above(y, u)
+    centered = influence - influence.mean()
+    lags = min(count - 1, max(int(4.0 * (count / 100.0) ** (2.0 / 9.0)), 2 * (horizon - 1)))
+    variance = float(np.mean(np.square(centered)))
+    for lag in range(1, lags + 1):
+        covariance = float(np.sum(centered[lag:] * centered[:-lag])) / count
+        variance += 2.0 * (1.0 - lag / (lags + 1.0)) * covariance
+    half = Z95 * max(variance, 0.0) ** 0.5 / count**0.5
+    return RankCorrelation(value, max(value - half, -1.0), min(value + half, 1.0), lags)
+
+
+def _ranks(values: NDArray[np.float64], method: str = "average") -> NDArray[np.float64]:
+    return pl.Series(values).rank(method).cast(pl.Float64).to_numpy()  # type: ignore[arg-type]
+
+
+def _standard_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ranks, shifted and scaled to a mean of 0 and a variance of 1."""
+    ranks = _ranks(values)
+    return np.asarray((ranks - ranks.mean()) / ranks.std())
+
+
+def _above(values: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the influence of each of `values` on the ranks of the others.
+
+    It is the mean score of the values above it, with half of those that are equal, in units of the
+    deviation of the ranks; scaled to a mean of 0.
+    """
+    count = len(values)
+    order = np.argsort(values, kind="stable")
+    sums = np.append(np.cumsum(scores[order][::-1])[::-1], 0.0)
+    lowest, highest = (_ranks(values, end).astype(np.int64) for end in ("min", "max"))
+    found = 0.5 * (sums[lowest - 1] + sums[highest]) / count
+    found *= count / _ranks(values).std()
+    return np.asarray(found - found.mean())
