@@ -442,6 +442,13 @@ def test_too_few_bars_that_the_live_model_has_not_seen(decision: Decide, live: L
     assert "at least 30 are needed" in found.reason
 
 
+def test_no_bar_that_the_live_model_has_not_seen(decision: Decide, live: Live) -> None:
+    live(candles=CANDLES)
+    found = decision()
+    assert not found.promoted
+    assert "cannot be compared: 0 test bars are later than its training and v" in found.reason
+
+
 def test_bundles_of_early_versions_have_seen_all_of_their_data(
     decision: Decide, live: Live, market: Market
 ) -> None:

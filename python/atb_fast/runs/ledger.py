@@ -275,7 +275,8 @@ def _traits(document: Mapping[str, Any]) -> frozenset[str] | None:
     """Return the capabilities of a recipe; None if they cannot be known without running code."""
     with suppress(AtbFastError):
         name = document.get("name")
-        made = library.get(name) if name in RECIPES else from_document(dict(document))
+        known = isinstance(name, str) and name in RECIPES
+        made = library.get(name) if known else from_document(dict(document))
         return made.traits
     return None
 
