@@ -19,6 +19,9 @@
   }).observe(document, { childList: true, subtree: true });
 
   const chart = (label) => document.querySelector(`svg[aria-label="${label}"]`);
+  // The first chart with bins, points or rows.
+  const chartOf = (mode) => [...document.querySelectorAll("svg.live")].find(
+    (svg) => JSON.parse(svg.nextElementSibling.textContent).mode === mode);
   const boxOf = (svg) => svg.parentElement.querySelector(".readout");
 
   function point(svg, type, across, down, pointerType = "mouse") {
@@ -77,9 +80,9 @@
     point(zoom, "pointerup", 0.5, 0.5, "touch");
     point(zoom, "pointerleave", 0.5, 0.5, "touch");
     seen.tapped = read(zoom);
-    seen.bins = hover(chart("Distribution of residuals"), 0.2, 0.5);
-    seen.point = hover(chart("Returns by decile"), 0.5, 0.5);
-    seen.row = hover(chart("Permutation importance"), 0.5, 0.9);
+    seen.bins = hover(chartOf("bins"), 0.2, 0.5);
+    seen.point = hover(chartOf("point"), 0.5, 0.5);
+    seen.row = hover(chartOf("row"), 0.5, 0.9);
     const said = document.querySelector("[role=status]");
     seen.announced_by_mouse = said.textContent;
     for (const width of ["", "390px"]) {
@@ -133,13 +136,14 @@
       undo();
       seen.resets[name] = { zoomed, same: changes(seen.before, pictures()).length === 0 };
     }
-    drag(chart("Distribution of residuals"), 0.2, 0.6);
-    seen.histogram_changed = changes(seen.before, pictures());
+    drag(chartOf("bins"), 0.2, 0.6);
+    seen.bins_changed = changes(seen.before, pictures());
+    seen.bins_label = chartOf("bins").getAttribute("aria-label");
     press(document.body, "Escape");
     point(test, "pointerdown", 0.4, 0.5);
     point(test, "pointerup", 0.4, 0.5);
     seen.click_changed = changes(seen.before, pictures());
-    drag(chart("Permutation importance"), 0.2, 0.6);
+    drag(chartOf("row"), 0.2, 0.6);
     seen.rows_changed = changes(seen.before, pictures());
     // Pictures are long; whether they differ is enough.
     const ids = new Map();
