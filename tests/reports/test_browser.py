@@ -135,7 +135,7 @@ def test_other_charts_read_out_bins_points_and_rows(seen: dict[str, Any]) -> Non
     assert seen["bins"][-1] == "test windows"
     assert seen["point"][0].startswith("mean predicted return, %: ")
     assert re.fullmatch(r"−?[\d.]+ \(−?[\d.]+ to −?[\d.]+\)", seen["point"][1][1])
-    assert seen["row"][0] == f"{ATTACK[:35]}…"
+    assert seen["row"][0] == f"{ATTACK[:29]}…"
     assert seen["row"][1:] == [["", "1 (0.5 to 1.5)"], "RMSE increase, quote currency"]
 
 

@@ -20,7 +20,7 @@ _LOG_SPAN = 8.0
 #: An increase of the error below this share of it is rounding noise of float32 outputs.
 _NOISE = 1e-5
 #: Longer names of columns are cut.
-_LONGEST = 36
+_LONGEST = 30
 
 
 def reference_name(scoring: Scoring, tested: Tested) -> str:
@@ -225,7 +225,7 @@ def importance_chart(record: RunRecord) -> Chart:
         "Permutation importance",
         lambda axis: importances(axis, *shown, label=label),
         max(SIZE[1], 0.9 + 0.19 * len(names)),
-        0.06 + 0.016 * min(_LONGEST, max(map(len, names), default=0)),
+        0.06 + 0.0185 * min(_LONGEST, max(map(len, names), default=0)),
     )
 
 
