@@ -81,7 +81,7 @@ def seen(record: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "--dump-dom",
     ]
     run = subprocess.run(
-        [*command, visited.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [*command, visited.as_uri()], capture_output=True, text=True, timeout=300, check=True
     )
     found = re.findall(r'<pre id="seen">(.*?)</pre>', run.stdout, re.DOTALL)
     assert found, run.stderr[-2000:]
