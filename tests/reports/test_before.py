@@ -74,11 +74,11 @@ def test_what_differs_and_the_figures_are_next_to_each_other(write: Any) -> None
     check_self_contained(page)
     assert section(page).startswith(f"{TITLE} Version {VERSION} (which was live).")
     assert table(page, "What differs") == (
-        "What differs before now epochs 5 default learning_rate 0.000123457 yes"
+        "What differs beforenow epochs 5 default learning_rate 0.000123457 yes"
     )
     for row in (
         "RMSE 200.00 150.00 −25.0%",
-        "ratio to persistence 1.250 0.990 −0.260",
+        "ratio to persistence 1.250 0.990 −0.26",
         "standard errors better than persistence −1.2 0.5 +1.8",
         "right direction 50.0% 52.5% +2.5 points",
         "R² 0.100 0.100 none",

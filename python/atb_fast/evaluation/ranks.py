@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from atb_fast.evaluation.scoring import ClassProbabilities, Scoring, Tested
@@ -75,10 +74,10 @@ def rank_correlation(
     count = len(x)
     if count < 3 or np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
         return None
-    u, v = (_standard_ranks(each) for each in (x, y))
+    (places, u, spread), (others, v, other_spread) = (_ranked(each) for each in (x, y))
     value = float(np.mean(u * v))
     # Each window also moves the ranks of those above it.
-    influence = u * v + _above(x, v) + _above(y, u)
+    influence = u * v + _above(places, v) / spread + _above(others, u) / other_spread
     centered = influence - influence.mean()
     lags = min(count - 1, max(int(4.0 * (count / 100.0) ** (2.0 / 9.0)), 2 * (horizon - 1)))
     variance = float(np.mean(np.square(centered)))
@@ -89,26 +88,27 @@ def rank_correlation(
     return RankCorrelation(value, max(value - half, -1.0), min(value + half, 1.0), lags)
 
 
-def _ranks(values: NDArray[np.float64], method: str = "average") -> NDArray[np.float64]:
-    return pl.Series(values).rank(method).cast(pl.Float64).to_numpy()  # type: ignore[arg-type]
+def _ranked(
+    values: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
+    """Return the places of values, their standard ranks, and the deviation of the ranks.
 
-
-def _standard_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the ranks, shifted and scaled to a mean of 0 and a variance of 1."""
-    ranks = _ranks(values)
-    return np.asarray((ranks - ranks.mean()) / ranks.std())
-
-
-def _above(values: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the influence of each of `values` on the ranks of the others.
-
-    It is the mean score of the values above it, with half of those that are equal, in units of the
-    deviation of the ranks; scaled to a mean of 0.
+    A place is the number of distinct values below. A standard rank is a rank, shifted and scaled to
+    a mean of 0 and a variance of 1; the deviation is relative to the number of values.
     """
-    count = len(values)
-    order = np.argsort(values, kind="stable")
-    sums = np.append(np.cumsum(scores[order][::-1])[::-1], 0.0)
-    lowest, highest = (_ranks(values, end).astype(np.int64) for end in ("min", "max"))
-    found = 0.5 * (sums[lowest - 1] + sums[highest]) / count
-    found *= count / _ranks(values).std()
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    places = places.reshape(-1)
+    ranks = (np.cumsum(counts) - 0.5 * (counts - 1))[places]
+    deviation = float(np.std(ranks))
+    return places, (ranks - ranks.mean()) / deviation, deviation / len(values)
+
+
+def _above(places: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean score of the values above each place, with half of those at it.
+
+    It is shifted to a mean of 0.
+    """
+    at = np.bincount(places, weights=scores)
+    above = np.cumsum(at[::-1])[::-1] - 0.5 * at
+    found = above[places] / len(scores)
     return np.asarray(found - found.mean())

@@ -90,7 +90,7 @@ def _points(before: float, now: float) -> str:
 
 
 def _ratio(before: float, now: float) -> str:
-    return f"{now - before:+.3f}"
+    return f"{now - before:+.2g}"
 
 
 #: What figures are called, and how they and their differences are formatted.
