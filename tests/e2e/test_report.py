@@ -71,6 +71,27 @@ def test_reports_of_forecasts_that_are_no_prices(
     assert (bundle / "training.png").is_file()
 
 
+def test_the_second_run_is_compared_with_the_first(tmp_path: Path, atb_fast: Run) -> None:
+    command = [
+        *("train", "model", "BTCUSDT", "--source", "sample", "--registry", "models", "--json"),
+        *("--recipe", "engine", "--target", "smoothed_return", "--start-date", "2024-07-01"),
+        *("--network", "linear"),
+    ]
+    pages, versions = [], []
+    for seed in ("1", "2"):
+        done = atb_fast(*command, "--seed", seed)
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+        pages.append((tmp_path / result["paths"]["report.html"]).read_text(encoding="utf-8"))
+        versions.append(result["version_id"])
+    assert "Compared with the run before" not in pages[0]
+    section = pages[1].partition("Compared with the run before")[2].partition("</section>")[0]
+    assert versions[0] in section
+    assert '<th scope="row">seed</th><td>1</td><td>2</td>' in section
+    assert "ratio to no change" in section
+    assert str(tmp_path) not in section
+
+
 def test_a_market_that_does_not_move_is_refused_without_warnings(
     tmp_path: Path, atb_fast: Run
 ) -> None:

@@ -17,10 +17,11 @@ from relabelling import relabelled
 
 from atb_fast import TrainingConfig
 from atb_fast.evaluation.metrics import return_deciles, rmse
+from atb_fast.evaluation.periods import Groups, months
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
-from atb_fast.reports.charts import common, draw_charts, prices
+from atb_fast.reports.charts import common, draw_charts, periods, prices
 from atb_fast.reports.charts.drawing import Distribution, histograms
 from atb_fast.reports.style import LIGHT, number_text, thinned
 from atb_fast.training.engine import FitResult
@@ -203,6 +204,24 @@ def test_returns_are_counted_on_the_same_bins(axis: Any) -> None:
     np.testing.assert_array_equal(stairs["actual"].values, expected)
     assert stairs["actual"].values.sum() == 999
     assert stairs["predicted"].values.max() == 999  # a spike
+
+
+def test_months_without_windows_are_gaps(axis: Any) -> None:
+    days = np.arange("2023-11-01", "2024-03-06", dtype="datetime64[D]")
+    known = (days < np.datetime64("2023-12-11")) | (days >= np.datetime64("2024-02-01"))
+    times = days[known].astype("datetime64[ms]")
+    found, number = months(times)
+    counts = np.bincount(number, minlength=len(found))
+    share = np.where(counts > 0, 0.5, np.nan)
+    ratios = {"RMSE": np.where(counts > 0, 1.1, np.nan)}
+    groups = Groups(counts, ratios, share, share - 0.1, share + 0.1, counts)
+    periods.shares_by_month(axis, found, times, groups, "accuracy")
+    np.testing.assert_allclose(drawn(axis)["accuracy"], [50, 50, np.nan, 50, 50])
+    other = Figure().subplots()
+    periods.ratios_by_month(other, found, times, groups, "HAR")
+    np.testing.assert_allclose(drawn(other)["RMSE"], [1.1, 1.1, np.nan, 1.1, 1.1])
+    few = [line for line in other.lines if line.get_markerfacecolor() == "none"]
+    assert [len(line.get_xdata()) for line in few] == [3]  # December, March and the empty month
 
 
 def test_returns_of_prices_that_are_not_positive(axis: Any) -> None:

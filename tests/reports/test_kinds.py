@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from report_pages import Page
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, spearmanr
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -178,6 +178,57 @@ def test_the_verdict_names_the_reference(
     banner = page.find("p", "banner")[0]
     assert banner.text.startswith(f"The model is worse than {good}.")
     assert banner.attributes["class"] == "banner bad"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tests_and_ranks_equal_scipy(tmp_path: Path, record_of: RecordOf, kind: str) -> None:
+    record = record_of(kind)
+    tested, results = record.evaluation.tested, record.evaluation.results
+    page, _ = page_of(tmp_path, record)
+    boxes = [box.text for box in page.find("div", "box")]
+    name = {"returns": "no change", "volatility": "HAR"}.get(kind, "class shares")
+    statistic = results["diebold_mariano"]
+    chance = 2 * norm.sf(abs(statistic))
+    text = f"p = {chance:.2g}" if chance >= 1e-4 else "p < 0.0001"
+    (tests,) = (box for box in boxes if box.startswith("The model compared with each forecast"))
+    assert f"{name} {abs(statistic):.1f} standard errors better, {text}" in tests
+    assert "linear model " in tests
+    (ranks,) = (box for box in boxes if box.startswith("Predicted and actual "))
+    scores = tested.forecasts
+    if kind == "three":
+        scores = scores[:, 2] - scores[:, 0]
+    value = spearmanr(scores, tested.actual).statistic
+    assert f"rank correlation {value:.3f}, 95% interval " in ranks
+    if kind in ("returns", "volatility"):
+        share = np.std(tested.forecasts) / np.std(tested.actual)
+        assert f"standard deviation {share:.3f} times that of " in ranks
+
+
+def test_the_table_of_volatility_counts_every_window(tmp_path: Path, record_of: RecordOf) -> None:
+    record = record_of("returns")
+    page, _ = page_of(tmp_path, record)
+    rows = [
+        row.text.removeprefix(level)
+        for level in ("low, up to ", "medium, up to ", "high, above ")
+        for row in page.find("tr")
+        if row.text.startswith(level)
+    ]
+    counts = [int(row.split()[1]) for row in rows]
+    assert sum(counts) == len(record.data.test)
+    assert all(re.match(r"[\d.]+% \d+ (–|[\d.]+) (–|[\d.]+% \(\d+–\d+\))$", row) for row in rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 19, 39])
+def test_few_test_windows_are_named(
+    tmp_path: Path, record_of: RecordOf, kind: str, count: int
+) -> None:
+    data = record_of(kind).data
+    few = replace(data, parts=replace(data.parts, test=data.test[:count]))
+    page, _ = page_of(tmp_path, record_of(kind, None, few))
+    assert f"too few test windows ({count}, needs 40)" in page.text
+    assert (f"too few windows ({count}, needs 20)" in page.text) == (count < 20)
+    assert not re.search(r"\b(nan|inf|None)\b", page.text)
 
 
 # Classes
