@@ -235,7 +235,9 @@ def test_two_series_equal_pandas(n: int, table: pd.DataFrame, frame: pl.DataFram
         rolling = table[a].rolling(n)
         assert_equal(value_of(frame, "cov", a, b, params=(n,)), rolling.cov(table[b]), rtol=1e-7)
         corr = value_of(frame, "corr", a, b, params=(n,))
-        np.testing.assert_allclose(corr, rolling.corr(table[b]), rtol=0, atol=1e-7)
+        # Where x is constant, pandas has infinity or zero until 3.0, and no value since 3.1.
+        expected = rolling.corr(table[b]).mask(rolling.min() == rolling.max())
+        np.testing.assert_allclose(corr, expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("n", [2, 5, 14, 61, 300])
