@@ -221,7 +221,9 @@ def test_months_without_windows_are_gaps(axis: Any) -> None:
     periods.ratios_by_month(other, found, times, groups, "HAR")
     np.testing.assert_allclose(drawn(other)["RMSE"], [1.1, 1.1, np.nan, 1.1, 1.1])
     few = [line for line in other.lines if line.get_markerfacecolor() == "none"]
-    assert [len(np.asarray(line.get_xdata())) for line in few] == [3]  # December, March and the empty month
+    assert [len(np.asarray(line.get_xdata())) for line in few] == [
+        3
+    ]  # December, March and the empty month
 
 
 def test_returns_of_prices_that_are_not_positive(axis: Any) -> None:
