@@ -50,7 +50,7 @@ def test_a_run_needs_no_jinja2(
     [
         (["engine", "--target", "triple_barrier"], ["class shares", "Confusion matrix"]),
         (["engine", "--target", "smoothed_return"], ["no change", "RMSE of no change"]),
-        (["volatility"], ["HAR", "Rolling QLIKE", "Calibration of the bands"]),
+        (["volatility"], ["HAR", "Distribution of forecast and", "Calibration of the bands"]),
     ],
 )
 def test_reports_of_forecasts_that_are_no_prices(
