@@ -260,7 +260,7 @@ def main() -> None:
     """Run all processes, print a table, and fail if there is a leak or a bad read."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--growth", type=float, default=16.0, help="MiB that a process may grow.")
+    parser.add_argument("--growth", type=float, default=32.0, help="MiB that a process may grow.")
     parser.add_argument("--log", type=Path, help="Keep the samples in this folder.")
     given = parser.parse_args()
     with TemporaryDirectory(prefix="atb-fast-soak-") as scratch:
@@ -274,7 +274,7 @@ def main() -> None:
         os.environ |= {_MARK: uuid.uuid4().hex, "TMPDIR": str(folder / "tmp")}
         os.environ |= {"ATB_FAST_CACHE": str(folder / "cache"), "NO_PROXY": "127.0.0.1"}
         print(f"{machine()}\n", flush=True)
-        before = {*Path("/dev/shm").iterdir()}
+        before = shared_memory()
         problems = run(folder, given.minutes * 60)
         problems += table(folder, given.growth) + left(folder, before)
     print("\n" + "\n".join(problems or ["no leak, no bad read, nothing left"]))
@@ -376,10 +376,15 @@ def tenths(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return [begin, end] if begin[0]["time"] < end[0]["time"] else []
 
 
+def shared_memory() -> set[Path]:
+    """Return the shared memory and semaphores of all Python programs on this machine."""
+    return {path for name in ("psm_*", "sem.*") for path in Path("/dev/shm").glob(name)}
+
+
 def left(folder: Path, before: set[Path]) -> list[str]:
     """Return the temporary files, shared memory and processes that were not there before."""
     paths = [*(folder / "tmp").iterdir(), *folder.rglob(".*.tmp")]
-    paths += [*folder.glob(".*-work/staging/*"), *({*Path("/dev/shm").iterdir()} - before)]
+    paths += [*folder.glob(".*-work/staging/*"), *(shared_memory() - before)]
     found = [f"left: {path}" for path in paths[:10]]
     known = {str(os.getpid()), *children("self")}  # the resource tracker of this process
     wanted = f"{_MARK}={os.environ[_MARK]}".encode()
