@@ -78,8 +78,9 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, Value]]:
         raise ArgumentError(
             f"{path} cannot be read: {error.strerror}; pass a settings file as --config"
         ) from error
-    except ValueError as error:
-        raise ArgumentError(f"{path} is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ArgumentError(f"{path} is not valid TOML: {reason}") from error
     found: dict[str, dict[str, Value]] = {}
 
     def read(name: str, table: Mapping[str, Any]) -> None:
@@ -116,6 +117,8 @@ def _plain(where: str, option: str, value: Any, directory: Path) -> Value:
         checked = KNOWN[option].check(value)
     except ArgumentError as error:
         raise ArgumentError(f"{where}: {error}") from error
+    if KNOWN[option].kind is str and not isinstance(checked, str):
+        raise ArgumentError(f"{where} is {checked!r:.80}, expected a text in quotes")
     if isinstance(checked, Path) or (option == "recipe" and checked.endswith(".toml")):
         return str(directory / Path(checked).expanduser())
     if isinstance(checked, dict):

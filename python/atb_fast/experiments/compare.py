@@ -123,15 +123,16 @@ def _quantile(freedom: int) -> float:
 
 def _groups(chosen: list[dict[str, Any]], notes: list[str]) -> list[list[dict[str, Any]]]:
     """Return the runs in groups that differ only in the seed."""
-    groups: dict[str, dict[Any, dict[str, Any]]] = {}
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
     repeated = 0
     for record in chosen:
         what = {key: record[key] for key in ("kind", "symbols", "timeframe", "recipe", "data")}
         what |= {key: record[key] for key in ("recipe_sha256", "target", "network")}
         what["options"] = {k: v for k, v in record["options"].items() if k != "seed"}
         of_seeds = groups.setdefault(json.dumps(what, sort_keys=True), {})
-        repeated += seed_of(record) in of_seeds
-        of_seeds.setdefault(seed_of(record), record)
+        seed = json.dumps(seed_of(record))  # the ledger is not trusted: it may be a list
+        repeated += seed in of_seeds
+        of_seeds.setdefault(seed, record)
     if repeated:
         notes.append(
             f"Left out: {repeated} of the runs, with the same options and seed as another one."

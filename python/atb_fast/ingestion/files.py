@@ -181,6 +181,15 @@ def _quoted(text: str) -> str:
     return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}..."
 
 
+def _shown(column: pl.Series, row: int) -> str:
+    """Return a value; a time outside of the years that Python knows is shown as a number."""
+    value = column.slice(row, 1)
+    dated = isinstance(value.dtype, pl.Datetime) or value.dtype == pl.Date
+    if dated and not value.dt.year().is_between(1, 9999).fill_null(value=False).all():
+        value = value.to_physical()
+    return _quoted(repr(value[0]))
+
+
 def _names(frame: pl.DataFrame) -> str:
     return _quoted(", ".join(frame.columns))
 
@@ -233,8 +242,7 @@ def _check(path: Path, column: pl.Series, bad: pl.Series, expected: str) -> None
     """Raise DataError with the first row that is `bad`."""
     rows = bad.arg_true()
     if len(rows):
-        value = column[rows[0]]
-        found = "nothing" if value is None else _quoted(repr(value))
+        found = "nothing" if column[rows[0]] is None else _shown(column, rows[0])
         raise DataError(
             f"{path}: column {column.name}, row {rows[0] + 1}: found {found}, expected {expected}"
         )

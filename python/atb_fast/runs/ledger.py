@@ -412,7 +412,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
         if not valid(found):
             raise ValueError(f"has the {key} {found!r:.80}, expected {expected}")
     known: dict[str, Any] = record
-    return known
+    return dict.fromkeys(_CHECKS) | known  # a key that may be null may also be missing
 
 
 def _clean(value: Any, depth: int = 5) -> Any:

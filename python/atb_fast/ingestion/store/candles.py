@@ -95,12 +95,13 @@ class CandleStore:
                 (from_iso(first), from_iso(last)) for first, last in document["outages"]
             )
             named = all(Path(item.file).name == item.file for item in ranges)
+            symbol, timeframe = document["symbol"], document["timeframe"]
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(path, "not a manifest of candles") from error
         if not named:
             raise damaged(path, "it names a file in another directory")
-        if document["symbol"] != self.symbol or document["timeframe"] != self.timeframe:
-            raise damaged(path, f"it belongs to {document['symbol']} {document['timeframe']}")
+        if symbol != self.symbol or timeframe != self.timeframe:
+            raise damaged(path, f"it belongs to {symbol} {timeframe}")
         return Manifest(ranges, outages)
 
     def files(self) -> dict[str, Span]:

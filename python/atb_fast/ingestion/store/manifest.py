@@ -49,8 +49,18 @@ class Range:
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> Range:
-        """Return the range of a manifest entry; the inverse of `to_dict`."""
-        return cls(**row | {name: row[name] and from_iso(row[name]) for name in _TIMES})
+        """Return the range of a manifest entry; the inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is not one.
+        """
+        made = cls(**row | {name: row[name] and from_iso(row[name]) for name in _TIMES})
+        texts = (made.file, made.sha256, made.source, made.fetched_at)
+        if not all(isinstance(text, str) for text in texts) or type(made.rows) is not int:
+            raise TypeError("a value has another type")
+        if not made.start < made.end:
+            raise ValueError("the range is empty")
+        return made
 
 
 @dataclass(frozen=True)

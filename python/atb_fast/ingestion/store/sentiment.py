@@ -81,10 +81,10 @@ class SentimentStore:
         document = read_manifest(path)
         if document is None:
             raise damaged(path, "the file is missing")
-        try:
-            return {entry["sha256"]: entry for entry in document["index"]}
-        except (KeyError, TypeError) as error:
-            raise damaged(path, "not a manifest of the index") from error
+        entries = document.get("index")
+        if not isinstance(entries, list) or not all(map(_is_entry, entries)):
+            raise damaged(path, "not a manifest of the index")
+        return {entry["sha256"]: entry for entry in entries}
 
     def _check(self, data: bytes) -> pl.DataFrame:
         """Return the index in the content of the file; raise DamagedError if it is not sound."""
@@ -165,3 +165,12 @@ class SentimentStore:
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Lock the index against other writers; see `locked`."""
         return locked(self.directory, on_wait)
+
+
+def _is_entry(value: Any) -> bool:
+    texts = ("file", "first", "last", "sha256", "source", "fetched_at")
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(name), str) for name in texts)
+        and isinstance(value.get("rows"), int)
+    )
