@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Any Python from 3.11 on; everything else is installed into .venv.
 PYTHON ?= python3
-RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs')
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo dist test test-long test-dist faults lint audit audit-tools docs format bench bench-run gate clean
+.PHONY: help build demo dist test test-long test-dist faults fuzz lint audit audit-tools docs format bench bench-run gate clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test: build ## Run the tests: Rust, then Python
 test-long: build dist ## Run the tests that take minutes
 	$(PYTEST) -m long
 
+test-dist: build dist ## Install the wheel into environments without Rust and TensorFlow, and check what works there
+	$(BIN)/python -m pytest tests/test_packaging.py -m long -v
+
 # Number of faults; the seed that chooses them, another one every day; and numbers of faults to repeat.
 N ?= 60
 SEED ?=
@@ -53,8 +56,11 @@ ONLY ?=
 faults: build ## Inject kills, full disks, wrong answers and damaged files (N=1000 SEED=1, or ONLY=12)
 	$(BIN)/python tests/faults --number $(N) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
-test-dist: build dist ## Install the wheel into environments without Rust and TensorFlow, and check what works there
-	$(BIN)/python -m pytest tests/test_packaging.py -m long -v
+# Seconds for each target.
+SECONDS ?= 60
+
+fuzz: build ## Fuzz everything that reads files, frames and expressions (SECONDS=60 for each target)
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS)
 
 lint: build ## Check format, lints, types, stubs, imports, spelling and workflows
 	cargo fmt --check

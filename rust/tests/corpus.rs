@@ -1,0 +1,20 @@
+//! Every target takes every file of its corpus, among them what was found earlier.
+
+mod targets;
+
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn every_target_takes_its_corpus() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
+    for (name, target) in targets::TARGETS {
+        let files: Vec<_> = fs::read_dir(corpus.join(name)).unwrap().collect();
+        assert!(!files.is_empty(), "{name}");
+        for file in files {
+            let path = file.unwrap().path();
+            println!("{}", path.display());
+            target(&fs::read(path).unwrap());
+        }
+    }
+}

@@ -1,0 +1,15 @@
+"""Every target takes every file of its corpus, among them what was found earlier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fuzz_targets import CORPUS, TARGETS
+
+FILES = [path for name in TARGETS for path in sorted((CORPUS / name).iterdir())]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_program_takes_it(path: Path) -> None:
+    TARGETS[path.parent.name](path.read_bytes())
