@@ -115,7 +115,7 @@ def _inside(name: str, arguments: list[str]) -> None:
     import atheris
 
     sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
-    with atheris.instrument_imports(include=["atb_fast"]):
+    with atheris.instrument_imports(include=["atb_fast", "fuzz_targets"]):
         from fuzz_targets import TARGETS
 
     target = TARGETS[name]

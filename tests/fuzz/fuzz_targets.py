@@ -12,11 +12,12 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import click
@@ -44,6 +45,7 @@ from atb_fast.ingestion.store.sentiment import SentimentStore
 from atb_fast.recipes import documents
 from atb_fast.runs import ledger
 from atb_fast.serving import checksums, schema
+from atb_fast.serving.frames import check_candles
 
 CORPUS = Path(__file__).with_name("corpus")
 #: A bundle's place in a registry, and the time of its version.
@@ -196,14 +198,13 @@ def _read_file(path: Path, kind: int) -> pl.DataFrame:
 
 
 class _Bytes:
-    """Takes numbers from bytes; zeros after their end."""
+    """Takes numbers from bytes, and random ones after their end."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+        self.left, self.random = iter(data), Random(data)
 
     def below(self, end: int) -> int:
-        self.at += 1
-        return self.data[self.at - 1] % end if self.at <= len(self.data) else 0
+        return next(self.left, self.random.randrange(256)) % end
 
     def float(self) -> float:
         special = (0.0, -0.0, -1.0, 1e300, 5e-324, math.nan, math.inf, -math.inf)
@@ -219,7 +220,7 @@ _FLOATS: tuple[Any, ...] = (
     *(pa.dictionary(pa.int8(), pa.float64()), pa.run_end_encoded(pa.int32(), pa.float64())),
 )
 _TIMES: tuple[Any, ...] = (
-    *(pa.timestamp(unit, zone) for unit in ("ms", "us", "ns", "s") for zone in (None, "UTC")),
+    *(pa.timestamp(unit, zone) for unit in ("ms", "us", "ns", "s") for zone in (None, "UTC") * 4),
     *(pa.int64(), pa.int32(), pa.uint64(), pa.date32(), pa.date64(), pa.string(), pa.float64()),
     *(pa.timestamp("ms", "Europe/Berlin"), pa.duration("ms"), pa.time32("ms"), pa.null()),
 )
@@ -312,56 +313,55 @@ def _frames(data: bytes) -> None:
     with suppress(DataError, ArgumentError):
         how: Any = ("exact", "resampled", "asof")[take.below(3)]
         _core.merge(given, index, ["value"], how=how, step_ms=_DAY, lag_ms=0)
-    with suppress(DataError):
-        plain_table: Any = pl.from_arrow(table) if isinstance(given, pa.Table) else given
-        atb_fast.serving.frames.check_candles(plain_table, timed=True)
+    if isinstance(given, pl.DataFrame):
+        with suppress(DataError):
+            check_candles(given.rename({"x": "close", "y": "volume"}), timed=True)
 
 
 # Bundles: metadata.json, feature_schema.json and SHA256SUMS.
 
 
-def _pairs(name: str) -> Iterator[bytes]:
-    """Yield the documents of the corpus that go with the document that is fuzzed."""
-    yield from (path.read_bytes() for path in sorted((CORPUS / name).glob("seed_*")))
-
-
 @cache
 def _others(name: str) -> tuple[bytes, ...]:
-    return tuple(_pairs(name))
+    """Return the documents of real bundles, to be read together with the one that is fuzzed."""
+    return tuple(path.read_bytes() for path in sorted((CORPUS / name).glob("seed_*")))
 
 
 def _metadata(data: bytes) -> None:
     home = _written(f"models/{_HOME}/metadata.json", data).parent
-    found: Exception | None = None
-    for other in _others("schema"):
-        try:
-            _bundle(home, data, other)
-        except BundleError as error:
-            found = error
-    with suppress(BundleError):
-        checksums.read(home)
     registry = home.parents[2]
-    for words in (["models", "ls"], ["models", "ls", "--json"], ["models", "show", home]):
-        _command(*words, *(["--registry", registry] if "ls" in words else []))
+    _command("models", "ls", "--registry", registry)
+    _command("models", "show", home, *["--json"] * (len(data) % 2))
     _command("runs", "reindex", "--registry", registry)
     _command("runs", "ls", "--registry", registry)
-    if found:
-        raise found
+    _bundles(home, [(data, other) for other in _others("schema")])
 
 
 def _schema(data: bytes) -> None:
-    home = _folder() / "models" / _HOME
+    _bundles(_folder() / "models" / _HOME, [(other, data) for other in _others("metadata")])
+
+
+def _bundles(home: Path, pairs: list[tuple[bytes, bytes]]) -> None:
+    """Read bundles. Raise the error of the last one if none can be used."""
     home.mkdir(parents=True, exist_ok=True)
-    for other in _others("metadata"):
-        with suppress(BundleError):
-            _bundle(home, other, data)
+    error = None
+    used = 0
+    for metadata, features in pairs:
+        try:
+            _bundle(home, metadata, features)
+            used += 1
+        except BundleError as found:
+            error = found
+    if error and not used:
+        raise error
 
 
 def _bundle(home: Path, metadata: bytes, features: bytes) -> None:
     """Read the documents of a bundle, and compute its windows as scoring does."""
     (home / "metadata.json").write_bytes(metadata)
     (home / "feature_schema.json").write_bytes(features)
-    made = schema.read_documents(home)
+    (home / checksums.NAME).write_bytes(checksums.content_for(home))
+    made = schema.read_documents(home, hashes=checksums.read(home))
     with suppress(BundleError):
         assert made.output == outputs.read(made.output.to_metadata())
     for read in (schema.extra_columns, schema.trained_until, schema.seen_end):

@@ -11,13 +11,18 @@ from atb_fast.reports import rows
 
 def figure(value: Any) -> float | None:
     """Return `value` if it is a finite number; metadata of other trainers may have anything."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if known and math.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # a huge integer
+        return None
 
 
 def number(value: Any) -> str:
     """Format an error as the report does; empty if it is not a number."""
-    return rows.number(value) if isinstance(value, int | float) else ""
+    known = isinstance(value, float) or figure(value) is not None
+    return rows.number(value) if known else ""
 
 
 def sentences(results: Mapping[str, Any]) -> dict[str, str]:

@@ -339,7 +339,7 @@ def _own(values: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list
     from atb_fast.runs.facts import plain
 
     return [
-        name if value is True else plain(value) if name == "kind" else f"{name} {plain(value)}"
+        name if value is True else str(plain(value)) if name == "kind" else f"{name} {plain(value)}"
         for name, value in values.items()
         if any(other.get(name) != value for other in others)
     ]

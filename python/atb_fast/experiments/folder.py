@@ -134,14 +134,18 @@ def read_result(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         valid &= found["state"] in STATES and "exit_code" in found
         valid &= all(isinstance(each, dict) for each in found["pooled"].values())
         valid &= isinstance(found["run"].get("machine", {}), dict)
-        valid &= isinstance(found["error"], str | None)
+        valid &= isinstance(found["error"], str if found["state"] == "failed" else type(None))
+        valid &= found["state"] != "pruned" or document.get("prune") is not None
         numbers = [found["run"].get("seconds", 0.0), *searches.steps_of(found)]
         if found["state"] == "complete":
             numbers += [found["value"], *trial.losses(found)["model"].to_list()]
         else:
             valid &= found["value"] is None
         valid &= bool(np.isfinite(numbers).all())
-    except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError):
+    except (
+        *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
+        pl.exceptions.PolarsError,
+    ):
         valid = False
     if not valid:
         raise _damaged(path)

@@ -275,8 +275,8 @@ def _traits(document: Mapping[str, Any]) -> frozenset[str] | None:
     """Return the capabilities of a recipe; None if they cannot be known without running code."""
     with suppress(AtbFastError):
         name = document.get("name")
-        known = isinstance(name, str) and name in RECIPES
-        made = library.get(name) if known else from_document(dict(document))
+        built_in = isinstance(name, str) and name in RECIPES
+        made = library.get(name) if built_in else from_document(dict(document))
         return made.traits
     return None
 
@@ -447,9 +447,15 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("kind"), str | None)
+
+
 def _is_time(value: Any) -> bool:
-    with suppress(TypeError, ValueError):
-        return datetime.fromisoformat(value).tzinfo is not None
+    # In UTC, a time of the year 1 or 9999 may be outside of the years that Python knows.
+    with suppress(TypeError, ValueError, OverflowError):
+        found = datetime.fromisoformat(value)
+        return found.tzinfo is not None and bool(found.astimezone(UTC))
     return False
 
 
@@ -473,9 +479,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
         "a list of texts",
     ),
     **dict.fromkeys(("timeframe", "recipe", "recipe_sha256", "study"), _TEXT),
-    **dict.fromkeys(
-        ("target", "network", "options", "data", "machine", "versions"), (_is_table, "an object")
-    ),
+    **dict.fromkeys(("target", "network"), (_is_part, "an object whose kind is a text")),
+    **dict.fromkeys(("options", "data", "machine", "versions"), (_is_table, "an object")),
     "metrics": (
         lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
         "numbers by name",

@@ -94,12 +94,12 @@ class CandleStore:
             outages = tuple(
                 (from_iso(first), from_iso(last)) for first, last in document["outages"]
             )
-            named = all(Path(item.file).name == item.file for item in ranges)
+            named = all(span_of(item.file) for item in ranges)
             symbol, timeframe = document["symbol"], document["timeframe"]
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(path, "not a manifest of candles") from error
         if not named:
-            raise damaged(path, "it names a file in another directory")
+            raise damaged(path, "it names a file that is not one of candles")
         if symbol != self.symbol or timeframe != self.timeframe:
             raise damaged(path, f"it belongs to {symbol} {timeframe}")
         return Manifest(ranges, outages)

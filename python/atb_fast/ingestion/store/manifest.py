@@ -56,7 +56,9 @@ class Range:
         """
         made = cls(**row | {name: row[name] and from_iso(row[name]) for name in _TIMES})
         texts = (made.file, made.sha256, made.source, made.fetched_at)
-        if not all(isinstance(text, str) for text in texts) or type(made.rows) is not int:
+        whole = [made.rows, made.start, made.end]
+        whole += [time for time in (made.first, made.last) if time is not None]
+        if {*map(type, texts)} != {str} or {*map(type, whole)} != {int}:
             raise TypeError("a value has another type")
         if not made.start < made.end:
             raise ValueError("the range is empty")
