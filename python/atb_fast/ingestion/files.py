@@ -269,14 +269,6 @@ def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
     return times
 
 
-def _shown(column: pl.Series, row: int) -> str:
-    """Return a value of a file as a text for messages."""
-    try:
-        return _quoted(repr(column[row]))
-    except (OverflowError, pl.exceptions.PanicException):  # a year that Python's datetime lacks
-        return str(column.to_physical()[row])
-
-
 def _to_datetime(raw: pl.Series) -> pl.Series:
     """Return UTC milliseconds, with null where a value is not a time."""
     if raw.dtype == pl.String:
