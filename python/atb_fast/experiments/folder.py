@@ -139,6 +139,7 @@ def read_result(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         numbers = [found["run"].get("seconds", 0.0), *searches.steps_of(found)]
         if found["state"] == "complete":
             numbers += [found["value"], *trial.losses(found)["model"].to_list()]
+            valid &= {*found["pooled"]} == {market["symbol"] for market in document["markets"]}
         else:
             valid &= found["value"] is None
         valid &= bool(np.isfinite(numbers).all())

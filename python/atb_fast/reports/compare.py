@@ -57,7 +57,7 @@ def write_compare(path: Path, document: Mapping[str, Any]) -> None:
             "atb_fast": versions().get("atb-fast", ""),
         },
     )
-    write_atomic(path, page.encode())
+    write_atomic(path, page.encode(errors="replace"))  # paths may not be UTF-8
 
 
 def _about(runs: Any) -> str:

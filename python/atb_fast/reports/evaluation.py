@@ -85,7 +85,7 @@ def write_evaluation(path: Path, evaluations: Sequence[Evaluated]) -> None:
             "atb_fast": versions().get("atb-fast", ""),
         },
     )
-    write_atomic(path, page.encode())
+    write_atomic(path, page.encode(errors="replace"))  # paths may not be UTF-8
 
 
 def _scored(made: WalkForward) -> Scored:

@@ -59,7 +59,7 @@ def write_report(
     """
     values = _values(record, document, stages, total)
     page = render("page.html", {**values, "before": section(before, Scored.of(record).text)})
-    write_atomic(path, page.encode())
+    write_atomic(path, page.encode(errors="replace"))  # paths may not be UTF-8
 
 
 def _values(

@@ -74,7 +74,7 @@ def write_sweep(path: Path, document: Mapping[str, Any]) -> None:
             "atb_fast": versions().get("atb-fast", ""),
         },
     )
-    write_atomic(path, page.encode())
+    write_atomic(path, page.encode(errors="replace"))  # paths may not be UTF-8
 
 
 def _kept(verdict: Mapping[str, Any]) -> bool:
