@@ -28,9 +28,9 @@ demo: build ## Train on the synthetic sample market and print the path of the bu
 	$(BIN)/atb-fast train model BTCUSDT --source sample --timeframe 1d --start-date 2019-01-01 \
 		--end-date 2024-12-01 --epochs 20 --registry models
 
-# maturin packs the sources, unpacks them elsewhere and builds the wheel there. With a target directory from outside, it
-# would use an old build: every unpacked file has the same old date.
-dist: $(VENV)/.installed ## Build the source distribution, and from it the wheel, into dist/
+# maturin packs the sources, unpacks them elsewhere and builds the wheel there. With CARGO_TARGET_DIR set, it would reuse
+# an outdated build, because all unpacked files have the same old date.
+dist: $(VENV)/.installed ## Build the source distribution and a wheel from it into dist/
 	rm -rf dist
 	env -u CARGO_TARGET_DIR $(BIN)/maturin build --release --locked --sdist --out dist \
 		--interpreter $(BIN)/python
@@ -48,7 +48,7 @@ test-long: build dist ## Run the tests that take minutes
 test-dist: build dist ## Install the wheel into environments without Rust and TensorFlow, and check what works there
 	$(BIN)/python -m pytest tests/test_packaging.py -m long -v
 
-# Number of faults; the seed that chooses them, another one every day; and numbers of faults to repeat.
+# The number of faults, the seed that determines them (default: a new one every day), and the faults to repeat.
 N ?= 60
 SEED ?=
 ONLY ?=
@@ -74,14 +74,14 @@ lint: build ## Check format, lints, types, stubs, imports, spelling and workflow
 	$(BIN)/typos
 	$(BIN)/zizmor --quiet --offline --persona pedantic .github
 
-# Advisories come from GitHub; without access to it: make audit CHECKS="bans licenses sources".
+# Advisories are downloaded from GitHub. Without access to it, run: make audit CHECKS="bans licenses sources".
 CHECKS ?= advisories bans licenses sources
 
-audit: ## Check the Rust packages: advisories, licenses, sources, duplicate versions, unused ones
+audit: ## Check the Rust packages: advisories, licenses, sources, duplicates, unused packages
 	cargo deny check $(CHECKS)
 	cargo shear
 
-audit-tools: ## Install what make audit needs; takes minutes
+audit-tools: ## Install the tools of make audit; takes minutes
 	cargo install --quiet --locked cargo-deny@0.18.9 cargo-shear@1.6.6
 
 # Zensical only prints what Griffe finds wrong in a docstring, so grep fails the build.
