@@ -1,17 +1,17 @@
-"""Runs everything that changes or reads a registry side by side, and looks for leaks and bad reads.
+"""Runs everything that changes or reads a registry at once, and looks for leaks and bad reads.
 
 python benches/soak.py --minutes 60
 
-A process runs one sweep after the other, each with two jobs and in a new study. Another one trains
-models, a third one publishes copies of bundles, promotes them, rolls back and prunes, and a fourth
-one downloads candles from a local server. Two readers score bundles meanwhile: one loads the live
-version each time, one keeps the version that it loaded first. Each forecast is compared with that
-of the same version before it was published.
+One process runs sweeps, each with two jobs and in a new study. A second one trains models. A third
+one publishes copies of bundles, promotes them, rolls back and prunes. A fourth one downloads
+candles from a local server. At the same time, two readers score bundles: one loads the live version
+each time, and one keeps the first version that it loaded. Each forecast is compared with the one
+that the same version made before it was published.
 
-After an operation, a process writes down its memory, open files, threads and children, at most once
-in ten seconds. The first sixth of the run is the warm-up. The program fails if a process then has
-more memory at the end than at the start, more open files, threads or children, if a read was bad,
-or if files or processes are left. It needs Linux.
+After an operation, a process records its memory, open files, threads and children, at most once
+every ten seconds. The first sixth of the run is the warm-up. The program fails if a process later
+grows by more than `--growth`, if it has more open files, threads or children at the end, if a read
+was bad, or if files or processes are left. It needs Linux.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PAUSE = 0.05
 #: Number of different models that are published.
 MODELS = 3
 LIVE = "BTCUSDT:1d:volatility"
-#: Folders whose size is written down, and the ledger.
+#: Folders whose size is recorded, and the ledger.
 FOLDERS = (
     *("published", "trained", "cache", "store", "tmp"),
     *(".models-work/studies", ".models-work/ledger.jsonl"),
@@ -94,7 +94,7 @@ def prepare(folder: Path, _: Event) -> None:
 
 
 def sweeps(folder: Path) -> Iterator[str]:
-    """Run small studies in one registry, each with other trials."""
+    """Run small studies in one registry, each with different trials."""
     from atb_fast import sweep
 
     space = {"network": {"kind": ["linear", "mlp"]}, "sequence_length": {"low": 10, "high": 15}}
@@ -105,7 +105,7 @@ def sweeps(folder: Path) -> Iterator[str]:
 
 
 def trainings(folder: Path) -> Iterator[str]:
-    """Train models in this process, and keep the newest two."""
+    """Train models in this process and keep the newest two."""
     from atb_fast import run_training_pipeline
     from atb_fast.bundles import releases
 
@@ -117,7 +117,7 @@ def trainings(folder: Path) -> Iterator[str]:
 
 
 def publishing(folder: Path) -> Iterator[str]:
-    """Publish, promote, roll back and prune; the second in a version's name gives its model."""
+    """Publish, promote, roll back and prune; the seconds in a version's name identify its model."""
     from churning import publish
 
     from atb_fast.bundles import releases
@@ -207,7 +207,7 @@ ROLES = (sweeps, trainings, publishing, downloads, reads, one_bundle)
 
 
 def work(role: Callable[[Path], Iterator[str]], folder: Path, stop: Event) -> None:
-    """Run operations until `stop` is set, and write down the state of this process."""
+    """Run operations until `stop` is set, and record the state of this process."""
     logging.basicConfig(filename=folder / "log" / f"{role.__name__}.txt", level=logging.WARNING)
     written, bad = 0.0, 0
     with (folder / "log" / f"{role.__name__}.jsonl").open("w", buffering=1) as file:
@@ -250,7 +250,7 @@ def size(path: Path) -> float:
 
 
 def samples(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Return what a process has written down."""
+    """Return what a process has recorded."""
     path = folder / "log" / f"{name}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
@@ -304,7 +304,7 @@ def run(folder: Path, seconds: float) -> list[str]:
         while (passed := time.monotonic() - begin) < seconds:
             if any(process.exitcode for process in running.values()):
                 break
-            with suppress(OSError):  # a worker ended meanwhile
+            with suppress(OSError):  # a worker has ended in the meantime
                 found = [resources(each) for each in children(running["sweeps"].pid or 0)]
                 most = max((each["memory"] for each in found), default=0.0)
                 sample = {"time": time.monotonic(), "memory": most, "children": len(found)}
@@ -363,7 +363,7 @@ def table(folder: Path, growth: float) -> list[str]:
 def tenths(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Return the samples of the first and the last tenth of the time after the warm-up.
 
-    A tenth without samples has the one that is nearest to it. Empty if both have the same samples.
+    A tenth without samples gets the nearest one. Empty if both would have the same samples.
     """
     if not found:
         return []

@@ -21,7 +21,7 @@ from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.market import Market
 
 _SHARED = Path(os.environ.get("ATB_FAST_SHARED", Path(__file__).parents[2] / "shared"))
-#: Value of ATB_FAST_SHARED on a machine that cannot have the real candles.
+#: Value of ATB_FAST_SHARED where the real candles are not available.
 _NONE = "none"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

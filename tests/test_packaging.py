@@ -1,4 +1,4 @@
-"""What `make dist` built, and what it does in environments that have nothing else of atb-fast."""
+"""What `make dist` built, and what it does in environments without a checkout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ trend = "close / mean(close, 24) - 1"
 [target]
 kind = "log_return"
 """
-#: Of a `Bundle`, for candles in a file, without what only the checkout has.
+#: Scores candles in a file with a `Bundle`, without anything that only the checkout has.
 SCORE = """
 import sys, polars, atb_fast
 bundle = atb_fast.load_bundle("BTCUSDT:1d:price", registry=sys.argv[1])
@@ -141,7 +141,7 @@ def test_the_metadata_is_valid_and_shows_the_readme(
 
 @dataclass(frozen=True)
 class Installed:
-    """The wheel in an environment of its own, and an empty directory to run it in."""
+    """The wheel in its own environment, and an empty directory to run it in."""
 
     scripts: Path
     home: Path

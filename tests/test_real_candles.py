@@ -1,4 +1,4 @@
-"""Tests that need real candles are never skipped by accident where they are expected to run."""
+"""Where tests with real candles are expected to run, they are never skipped by accident."""
 
 from __future__ import annotations
 

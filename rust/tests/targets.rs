@@ -1,6 +1,6 @@
-//! What is fuzzed: functions that take any bytes and panic if a property does not hold.
+//! The fuzz targets: functions that take any bytes and panic if a property does not hold.
 //!
-//! `rust/fuzz` runs them with libFuzzer, and `corpus.rs` on their corpus as a usual test.
+//! `rust/fuzz` runs them with libFuzzer, and `corpus.rs` on their corpus as a normal test.
 
 use std::io::{Cursor, Read};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 /// Takes any bytes.
 type Target = fn(&[u8]);
 
-/// Each target with its name, which is also that of its corpus.
+/// The targets by name, which is also the name of the corpus.
 pub const TARGETS: [(&str, Target); 5] = [
     ("zip", zip),
     ("csv", csv),
@@ -32,7 +32,7 @@ pub const TARGETS: [(&str, Target); 5] = [
 const MOST_ROWS: usize = 40;
 const DAY: std::ops::Range<i64> = 0..4_102_444_800_000;
 
-/// A file of the archive. What is accepted has the content that another reader finds.
+/// A file of the archive. If it is accepted, another reader finds the same content.
 fn zip(data: &[u8]) {
     let Ok(candles) = read_zip(data, MOST_ROWS, &DAY, &mut Vec::new()) else {
         return;
@@ -75,7 +75,7 @@ fn plainly(text: &str) -> CandleColumns {
     candles
 }
 
-/// Takes numbers from bytes; zeros after their end.
+/// Takes numbers from bytes, then zeros after the last byte.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
@@ -407,7 +407,7 @@ fn evaluator(data: &[u8]) {
         let Ok(expression) = Expression::new(&given) else {
             return;
         };
-        // What is accepted is the same after it was written and read.
+        // An accepted node survives a round trip.
         let written: Nodes = expression
             .nodes()
             .iter()

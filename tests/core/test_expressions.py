@@ -235,7 +235,7 @@ def test_two_series_equal_pandas(n: int, table: pd.DataFrame, frame: pl.DataFram
         rolling = table[a].rolling(n)
         assert_equal(value_of(frame, "cov", a, b, params=(n,)), rolling.cov(table[b]), rtol=1e-7)
         corr = value_of(frame, "corr", a, b, params=(n,))
-        # Where x is constant, pandas has infinity or zero until 3.0, and no value since 3.1.
+        # Where x is constant, pandas up to 3.0 returns infinity or zero; pandas 3.1 has no value.
         expected = rolling.corr(table[b]).mask(rolling.min() == rolling.max())
         np.testing.assert_allclose(corr, expected, rtol=0, atol=1e-7)
 

@@ -1,4 +1,4 @@
-"""Bundles of an attacker: nothing in them is executed, and no text controls a terminal."""
+"""Hostile bundles: nothing in them is executed, and no text controls the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from atb_fast.serving.verification import collected, verify
 
 Run = Callable[..., Any]
 
-#: Moves the cursor, sets the title of the window, and shows the text after it backwards.
+#: Clears the screen, sets the title of the window, and shows the text after it backwards.
 CONTROL = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202e"
 
 
@@ -85,7 +85,7 @@ def test_texts_do_not_control_the_terminal(
 
 @pytest.mark.parametrize("name", ["metadata.json", "feature_schema.json"])
 def test_no_message_about_a_text_controls_the_terminal(bundle: Path, name: str) -> None:
-    """Each text alone, because the first problem can hide others."""
+    """Changes one text at a time, because the first problem can hide others."""
     sound = json.loads((bundle / name).read_text())
     places = list(texts(sound))
     assert len(places) > 20
@@ -113,7 +113,7 @@ def texts(value: Any, place: tuple[Any, ...] = ()) -> Any:
 
 
 def plant(bundle: Path, executed: Path) -> None:
-    """Put everything into a bundle that some program would execute."""
+    """Put everything that some program would execute into a bundle."""
     array = np.array([Executed(executed)], dtype=object)
     np.savez(bundle / "samples.npz", timestamps=array, candles=array, ends=array)
     code = f"from pathlib import Path; Path({str(executed)!r}).touch()\n"
@@ -151,7 +151,7 @@ def test_nothing_in_a_bundle_is_executed(
 def test_a_hostile_model_of_keras_is_not_loaded(
     atb_fast: Run, root: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    """Training again does not need it."""
+    """A repeated training run does not need it."""
     executed = tmp_path / "executed"
     samples = (bundle / "samples.npz").read_bytes()
     plant(bundle, executed)

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Set in the process that may mount file systems, because it has a namespace of its own.
+#: Set in the process that may mount file systems, because it has its own namespace.
 _INSIDE = "FAULTS_INSIDE"
 
 
@@ -62,7 +62,7 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a fault; `problem` is empty if it was survived."""
+    """The result of a fault; `problem` is empty if the fault was survived."""
 
     number: int
     kind: str
@@ -80,7 +80,7 @@ def plan(seed: int) -> Iterator[tuple[int, Kind, str]]:
 
 
 def _places(seed: int, kind: Kind) -> Iterator[str]:
-    """Yield all places in a random order, again and again."""
+    """Yield all places in random order, repeatedly."""
     for turn in itertools.count():
         places = list(kind.places)
         random.Random(f"{seed} {kind.name} {turn}").shuffle(places)
@@ -109,7 +109,7 @@ class Workers:
         return self._own.tools, self._own.folder
 
     def inject(self, number: int, kind: Kind, place: str, *, tell: bool) -> Result:
-        """Inject a fault, and return what came of it."""
+        """Inject a fault and return the result."""
         tools, folder = self._mine()
         began = time.perf_counter()
         rng = random.Random(f"{self._seed} {number}")
@@ -128,7 +128,7 @@ class Workers:
         return Result(number, kind.name, place, struck, problem, time.perf_counter() - began)
 
     def close(self) -> None:
-        """End everything."""
+        """Stop everything."""
         for tools in self._tools:
             tools.close()
 
@@ -161,7 +161,7 @@ def main() -> int:
     chosen = [each for each in chosen if not given.only or each[0] in given.only]
     if os.environ.pop(_INSIDE) != "1":
         left_out = sorted({kind.name for _, kind, _ in chosen if kind.mounts})
-        print(f"not run, because unshare --map-root-user --mount fails: {', '.join(left_out)}")
+        print(f"not run, because unshare --map-root-user --mount failed: {', '.join(left_out)}")
         chosen = [each for each in chosen if not each[1].mounts]
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     workers = Workers(folder, seed)
@@ -186,7 +186,7 @@ def main() -> int:
     print(f"seed {seed}; to repeat the fault with a number: make faults SEED={seed} ONLY=NUMBER")
     few = not given.only and 2 * sum(each.struck for each in results) < len(results)
     if few:
-        print("fewer than half of the faults took effect, so this says little")
+        print("fewer than half of the faults took effect, so this result means little")
     return int(few or any(each.problem for each in results))
 
 

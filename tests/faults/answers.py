@@ -60,7 +60,7 @@ def _flipped(rng: random.Random) -> Answer:
 def _rows(
     change: Callable[[list[list[Any]], int], list[Any]],
 ) -> Callable[[random.Random], Answer]:
-    """Return an answer whose candles are changed; `change` gets them and the number of one."""
+    """Return an answer with changed candles; `change` gets all of them and the index of one."""
 
     def made(rng: random.Random) -> Answer:
         share = rng.random()
@@ -75,7 +75,7 @@ def _rows(
 
 
 def _with(column: int, value: Any) -> Callable[[random.Random], Answer]:
-    """Return an answer with another value in one candle."""
+    """Return an answer with a different value in one candle."""
 
     def change(rows: list[list[Any]], number: int) -> list[Any]:
         rows[number][column] = value

@@ -21,7 +21,7 @@ def truncate(path: Path, rng: random.Random) -> None:
 
 
 def lose_sector(path: Path, rng: random.Random) -> None:
-    """Replace a part by zeros, as a lost sector."""
+    """Replace a part with zeros, like a lost sector."""
     content = bytearray(path.read_bytes())
     start = rng.randrange(len(content))
     end = min(len(content), start + 512)

@@ -36,13 +36,13 @@ class Job:
     """A command that faults are injected into.
 
     Attributes:
-        arguments: Of the program.
+        arguments: Its arguments, without the name of the program.
         prepare: Changes the home folder first; returns the path of a file that it damages, or "".
         match: Only operations on paths with this text count; see `injecting.arm`.
-        in_workers: Whether a process that the command starts is struck.
+        in_workers: Whether the fault strikes a process that the command starts.
         vanishing: What it removes; see `oracle.check`.
-        again: How it may end after the fault.
-        right: Whether what it printed is right.
+        again: Exit codes that are allowed when it runs again after the fault.
+        right: Returns whether its output is right.
     """
 
     arguments: Sequence[str]
@@ -85,7 +85,7 @@ def _same_training(case: Case, done: Done) -> bool:
     return figures(done) == case.world.resumed
 
 
-#: Stands for the oldest version, whose name is not known before.
+#: A placeholder for the oldest version, whose name is not known in advance.
 OLDEST = "OLDEST"
 
 
@@ -143,7 +143,7 @@ def measured(case: Case, name: str, *, reads: bool = False) -> Measured:
 
     def measure() -> Measured:
         folder = case.home.with_name(f"{case.home.name}-measured")
-        # Always the same choices, so that a fault strikes at the same moment if it is repeated.
+        # Always the same choices, so that a repeated fault strikes at the same moment.
         other = Case(case.world, case.world.copy(folder), case.tools, random.Random(name), [])
         job.prepare(other)
         remove(other.report)
@@ -167,7 +167,7 @@ def fault(case: Case, job: Job, act: str | None, at: int) -> dict[str, Any]:
 
 
 def aftermath(case: Case, job: Job, done: Done, damaged: str = "") -> None:
-    """Check the home folder after a fault, and the same command without it."""
+    """Check the home folder after a fault, then run the same command without the fault."""
     if done.returncode == 0 and not job.in_workers and not job.right(case, done):
         raise Lost(f"the result is wrong: {done.stdout[-1500:]}")
     check(case, vanishing=job.vanishing, damaged=damaged)

@@ -47,7 +47,7 @@ def _killed_in_a_write(case: Case, name: str) -> bool:
 
 
 def _too_large(case: Case, name: str) -> bool:
-    """Fail each write beyond a size, as on a full disk."""
+    """Make writes beyond a size fail, as on a full disk."""
     job, moment = JOBS[name], case.rng.random()
     largest = measured(case, name).largest
     damaged = job.prepare(case)
@@ -110,7 +110,7 @@ def _read_only(case: Case, name: str) -> bool:
 
 
 def _forbidden(case: Case, name: str) -> bool:
-    """Take away the permissions of a file that the job changes, or of a folder around it."""
+    """Remove the permissions of a file that the job changes, or of a folder that contains it."""
     job = JOBS[name]
     changed = [case.home / each for each in measured(case, name).changed]
     damaged = job.prepare(case)
@@ -170,7 +170,7 @@ def _at_once(case: Case, name: str) -> bool:
 
 
 def _answered(case: Case, name: str) -> bool:
-    """Let the exchange send wrong answers."""
+    """Make the exchange send wrong answers."""
     wrong = ANSWERS[name]
     job = JOBS[wrong.job]
     answer, times = wrong.made(case.rng), 1 if wrong.once else case.rng.choice((1, 2, 1000))
@@ -195,7 +195,7 @@ class Kind:
     Attributes:
         name: Its name in the table.
         places: Where it strikes.
-        strike: Injects it and checks what follows; returns whether it took effect.
+        strike: Injects it and checks the outcome; returns whether it took effect.
         mounts: Whether it needs the right to mount file systems.
     """
 

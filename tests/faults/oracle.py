@@ -1,4 +1,4 @@
-"""What it means to survive a fault; docs/reliability.md says it in words."""
+"""What it means to survive a fault; docs/reliability.md describes it in words."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from atb_fast.serving.verification import verify
 
 #: Workers may be in the middle of a compilation.
 _ENDING_SECONDS = 100.0
-#: What a command may end with if something went wrong: 1 is an internal error.
+#: Exit codes that are allowed if something went wrong; 1 would be an internal error.
 EXPECTED = set(EXIT_CODES) - {1}
 
 
@@ -84,7 +84,7 @@ class Case:
 
 
 def understandable(done: Done, codes: Collection[int], *, silent: bool = False) -> None:
-    """Raise Lost unless a command ended as documented; `silent` if it could not print why."""
+    """Raise Lost unless a command ended as documented; `silent` if it had no way to print why."""
     if "Traceback" in done.stderr + done.stdout:
         raise Lost(f"a traceback:\n{done.stderr[-3000:]}")
     if done.returncode not in codes:
@@ -99,9 +99,9 @@ def check(case: Case, *, vanishing: str = "", damaged: str = "") -> None:
     """Raise Lost unless everything in the home folder is sound and nothing is missing.
 
     Args:
-        case: The case.
+        case: The fault.
         vanishing: What the command removes: `candles` or `versions`.
-        damaged: Path of the file that was damaged, and is not repaired yet.
+        damaged: Path of the damaged file that is not repaired yet.
     """
     _wait_for_processes(case)
     before, now = case.world.contents, contents(case.home)
@@ -181,7 +181,7 @@ def _check_registry(case: Case, now: dict[str, str], *, vanishing: bool, damaged
 
 def _check_ledger(case: Case) -> None:
     registry = case.home / REGISTRY
-    if ledger.read(registry).problems:  # such as a line that was cut by a kill
+    if ledger.read(registry).problems:  # such as a line that a kill truncated
         case.succeed("runs", "reindex", "--registry", REGISTRY)
     found = ledger.read(registry)
     if found.problems:
@@ -213,7 +213,7 @@ def _check_locks(case: Case) -> None:
 
 
 def _wait_for_processes(case: Case) -> None:
-    """Wait until no process works in the home folder: workers end soon after their parent."""
+    """Wait until no process runs in the home folder: workers end soon after their parent."""
     for path in Path("/proc").glob("[0-9]*/cwd"):
         with suppress(OSError):
             if path.readlink() == case.home:

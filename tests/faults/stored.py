@@ -25,7 +25,7 @@ class File:
     Attributes:
         pattern: Where it is.
         job: The next command that uses it.
-        remedy: What the error message says to do; returns after it is done.
+        remedy: Does what the error message says.
         before: Makes sure that the command reads it.
     """
 
@@ -101,7 +101,7 @@ def damaged_file(case: Case, name: str, damage: Damage) -> bool:
 
 
 def _damaged_bundle(case: Case, name: str, damage: Damage) -> bool:
-    """A damaged bundle is noticed, serves nothing wrong, does not go live, and can be replaced."""
+    """A damaged bundle is reported, serves nothing wrong, does not go live, and can be replaced."""
     bundle = case.rng.choice(versions(case.home / REGISTRY))
     path = bundle / name
     content = path.read_bytes()
@@ -137,12 +137,12 @@ def _damaged_ledger(case: Case, damage: Damage) -> bool:
     }
     read = ledger.read(case.home / REGISTRY).records
     if any(each != case.world.records.get(each["id"]) for each in read):
-        raise Lost("a record has changed, and that was not noticed")
+        raise Lost("a record has changed, and this was not reported")
     case.succeed("runs", "reindex", "--registry", REGISTRY)
     found = ledger.read(case.home / REGISTRY)
     records = {each["id"]: each for each in found.records}
     for name, record in case.world.records.items():
-        own = {} if name in kept else {"seconds": None}  # a bundle does not have the duration
+        own = {} if name in kept else {"seconds": None}  # bundles do not record the duration
         after = records.get(name, {})
         if (name in kept or record["bundle"]) and {**after, **own} != {**record, **own}:
             raise Lost(f"the record {name} of a sound line or bundle is {after}")

@@ -1,4 +1,4 @@
-"""Sixty faults, with another seed every day; `make faults N=1000` injects more."""
+"""Sixty faults, with a new seed every day; `make faults N=1000` injects more."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The home folder that faults are injected into, and the truth that it is compared with.
 
 It has everything that the program stores: candles and sentiment, bundles, a ledger, a study,
-cached features and compiled programs, and the checkpoint of a killed training. It is built once
-by the program's own commands; each fault gets a copy.
+cached features and compiled programs, and the checkpoint of a killed training run. The program's
+own commands build it once, and each fault gets a copy.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ def candles() -> dict[tuple[str, str], pl.DataFrame]:
 
 @dataclass
 class Tools:
-    """What one worker uses: a command line, and an exchange of its own."""
+    """What one worker uses: its own command line and exchange."""
 
     exchange: Exchange
     line: CommandLine
 
     def close(self) -> None:
-        """End both."""
+        """Stop both."""
         self.line.close()
         self.exchange.__exit__()
 
@@ -125,12 +125,12 @@ class World:
     """The home folder without any fault, and what is known about it.
 
     Attributes:
-        home: The folder; never changed once it is built.
+        home: The folder; never changes after it is built.
         truth: Candles by symbol and timeframe.
         index: The Fear & Greed index.
         swept: What the study printed.
         evaluated: The figures of the evaluation.
-        resumed: The figures of the training that has a checkpoint, without an interruption.
+        resumed: The figures of the training run with the checkpoint, if it is not interrupted.
     """
 
     home: Path

@@ -1,7 +1,7 @@
 """Runs fuzz targets with libFuzzer: `python tests/fuzz/fuzz.py [--seconds N] [TARGET...]`.
 
-Each target runs in a process of its own and prints one row: executions, edges of the program that
-were covered, and findings, whose inputs are in build/fuzz. Linux on x86-64 only.
+Each target runs in its own process and prints one row: executions, covered edges of the program,
+and findings, whose inputs are in build/fuzz. Linux on x86-64 only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "fuzz"
-#: Those of `rust/fuzz/targets.rs`.
+#: The targets of `rust/tests/targets.rs`.
 RUST = ("zip", "csv", "columns", "merge", "evaluator")
 #: Coverage of edges and comparisons, for libFuzzer. Only the sanitizer is unstable; the variable
 #: RUSTC_BOOTSTRAP lets the stable compiler accept it.
@@ -36,7 +36,7 @@ _RUST_FLAGS = (
 _TRIPLE = "x86_64-unknown-linux-gnu"
 #: Seconds that one input may take, and memory in MB.
 _LIMITS = ("-timeout=30", "-rss_limit_mb=3000", "-max_len=32768")
-#: What is put in place of a value of a JSON document.
+#: Replacements for a value of a JSON document.
 _ODD: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 7, 0.5, -0.0, 1e308, 2**31, 2**53, 2**63, 10**400),
     *(float("nan"), float("inf"), "", "x", "1", "2024-01-31T00:00:00+00:00", "0001-01-01", "\0"),

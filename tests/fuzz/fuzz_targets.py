@@ -1,8 +1,9 @@
-"""What is fuzzed: functions that take any bytes, and fail unless the program handles them.
+"""The fuzz targets: functions that take any bytes and fail unless the program handles them.
 
 A target may raise the program's own errors, which have a documented exit code. Any other exception
 is a finding, and so is a property that does not hold, a hang, or too much memory. `fuzz.py` runs
-targets, and `test_corpus.py` runs them on their corpus. The targets in Rust are in `rust/fuzz`.
+these targets, and `test_corpus.py` runs them on their corpus. `rust/tests/targets.rs` has the Rust
+targets.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _command(*words: object) -> str:
 
 
 def _is_same(first: Any, second: Any) -> bool:
-    """Return whether two JSON documents are the same; NaN is NaN."""
+    """Return whether two JSON documents are equal; NaN equals NaN."""
     return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
 
 
@@ -170,7 +171,7 @@ def _config() -> atb_fast.TrainingConfig:
     )
 
 
-# Files and frames of a user: what is accepted is in order, and the same after it was saved.
+# Files and frames of a user: accepted data is valid, and survives a round trip.
 
 _SUFFIXES = ("csv", "parquet", "feather")
 
@@ -198,7 +199,7 @@ def _read_file(path: Path, kind: int) -> pl.DataFrame:
 
 
 class _Bytes:
-    """Takes numbers from bytes, and random ones after their end."""
+    """Takes numbers from bytes, then random ones after the last byte."""
 
     def __init__(self, data: bytes) -> None:
         self.left, self.random = iter(data), Random(data)
@@ -273,7 +274,7 @@ def _array(values: list[Any], kind: Any) -> Any:
 
 
 def _frames(data: bytes) -> None:
-    """Import a frame; each value is that of pyarrow."""
+    """Import a frame; each value equals that of PyArrow."""
     take = _Bytes(data)
     rows = take.below(120)
     table = pa.table(
@@ -380,7 +381,7 @@ def _bundle(home: Path, metadata: bytes, features: bytes) -> None:
         assert windows.shape == (len(starts[:4]), made.length, len(made.names))
 
 
-# The store: a manifest with any content is refused or used; a repair loses nothing.
+# The store: any manifest is either refused or used; a repair loses nothing.
 
 
 def _signed(data: bytes) -> bytes:

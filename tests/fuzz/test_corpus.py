@@ -1,4 +1,4 @@
-"""Every target takes every file of its corpus, among them what was found earlier."""
+"""Every target handles every file of its corpus, which includes past findings."""
 
 from __future__ import annotations
 

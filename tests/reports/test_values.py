@@ -1,4 +1,4 @@
-"""The values that charts carry for the script of the page; test_browser.py runs that script."""
+"""The chart values for the script of the page; test_browser.py runs that script."""
 
 from __future__ import annotations
 
