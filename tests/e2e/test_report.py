@@ -84,8 +84,8 @@ def test_the_second_run_is_compared_with_the_first(tmp_path: Path, atb_fast: Run
         result = json.loads(done.stdout)
         pages.append((tmp_path / result["paths"]["report.html"]).read_text(encoding="utf-8"))
         versions.append(result["version_id"])
-    assert "Compared with the run before" not in pages[0]
-    section = pages[1].partition("Compared with the run before")[2].partition("</section>")[0]
+    assert "Compared with the previous run" not in pages[0]
+    section = pages[1].partition("Compared with the previous run")[2].partition("</section>")[0]
     assert versions[0] in section
     assert '<th scope="row">seed</th><td>1</td><td>2</td>' in section
     assert "ratio to no change" in section

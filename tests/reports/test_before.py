@@ -1,4 +1,4 @@
-"""The section of a report that compares a run with the one before it."""
+"""The section of a report that compares a run with the previous one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atb_fast.reports.before import Before
 from atb_fast.reports.page import write_report
 
 VERSION = "2026-01-01_03h04m05s_v1"
-TITLE = "Compared with the run before"
+TITLE = "Compared with the previous run"
 SCORED: dict[str, Any] = {
     "bars": 1234,
     "first": "2024-01-01T00:00:00+00:00",
@@ -30,7 +30,7 @@ SCORED: dict[str, Any] = {
 
 @pytest.fixture
 def write(tmp_path: Path, record_of: Callable[..., RunRecord], make_record: Any) -> Any:
-    """Write the page of a run of a kind, compared with the run before."""
+    """Write the page of a run of a kind, compared with the previous run."""
 
     def written(before: Before | None, kind: str = "prices") -> Page:
         record = make_record() if kind == "prices" else record_of(kind)
@@ -72,15 +72,15 @@ def test_what_differs_and_the_figures_are_next_to_each_other(write: Any) -> None
     )
     page = write(before)
     check_self_contained(page)
-    assert section(page).startswith(f"{TITLE} Version {VERSION} (which was live).")
+    assert section(page).startswith(f"{TITLE} Version {VERSION} (live at the time).")
     assert table(page, "What differs") == (
-        "What differs beforenow epochs 5 default learning_rate 0.000123457 yes"
+        "What differs previous runthis run epochs 5 default learning_rate 0.000123457 yes"
     )
     for row in (
         "RMSE 200.00 150.00 −25.0%",
         "ratio to persistence 1.250 0.990 −0.26",
-        "standard errors better than persistence −1.2 0.5 +1.8",
-        "right direction 50.0% 52.5% +2.5 points",
+        "Diebold-Mariano statistic against persistence −1.2 0.5 +1.8",
+        "directional accuracy 50.0% 52.5% +2.5 points",
         "R² 0.100 0.100 none",
     ):
         assert row in table(page, "Test figures")
@@ -96,24 +96,26 @@ def test_returns_are_compared_in_percent(write: Any) -> None:
 def test_limits_of_the_comparison_are_stated(write: Any) -> None:
     page = write(Before(VERSION, False, incomparable="The test windows differ."))
     text = section(page)
-    assert "(the newest one; none was live)" in text
-    assert "Nothing differs" in text
+    assert "(the newest version; none was live)" in text
+    assert "Options, data, machine and versions are identical." in text
     assert "The test windows differ." in text
     page = write(Before(VERSION, True, problem="its file is damaged"))
-    assert section(page).endswith("(which was live). It cannot be compared: its file is damaged.")
+    assert section(page).endswith("(live at the time). It cannot be compared: its file is damaged.")
 
 
 @pytest.mark.parametrize(
     ("statistic", "text"),
     [
-        (2.5, "the RMSE was 3 and is 2: 2.5 standard errors better (Diebold-Mariano test)."),
-        (-0.4, "is 2: 0.4 standard errors worse (Diebold-Mariano test), which can be due to"),
-        (0.0, "the RMSE was 3 and is 2."),
+        (2.5, "is 3 and that of the new one 2: 2.5 standard errors better (Diebold-Mariano test)."),
+        (-0.4, "one 2: 0.4 standard errors worse (Diebold-Mariano test), which may be due to"),
+        (0.0, "the RMSE of the previous model is 3 and that of the new one 2."),
     ],
 )
 def test_both_models_on_the_same_bars(write: Any, statistic: float, text: str) -> None:
     page = write(Before(VERSION, True, scored=SCORED | {"diebold_mariano": statistic}))
-    assert "On the 1,234 test bars that neither was trained on, 2024-01-01 to" in section(page)
+    assert "On the 1,234 test bars that neither model was trained on, 2024-01-01 to" in section(
+        page
+    )
     assert text in section(page)
 
 

@@ -304,7 +304,7 @@ def test_every_axis_names_its_unit(charts: dict[str, str]) -> None:
         "gains": ["% of the reference", "UTC", "model", "persistence"],
         "rolling": ["RMSE of the last 20 windows, quote currency", "UTC", "model", "persistence"],
         "months": ["error ÷ error of persistence", "UTC", "RMSE"],
-        "shares": ["right direction, %, 95% interval", "UTC", "all months"],
+        "shares": ["directional accuracy, %, 95% interval", "UTC", "all months"],
         "market": ["quote currency", "UTC", "train", "validation = test", "left out", "gap (1)"],
         "loss": ["mean squared error, (quote currency)²", "epoch", "training", "validation"],
         "rmse": ["RMSE, quote currency", "epoch", "best epoch", "persistence"],

@@ -190,10 +190,10 @@ def test_tests_and_ranks_equal_scipy(tmp_path: Path, record_of: RecordOf, kind: 
     statistic = results["diebold_mariano"]
     chance = 2 * norm.sf(abs(statistic))
     text = f"p = {chance:.2g}" if chance >= 1e-4 else "p < 0.0001"
-    (tests,) = (box for box in boxes if box.startswith("The model compared with each forecast"))
+    (tests,) = (box for box in boxes if box.startswith("The model against each baseline"))
     assert f"{name} {abs(statistic):.1f} standard errors better, {text}" in tests
     assert "linear model " in tests
-    (ranks,) = (box for box in boxes if box.startswith("Predicted and actual "))
+    (ranks,) = (box for box in boxes if box.startswith("Agreement of predicted and actual "))
     scores = tested.forecasts
     if kind == "three":
         scores = scores[:, 2] - scores[:, 0]
@@ -478,7 +478,7 @@ def test_accuracy_by_month_equals_pandas(record_of: RecordOf) -> None:
         monthly = pd.Series(right, tested.times.to_numpy()).resample("MS").agg(["mean", "size"])
         axis = axis_of(record, "shares")
         lines = drawn(axis)
-        name = "accuracy" if kind == "two" else "right direction"
+        name = "accuracy" if kind == "two" else "directional accuracy"
         np.testing.assert_allclose(lines[name], 100 * monthly["mean"])
         (segments,) = axis.collections
         for (share, count), segment in zip(

@@ -132,7 +132,7 @@ def test_the_network_before_shrinkage_is_shown_next_to_the_model(
     assert document["unshrunk_results"] == errors
     for name in ("test", "zoom"):
         assert ">unshrunk<" in drawings[name]
-    assert "returns are those before shrinkage" in page.text
+    assert "The predicted returns are shown before shrinkage" in page.text
     assert "decile mean" in drawings["deciles"]  # of the network
 
 

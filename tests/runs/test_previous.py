@@ -1,4 +1,4 @@
-"""The run that a new one is compared with, and how both differ."""
+"""The previous run that a new one is compared with, and how they differ."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Document = dict[str, Any]
 
 
 class Still:
-    """A model of no importance."""
+    """A model that always predicts 0."""
 
     def predict_on_batch(self, windows: Any) -> Any:
         return np.zeros((len(windows), 1))
@@ -189,7 +189,9 @@ def test_figures_of_another_forecast_are_not_compared(
     found = run_before(home, document)
     assert found is not None
     assert found.problem == ""
-    assert found.incomparable == "It forecast something else, so its figures are not comparable."
+    assert (
+        found.incomparable == "It predicted a different target, so its figures are not comparable."
+    )
     assert not found.figures
 
 

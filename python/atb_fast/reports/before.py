@@ -1,4 +1,4 @@
-"""The section of a report that compares a run with the one before it."""
+"""The section of a report that compares a run with the previous one."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _LONGEST = 120
 
 @dataclass(frozen=True)
 class Before:
-    """The run before this one, and how both differ.
+    """The previous run, and how the new one differs from it.
 
     Attributes:
         version: Its version.
         live: Whether it is live.
-        problem: Why it cannot be compared; empty if it can.
-        differs: Facts that differ, by name: the value before, and the value now. None is an unknown
+        problem: Why the runs cannot be compared; empty if they can.
+        differs: Facts that differ, by name: the previous and the new value. None is an unknown
             default.
-        figures: Figures of both runs, by the names of `Scoring.figures`: before, and now. If the
-            test windows differ, only ratios.
+        figures: Previous and new figures, by the names of `Scoring.figures`. If the test windows
+            differ, only ratios.
         reference: The forecast that both have to beat, without an article.
         incomparable: Why their errors are not comparable; empty if they are.
-        scored: The comparison with the live model on the same bars, see `Comparison.to_dict` of
-            `runs.promotion`; None if there is none.
+        scored: The comparison with the live model on the same bars (`Comparison.to_dict` of
+            `runs.promotion`); None if there is none.
     """
 
     version: str
@@ -41,15 +41,15 @@ class Before:
 
 
 def section(before: Before | None, text: Callable[[float], str]) -> dict[str, Any] | None:
-    """Return the values that the template shows; None if there is no run before.
+    """Return the values that the template shows; None if there is no previous run.
 
     Args:
-        before: The run before.
+        before: The previous run.
         text: Formats an error.
     """
     if before is None:
         return None
-    which = "which was live" if before.live else "the newest one; none was live"
+    which = "live at the time" if before.live else "the newest version; none was live"
     return {
         "version": before.version,
         "which": which,
@@ -78,7 +78,11 @@ def _figures(before: Before, text: Callable[[float], str]) -> Comparison | None:
     rows = [
         Row(*_figure(name, before.reference, text, *both)) for name, both in before.figures.items()
     ]
-    return Comparison("Test figures", ["before", "now", "difference"], rows, []) if rows else None
+    return (
+        Comparison("Test figures", ["previous run", "this run", "difference"], rows, [])
+        if rows
+        else None
+    )
 
 
 def _relative(before: float, now: float) -> str:
@@ -99,7 +103,7 @@ _NAMES: dict[str, tuple[str, Callable[[float], str], Callable[[float, float], st
     "test_log_loss": ("log loss", number, _relative),
     "ratio": ("ratio to {}", ratio_text, _ratio),
     "diebold_mariano": (
-        "standard errors better than {}",
+        "Diebold-Mariano statistic against {}",
         lambda value: f"{value:.1f}",
         lambda before, now: f"{now - before:+.1f}",
     ),
@@ -108,7 +112,7 @@ _NAMES: dict[str, tuple[str, Callable[[float], str], Callable[[float, float], st
     "r2": ("R²", lambda value: f"{value:.3f}", _ratio),
     "brier_score": ("Brier score", number, _relative),
     "accuracy": ("accuracy", percent, _points),
-    "directional_accuracy": ("right direction", percent, _points),
+    "directional_accuracy": ("directional accuracy", percent, _points),
 }
 #: The figures that are compared: all of them, or those that do not depend on the test windows.
 FIGURES, RATIOS = tuple(_NAMES), ("ratio", "qlike_ratio")
@@ -133,11 +137,12 @@ def _scored(scored: Mapping[str, Any] | None, text: Callable[[float], str]) -> s
     statistic, errors = scored["diebold_mariano"], (scored[f"other_{key}"], scored[key])
     first, last = (str(scored[end])[:10] for end in ("first", "last"))
     found = (
-        f"On the {scored['bars']:,} test bars that neither was trained on, {first} to {last}, the "
-        f"{name} was {text(errors[0])} and is {text(errors[1])}"
+        f"On the {scored['bars']:,} test bars that neither model was trained on, {first} to "
+        f"{last}, the {name} of the previous model is {text(errors[0])} and that of the new one "
+        f"{text(errors[1])}"
     )
     if statistic == 0.0:
         return f"{found}."
     than = "better" if statistic > 0 else "worse"
-    chance = "" if abs(statistic) >= 2 else ", which can be due to chance"
+    chance = "" if abs(statistic) >= 2 else ", which may be due to chance"
     return f"{found}: {abs(statistic):.1f} standard errors {than} (Diebold-Mariano test){chance}."

@@ -303,7 +303,7 @@ def _columns(scored: Scored) -> dict[str, _Cell]:
         if "coverage" in scored.results:
             found["in band"] = _figure("coverage", percent)
     else:
-        found["right direction (95%)"] = _share("directional_accuracy", "directional_bars")
+        found["directional accuracy (95%)"] = _share("directional_accuracy", "directional_bars")
     if "contrarian_accuracy" in scored.results:
         found["contrarian"] = _figure("contrarian_accuracy", percent)
     return found

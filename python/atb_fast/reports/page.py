@@ -50,7 +50,7 @@ def write_report(
         path: The file.
         record: The run, with its charts drawn.
         document: The complete metadata.json, which most figures come from.
-        before: The run that it is compared with; None for none.
+        before: The previous run, to compare with; None if there is none.
         stages: Seconds of each stage so far.
         total: Seconds of the whole run so far.
 

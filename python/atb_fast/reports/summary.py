@@ -185,7 +185,7 @@ def _tests(scored: Scored) -> list[Pair]:
             losses = scoring.losses_of(tested, tested.baselines[prefix])
             same = np.array_equal(own, losses)
             statistic = diebold_mariano(own, losses, tested.horizon)
-            rows[name] = "the same losses" if same else _statistic(statistic)
+            rows[name] = "identical losses" if same else _statistic(statistic)
     if "qlike_diebold_mariano" in scored.results:
         rows[f"{scored.reference}, QLIKE"] = _statistic(scored.results["qlike_diebold_mariano"])
     return [Pair(name, text) for name, text in rows.items()]
@@ -193,14 +193,14 @@ def _tests(scored: Scored) -> list[Pair]:
 
 def _statistic(statistic: float) -> str:
     if statistic == 0.0:
-        return "undefined: the differences have no variance"
+        return "undefined: the loss differences have no variance"
     errors = f"{abs(statistic):.1f} standard errors {'better' if statistic > 0 else 'worse'}"
     chance = p_value(statistic)
     return f"{errors}, {f'p = {chance:.2g}' if chance >= 1e-4 else 'p < 0.0001'}"
 
 
 def _ranks(scored: Scored) -> list[Pair]:
-    """Return how predicted and actual values go together: their ranks and their deviations."""
+    """Return how predicted and actual values agree: rank correlation and standard deviations."""
     scoring, tested = scored.scoring, scored.tested
     count = len(tested.times)
     if count < FEW:
@@ -208,7 +208,7 @@ def _ranks(scored: Scored) -> list[Pair]:
     pair = comparable(scoring, tested, tested.forecasts)
     found = rank_correlation(*pair, tested.horizon)
     if found is None:
-        same = "the model forecasts the same for all windows"
+        same = "the model predicts the same value for all windows"
         rows = [Pair("rank correlation", f"undefined: {same}")]
     else:
         ends = " to ".join(_three(end) for end in (found.low, found.high))
@@ -217,7 +217,7 @@ def _ranks(scored: Scored) -> list[Pair]:
             other = tested.baselines[scoring.reference(tested)]
             beside = rank_correlation(*comparable(scoring, tested, other), tested.horizon)
             if beside:
-                rows.append(Pair(f"that of {scored.reference}", _three(beside.value)))
+                rows.append(Pair(f"rank correlation of {scored.reference}", _three(beside.value)))
     deviations = [float(np.nanstd(each)) for each in pair]
     if scored.kind != "classes" and deviations[1] > 0.0:
         share = ratio_text(deviations[0] / deviations[1])
@@ -240,7 +240,7 @@ def regime_table(record: RunRecord) -> Comparison | None:
     groups = by_group(scored.scoring, scored.tested, found.level, 3)
     low, high = (f"{100 * limit:.2g}%" for limit in found.limits)
     names = f"low, up to {low}", f"medium, up to {high}", f"high, above {high}"
-    shares = "accuracy" if scored.kind == "classes" else "right direction"
+    shares = "accuracy" if scored.kind == "classes" else "directional accuracy"
     of_errors = [f"{name} ratio" for name in groups.ratios]
     accurate = scored.kind != "volatility"
     rows = [
@@ -249,13 +249,14 @@ def regime_table(record: RunRecord) -> Comparison | None:
     ]
     columns = ["windows", *of_errors, *([f"{shares} (95%)"] if accurate else [])]
     notes = [
-        f"Volatility: the root of the mean squared log return of the {found.bars:,} bars up to the "
-        "forecast. The limits are the terciles of the training windows, so the test windows are "
-        f"not spread evenly. Ratios: divided by the error of {scored.reference}.",
+        f"Volatility is the root mean square of the log returns over the {found.bars:,} bars "
+        "before the forecast. The limits are the terciles of the training windows, so the test "
+        "windows are not spread evenly. Ratios are relative to the error of "
+        f"{scored.reference}.",
     ]
     few = [name for i, name in enumerate(names) if groups.windows[i] < FEW]
     if few:
-        notes.append(f"Fewer than {FEW} windows say little.")
+        notes.append(f"Groups of fewer than {FEW} windows are not reliable.")
     return Comparison("By volatility before the forecast", columns, rows, notes)
 
 
@@ -322,7 +323,7 @@ def _levels(scored: Scored) -> dict[str, Any]:
     columns: list[Column] = [
         ("RMSE", "rmse", scored.text),
         ("ratio", "ratio", ratio_text),
-        ("right direction", "directional_accuracy", percent),
+        ("directional accuracy", "directional_accuracy", percent),
     ]
     if not results["directional_bars"]:
         figures.pop("directional_accuracy", None)

@@ -1,4 +1,4 @@
-"""The run before: the version that the report of a new model is compared with."""
+"""The previous run: the version that the report of a new model is compared with."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from atb_fast.runs.promotion import target_of
 from atb_fast.serving import registry
 
 _OTHER_WINDOWS = (
-    "The test windows differ, so the errors are not comparable. The ratios are, with care: some "
-    "periods are easier to forecast than others."
+    "The test windows differ, so the errors are not comparable. Compare the ratios with care, "
+    "because some periods are easier to forecast than others."
 )
 
 
 def run_before(home: Path, document: Mapping[str, Any]) -> Before | None:
-    """Return the run before a new one, and how both differ.
+    """Return the previous run, and how the new one differs from it.
 
     It is the live version of the same symbol and type; if none is live, the newest version. Its
-    files may be damaged or of another trainer, so whatever is wrong with them is a result too.
+    files may be damaged or from another trainer; that is part of the result, not an error.
 
     Args:
         home: The directory of all versions of this symbol and type, without the new one.
@@ -70,7 +70,7 @@ def _compared(version: str, live: bool, old: dict[str, Any], document: Mapping[s
     same_target = _same_target(old, document) and not differs.keys() & {"symbol", "timeframe"}
     why, keys = "", FIGURES
     if not same_target or len({(line.name, line.reference) for line in lines}) > 1:
-        why, keys = "It forecast something else, so its figures are not comparable.", ()
+        why, keys = "It predicted a different target, so its figures are not comparable.", ()
     elif _windows(old) is None or _windows(old) != _windows(document):
         why, keys = _OTHER_WINDOWS, RATIOS
     figures = [record["metrics"] for record in (before, now)]
@@ -124,7 +124,7 @@ def _facts(record: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, 
 
 
 def _windows(document: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """Return what the test windows are: their number, ends and data; None if it is not recorded."""
+    """Return what identifies the test windows: number, ends and data; None if not recorded."""
     dataset = document.get("dataset")
     try:
         test = dataset["split"]["test"]  # type: ignore[index]
@@ -152,7 +152,7 @@ def _added(before: str, now: str) -> list[str]:
         return ", ".join(each for each in own if each not in other) or "–"
 
     found = [only(*lists), only(*reversed(lists))]
-    return ["in another order", "–"] if found == ["–", "–"] else found
+    return ["in a different order", "–"] if found == ["–", "–"] else found
 
 
 def _scored(document: Mapping[str, Any], version: str) -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The charts of when a model is better than its reference: over time, and by month."""
+"""The charts that show when a model beats its reference: over time, and by month."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def period_charts(
     losses = losses_by_name(scoring, tested)
     if losses[scoring.name].equal:
         return {}
-    # The last one is the QLIKE of volatility; else it is the error of the verdict.
+    # The last one is QLIKE for volatility, otherwise the error that the verdict uses.
     error, rolled = list(losses.items())[-1]
     numbers, number = months(times)
     groups = by_group(scoring, tested, number, len(numbers))
@@ -58,7 +58,7 @@ def period_charts(
         ),
     }
     if scoring.kind != "volatility":
-        what = "accuracy" if scoring.kind == "classes" else "right direction"
+        what = "accuracy" if scoring.kind == "classes" else "directional accuracy"
         found["shares"] = Chart(
             "Accuracy by month", lambda axis: shares_by_month(axis, numbers, times, groups, what)
         )
@@ -128,7 +128,7 @@ def ratios_by_month(
 ) -> None:
     """Draw the ratio of each error to that of the reference by month.
 
-    Months with fewer windows than `FEW` have hollow marks.
+    Months with fewer than `FEW` windows have hollow markers.
 
     Args:
         axis: Where.
@@ -192,7 +192,7 @@ def _by_month(
     counts: NDArray[np.int64],
     style: dict[str, Any],
 ) -> None:
-    """Draw a value of each month; those of few windows are hollow."""
+    """Draw a value for each month; months with few windows have hollow markers."""
     at = _middles(numbers)
     size = 3.0 if len(numbers) > _MANY else 4.5
     few = counts < FEW

@@ -163,7 +163,7 @@ def distribution(
 ) -> None:
     """Draw the distribution of predicted and of actual returns, on the same bins.
 
-    The bins cover the middle 99% of both. What is outside is counted in the first and last bin.
+    The bins cover the middle 99% of both. The first and last bins include everything outside.
 
     Args:
         axis: Where.

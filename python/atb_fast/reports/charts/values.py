@@ -1,8 +1,8 @@
-"""The values of a chart, as the script of the page reads them to let people hover and zoom.
+"""The values of a chart that the script of the page needs for hovering and zooming.
 
-They are read from the axes that a chart was drawn into, so a chart does nothing for it. A series
-takes part under its label; labels that start with an underscore are not in the legend. Series
-without a label are drawn and zoomed, but their values are not shown.
+They are read from the axes that a chart was drawn into, so charts need no code for it. A series is
+named after its label; labels that start with an underscore are not in the legend. Series without a
+label are drawn and zoomed, but their values are not shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from atb_fast.reports.style import LIGHT, PARTS, number_text, thinned
 
-#: Points that the lines of a chart keep together for zooming. Before that, `2 * PARTS` are drawn.
+#: Points that all lines of a chart keep for zooming. Unzoomed lines have at most `2 * PARTS`.
 MOST = 3000
 _DAY = 86_400_000
 #: Beginnings of the labels that matplotlib makes up.

@@ -161,7 +161,7 @@
         add(line, "span", `${text(value)} `);
       }
       add(box, "small", row ? xAxis.label : yAxis.label);
-      // Beside the crosshair, within the figure.
+      // Next to the crosshair, within the figure.
       const [outer, inner] = [figure.getBoundingClientRect(), svg.getBoundingClientRect()];
       const size = inner.width / svg.viewBox.baseVal.width;
       const at = inner.left - outer.left + (x ?? (left + right) / 2) * size;
@@ -350,7 +350,7 @@
     return chart;
   }
 
-  // Announces values that the keyboard led to. Those below the mouse change too often.
+  // Announces the values that the keyboard selects. Those under the mouse change too often.
   const said = add(document.body, "p", "", "said");
   said.setAttribute("role", "status");
   const charts = [...document.querySelectorAll("svg + script")].map(chartOf);
