@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
-# Before it is imported anywhere: by default, onnxruntime sends usage statistics to its vendor.
+# By default, onnxruntime sends usage statistics to its vendor. This must be set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 TYPE_CHECKING = False  # as in typing, which takes longer to import than all the rest

@@ -287,7 +287,7 @@ def test_files_that_are_not_a_manifest(stored: CandleStore, text: str) -> None:
 def test_a_manifest_cannot_name_other_files(stored: CandleStore, daily: pl.DataFrame) -> None:
     stored.commit([piece(daily, 0, 10)], [])
     edit(stored, lambda text: text["ranges"][0].update(file="../../../a.parquet"), sign=True)
-    with pytest.raises(DamagedError, match="not one of candles"):
+    with pytest.raises(DamagedError, match="it names a file that cannot contain candles"):
         stored.read(*days(0, 9))
 
 

@@ -21,7 +21,7 @@ MESSAGE = "the model stores weights in other files, expected one self-contained 
 
 
 def stored_in(location: str) -> TensorProto:
-    """Return weights that are in another file."""
+    """Return weights that are stored in another file."""
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=SHAPE)
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=location)
@@ -123,7 +123,7 @@ def test_a_bundle_whose_weights_are_next_to_it(models: Path, tmp_path: Path) -> 
 
 
 def test_names_that_contain_the_key(tmp_path: Path) -> None:
-    """A name may say where something is."""
+    """The key may be part of a longer name."""
     weights = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
     named = onnx.ModelProto.FromString(model(weights, "the initializers"))
     named.graph.node[0].name = "attention/location/MatMul"

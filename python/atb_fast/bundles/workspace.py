@@ -46,8 +46,8 @@ def open_workspace(registry: Path, home: Path) -> Path:
     for link in (home.parent, home):
         if link.is_symlink():
             raise StorageError(
-                f"{link} is not a directory, but a link, which may lead out of the registry; "
-                "replace it by a directory"
+                f"{link} is a symbolic link, which may lead out of the registry; replace it with a "
+                "directory"
             )
     try:
         for name in ("staging", "unpublished"):

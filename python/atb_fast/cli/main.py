@@ -116,7 +116,7 @@ def _replace_closed_streams() -> None:
 def _buffer_stdout() -> None:
     """Buffer stdout even with PYTHONUNBUFFERED; click flushes it after each text.
 
-    Without a buffer, Python ignores it if only a part could be written to a full disk.
+    Without a buffer, Python does not report it if a full disk takes only a part of a text.
     """
     stream = sys.stdout
     if isinstance(stream, TextIOWrapper) and isinstance(stream.buffer, RawIOBase):

@@ -118,7 +118,7 @@ def _plain(where: str, option: str, value: Any, directory: Path) -> Value:
     except ArgumentError as error:
         raise ArgumentError(f"{where}: {error}") from error
     if KNOWN[option].kind is str and not isinstance(checked, str):
-        raise ArgumentError(f"{where} is {checked!r:.80}, expected a text in quotes")
+        raise ArgumentError(f"{where} is {checked!r:.80}, expected a quoted string")
     if isinstance(checked, Path) or (option == "recipe" and checked.endswith(".toml")):
         return str(directory / Path(checked).expanduser())
     if isinstance(checked, dict):

@@ -60,7 +60,7 @@ def _last_rows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np.floa
         rows: Any = np.concatenate([data.windows(part)[:, -1] for part in parts])
     else:
         rows = data.prepared.matrix.values[starts + data.length - 1]
-    # One array and no further copies: this is the most memory that an evaluation needs.
+    # One array without further copies, because this step determines the peak memory.
     found = np.ones((len(rows), rows.shape[1] + 1))
     found[:, :-1] = rows
     return found

@@ -16,9 +16,9 @@ from atb_fast.features.frames import epoch_ms
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.quality import bar_length
 
-#: A mean over fewer windows than these says little.
+#: A mean over fewer windows than this is not reliable.
 FEW = 20
-#: The rolling error covers one of this many parts of the test windows.
+#: The rolling error covers the test windows divided by this number.
 _PARTS = 12
 
 
@@ -186,8 +186,9 @@ def regimes(data: WindowedData) -> Regimes | None:
     It is the realized volatility over the bars of the input window, but at least 20: the root of
     the mean squared log return of their closes (T. Andersen, T. Bollerslev, F. Diebold and P.
     Labys, Modeling and Forecasting Realized Volatility, 2003). It ends with the last bar of the
-    window, and the limits are those of the training windows, so nothing is known from the future.
-    Returns over gaps do not count; if fewer than half are left, the level is unknown.
+    window, and the limits are those of the training windows, so there is no look-ahead bias.
+    Returns over gaps do not count. If fewer than half of the returns are left, the level is
+    unknown.
 
     Returns:
         None if no training window has a known level.

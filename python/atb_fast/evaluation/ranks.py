@@ -1,4 +1,4 @@
-"""Rank correlation of forecasts and outcomes, which is called information coefficient."""
+"""Rank correlation of forecasts and outcomes, also called the information coefficient."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def comparable(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return forecasts for the windows of `tested`, and outcomes, as values that can be ranked.
 
-    Prices become returns from the last close, NaN if one is not positive. Of two classes, it is the
-    probability of the second one; of three, that of the last minus that of the first, next to the
-    labels. Other forecasts are returned unchanged.
+    Prices become returns from the last close, or NaN if a price is not positive. Class
+    probabilities become the probability of the second of two classes, or that of the last minus
+    that of the first of three; their outcomes are the labels. Other values are unchanged.
     """
     actual = tested.actual
     if scoring.kind == "prices":
@@ -57,8 +57,8 @@ def rank_correlation(
     Its standard error is that of the mean of its influence function, which includes the error of
     the ranks (C. Borkowf, Computing the Nonnull Asymptotic Variance and the Asymptotic Relative
     Efficiency of Spearman's Rank Correlation, 2002). The variance of that mean has autocovariances
-    with the weights of W. Newey and K. West (1987), because consecutive windows overlap and depend
-    on each other. There are `4 (n / 100)^(2/9)` of them, or twice as many as the horizons of two
+    with the weights of W. Newey and K. West (1987), because consecutive windows overlap and are
+    autocorrelated. There are `4 (n / 100)^(2/9)` of them, or twice as many as the horizons of two
     windows share bars, whichever is more.
 
     Args:

@@ -64,9 +64,9 @@ def diebold_mariano(
 
 
 def p_value(statistic: float) -> float:
-    """Return the probability of a statistic at least this far from 0, if both are equally good.
+    """Return the probability of a statistic at least this far from 0 if both are equally good.
 
-    It is two-sided and assumes a standard normal distribution, which the statistic of
+    The test is two-sided and assumes a standard normal distribution, which the statistic of
     `diebold_mariano` has in large samples.
     """
     return erfc(abs(statistic) / 2.0**0.5)

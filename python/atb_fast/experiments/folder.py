@@ -71,7 +71,7 @@ def _check_folder(folder: Path, definition: Mapping[str, Any]) -> None:
     if path.name not in names:
         if others:
             raise StorageError(
-                f"{folder} has other files, such as {others[0]}, and no {DEFINITION}; pass a new "
+                f"{folder} has other files, such as {others[0]}, but no {DEFINITION}; pass a new "
                 "folder as --study"
             )
         write(path, json.dumps(definition, indent=2, allow_nan=False).encode() + b"\n")
@@ -82,7 +82,8 @@ def _check_folder(folder: Path, definition: Mapping[str, Any]) -> None:
         shown = ", ".join(differ[:5]) + ", ..." * (len(differ) > 5)
         raise StorageError(
             f"{path} belongs to another study, which differs in {shown:.200};"
-            " pass another --study, or omit it. If the file is damaged, move it elsewhere"
+            " pass another --study, or omit it. If the file is damaged, move it elsewhere and run"
+            " the command again"
         )
     for name in others:
         raise StorageError(f"{folder / name} does not belong to the study; move it elsewhere")
@@ -121,7 +122,7 @@ def _hash(result: Mapping[str, Any]) -> str:
 def read_result(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result in a file, which must be that of `document`.
 
-    Results of early versions have no hash.
+    Results of earlier versions of atb-fast have no hash.
 
     Raises:
         StorageError: It cannot be read, is damaged, or is the result of something else.

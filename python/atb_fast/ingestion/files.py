@@ -182,7 +182,7 @@ def _quoted(text: str) -> str:
 
 
 def _shown(column: pl.Series, row: int) -> str:
-    """Return a value; a time outside of the years that Python knows is shown as a number."""
+    """Return a value as text; times outside the years that Python supports become numbers."""
     value = column.slice(row, 1)
     dated = isinstance(value.dtype, pl.Datetime) or value.dtype == pl.Date
     if dated and not value.dt.year().is_between(1, 9999).fill_null(value=False).all():

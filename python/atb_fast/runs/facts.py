@@ -1,4 +1,4 @@
-"""Names what runs of the ledger share, and how they differ."""
+"""The facts about runs of the ledger: which they share, and which differ."""
 
 from __future__ import annotations
 

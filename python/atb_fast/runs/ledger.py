@@ -16,7 +16,7 @@ engines scan that. Each line is a JSON object with these keys:
     machine, git, versions
     bundle     path relative to the registry; null if none was published
     study      the study that the run is part of, or null
-    sha256     hash of the record without this key; records of early versions have none
+    sha256     hash of the record without this key; missing in records of earlier versions
 
 The file is not trusted: `read` checks the hash, and the size and the type of every value.
 """
@@ -452,7 +452,7 @@ def _is_part(value: Any) -> bool:
 
 
 def _is_time(value: Any) -> bool:
-    # In UTC, a time of the year 1 or 9999 may be outside of the years that Python knows.
+    # In UTC, a time in the year 1 or 9999 may be outside the years that Python supports.
     with suppress(TypeError, ValueError, OverflowError):
         found = datetime.fromisoformat(value)
         return found.tzinfo is not None and bool(found.astimezone(UTC))

@@ -17,8 +17,8 @@ from atb_fast.serving.checksums import read_checked
 
 #: Largest model.onnx that is loaded, in bytes.
 _MOST_BYTES = 256 << 20
-#: The key that a tensor must have if its values are in another file. Protocol Buffers puts the
-#: length in front of a string: 8, or an 8 in more bytes than necessary, the last of which is 0.
+#: The key of a tensor whose values are in another file. Protocol Buffers writes the length before a
+#: string: the byte 8, or a longer encoding of 8, which ends with the byte 0.
 _OTHER_FILE = re.compile(rb"[\x08\x00]location")
 
 
@@ -128,7 +128,7 @@ def load_session(content: bytes, path: Path) -> Any:
     """Return an onnxruntime session for the model in `content`, which was read from `path`.
 
     Raises:
-        BundleError: onnxruntime cannot load the model, or the model names other files.
+        BundleError: onnxruntime cannot load the model, or the model stores weights in other files.
         MissingExtraError: onnxruntime is not installed.
     """
     try:
@@ -137,14 +137,14 @@ def load_session(content: bytes, path: Path) -> Any:
         raise MissingExtraError(
             "scoring needs onnxruntime; install with pip install 'atb-fast[predict]'"
         ) from error
-    # onnxruntime would read them, relative to the working directory.
+    # onnxruntime would read these files, relative to the working directory.
     if _OTHER_FILE.search(content):
         raise BundleError(
             f"{path}: the model stores weights in other files, expected one self-contained file; "
-            "save it without external data"
+            "export it without external data"
         )
     options = onnxruntime.SessionOptions()
-    # Its own format can be loaded too, but has not been checked above.
+    # Otherwise onnxruntime would also load its own format, which the check above does not cover.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 4
     # `Bundle` uses threads for whole batches, which is faster than threads within one batch.

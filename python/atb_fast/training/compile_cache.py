@@ -8,8 +8,9 @@ is filled with the stored programs, whose checksums are verified, and new progra
     {cache_dir}/compiled/{key}-{name}.pb     SHA-256 of file name and program, then the program
     {cache_dir}/compiled/{key}.{name}.pb     the same for a trace of TensorFlow, see `programs`
 
-A checksum does not stop an attacker, and these files are executed. So only files that nobody else
-can have written are loaded: this user or root must own them, and only the owner may write to them.
+A checksum does not stop an attacker, and these files are executed. Therefore, only files that
+nobody else could have written are loaded: this user or root must own them, and only the owner may
+have permission to write to them.
 
 The key covers everything that machine code depends on: the processor, the number of threads, the
 build of TensorFlow and its flags. The name comes from XLA, which uses a program only if it was
@@ -54,7 +55,7 @@ _PROCESSOR = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "
 #: The oldest TensorFlow that gives the same computation the same name in every process.
 _OLDEST = [2, 20]
 _DIGEST = hashlib.sha256().digest_size
-#: The permission of the group and of others to write to a file.
+#: Permission for the group or others to write to a file.
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 #: The directory and the key of stored programs; empty if this process stores none.

@@ -30,7 +30,7 @@ def trained_windows(data: WindowedData, starts: NDArray[np.int64]) -> NDArray[np
     """Return the windows as a compiled program cuts them, so that they can be compared."""
     import tensorflow as tf
 
-    # The graph holds copies of its constants, so it gets the rows of these windows only.
+    # The graph copies its constants, so it gets only the rows of these windows.
     wanted = starts[:, None] + np.arange(data.length)
     rows, places = np.unique(wanted, return_inverse=True)
     places = places.reshape(wanted.shape)
@@ -109,7 +109,7 @@ def gathered_dataset(
     columns = [tf.constant(column.astype(np.float32)) for column in columns]
     offsets = tf.range(data.length, dtype=tf.int64)
 
-    # AutoGraph would convert it with a file in the temporary folder, which outlives the process.
+    # AutoGraph would write a file to the temporary folder and leave it there.
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def cut(start: Any) -> tuple[Any, ...]:
         windows = tf.gather(matrix, start[:, None] + offsets)

@@ -34,7 +34,7 @@ _MARGIN_MS = 5_000
 #: Half of the limit for an IP address, because a trading bot may use the same address.
 _WEIGHT_A_MINUTE = 3000
 _COLUMNS = 12
-#: The year 2100. A later time is not one.
+#: The year 2100; later times are invalid.
 _LAST_MS = 4_102_444_800_000
 
 
@@ -232,7 +232,7 @@ def _candles(rows: Any, start: int, end: int) -> pl.DataFrame:
             for number, name in enumerate(CANDLE_SCHEMA.names()[1:], start=1)
         }
     except (TypeError, ValueError, OverflowError) as error:
-        reason = str(error).partition("\n")[0]  # Polars adds hints for programmers
+        reason = str(error).partition("\n")[0]  # without the hints that Polars adds for programmers
         raise MalformedError(f"the response has an invalid time or price: {reason}") from error
     if len(times) and not (
         start <= times[0] and times[-1] < end and (times.diff().drop_nulls() > 0).all()

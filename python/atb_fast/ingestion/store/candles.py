@@ -99,7 +99,7 @@ class CandleStore:
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(path, "not a manifest of candles") from error
         if not named:
-            raise damaged(path, "it names a file that is not one of candles")
+            raise damaged(path, "it names a file that cannot contain candles")
         if symbol != self.symbol or timeframe != self.timeframe:
             raise damaged(path, f"it belongs to {symbol} {timeframe}")
         return Manifest(ranges, outages)

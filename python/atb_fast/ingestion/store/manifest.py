@@ -52,14 +52,14 @@ class Range:
         """Return the range of a manifest entry; the inverse of `to_dict`.
 
         Raises:
-            KeyError, TypeError, ValueError: It is not one.
+            KeyError, TypeError, ValueError: The entry is invalid.
         """
         made = cls(**row | {name: row[name] and from_iso(row[name]) for name in _TIMES})
         texts = (made.file, made.sha256, made.source, made.fetched_at)
         whole = [made.rows, made.start, made.end]
         whole += [time for time in (made.first, made.last) if time is not None]
         if {*map(type, texts)} != {str} or {*map(type, whole)} != {int}:
-            raise TypeError("a value has another type")
+            raise TypeError("a value has the wrong type")
         if not made.start < made.end:
             raise ValueError("the range is empty")
         return made
