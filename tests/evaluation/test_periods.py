@@ -40,6 +40,16 @@ def test_rolling_errors_equal_pandas(count: int, windows: int) -> None:
         np.testing.assert_allclose(own, expected, rtol=1e-9)
 
 
+def test_an_infinite_loss_does_not_hide_later_errors() -> None:
+    losses = losses_of(100)
+    losses.model[30] = np.inf
+    found = rolling(losses)
+    assert found is not None
+    expected = pd.Series(losses_of(100).model).rolling(20).mean() ** 0.5
+    expected[30:50] = np.inf
+    np.testing.assert_allclose(found.model, expected, rtol=1e-9)
+
+
 def test_too_few_windows_to_roll() -> None:
     assert rolling(losses_of(39)) is None
     assert rolling(Losses(np.zeros(0), np.zeros(0), rmse)) is None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from atb_fast.evaluation.record import RunRecord
@@ -150,6 +151,27 @@ def test_logarithmic_axes_keep_the_digits_of_small_values() -> None:
     assert values["y"]["label"] == "loss"
     assert values["series"][0]["y"] == [1e-6, 12.346, 1e6]
     assert 0 < values["margins"][0] == values["margins"][1] < 0.1
+
+
+def test_values_that_an_axis_cannot_show_are_missing() -> None:
+    def draw(axis: Any) -> None:
+        axis.plot([1, 2, 3, 4], [5.0, 0.0, -1.0, 50.0], label="sigma")
+        axis.set(yscale="log")
+
+    values = carried(draw)
+    assert values["series"][0]["y"] == [5.0, None, None, 50.0]
+    assert all(0 < margin < 0.4 for margin in values["margins"])
+    infinite = carried(lambda axis: axis.plot([1, 2, 3], [1.0, np.inf, 2.0], label="loss"))
+    assert infinite["series"][0]["y"] == [1.0, None, 2.0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_chart_without_any_value_is_drawn_without_a_script(value: float) -> None:
+    def draw(axis: Any) -> None:
+        axis.axhline(1.0, label="level")
+        over_time(axis, DAYS, [Line("model", np.full(10, value), {})], "ratio")
+
+    assert carried(draw) is None
 
 
 def test_rows_have_names_and_no_zoom() -> None:

@@ -18,6 +18,7 @@ from atb_fast.evaluation.diagnostics import evaluate
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
+from atb_fast.reports.before import section
 from atb_fast.runs.previous import run_before
 from atb_fast.runs.promotion import Promotion
 from atb_fast.serving import registry
@@ -205,6 +206,9 @@ def test_figures_of_another_forecast_are_not_compared(
         (lambda old: old.update(price_normalization=[1]), "price_normalization"),
         (lambda old: old["config"].update(epochs={"deep": [1]}, symbol=None), ""),
         (lambda old: old["evaluation_results"].update(ratio=float("nan"), mape=[1]), ""),
+        (lambda old: old["evaluation_results"].update(test_rmse=10**400, r2=1e308), ""),
+        (lambda old: old["evaluation_results"].update(test_rmse=0.0, r2=float("inf")), ""),
+        (lambda old: old["config"].update(epochs=10**400, batch_size=float("nan")), ""),
         (lambda old: old.update(recipe_document={"target": 5, "network": [], "name": {}}), ""),
     ],
 )
@@ -220,6 +224,7 @@ def test_unexpected_metadata_is_not_an_error(
     assert found is not None
     assert problem in found.problem
     assert bool(found.problem) == bool(problem)
+    assert section(found, str) is not None  # what is shown of it
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "binary", "list", "pipe", "huge"])

@@ -82,7 +82,8 @@ class Rolling(NamedTuple):
 def rolling(losses: Losses) -> Rolling | None:
     """Return the rolling errors over a twelfth of the windows, but at least 20 of them.
 
-    None if there are fewer than twice as many windows.
+    An infinite loss makes only the errors over its window infinite. None if there are fewer than
+    twice as many windows.
     """
     count = len(losses.model)
     windows = max(FEW, count // _PARTS)
@@ -90,9 +91,13 @@ def rolling(losses: Losses) -> Rolling | None:
         return None
 
     def errors(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        sums = np.cumsum(np.append(0.0, values))
+        known = np.isfinite(values)
+        sums, counts = (
+            np.cumsum(np.append(0.0, each)) for each in (np.where(known, values, 0.0), known)
+        )
         # Rounding could make a sum negative.
         means = np.maximum(sums[windows:] - sums[:-windows], 0.0) / windows
+        means[counts[windows:] - counts[:-windows] < windows] = np.inf
         return np.append(np.full(windows - 1, np.nan), losses.error(means))
 
     return Rolling(windows, errors(losses.model), errors(losses.reference))

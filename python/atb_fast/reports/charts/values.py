@@ -76,7 +76,8 @@ def read_values(axis: Any) -> dict[str, Any] | None:
     x, y = _describe(axis.xaxis), _describe(axis.yaxis)
     rows = y["scale"] == "names"
     shown = _named(list(_series(axis)))
-    if not any(series.name is not None for series in shown):
+    values = [each.y for each in shown if each.name is not None and each.kind != "level"]
+    if not any(_visible(each, y).any() for each in values):
         return None
     zoom = not rows and x["scale"] != "names"
     if zoom:
@@ -306,7 +307,7 @@ def _margins(shown: Sequence[_Series], axis: dict[str, Any]) -> list[float]:
     """Return the shares of the y axis below and above all values."""
     parts = [each for one in shown if one.kind != "level" for each in (one.y, one.low, one.high)]
     values = np.concatenate([each for each in parts if each is not None])
-    values = values[np.isfinite(values)]
+    values = values[_visible(values, axis)]
     ends = np.array([*axis["limits"], values.min(), values.max()])
     low, high, least, most = np.log10(ends) if axis["scale"] == "log" else ends
     margins = np.array([least - low, high - most]) / (high - low)
@@ -336,10 +337,18 @@ def _times(days: _Floats) -> dict[str, Any]:
     return {"unit": unit, "steps": (steps // unit).tolist()}
 
 
+def _visible(values: _Floats, axis: dict[str, Any]) -> NDArray[np.bool_]:
+    """Return which values the scale of an axis can show."""
+    return np.isfinite(values) & ((axis["scale"] != "log") | (values > 0.0))
+
+
 def _numbers(values: _Floats, axis: dict[str, Any]) -> list[float | None]:
     """Return values rounded to what can be seen after zooming; None for missing ones."""
     if axis["scale"] == "log":
-        return [float(f"{each:.5g}") if math.isfinite(each) else None for each in values]
+        shown = _visible(values, axis)
+        return [
+            float(f"{each:.5g}") if seen else None for each, seen in zip(values, shown, strict=True)
+        ]
     low, high = axis["limits"]
     digits = 4 - math.floor(math.log10(abs(high - low) or 1.0))
     kind = int if digits <= 0 else float
