@@ -204,6 +204,16 @@ def test_tests_and_ranks_equal_scipy(tmp_path: Path, record_of: RecordOf, kind: 
         assert f"standard deviation {share:.3f} times that of " in ranks
 
 
+def test_rank_correlations_that_are_undefined(tmp_path: Path, record_of: RecordOf) -> None:
+    data = record_of("two").data
+    rises = data.test[data.targets(data.test) == 1.0]
+    only = replace(data, parts=replace(data.parts, test=rises))
+    page, _ = page_of(tmp_path, record_of("two", None, only))
+    assert "undefined: what happened is the same for all windows" in page.text
+    page, _ = page_of(tmp_path, record_of("two", np.full(len(data.test), 0.25), data))
+    assert "undefined: the model forecasts the same for all windows" in page.text
+
+
 def test_the_table_of_volatility_counts_every_window(tmp_path: Path, record_of: RecordOf) -> None:
     record = record_of("returns")
     page, _ = page_of(tmp_path, record)

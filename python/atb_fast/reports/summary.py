@@ -202,14 +202,15 @@ def _statistic(statistic: float) -> str:
 def _ranks(scored: Scored) -> list[Pair]:
     """Return how predicted and actual values agree: rank correlation and standard deviations."""
     scoring, tested = scored.scoring, scored.tested
-    count = len(tested.times)
+    pair = comparable(scoring, tested, tested.forecasts)
+    known = ~np.isnan(pair[0] + pair[1])
+    count = int(known.sum())
     if count < FEW:
         return [Pair("rank correlation", f"too few windows ({count}, needs {FEW})")]
-    pair = comparable(scoring, tested, tested.forecasts)
     found = rank_correlation(*pair, tested.horizon)
     if found is None:
-        same = "the model predicts the same value for all windows"
-        rows = [Pair("rank correlation", f"undefined: {same}")]
+        same = "the model predicts" if np.ptp(pair[0][known]) == 0.0 else "the actual value is"
+        rows = [Pair("rank correlation", f"undefined: {same} the same for all windows")]
     else:
         ends = " to ".join(_three(end) for end in (found.low, found.high))
         rows = [Pair("rank correlation", f"{_three(found.value)}, 95% interval {ends}")]
@@ -218,7 +219,7 @@ def _ranks(scored: Scored) -> list[Pair]:
             beside = rank_correlation(*comparable(scoring, tested, other), tested.horizon)
             if beside:
                 rows.append(Pair(f"rank correlation of {scored.reference}", _three(beside.value)))
-    deviations = [float(np.nanstd(each)) for each in pair]
+    deviations = [float(np.std(each[known])) for each in pair]
     if scored.kind != "classes" and deviations[1] > 0.0:
         share = ratio_text(deviations[0] / deviations[1])
         what = "realized volatility" if scored.kind == "volatility" else "the actual returns"

@@ -324,6 +324,7 @@
     svg.addEventListener("dblclick", () => zoomAll(null));
     reset.addEventListener("click", () => zoomAll(null));
     svg.addEventListener("keydown", (event) => {
+      if (event.altKey || event.ctrlKey || event.metaKey) return; // those belong to the browser
       const all = seen();
       const at = all.indexOf(current);
       const last = all.length - 1;
