@@ -153,6 +153,12 @@ def test_keys_move_the_crosshair_and_are_announced(seen: dict[str, Any], record:
     assert seen["announced_by_mouse"] == ""
 
 
+def test_shortcuts_of_the_browser_still_work(seen: dict[str, Any]) -> None:
+    read, untouched = seen["shortcut"]
+    assert read == seen["keys"][-1]
+    assert untouched is True
+
+
 def test_a_drag_zooms_all_charts_over_time(seen: dict[str, Any]) -> None:
     before, after = seen["before"], seen["zoomed"]
     over_time = {"Closing prices and split", "Test predictions"}

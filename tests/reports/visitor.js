@@ -50,8 +50,9 @@
     point(svg, "pointermove", across, down);
     return read(svg);
   }
-  function press(svg, key) {
-    svg.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  function press(svg, key, held = {}) {
+    const event = new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true, ...held });
+    seen.untouched = svg.dispatchEvent(event);
     return read(svg);
   }
   // The drawing without the crosshair, which pointing leaves behind.
@@ -103,6 +104,7 @@
     svgs.forEach((svg) => point(svg, "pointerleave", 0.5, 0.5));
     seen.keys = ["End", "ArrowLeft", "ArrowRight", "Home", "ArrowRight", "PageDown"].map((key) => press(zoom, key));
     seen.announced = said.textContent;
+    seen.shortcut = [press(zoom, "ArrowLeft", { altKey: true }), seen.untouched];
     press(zoom, "Escape");
 
     // Zooming.
