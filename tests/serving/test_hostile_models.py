@@ -129,3 +129,6 @@ def test_names_that_contain_the_key(tmp_path: Path) -> None:
     named.graph.node[0].name = "attention/location/MatMul"
     named.doc_string = "location"[:-1]
     load_session(named.SerializeToString(), tmp_path / "model.onnx")
+    named.graph.node[0].name = "location"  # cannot be told from the key
+    with pytest.raises(BundleError, match="a node that is named location"):
+        load_session(named.SerializeToString(), tmp_path / "model.onnx")

@@ -137,11 +137,13 @@ def load_session(content: bytes, path: Path) -> Any:
         raise MissingExtraError(
             "scoring needs onnxruntime; install with pip install 'atb-fast[predict]'"
         ) from error
-    # onnxruntime would read these files, relative to the working directory.
+    # onnxruntime would read these files, relative to the working directory. An input, a tensor or a
+    # node named `location` looks the same as the key.
     if _OTHER_FILE.search(content):
         raise BundleError(
             f"{path}: the model stores weights in other files, expected one self-contained file; "
-            "export it without external data"
+            "export it without external data, and without an input, a tensor or a node that is "
+            "named location"
         )
     options = onnxruntime.SessionOptions()
     # Otherwise onnxruntime would also load its own format, which the check above does not cover.
