@@ -241,6 +241,19 @@ def test_few_test_windows_are_named(
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
 
 
+@pytest.mark.parametrize("kind", ["returns", "two"])
+def test_a_month_without_windows(tmp_path: Path, record_of: RecordOf, kind: str) -> None:
+    record = record_of(kind)
+    test, times = record.data.test, record.evaluation.tested.times.to_numpy()
+    month = times.astype("datetime64[M]")
+    kept = test[month != month[0] + 1]
+    assert len(kept) < len(test)
+    data = replace(record.data, parts=replace(record.data.parts, test=kept))
+    page, _ = page_of(tmp_path, record_of(kind, None, data))
+    labels = [element.attributes.get("aria-label") for element in page.find("svg")]
+    assert "Accuracy by month" in labels
+
+
 # Classes
 
 

@@ -140,6 +140,31 @@ def test_bins_bands_and_intervals() -> None:
     assert (share["low"], share["high"]) == ([0.1, 0.2], [0.5, 0.8])
 
 
+def test_missing_intervals() -> None:
+    share, ends = np.arange(10.0), np.ones((2, 10))
+    share[3] = ends[:, 3] = ends[:, 5] = np.nan
+
+    def draw(axis: Any) -> None:
+        axis.errorbar(DAYS, share, ends, fmt="o", label="share")
+
+    (series,) = carried(draw)["series"]
+    assert series["y"][2:6] == [2.0, None, 4.0, 5.0]
+    assert series["low"][2:6] == [1.0, None, 3.0, None]
+    assert series["high"][2:6] == [3.0, None, 5.0, None]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda axis: axis.bar([], []),
+        lambda axis: axis.errorbar([], [], [], fmt="o", label="none"),
+        lambda axis: axis.fill_between([], [], []),
+    ],
+)
+def test_nothing_is_drawn_and_nothing_is_read(draw: Callable[[Any], Any]) -> None:
+    assert carried(draw) is None
+
+
 def test_logarithmic_axes_keep_the_digits_of_small_values() -> None:
     def draw(axis: Any) -> None:
         axis.plot([1, 2, 3], [1e-6, 12.345678, 1e6], label="loss")

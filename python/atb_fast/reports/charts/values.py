@@ -151,7 +151,7 @@ def _series(axis: Any) -> Iterator[_Series]:
             name, color = _name(container), line.get_color()
             yield _Series(line, "points", name, color, *_data(line), low, high)
     for container in axis.containers:
-        if isinstance(container, BarContainer):
+        if isinstance(container, BarContainer) and container.patches:
             yield _bars(container, intervals)
     for line in axis.lines:
         if line not in parts and len(line.get_xdata()):
@@ -162,7 +162,7 @@ def _series(axis: Any) -> Iterator[_Series]:
             edges, values = np.asarray(edges, np.float64), np.asarray(values, np.float64)
             yield _Series(patch, "bins", _name(patch), patch.get_edgecolor(), edges, values)
     for area in axis.collections:
-        if isinstance(area, PolyCollection):
+        if isinstance(area, PolyCollection) and area.get_paths():
             points = np.concatenate([path.vertices for path in area.get_paths()])
             x, places = np.unique(points[:, 0], return_inverse=True)
             low, high = np.full(len(x), np.inf), np.full(len(x), -np.inf)
@@ -202,7 +202,8 @@ def _bars(container: Any, intervals: dict[float, tuple[float, float]]) -> _Serie
 
 def _intervals(container: Any) -> tuple[_Floats, _Floats, _Floats]:
     """Return where the error bars of a container are, and their lower and upper ends."""
-    segments = np.concatenate([np.array(bars.get_segments()) for bars in container.lines[2]])
+    paths = [path.vertices for bars in container.lines[2] for path in bars.get_paths()]
+    segments = np.array(paths).reshape(-1, 2, 2)
     along = 0 if container.has_xerr else 1
     ends = segments[:, :, along]
     return segments[:, 0, 1 - along], ends.min(axis=1), ends.max(axis=1)
