@@ -340,7 +340,7 @@ def _times(days: _Floats) -> dict[str, Any]:
 
 def _visible(values: _Floats, axis: dict[str, Any]) -> NDArray[np.bool_]:
     """Return which values the scale of an axis can show."""
-    return np.isfinite(values) & ((axis["scale"] != "log") | (values > 0.0))
+    return np.isfinite(values) & (values > (0.0 if axis["scale"] == "log" else -np.inf))
 
 
 def _numbers(values: _Floats, axis: dict[str, Any]) -> list[float | None]:
