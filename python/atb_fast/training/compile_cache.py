@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -167,17 +168,23 @@ def _read(path: Path) -> bytes | None:
         if digest != _digest(path.name, content):
             log.warning("%s is damaged; compiling the program again", path)
         elif status.st_uid not in (os.getuid(), 0) or status.st_mode & _WRITABLE:
-            log.warning(
-                "%s can be written by other users; compiling the program again. Use a cache "
-                "directory of your own",
-                path,
-            )
+            _warn_of_others(path.parent)
         else:
             # Records the last use. Explicit times keep the order.
             os.utime(path, ns=(time.time_ns(), time.time_ns()))
             return content
         path.unlink()
     return None
+
+
+@cache
+def _warn_of_others(directory: Path) -> None:
+    """Say it once: there can be hundreds of files, for example of a version without this check."""
+    log.warning(
+        "files in %s can be written by other users; compiling their programs again. Use a cache "
+        "directory of your own",
+        directory,
+    )
 
 
 def _store(directory: Path, key: str) -> None:
