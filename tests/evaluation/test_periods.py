@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from atb_fast.evaluation.periods import Losses, by_group, months, regimes, rolling
 from atb_fast.evaluation.scoring import scoring_of
+from atb_fast.features.outputs import Classes, Return
 from atb_fast.features.windows import WindowedData
 
 #: Number of classes of each kind that has some.
@@ -82,7 +83,7 @@ def test_groups_equal_pandas(data: WindowedData, kind: str) -> None:
         assert ratio == pytest.approx(errors[0] / errors[1])
         hits = scoring.hits(tested)[part]
         hits = hits[~np.isnan(hits)]
-        assert found.bars[number] == len(hits)
+        assert found.counted[number] == found.bars[number] == len(hits)
         if kind == "volatility":
             assert len(hits) == 0
             continue
@@ -110,6 +111,48 @@ def test_hits_agree_with_the_accuracy_of_all_windows(data: WindowedData, kind: s
     assert np.nanmean(hits) == pytest.approx(figures[name])
     count = figures["accuracy_bars" if name == "accuracy" else "directional_bars"]
     assert np.sum(~np.isnan(hits)) == count
+
+
+@pytest.mark.parametrize("kind", ["returns", "two", "three"])
+def test_one_group_of_all_windows_has_the_accuracy_of_the_model(
+    data: WindowedData, kind: str
+) -> None:
+    data = of_kind(data, kind)
+    output = {
+        "returns": Return(horizon=7),
+        "two": Classes((-1, 1), 7),
+        "three": Classes((-1, 0, 1), 7),
+    }[kind]
+    data = replace(data, labels=replace(data.labels, output=output))
+    scoring, rng = scoring_of(data), np.random.default_rng(4)
+    actual = data.targets(data.test)
+    forecasts = rng.normal(0, 1, len(actual))
+    if kind in CLASSES:
+        scores = rng.dirichlet(np.ones(CLASSES[kind]), len(actual))
+        forecasts = scores[:, 1] if kind == "two" else scores
+    tested = scoring.tested(data, forecasts)
+    found, figures = (
+        by_group(scoring, tested, np.zeros(len(actual), np.int64), 1),
+        scoring.figures(tested),
+    )
+    name = "accuracy" if kind in CLASSES else "directional_accuracy"
+    assert found.share[0] == pytest.approx(figures[name])
+    assert found.low[0] == pytest.approx(figures[f"{name}_low"])
+    assert found.high[0] == pytest.approx(figures[f"{name}_high"])
+    bars = figures["accuracy_bars" if kind in CLASSES else "directional_bars"]
+    assert found.bars[0] == bars < len(actual) / 6
+
+
+def test_a_group_without_a_window_of_its_own_has_the_widest_interval(data: WindowedData) -> None:
+    data = of_kind(data, "three")
+    data = replace(data, labels=replace(data.labels, output=Classes((-1, 0, 1), 7)))
+    scoring = scoring_of(data)
+    tested = scoring.tested(data, np.tile([0.2, 0.3, 0.5], (len(data.test), 1)))
+    group = np.where(tested.apart, 0, 1)
+    found = by_group(scoring, tested, group, 2)
+    assert found.windows[1] == found.counted[1] > 0
+    assert found.bars.tolist() == [tested.apart.sum(), 1]
+    assert found.high[1] - found.low[1] > 0.5
 
 
 def test_months_equal_pandas() -> None:

@@ -322,6 +322,34 @@ def test_mcnemar_counts_bars_whose_horizons_do_not_overlap(
     assert f"Of the {count} bars whose horizons do not overlap, those that only the" in page.text
 
 
+@pytest.mark.parametrize(
+    ("better", "worse", "p_value", "than", "chance"),
+    [
+        (0, 5, 0.062, "no better than", "can be due to chance"),
+        (14, 34, 0.0055, "worse than", "is significant"),
+        (34, 14, 0.0055, "better than", "is significant"),
+    ],
+)
+def test_the_tile_of_the_accuracy_agrees_with_mcnemar(
+    tmp_path: Path,
+    record_of: RecordOf,
+    better: int,
+    worse: int,
+    p_value: float,
+    than: str,
+    chance: str,
+) -> None:
+    record = record_of("three")
+    mcnemar = {"other": "majority", "better": better, "worse": worse, "p_value": p_value}
+    # The interval alone would call the model worse.
+    figures = {"accuracy": 0.1, "accuracy_low": 0.02, "accuracy_high": 0.5, "mcnemar": mcnemar}
+    figures["majority_accuracy"] = 0.7
+    evaluation = replace(record.evaluation, results={**record.evaluation.results, **figures})
+    page, _ = page_of(tmp_path, replace(record, evaluation=evaluation))
+    assert page.tiles["Accuracy"].endswith(f"; {than} the majority class (70.0%)")
+    assert f"The difference {chance} (McNemar test" in page.text
+
+
 def test_the_confusion_matrix_equals_scikit_learn(record_of: RecordOf) -> None:
     record = record_of("three")
     axis = axis_of(record, "confusion")

@@ -114,7 +114,9 @@ class Groups:
         share: Directional accuracy, or accuracy of classes, 0..1. NaN if no bar counts.
         low: Lower end of its 95% interval; see `significance.wilson_interval`.
         high: Upper end of that interval.
-        bars: Number of bars that count for it; see `Scoring.hits`.
+        counted: Number of windows that count for it; see `Scoring.hits`.
+        bars: Number of those whose horizons do not overlap, at least 1 if any counts. The interval
+            is that of so many independent bars.
     """
 
     windows: NDArray[np.int64]
@@ -122,6 +124,7 @@ class Groups:
     share: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    counted: NDArray[np.int64]
     bars: NDArray[np.int64]
 
 
@@ -148,13 +151,15 @@ def by_group(scoring: Scoring, tested: Tested, group: NDArray[np.int64], count: 
             ratios[name] = np.where(other > 0.0, own / other, np.nan)
     hits = scoring.hits(tested)
     counted = member & ~np.isnan(hits)
-    bars = np.bincount(group[counted], minlength=count)
+    total = np.bincount(group[counted], minlength=count)
     right = np.bincount(group[counted], weights=hits[counted], minlength=count)
+    bars = np.bincount(group[counted & tested.apart], minlength=count)
+    bars = np.where(total > 0, np.maximum(bars, 1), 0)
     share, low, high = np.full((3, count), np.nan)
-    for i in np.flatnonzero(bars):
-        share[i] = right[i] / bars[i]
+    for i in np.flatnonzero(total):
+        share[i] = right[i] / total[i]
         low[i], high[i] = wilson_interval(float(share[i]), int(bars[i]))
-    return Groups(windows, ratios, share, low, high, bars)
+    return Groups(windows, ratios, share, low, high, total, bars)
 
 
 def months(times: NDArray[np.datetime64]) -> tuple[NDArray[np.datetime64], NDArray[np.int64]]:

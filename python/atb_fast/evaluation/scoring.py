@@ -204,9 +204,10 @@ class Scoring(ABC):
     def hits(self, tested: Tested) -> NDArray[np.float64]:
         """Return whether the direction or the class of each window was forecast, shape (windows,).
 
-        1 or 0, or NaN for windows that do not count: those whose horizon overlaps with that of an
-        earlier window that counts (see `Tested.apart`), and those in which the prediction or the
-        price does not move. All are NaN if a forecast has neither direction nor class.
+        1 or 0. All windows of classes count. Of directions, windows that do not count are NaN: those
+        whose horizon overlaps with that of an earlier window that counts (see `Tested.apart`), and
+        those in which the prediction or the price does not move. All are NaN if a forecast has
+        neither direction nor class.
         """
         return np.full(len(tested.actual), np.nan)
 
@@ -331,8 +332,7 @@ class ClassProbabilities(Scoring):
 
     def hits(self, tested: Tested) -> NDArray[np.float64]:
         """Return whether the most probable class of each window occurred; see `Scoring.hits`."""
-        right = self._chosen(tested.forecasts) == tested.actual
-        return np.where(tested.apart, right, np.nan)
+        return np.where(self._chosen(tested.forecasts) == tested.actual, 1.0, 0.0)
 
     def _probabilities(self, forecasts: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability of each class, shape (windows, classes)."""

@@ -52,6 +52,8 @@ _CONTRARIAN = "Contrarian: the opposite of the last return."
 _LINEAR = "Linear model: {}, fitted to the last bar of each training window."
 #: The simple forecasts of classes in sentences.
 _SIMPLE = {"majority": "the majority class", "contrarian": "contrarian"}
+#: A difference with a smaller p-value is significant.
+_SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -359,7 +361,9 @@ def _direction(title: str, results: _Results, tested: Tested) -> Tile:
     return _accuracy(title, results, "directional_", f"always predicting {same}", base)
 
 
-def _accuracy(title: str, results: _Results, prefix: str, name: str, base: float) -> Tile:
+def _accuracy(
+    title: str, results: _Results, prefix: str, name: str, base: float, *, than: str | None = None
+) -> Tile:
     """Return an accuracy, its interval, and a comparison with that of a simple forecast.
 
     Args:
@@ -368,10 +372,13 @@ def _accuracy(title: str, results: _Results, prefix: str, name: str, base: float
         prefix: That of the names of the accuracy.
         name: Name of the simple forecast.
         base: Its accuracy, 0..1.
+        than: `better than`, `worse than` or `no better than`; by default, whether `base` is inside
+            the interval decides.
     """
     share, low, high = (100 * results[f"{prefix}accuracy{end}"] for end in ("", "_low", "_high"))
     base *= 100
-    than = "better than" if low > base else "worse than" if high < base else "no better than"
+    if than is None:
+        than = "better than" if low > base else "worse than" if high < base else "no better than"
     comparison = f"{than} {name} ({base:.1f}%)"
     bars = results["directional_bars" if prefix else "accuracy_bars"]
     return Tile(
@@ -415,10 +422,11 @@ def _classes(scored: Scored) -> dict[str, Any]:
         )
     if "contrarian_accuracy" in results:
         notes[1:1] = [_CONTRARIAN]
-    best = max(
-        (name for name in _SIMPLE if f"{name}_accuracy" in results),
-        key=lambda name: results[f"{name}_accuracy"],
-    )
+    # The table quotes this test, so the tile must not judge by the interval of the accuracy.
+    test = results["mcnemar"]
+    best, than = test["other"], "no better than"
+    if test["p_value"] < _SIGNIFICANT:
+        than = "better than" if test["better"] > test["worse"] else "worse than"
     named = names_of(scoring.labels)
     counts = zip(named, results["confusion_matrix"], strict=True)
     tiles = [
@@ -439,7 +447,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
             number(results["brier_score"]),
             f"class shares {number(results['class_shares_brier_score'])}",
         ),
-        _accuracy("Accuracy", results, "", _SIMPLE[best], results[f"{best}_accuracy"]),
+        _accuracy("Accuracy", results, "", _SIMPLE[best], results[f"{best}_accuracy"], than=than),
     ]
     return {
         "tiles": tiles,
@@ -454,7 +462,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
 def _mcnemar(results: _Results, horizon: int) -> str:
     """Return what the test of McNemar says, in one sentence."""
     test, name = results["mcnemar"], _SIMPLE[results["mcnemar"]["other"]]
-    chance = "can be due to chance" if test["p_value"] >= 0.05 else "is significant"
+    chance = "can be due to chance" if test["p_value"] >= _SIGNIFICANT else "is significant"
     bars = "Bars"
     if horizon > 1:
         bars = f"Of the {results['accuracy_bars']:,} bars whose horizons do not overlap, those"

@@ -168,7 +168,7 @@ def shares_by_month(
     ends = share - 100.0 * groups.low, 100.0 * groups.high - share
     axis.errorbar(at, share, np.maximum(ends, 0.0), fmt="none", ecolor=LIGHT["muted"], elinewidth=1)
     axis.axhline(
-        100.0 * float(np.nansum(groups.share * groups.bars) / groups.bars.sum()),
+        100.0 * float(np.nansum(groups.share * groups.counted) / groups.counted.sum()),
         color=LIGHT["other"],
         linestyle=":",
         label="all months",
