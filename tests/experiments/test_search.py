@@ -119,3 +119,11 @@ def test_importance_is_that_of_what_matters(some: Space) -> None:
     assert max(shares, key=lambda key: shares[key]) == "epochs"
     assert sum(shares.values()) == pytest.approx(1.0)
     assert search.importance(search.search_of("tpe", some, 0)) == {}
+
+
+def test_nothing_matters_if_all_trials_are_equally_good(some: Space) -> None:
+    found = search.search_of("tpe", some, 0)
+    for _ in range(12):
+        assert found.ask()
+        found.tell(result(1.0))
+    assert search.importance(found) == {}

@@ -172,12 +172,16 @@ def importance(search: Search) -> dict[str, float]:
     import warnings
 
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.trial import TrialState
 
+    complete = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.value for trial in complete}) < 2:  # Optuna would say that all matter equally
+        return {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna warns that it is experimental
             found = get_param_importances(search.study, evaluator=PedAnovaImportanceEvaluator())
-    except (ValueError, RuntimeError):  # too few trials, or all have the same value
+    except (ValueError, RuntimeError):  # too few trials
         return {}
     return {key: float(value) for key, value in found.items()}
 
