@@ -213,7 +213,9 @@ def test_bad_input(
 
 
 def test_an_empty_registry(atb_fast: Run) -> None:
-    assert atb_fast("runs", "ls", "--registry", "none").stdout.startswith("no runs in the ledger")
+    listed = atb_fast("runs", "ls", "--registry", "none").stdout
+    assert listed.startswith("no runs in the ledger")
+    assert "atb-fast runs reindex" in listed
     assert json.loads(atb_fast("runs", "ls", "--json", "--registry", "none").stdout) == []
     assert atb_fast("runs", "show", "a", "--registry", "none").returncode == 2
 

@@ -91,7 +91,10 @@ def list_runs(
     if as_json:
         print_json([_with_state(registry, record) for record in records])
     elif not every:
-        echo(f"no runs in the ledger of {registry}; train a model, or pass --registry")
+        echo(
+            f"no runs in the ledger of {registry}; train a model, pass another --registry, or, if "
+            "it has bundles, run atb-fast runs reindex"
+        )
     elif not records:
         echo(f"no run matches; the ledger has {counted(every, 'run')}")
     else:
