@@ -214,7 +214,7 @@ def test_months_without_windows_are_gaps(axis: Any) -> None:
     counts = np.bincount(number, minlength=len(found))
     share = np.where(counts > 0, 0.5, np.nan)
     ratios = {"RMSE": np.where(counts > 0, 1.1, np.nan)}
-    groups = Groups(counts, ratios, share, share - 0.1, share + 0.1, counts)
+    groups = Groups(counts, ratios, share, share - 0.1, share + 0.1, counts, counts)
     periods.shares_by_month(axis, found, times, groups, "accuracy")
     np.testing.assert_allclose(drawn(axis)["accuracy"], [50, 50, np.nan, 50, 50])
     other = Figure().subplots()

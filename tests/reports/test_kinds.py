@@ -418,6 +418,16 @@ def test_the_loss_is_compared_with_that_of_the_class_shares(record_of: RecordOf)
     assert axis.get_ylabel() == "mean weighted log loss"
 
 
+def test_the_shares_of_balanced_classes_are_weighted(tmp_path: Path, record_of: RecordOf) -> None:
+    data = record_of("three").data
+    page, _ = page_of(tmp_path, record_of("three"))
+    assert "share of each class in the training windows." in page.text
+    weights = np.ones(len(data.prepared.close))
+    data = replace(data, labels=replace(data.labels, weights=weights))
+    page, _ = page_of(tmp_path, record_of("three", None, data))
+    assert "share of each class in the training windows, weighted by class." in page.text
+
+
 def test_the_distribution_counts_every_window(record_of: RecordOf) -> None:
     record = record_of("two")
     tested = record.evaluation.tested

@@ -204,10 +204,10 @@ class Scoring(ABC):
     def hits(self, tested: Tested) -> NDArray[np.float64]:
         """Return whether the direction or the class of each window was forecast, shape (windows,).
 
-        1 or 0. All windows of classes count. Of directions, windows that do not count are NaN: those
-        whose horizon overlaps with that of an earlier window that counts (see `Tested.apart`), and
-        those in which the prediction or the price does not move. All are NaN if a forecast has
-        neither direction nor class.
+        1 or 0. For classes, all windows count. For directions, windows that do not count are NaN:
+        those whose horizon overlaps with that of an earlier window that counts (see
+        `Tested.apart`), and those in which the prediction or the price does not move. All are NaN
+        if a forecast has neither direction nor class.
         """
         return np.full(len(tested.actual), np.nan)
 

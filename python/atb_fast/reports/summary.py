@@ -452,6 +452,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
     return {
         "tiles": tiles,
         "names": named,
+        "weighted": isinstance(scoring, WeightedClasses),
         "later": "one bar" if horizon == 1 else f"at most {horizon:,} bars",
         "missing": " or ".join(name for name, row in counts if not any(row)),
         "mcnemar": _mcnemar(results, horizon),
