@@ -190,6 +190,16 @@ def test_a_model_of_the_sample_market_never_replaces_a_real_one(
     publish_synthetic(registry, real)
 
 
+@pytest.mark.parametrize("content", [None, '{"dataset": '])
+def test_a_model_without_metadata_may_be_a_real_one(registry: Path, content: str | None) -> None:
+    live = publish_synthetic(registry, True)
+    path = live / "metadata.json"
+    path.unlink() if content is None else path.write_text(content)
+    message = f"{live.name} is live, and its metadata.json cannot be read, so it may be a real one;"
+    with pytest.raises(BundleError, match=message):
+        publish_synthetic(registry, True)
+
+
 @pytest.mark.parametrize("target", ["latest", "removed"])
 def test_a_sample_model_does_not_go_live_if_a_real_one_may_have_been(
     registry: Path, target: str

@@ -23,6 +23,7 @@ from atb_fast.serving.registry import (
     is_broken,
     is_sample,
     live_version,
+    read_json,
     versions_in,
     work_folder,
 )
@@ -222,8 +223,8 @@ def sample_problem(home: Path) -> str | None:
     """Return why no model trained on the sample market may go live in `home`; None if one may.
 
     Such a model never replaces a real one. The live model counts as real unless its metadata says
-    otherwise; so do models of other trainers. If `latest` is broken, any version may have been
-    live.
+    otherwise; so do models of other trainers, and damaged ones. If `latest` is broken, any version
+    may have been live.
     """
     live = live_version(home)
     candidates = [home / live] if live else versions_in(home) if is_broken(home) else []
@@ -231,6 +232,10 @@ def sample_problem(home: Path) -> str | None:
     if real is None:
         return None
     state = f"{real} is live" if live else f"latest is broken: {real} may have been live"
+    try:
+        read_json(home / real / "metadata.json")
+    except BundleError:
+        state += ", and its metadata.json cannot be read, so it may be a real one"
     return (
         "a model trained on the sample market, whose prices are synthetic, never replaces a real "
         f"one, and {state}; use another --registry for such models"
