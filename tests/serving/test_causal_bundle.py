@@ -97,8 +97,8 @@ def test_predictions_equal_the_training_path(bundle: Bundle) -> None:
 
     got = bundle.predict(market.candles, market.sentiment)
     assert got.columns == ["timestamp", "prediction"]
-    times = data.times(data.test).to_list()
-    scored = got.filter(pl.col("timestamp").is_in(times))["prediction"].to_numpy()
+    times = data.times(data.test)
+    scored = got.filter(pl.col("timestamp").is_in(times.implode()))["prediction"].to_numpy()
     np.testing.assert_allclose(scored, expected, rtol=1e-6)
     # Wilder's average must settle, then a window must fill, then the horizon must pass.
     assert got["prediction"].null_count() == SETTLED + 24 - 1 + HORIZON
