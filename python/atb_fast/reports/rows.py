@@ -112,7 +112,7 @@ def part_text(part: Any) -> str:
 
 def number(value: float) -> str:
     """Format a price with cents if it is large, and with five significant digits if it is small."""
-    return f"{value:,.2f}" if abs(value) >= 100 else f"{value:#.5g}"
+    return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.5g}"
 
 
 def percent(share: float) -> str:

@@ -427,10 +427,11 @@ def _classes(scored: Scored) -> dict[str, Any]:
     best, than = test["other"], "no better than"
     if test["p_value"] < _SIGNIFICANT:
         than = "better than" if test["better"] > test["worse"] else "worse than"
+    weighted = "weighted by class; " if isinstance(scoring, WeightedClasses) else ""
     named = names_of(scoring.labels)
     counts = zip(named, results["confusion_matrix"], strict=True)
     tiles = [
-        Tile(f"{scored.part} log loss", number(results["log_loss"]), "smaller is better"),
+        Tile(f"{scored.part} log loss", number(results["log_loss"]), f"{weighted}smaller is better"),
         Tile(
             "Log loss of the class shares",
             number(results["class_shares_log_loss"]),
@@ -452,7 +453,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
     return {
         "tiles": tiles,
         "names": named,
-        "weighted": isinstance(scoring, WeightedClasses),
+        "weighted": bool(weighted),
         "later": "one bar" if horizon == 1 else f"at most {horizon:,} bars",
         "missing": " or ".join(name for name, row in counts if not any(row)),
         "mcnemar": _mcnemar(results, horizon),
