@@ -62,16 +62,16 @@ CONFIG: Any = TrainingConfig(symbol="BTCUSDT", source="sample")
 API: Any = atb_fast
 CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: API.load_market("BTCUSDT"), "options has type str, expected atb_fast.Train"),
-    (lambda: API.load_market(CONFIG, listener=print), "listener has type builtin_function"),
+    (lambda: API.load_market(CONFIG, listener=len), "listener has type builtin_function"),
     (lambda: API.prepare("BTCUSDT", CONFIG), "market has type str, expected atb_fast.Market"),
     (lambda: API.prepare(MARKET, "BTCUSDT"), "config has type str, expected atb_fast.Train"),
     (lambda: API.find_leaks(FRAME, CONFIG), "market has type polars.DataFrame, expected atb"),
     (lambda: API.find_leaks(MARKET, None), "config has type NoneType, expected atb_fast.Tr"),
     (lambda: API.evaluate("BTCUSDT"), "config has type str, expected atb_fast.TrainingConfig"),
-    (lambda: API.evaluate(CONFIG, listener=print), "listener has type builtin_function"),
+    (lambda: API.evaluate(CONFIG, listener=len), "listener has type builtin_function"),
     (lambda: API.run_training_pipeline({}), "config has type dict, expected atb_fast.Train"),
     (
-        lambda: API.run_training_pipeline(CONFIG, listener=print),
+        lambda: API.run_training_pipeline(CONFIG, listener=len),
         "listener has type builtin_function_or_method, expected atb_fast.Listener",
     ),
     (

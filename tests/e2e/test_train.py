@@ -210,7 +210,7 @@ def test_metadata_has_what_the_engines_read(metadata: Any, bundle: Path) -> None
 def test_the_report_has_the_results_of_publishing(bundle: Path, metadata: Any) -> None:
     page = (bundle / "report.html").read_text(encoding="utf-8")
     assert bundle.name in page
-    assert page.count("<svg ") == 9
+    assert page.count("<svg ") == 13
     assert page.count("passed") == 5
     assert "failed" not in page
     for name in ("test_rmse", "persistence_rmse"):
