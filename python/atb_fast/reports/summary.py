@@ -431,7 +431,9 @@ def _classes(scored: Scored) -> dict[str, Any]:
     named = names_of(scoring.labels)
     counts = zip(named, results["confusion_matrix"], strict=True)
     tiles = [
-        Tile(f"{scored.part} log loss", number(results["log_loss"]), f"{weighted}smaller is better"),
+        Tile(
+            f"{scored.part} log loss", number(results["log_loss"]), f"{weighted}smaller is better"
+        ),
         Tile(
             "Log loss of the class shares",
             number(results["class_shares_log_loss"]),
