@@ -209,9 +209,9 @@ def test_rank_correlations_that_are_undefined(tmp_path: Path, record_of: RecordO
     rises = data.test[data.targets(data.test) == 1.0]
     only = replace(data, parts=replace(data.parts, test=rises))
     page, _ = page_of(tmp_path, record_of("two", None, only))
-    assert "undefined: what happened is the same for all windows" in page.text
+    assert "undefined: the actual value is the same for all windows" in page.text
     page, _ = page_of(tmp_path, record_of("two", np.full(len(data.test), 0.25), data))
-    assert "undefined: the model forecasts the same for all windows" in page.text
+    assert "undefined: the model predicts the same for all windows" in page.text
 
 
 def test_the_table_of_volatility_counts_every_window(tmp_path: Path, record_of: RecordOf) -> None:
