@@ -246,7 +246,7 @@ def test_a_month_without_windows(tmp_path: Path, record_of: RecordOf, kind: str)
     record = record_of(kind)
     test, times = record.data.test, record.evaluation.tested.times.to_numpy()
     month = times.astype("datetime64[M]")
-    kept = test[month != month[0] + 1]
+    kept = test[month != month[0] + np.timedelta64(1, "M")]
     assert len(kept) < len(test)
     data = replace(record.data, parts=replace(record.data.parts, test=kept))
     page, _ = page_of(tmp_path, record_of(kind, None, data))

@@ -18,6 +18,8 @@ from atb_fast.ingestion.quality import bar_length
 
 #: A mean over fewer windows than this is not reliable.
 FEW = 20
+#: One calendar month. From NumPy 2.5 on, adding a bare 1 to a date is deprecated.
+MONTH = np.timedelta64(1, "M")
 #: The rolling error covers the test windows divided by this number.
 _PARTS = 12
 
@@ -172,7 +174,7 @@ def months(times: NDArray[np.datetime64]) -> tuple[NDArray[np.datetime64], NDArr
         Months, `datetime64[M]`, shape (months,), and numbers, shape (windows,).
     """
     month = times.astype("datetime64[M]")
-    return np.arange(month[0], month[-1] + 1), (month - month[0]).astype(np.int64)
+    return np.arange(month[0], month[-1] + MONTH), (month - month[0]).astype(np.int64)
 
 
 class Regimes(NamedTuple):

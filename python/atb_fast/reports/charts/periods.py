@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from atb_fast.evaluation.periods import (
     FEW,
+    MONTH,
     Groups,
     Losses,
     by_group,
@@ -181,7 +182,7 @@ def shares_by_month(
 
 def _middles(numbers: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
     """Return the middle of each month."""
-    first, after = (each.astype("datetime64[ms]") for each in (numbers, numbers + 1))
+    first, after = (each.astype("datetime64[ms]") for each in (numbers, numbers + MONTH))
     return np.asarray(first + (after - first) // 2)
 
 
@@ -207,5 +208,5 @@ def _month_axis(axis: Any, numbers: NDArray[np.datetime64], times: NDArray[np.da
     axis.margins(y=0.12)
     number_axis(axis.yaxis)
     time_axis(axis, times)
-    ends = np.array([numbers[0], numbers[-1] + 1]).astype("datetime64[ms]")
+    ends = np.array([numbers[0], numbers[-1] + MONTH]).astype("datetime64[ms]")
     axis.set_xlim(*ends)
