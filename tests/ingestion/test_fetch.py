@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -305,7 +306,7 @@ def test_one_candle_is_not_called_candles(
         (0, None),
         (-59_000, None),
         (59_000, None),
-        (-70_000, "70 seconds behind that of"),
+        (-79_000, "7[0-9] seconds behind that of"),  # requests take time
         (7_200_000, "2 hours ahead of that of"),
         (-3 * DAY, "3 days behind that of"),
     ],
@@ -322,7 +323,7 @@ def test_clocks_that_differ_are_reported_once(
     other.candles("BTCUSDT", "1h", date(2024, 12, 1), None)
     found = [text for text in caplog.messages if "the clock of this machine" in text]
     assert len(found) == (said is not None)
-    assert all(said in text for text in found if said)
+    assert all(re.search(said, text) for text in found if said)
 
 
 def test_stored_candles_need_no_clock(fetcher: Fetcher, exchange: Exchange) -> None:
