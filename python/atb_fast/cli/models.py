@@ -13,7 +13,7 @@ import click
 from atb_fast.cli import completion
 from atb_fast.cli.figures import figure, number, sentences
 from atb_fast.cli.options import as_json, print_json, registry_option
-from atb_fast.cli.tables import Column, echo, print_table
+from atb_fast.cli.tables import Column, echo, print_facts, print_table
 from atb_fast.errors import ArgumentError, BundleError, counted
 from atb_fast.reports.rows import part_text
 from atb_fast.serving.references import find
@@ -97,9 +97,7 @@ def show(bundle: str, registry: Path, as_json: bool) -> None:
         document = {"path": str(path), "live": live, "synthetic": is_synthetic(metadata)}
         print_json(document | {"metadata": _finite(metadata)})
         return
-    facts = _facts(path, metadata)
-    width = max(map(len, facts))
-    echo("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))
+    print_facts(_facts(path, metadata))
 
 
 @models.command()

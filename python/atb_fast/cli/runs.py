@@ -17,7 +17,7 @@ import click
 from atb_fast.cli import completion
 from atb_fast.cli.figures import number
 from atb_fast.cli.options import as_json, print_json, registry_option
-from atb_fast.cli.tables import Column, echo, print_table, print_text
+from atb_fast.cli.tables import Column, echo, print_facts, print_table, print_text
 from atb_fast.errors import ArgumentError, MissingExtraError, counted
 from atb_fast.storage import write_atomic
 
@@ -115,7 +115,7 @@ def show(run: str, registry: Path, as_json: bool) -> None:
     if as_json:
         print_json(_with_state(registry, record))
         return
-    _print_facts(_facts(registry, record))
+    print_facts(_facts(registry, record))
     print_table(
         [Column("figure"), Column("value", right=True)],
         [
@@ -369,11 +369,6 @@ def _facts(registry: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     if line.ratio is not None:
         found["ratio"] = f"{line.ratio:.3f}"
     return {name: value for name, value in found.items() if value not in (None, "")}
-
-
-def _print_facts(found: Mapping[str, Any]) -> None:
-    width = max(map(len, found))
-    echo("\n".join(f"{name:{width}}  {value}" for name, value in found.items()))
 
 
 def _print_comparison(document: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import click
@@ -85,6 +85,12 @@ def print_table(
 def echo(text: object = "", *, nl: bool = True, err: bool = False) -> None:
     """Print a text as it is, but with control characters escaped; see `click.echo`."""
     click.echo(printable(str(text)), nl=nl, err=err)
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Print one line for each fact: its name and its value."""
+    width = max(map(len, facts))
+    echo("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))
 
 
 def print_text(text: str) -> None:
