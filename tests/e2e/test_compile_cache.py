@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from commands import CommandLine
-from stored_programs import needs_stored_programs
 
 #: A window of this market has 20 bars, so every program compiles quickly.
 MARKET = ["--source", "sample", "--start-date", "2024-01-01", "--sequence-length", "20"]
@@ -74,7 +73,6 @@ def stored(home: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (home / "a cache").glob("compiled/*.pb")}
 
 
-@needs_stored_programs
 def test_the_model_is_the_same_whatever_happens_to_the_cache(
     tmp_path: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

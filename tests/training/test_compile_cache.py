@@ -12,7 +12,6 @@ from types import MappingProxyType
 
 import pytest
 from seeds import seed_of_today
-from stored_programs import needs_stored_programs
 
 from atb_fast.training import compile_cache
 
@@ -65,7 +64,6 @@ def stored(cache: Path) -> list[Path]:
     return sorted(cache.glob("compiled/*.pb"))
 
 
-@needs_stored_programs
 def test_the_next_process_loads_a_program(tmp_path: Path) -> None:
     cache = tmp_path / 'it\'s a "cache"'
     first = compile_once(cache, VERBOSE)
@@ -88,7 +86,6 @@ def test_the_next_process_loads_a_program(tmp_path: Path) -> None:
     assert stored(cache) == [program]
 
 
-@needs_stored_programs
 def test_a_damaged_program_is_not_loaded(tmp_path: Path) -> None:
     compile_once(tmp_path)
     (path,) = stored(tmp_path)
@@ -119,7 +116,6 @@ def test_a_damaged_program_is_not_loaded(tmp_path: Path) -> None:
     assert LOADED in compile_once(tmp_path, VERBOSE)
 
 
-@needs_stored_programs
 @pytest.mark.parametrize("others", ["may write", "have written"])
 def test_a_program_that_others_can_write_is_not_loaded(tmp_path: Path, others: str) -> None:
     if others == "have written" and os.geteuid() != 0:
@@ -140,7 +136,6 @@ def test_a_program_that_others_can_write_is_not_loaded(tmp_path: Path, others: s
     assert LOADED in compile_once(tmp_path, VERBOSE)
 
 
-@needs_stored_programs
 def test_a_program_is_used_only_where_it_was_compiled_for(tmp_path: Path) -> None:
     compile_once(tmp_path)
     compile_once(tmp_path, threads=2)
@@ -156,7 +151,6 @@ def test_a_program_is_used_only_where_it_was_compiled_for(tmp_path: Path) -> Non
     assert len(stored(tmp_path)) == 4
 
 
-@needs_stored_programs
 def test_the_least_recently_used_programs_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "compiled"
     folder.mkdir()
@@ -174,7 +168,6 @@ def test_the_least_recently_used_programs_are_removed(tmp_path: Path) -> None:
     assert len(left) == 4
 
 
-@needs_stored_programs
 @pytest.mark.parametrize("how", ["a file", "a full disk"])
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, how: str) -> None:
     limit = ""
@@ -188,7 +181,6 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, how: str) ->
     assert not any(path.is_file() for path in tmp_path.glob("compiled/*"))
 
 
-@needs_stored_programs
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
@@ -205,32 +197,3 @@ def test_flags_of_the_user_are_respected(
     found = compile_cache.obstacle()
     assert found.startswith(why)
     assert bool(found) == bool(why)
-
-
-def test_an_old_tensorflow_stores_nothing(tmp_path: Path) -> None:
-    """Neither programs nor traces."""
-    package = tmp_path / "installed" / "tensorflow-2.19.1.dist-info"
-    package.mkdir(parents=True)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorflow\nVersion: 2.19.1\n")
-    (package / "RECORD").write_text("tensorflow/libtensorflow_cc.so.2,sha256=1,1\n")
-    code = """if True:
-        import sys
-        from pathlib import Path
-        from atb_fast.training import compile_cache
-        from atb_fast.training.startup import separate_stderr
-        separate_stderr()
-        compile_cache.open_cache(Path(sys.argv[1]))
-        compile_cache.keep_trace("name", b"trace")
-        print(compile_cache.obstacle(), compile_cache.kept_trace("name"))
-    """
-    path = os.pathsep.join([str(package.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    why = "TensorFlow 2.19.1 does not find them again; install 2.20 or newer"
-    assert done.stdout == f"{why} None\n", done.stderr
-    assert stored(tmp_path) == []

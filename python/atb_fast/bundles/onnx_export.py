@@ -20,6 +20,7 @@ from atb_fast.errors import ExportError, MissingExtraError
 from atb_fast.features.frames import MOMENTUM
 from atb_fast.features.heads import Output
 from atb_fast.training.predict import inference
+from atb_fast.training.startup import quiet
 
 OPSET = 17
 #: The IR version of opset 17. onnxruntime 1.17 reads up to 9.
@@ -95,8 +96,9 @@ def _converted(model: Any) -> Any:
     """
     import tf2onnx
 
-    function, signature = inference(model)
-    return tf2onnx.convert.from_function(function, signature, opset=OPSET)[0].graph
+    with quiet():  # TensorFlow 2.20 reports devices and sessions
+        function, signature = inference(model)
+        return tf2onnx.convert.from_function(function, signature, opset=OPSET)[0].graph
 
 
 def _canonical(

@@ -53,8 +53,6 @@ _VARIABLES = (
 )
 #: Lines of /proc/cpuinfo that tell processors apart, on x86 and on ARM.
 _PROCESSOR = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "Features")
-#: The oldest TensorFlow that gives the same computation the same name in every process.
-_OLDEST = [2, 20]
 _DIGEST = hashlib.sha256().digest_size
 #: Permission for the group or others to write to a file.
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
@@ -96,9 +94,6 @@ def obstacle() -> str:
         return "the processor is unknown, because there is no /proc/cpuinfo"
     if not _libraries():
         return "TensorFlow is not the package tensorflow or tensorflow-cpu, so its build is unknown"
-    for found in _distributions():
-        if [int(part) for part in found.version.split(".")[:2]] < _OLDEST:
-            return f"TensorFlow {found.version} does not find them again; install 2.20 or newer"
     if "persistent_cache" in _flags():
         return "TF_XLA_FLAGS already sets a directory for them"
     for name, value in (("TF_XLA_FLAGS", _flags()), ("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))):
