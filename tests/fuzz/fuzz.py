@@ -127,6 +127,7 @@ def _inside(name: str, arguments: list[str]) -> None:
         return found if found and len(found) <= most else bytes(atheris.Mutate(data, most))
 
     further = {"custom_mutator": mutated} if target.json else {}
+    target(b"")  # what it prepares once may take longer than an input
     atheris.Setup([name, *arguments], target, **further)
     atheris.Fuzz()
 

@@ -57,7 +57,8 @@ def svg(chart: Chart) -> str:
     label, height, left = chart.label, chart.height, chart.left
     # matplotlib derives the ids of clip paths and markers from the salt. Charts of one page must
     # not share ids, and the same run must give the same ids.
-    with rc_context({**STYLE, "svg.hashsalt": label}):
+    beyond = np.errstate(over="ignore")  # ticks of an axis that ends near the largest float
+    with rc_context({**STYLE, "svg.hashsalt": label}), beyond:
         figure = Figure(figsize=(chart.width, height))
         FigureCanvasSVG(figure)
         axis = figure.subplots()
