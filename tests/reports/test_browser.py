@@ -178,6 +178,8 @@ def test_a_drag_zooms_all_charts_over_time(seen: dict[str, Any]) -> None:
     numbers = [float(tick.replace(",", "")) for tick in seen["y_ticks"]]
     assert numbers == sorted(numbers)
     assert seen["curves"] > 0.6  # the y axis follows
+    (x, y), (zoomed_x, zoomed_y) = seen["gap"]  # it stays at the edge
+    assert (zoomed_x != x, zoomed_y) == (True, y)
     # What is read out is within the selection.
     assert first <= np.datetime64(seen["zoomed_hover"][0][:10]) <= last
 

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from matplotlib.dates import date2num
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from relabelling import relabelled
 
 from atb_fast import TrainingConfig
@@ -23,7 +24,7 @@ from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts import common, draw_charts, periods, prices
 from atb_fast.reports.charts.drawing import Distribution, histograms
-from atb_fast.reports.style import LIGHT, number_text, thinned
+from atb_fast.reports.style import LIGHT, extremes, number_text
 from atb_fast.training.engine import FitResult
 
 
@@ -87,7 +88,7 @@ def test_market_of_a_wide_range_is_logarithmic(axis: Any, data: WindowedData) ->
 def test_no_part_of_the_market_is_blank(axis: Any, data: WindowedData, embargo: int) -> None:
     parts = replace(data.parts, validation=data.train[-50:], train=data.train[: -50 - embargo])
     common.market(axis, replace(data, parts=parts), 86_400_000)
-    extents = sorted(extent(patch) for patch in axis.patches)
+    extents = sorted(extent(patch) for patch in axis.patches if isinstance(patch, Rectangle))
     times = date2num(data.prepared.frame["timestamp"].to_numpy())
     assert extents[0][0] == times[0]
     assert extents[-1][1] == times[-1] + 1
@@ -370,11 +371,11 @@ def test_charts_of_a_market_that_does_not_move(
 
 def test_long_series_keep_their_extremes() -> None:
     values = np.random.default_rng(0).standard_normal(100_003)
-    times, kept = thinned(np.arange(len(values)), values)
-    assert len(kept) <= 800
-    assert {kept.min(), kept.max()} == {values.min(), values.max()}
-    assert (np.diff(times) > 0).all()
-    np.testing.assert_array_equal(values[times], kept)
+    for columns in ([values], [values, values[::-1]]):
+        kept = extremes(columns)
+        assert 700 < len(kept) <= 800
+        assert (np.diff(kept) > 0).all()
+        assert {0, values.argmin(), values.argmax(), len(values) - 1} <= set(kept)
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,9 @@ def test_ratios_span_the_test_periods() -> None:
     assert list(lines["model"]) == [0.9, 1.2]
     assert list(lines["EWMA"]) == [1.1, 1.0]
     assert list(lines["HAR"]) == [1.0, 1.0]
-    (spans,) = axis.collections
-    assert [segment[:, 1].tolist() for segment in spans.get_segments()] == [[0.9] * 2, [1.2] * 2]
+    periods = [list(ends) for ends in zip(first, last, strict=True)]
+    spans = [line for line in axis.lines if list(line.get_xdata()) in periods]
+    assert [list(line.get_ydata()) for line in spans] == [[0.9] * 2, [1.2] * 2]
     assert axis.get_ylabel() == "error ÷ error of HAR"
 
 

@@ -541,13 +541,11 @@ def test_accuracy_by_month_equals_pandas(record_of: RecordOf) -> None:
         lines = drawn(axis)
         name = "accuracy" if kind == "two" else "directional accuracy"
         np.testing.assert_allclose(lines[name], 100 * monthly["mean"])
-        (segments,) = axis.collections
-        for (share, count), segment in zip(
-            monthly.to_numpy(), segments.get_segments(), strict=True
-        ):
+        segments = axis.lines[: len(monthly)]
+        for (share, count), segment in zip(monthly.to_numpy(), segments, strict=True):
             interval = binomtest(round(share * count), int(count)).proportion_ci(method="wilson")
             ends = 100 * interval.low, 100 * interval.high
-            assert segment[:, 1] == pytest.approx(ends, abs=1e-9)
+            assert segment.get_ydata() == pytest.approx(ends, abs=1e-9)
         few = int((monthly["size"] < 20).sum())
         hollow = [line for line in axis.lines if line.get_markerfacecolor() == "none"]
         assert sum(len(line.get_xdata()) for line in hollow) == few

@@ -354,7 +354,7 @@ def test_hostile_names_in_charts_are_escaped(
     page, _ = write(charts=draw_charts(record))
     check_self_contained(page)
     assert f"{ATTACK[:29]}…" in page.text  # a long name leaves room for the bars
-    names = [json.loads(values)["y"].get("names", []) for values in page.scripts[:-1]]
+    names = [json.loads(values)["titles"] or [] for values in page.scripts[:-1]]
     assert any(f"{ATTACK[:29]}…" in each for each in names)
 
 

@@ -19,13 +19,20 @@
   }).observe(document, { childList: true, subtree: true });
 
   const chart = (label) => document.querySelector(`svg[aria-label="${label}"]`);
-  // The first chart with bins, points or rows.
-  const chartOf = (mode) => [...document.querySelectorAll("svg.live")].find(
-    (svg) => JSON.parse(svg.nextElementSibling.textContent).mode === mode);
-  const boxOf = (svg) => svg.parentElement.querySelector(".readout");
+  // A chart with bins, points or rows.
+  const chartOf = (what) => chart({
+    bins: "Distribution of returns", point: "Returns by decile", row: "Permutation importance",
+  }[what]);
+  // The left, top, right and bottom of its axes.
+  function boxOf(svg) {
+    const [x, y, width, height] = ["x", "y", "width", "height"].map(
+      (name) => Number(svg.querySelector("clipPath rect").getAttribute(name)));
+    return [x, y, x + width, y + height];
+  }
+  const readout = (svg) => svg.parentElement.querySelector(".readout");
 
   function point(svg, type, across, down, pointerType = "mouse") {
-    const [left, top, right, bottom] = JSON.parse(svg.nextElementSibling.textContent).box;
+    const [left, top, right, bottom] = boxOf(svg);
     const outer = svg.getBoundingClientRect();
     const size = outer.width / svg.viewBox.baseVal.width;
     svg.dispatchEvent(new PointerEvent(type, {
@@ -40,7 +47,7 @@
     point(svg, "pointerup", to, 0.5);
   }
   function read(svg) {
-    const box = boxOf(svg);
+    const box = readout(svg);
     if (box.hidden) return null;
     return [...box.children].map((child) => child.localName === "div"
       ? [...child.querySelectorAll("span")].map((span) => span.textContent.trim())
@@ -62,7 +69,7 @@
     return [svg.getAttribute("aria-label"), copy.innerHTML.replace(/ style=""| style="display: ?;?"/g, "")];
   }));
   const changes = (from, to) => Object.keys(from).filter((name) => from[name] !== to[name]);
-  const ticks = (svg, axis) => [...svg.querySelectorAll(`[data-axis=${axis}] .made text`)].map((each) => each.textContent);
+  const ticks = (svg, axis) => [...svg.querySelectorAll(`.${axis}tick.made text`)].map((each) => each.textContent);
 
   function visit() {
     const svgs = [...document.querySelectorAll("svg.live")];
@@ -91,7 +98,7 @@
       for (const svg of svgs) {
         for (const across of [0, 0.5, 1]) {
           hover(svg, across, across);
-          const [inner, outer] = [boxOf(svg), svg.parentElement].map((each) => each.getBoundingClientRect());
+          const [inner, outer] = [readout(svg), svg.parentElement].map((each) => each.getBoundingClientRect());
           const inside = inner.left >= outer.left && inner.right <= outer.right
             && inner.top >= outer.top && inner.bottom <= outer.bottom && inner.width > 0;
           seen.boxes.push({ label: svg.getAttribute("aria-label"), width, across, inside });
@@ -109,18 +116,21 @@
 
     // Zooming.
     const test = chart("Test predictions");
-    const label = () => [...test.querySelectorAll("[data-axis=x] > g:not([data-tick]) text")].at(-1).textContent;
+    const label = () => [...test.querySelectorAll(".xtick ~ g:not(.xtick) text")].at(-1).textContent;
+    const gap = () => ["x", "y"].map((name) => Number(document.querySelector(".marks use").getAttribute(name)));
     seen.before = pictures();
+    seen.gap = [gap()];
     seen.whole = label().match(/\d{4}-\d\d-\d\d/g);
     drag(test, 0.4, 0.7);
     seen.zoomed = pictures();
+    seen.gap.push(gap());
     seen.zoomed_label = label();
     seen.reset_buttons = [...document.querySelectorAll(".reset:not([hidden])")].map(
       (each) => each.parentElement.querySelector("svg").getAttribute("aria-label"));
     seen.x_ticks = ticks(test, "x");
     seen.y_ticks = ticks(test, "y");
-    const [left, top, right, bottom] = JSON.parse(test.nextElementSibling.textContent).box;
-    const heights = [...test.querySelectorAll("[data-series] path")].flatMap((path) =>
+    const [left, top, right, bottom] = boxOf(test);
+    const heights = [...test.querySelectorAll("[class^=series] path")].flatMap((path) =>
       [...path.getAttribute("d").matchAll(/([\d.-]+) ([\d.-]+)/g)])
       .filter(([, x]) => x >= left && x <= right).map(([, , y]) => Number(y));
     seen.curves = (Math.max(...heights) - Math.min(...heights)) / (bottom - top);

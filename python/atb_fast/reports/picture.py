@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.reports.charts import charts_of
-from atb_fast.reports.charts.values import shorten
 from atb_fast.reports.style import LIGHT, STYLE
 
 #: The charts in the image, by kind of forecast; see `Scoring.kind`.
@@ -58,7 +57,6 @@ def training_figure(
     for axis, name in zip(figure.subplots(2, 2).flat, shown, strict=True):
         chart = charts.get(name, charts["test"])  # if the model is HAR, there are no months
         chart.draw(axis)
-        shorten(axis)
         where = " on the test windows" if name == "importance" else ""
         axis.set_title(chart.label + where, loc="left", fontsize=12, color=LIGHT["ink"])
         if axis.get_legend_handles_labels()[0]:

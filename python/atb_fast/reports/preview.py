@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from atb_fast.errors import ArgumentError
-from atb_fast.reports.style import LIGHT, STYLE, thinned
+from atb_fast.reports.style import LIGHT, STYLE, extremes
 
 #: Maximum number of features in the plot; more would be unreadable.
 MOST = 40
@@ -59,8 +59,10 @@ def plot_features(path: Path, timestamps: pl.Series, values: pl.DataFrame, title
         axes = [*figure.subplots(rows, _COLUMNS, sharex=True).flat]
         for axis, name in zip(axes, names, strict=False):
             column = values[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-            times, shown = thinned(timestamps.to_numpy(), column)
-            axis.plot(times, shown, color=LIGHT["model"], linewidth=0.8)
+            kept = extremes([column])
+            axis.plot(
+                timestamps.to_numpy()[kept], column[kept], color=LIGHT["model"], linewidth=0.8
+            )
             axis.set_title(name, loc="left", color=LIGHT["ink"])
         for axis in axes[len(names) :]:
             axis.set_axis_off()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,15 +54,23 @@ STYLE = {
 PARTS = 400
 
 
-def thinned(times: Any, values: NDArray[np.float64]) -> tuple[Any, NDArray[np.float64]]:
-    """Return at most `2 * PARTS` points that look like the series at the width of a chart."""
-    if len(values) <= 2 * PARTS:
-        return times, values
-    parts = np.array_split(np.arange(len(values)), PARTS)
+def extremes(columns: Sequence[NDArray[Any]], most: int = 2 * PARTS) -> NDArray[np.int64]:
+    """Return the positions of at most `most` rows of long columns that look like all of them.
+
+    They are the extremes of each column in equal parts, and both ends.
+    """
+    length = len(columns[0])
+    if length <= most:
+        return np.arange(length)
+    parts = np.array_split(np.arange(length), most // (2 * len(columns)) - 1)
     # argmin and argmax return the position of a NaN if there is one, so missing values show.
-    ends = [(part[0] + values[part].argmin(), part[0] + values[part].argmax()) for part in parts]
-    kept = np.unique(ends)
-    return times[kept], values[kept]
+    ends = [
+        part[0] + end
+        for part in parts
+        for column in columns
+        for end in (column[part].argmin(), column[part].argmax())
+    ]
+    return np.unique([0, *ends, length - 1])
 
 
 def time_axis(axis: Any, times: NDArray[np.datetime64]) -> None:

@@ -24,6 +24,7 @@ from atb_fast.reports.charts.drawing import (
     note,
     over_time,
 )
+from atb_fast.reports.charts.values import Series
 from atb_fast.reports.style import LIGHT
 
 #: Name of each label, if 0 is between -1 and 1.
@@ -145,7 +146,9 @@ def probabilities(
         at = times[actual == i]
         style = {"color": color, "markersize": 6, "transform": axis.get_xaxis_transform()}
         # Each class has its own row, so classes can be distinguished without color.
-        axis.plot(at, np.full(len(at), 0.03 + 0.05 * i), "|", label=f"was {name}", **style)
+        heights = np.full(len(at), 0.03 + 0.05 * i)
+        axis.plot(at, heights, "|", label=f"was {name}", gid="marks", **style)
+        axis.readout.series.append(Series(f"was {name}", color, actual == i))
     low, high = axis.get_ylim()
     axis.set_ylim(low - 0.25 * (high - low), high)
     # No probability is below 0, where the marks may be.
@@ -163,8 +166,7 @@ def calibration(
     series = []
     for i, name, color in _shown(names):
         found = calibration_curve(actual == i, predicted[:, i], horizon)
-        ends = found.observed - found.low, found.high - found.observed
-        series.append(Points(name, found.predicted, found.observed, *ends, color))
+        series.append(Points(name, found.predicted, found.observed, found.low, found.high, color))
     if all(len(points.predicted) < 2 for points in series):
         note(axis, "all predicted probabilities are equal")
         return

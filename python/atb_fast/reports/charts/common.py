@@ -12,7 +12,8 @@ from atb_fast.evaluation.scoring import NAMES, Scoring, Tested, scoring_of
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts.drawing import SIZE, Chart, note, target_times
-from atb_fast.reports.style import LIGHT, PARTS, number_axis, time_axis
+from atb_fast.reports.charts.values import Readout, Series
+from atb_fast.reports.style import LIGHT, PARTS, extremes, number_axis, time_axis
 from atb_fast.training.engine import FitResult
 
 #: A price range wider than this factor gets a logarithmic scale.
@@ -50,9 +51,17 @@ def market(axis: Any, data: WindowedData, bar_ms: int) -> None:
     at = np.arange(0, len(times), step)
     # fmin and fmax ignore NaN: a candle may lack a value.
     low, high = np.fmin.reduceat(low, at), np.fmax.reduceat(high, at)
-    axis.fill_between(times[at], low, high, color=LIGHT["muted"], alpha=0.45, linewidth=0)
-    axis.plot(times, frame["close"].to_numpy(), color=LIGHT["ink"], linewidth=0.8, label="close")
-    log = bool(np.nanmin(low) > 0 and np.nanmax(high) > _LOG_SPAN * np.nanmin(low))
+    # Along the lows and back along the highs.
+    known = np.isfinite(low + high)
+    there, low, high = times[at][known], low[known], high[known]
+    edge = np.append(there, there[::-1]), np.append(low, high[::-1])
+    axis.fill(*edge, color=LIGHT["muted"], alpha=0.45, linewidth=0)
+    close = frame["close"].to_numpy()
+    kept = extremes([close])
+    style = {"color": LIGHT["ink"], "linewidth": 0.8, "gid": "series_0"}
+    axis.plot(times[kept], close[kept], label="close", **style)
+    series = [Series("close", LIGHT["ink"], close)]
+    log = bool(low.min() > 0 and high.max() > _LOG_SPAN * low.min())
     if log:
         axis.set_yscale("log")
 
@@ -73,8 +82,9 @@ def market(axis: Any, data: WindowedData, bar_ms: int) -> None:
     for i, (first, end) in enumerate(outside):
         style = {"facecolor": "none", "edgecolor": LIGHT["muted"], "linewidth": 0, "hatch": "///"}
         axis.axvspan(first, end, alpha=0.5, label="left out" if i == 0 else None, **style)
-    holes = times[:-1][np.diff(times) > bar]
-    if len(holes):
+    gaps = np.append(np.diff(times) > bar, False)
+    if gaps.any():
+        holes, label = times[gaps], f"gap ({gaps.sum():,})"
         # Draw one mark for all gaps that would overlap.
         share = (holes - times[0]) / (times[-1] - times[0])
         _, shown = np.unique((share * PARTS).astype(int), return_index=True)
@@ -86,8 +96,11 @@ def market(axis: Any, data: WindowedData, bar_ms: int) -> None:
             markersize=9,
             markeredgewidth=1.5,
             transform=axis.get_xaxis_transform(),
-            label=f"gap ({len(holes):,})",
+            label=label,
+            gid="marks",
         )
+        series.append(Series(label, LIGHT["other"], gaps))
+    axis.readout = Readout(times, series)
     axis.set_ylabel("price, quote currency" + ", logarithmic" * log)
     axis.margins(x=0.01)
     number_axis(axis.yaxis, log=log)
@@ -110,7 +123,7 @@ def by_epoch(
 
     levels = levels or {}
     epochs = np.arange(1, fitted.epochs + 1)
-    training, validation = fitted.history[name], fitted.history[f"val_{name}"]
+    training, validation = (np.array(fitted.history[each]) for each in (name, f"val_{name}"))
     if max(*training, *validation) == 0:
         note(axis, "the loss is 0 in every epoch")
         return
@@ -118,14 +131,21 @@ def by_epoch(
     log = min(*training, *validation, *levels.values()) > 0
     marker = "o" if fitted.epochs < 30 else ""
     style: dict[str, Any] = {"marker": marker, "markersize": 3}
-    axis.plot(epochs, training, color=LIGHT["other"], label="training", **style)
-    axis.plot(epochs, validation, color=LIGHT["model"], label="validation", **style)
+    series = [
+        Series("training", LIGHT["other"], training),
+        Series("validation", LIGHT["model"], validation),
+    ]
+    for each in series:
+        axis.plot(epochs, each.values, color=each.color, label=each.name, **style)
     exact = fitted.engine == "exact"
     if not exact:
         axis.axvline(fitted.best_epoch, color=LIGHT["ink"], linestyle=":", label="best epoch")
     for (reference, level), color in zip(levels.items(), ("persistence", "muted"), strict=False):
         axis.axhline(level, color=LIGHT[color], linestyle="--", label=reference)
-    axis.set(xlabel="solved exactly, without epochs" if exact else "epoch", ylabel=label)
+        series.append(Series(reference, LIGHT[color], np.full(fitted.epochs, level)))
+    along = "solved exactly, without epochs" if exact else "epoch"
+    axis.set(xlabel=along, ylabel=label)
+    axis.readout = Readout(epochs, series, titles=[along] if exact else None)
     if log:
         axis.set_yscale("log")
     else:
@@ -182,25 +202,19 @@ def importances(
         note(axis, "no column has a measurable importance")
         return
     names = sorted(importance, key=lambda name: importance[name])
-    least = {name: max(deviation[name], _NOISE * error) for name in names}
-    rows = np.arange(len(names))
-    axis.barh(
-        rows,
-        [importance[name] if abs(importance[name]) > least[name] else 0.0 for name in names],
-        color=LIGHT["model"],
-        height=0.65,
+    rows, noise = np.arange(len(names)), _NOISE * error
+    middles, widths = (
+        np.array([each[name] for name in names], np.float64) for each in (importance, deviation)
     )
-    shown = [i for i, name in enumerate(names) if deviation[name] > _NOISE * error]
-    axis.errorbar(
-        [importance[names[i]] for i in shown],
-        rows[shown],
-        xerr=[deviation[names[i]] for i in shown],
-        fmt="none",
-        ecolor=LIGHT["ink"],
-        elinewidth=1,
-        capsize=2.5,
-    )
-    axis.set_yticks(rows, [_label(name) for name in names])
+    bars = np.where(np.abs(middles) > np.maximum(widths, noise), middles, 0.0)
+    axis.barh(rows, bars, color=LIGHT["model"], height=0.65)
+    widths[widths <= noise] = np.nan
+    style: dict[str, Any] = {"ecolor": LIGHT["ink"], "elinewidth": 1, "capsize": 2.5}
+    axis.errorbar(middles, rows, xerr=widths, fmt="none", **style)
+    labels = [_label(name) for name in names]
+    series = Series("", LIGHT["model"], bars, middles - widths, middles + widths)
+    axis.readout = Readout(rows, [series], flat=True, titles=labels)
+    axis.set_yticks(rows, labels)
     axis.axvline(0, color=LIGHT["muted"], linewidth=0.8)
     axis.grid(visible=False, axis="y")
     axis.set_xlabel(label)

@@ -6,8 +6,10 @@ A chart is a function that draws into a matplotlib axes object.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -15,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.features.windows import WindowedData
-from atb_fast.reports.charts.values import read_values, shorten, to_json
-from atb_fast.reports.style import LIGHT, STYLE, number_axis, time_axis
+from atb_fast.reports.charts.values import Readout, Series, to_script
+from atb_fast.reports.style import LIGHT, STYLE, extremes, number_axis, number_text, time_axis
 
 #: Width and height in inches. Narrow, so that 10-point text stays readable on a phone.
 SIZE = (4.8, 3.0)
@@ -63,8 +65,7 @@ def svg(chart: Chart) -> str:
         FigureCanvasSVG(figure)
         axis = figure.subplots()
         chart.draw(axis)
-        values = read_values(axis) if axis.axison else None
-        shorten(axis)
+        script = to_script(axis)
         if not axis.axison:  # only a note
             left, height = 0.03, 1.0
             figure.set_figheight(height)
@@ -81,20 +82,13 @@ def svg(chart: Chart) -> str:
         axis.set_title(axis.get_ylabel(), loc="left", color=LIGHT["muted"], y=1.0, pad=5)
         axis.set_ylabel("")
         axis.xaxis.set_label_coords(0.5, -0.34 / (height * (top - bottom)))
-        if values:
-            corners = axis.get_position().corners() * (chart.width * 72, height * 72)
-            # left, top, right and bottom, as SVG counts from the top
-            (left, bottom), (right, top) = corners[0], corners[3]
-            values["box"] = [
-                round(each, 2) for each in (left, 72 * height - top, right, 72 * height - bottom)
-            ]
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=nothing)
-    text = _inline(file.getvalue(), label, "chart" if axis.axison else "chart empty")
-    if values:
-        text += f'<script type="application/json">{to_json(values)}</script>'
-    return Markup(text)  # noqa: S704 - ElementTree has escaped all texts, to_json the values
+    text = _inline(file.getvalue(), label, "chart" if axis.axison else "chart empty") + script
+    for name, color in LIGHT.items():
+        text = text.replace(color, f"var(--{name})")
+    return Markup(text)  # noqa: S704 - ElementTree has escaped all texts, to_script the values
 
 
 def _inline(document: str, label: str, css_class: str) -> str:
@@ -105,48 +99,16 @@ def _inline(document: str, label: str, css_class: str) -> str:
         element.tag = _local(element.tag)
         element.attrib = {_local(name): value for name, value in element.attrib.items()}
         if element.tag == "g":
-            _mark(element, element.attrib.pop("id", ""))  # every chart has an "axes_1"
+            known_as = element.attrib.pop("id", "")  # every chart has an "axes_1"
+            if known_as.startswith(("xtick", "ytick", "series", "marks")):  # the script moves them
+                element.set("class", re.sub(r"tick_\d+", "tick", known_as))
         for name in {"d", "x", "y", "transform"} & element.attrib.keys():
             element.set(name, _short(element.attrib[name]))
         for child in element.findall("{*}style"):
             element.remove(child)  # its rule would apply to the whole page
     known = {"viewBox": root.attrib["viewBox"], "class": css_class}
     root.attrib = known | {"role": "img", "aria-label": label}
-    text = ElementTree.tostring(root, encoding="unicode")
-    for name, color in LIGHT.items():
-        text = text.replace(color, f"var(--{name})")
-    return text
-
-
-def _mark(group: ElementTree.Element, known_as: str) -> None:
-    """Mark a `<g>` for the script: axes, ticks, and what moves when the chart is zoomed."""
-    kind, _, rest = known_as.partition("-")
-    if known_as.startswith("matplotlib.axis_"):
-        group.set("data-axis", "xy"[int(known_as[-1]) - 1])
-    elif known_as.startswith(("xtick_", "ytick_")):
-        group.set("data-tick", "")
-    elif kind == "zoom":
-        directions, number, *area = rest.split("-")
-        group.set("data-zoom", directions)
-        if number:
-            group.set("data-series", number)
-        if area:
-            _inline_paths(group)
-
-
-def _inline_paths(group: ElementTree.Element) -> None:
-    """Replace the `<use>` of a path by the path where it is drawn, which is easier to zoom."""
-    path, place, use = (group.find(f"{{*}}{name}") for name in ("defs/{*}path", "g", "g/{*}use"))
-    if path is None or place is None or use is None:
-        return
-    x, y = float(use.attrib["x"]), float(use.attrib["y"])
-
-    def moved(found: re.Match[str]) -> str:
-        return f"{float(found[1]) + x} {float(found[2]) + y}"
-
-    drawn = re.sub(r"(-?[\d.]+) (-?[\d.]+)", moved, path.attrib["d"])
-    kept = {"d": drawn, "clip-path": place.attrib["clip-path"], "style": use.attrib["style"]}
-    group[:] = [ElementTree.Element("path", kept)]
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _short(numbers: str) -> str:
@@ -175,7 +137,7 @@ def note(axis: Any, text: str) -> None:
 
 
 class Line(NamedTuple):
-    """A series over time."""
+    """A series over time; its style has a color."""
 
     label: str
     values: NDArray[np.float64]
@@ -186,8 +148,11 @@ def over_time(
     axis: Any, times: NDArray[np.datetime64], lines: Sequence[Line], unit: str, *, log: bool = False
 ) -> None:
     """Draw series over time, on a logarithmic axis if `log`."""
-    for line in lines:
-        axis.plot(times, line.values, label=line.label, **line.style)
+    for i, (label, values, style) in enumerate(lines):
+        kept = extremes([values])
+        axis.plot(times[kept], values[kept], label=label, gid=f"series_{i}", **style)
+    series = [Series(label, style["color"], values) for label, values, style in lines]
+    axis.readout = Readout(times, series)
     axis.set_ylabel(unit)
     if log:
         axis.set_yscale("log")
@@ -211,10 +176,16 @@ def histograms(axis: Any, drawn: Sequence[Distribution], label: str) -> None:
         margin = 0.01 * max(abs(low), abs(high)) or 0.5
         low, high = low - margin, high + margin
     edges = np.linspace(low, high, 41)
+    series = []
     for name, values, color in drawn:
         counts, _ = np.histogram(values, edges)
         axis.stairs(counts, edges, color=color, alpha=0.3, fill=True)
         axis.stairs(counts, edges, color=color, linewidth=1.2, label=name)
+        series.append(Series(name, color, counts))
+    digits = 2 - math.floor(math.log10(edges[1] - edges[0]))
+    ends = [number_text(round(edge, digits) + 0.0) for edge in edges.tolist()]
+    titles = [f"{label}: {first} to {last}" for first, last in pairwise(ends)]
+    axis.readout = Readout((edges[:-1] + edges[1:]) / 2, series, titles=titles)
     axis.set(xlabel=label, ylabel="test windows")
     axis.xaxis.get_major_locator().set_params(nbins=5)
     number_axis(axis.xaxis)
@@ -227,16 +198,16 @@ class Points(NamedTuple):
         label: Name in the legend.
         predicted: The x values.
         observed: The y values.
-        below: Length of the interval below them.
-        above: Length of the interval above them.
+        low: Lower ends of the intervals.
+        high: Upper ends.
         color: Its color.
     """
 
     label: str
     predicted: NDArray[np.float64]
     observed: NDArray[np.float64]
-    below: NDArray[np.float64]
-    above: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
     color: str
 
 
@@ -251,7 +222,7 @@ def calibrations(axis: Any, series: Sequence[Points]) -> None:
         axis.errorbar(
             points.predicted,
             points.observed,
-            np.array([points.below, points.above]),
+            np.array([points.observed - points.low, points.high - points.observed]),
             fmt="o",
             color=points.color,
             markersize=4,
@@ -259,6 +230,14 @@ def calibrations(axis: Any, series: Sequence[Points]) -> None:
             capsize=2.5,
             label=points.label,
         )
+    # One series below the other: each place has the value of one of them.
+    places, observed, low, high = np.hstack([points[1:5] for points in series])
+    owner = np.repeat(np.arange(len(series)), [len(points.predicted) for points in series])
+    columns = [
+        Series(points.label, points.color, np.where(owner == i, observed, np.nan), low, high)
+        for i, points in enumerate(series)
+    ]
+    axis.readout = Readout(places, columns, points=True)
     axis.margins(x=0.06)
     axis.autoscale_view()
     limits = axis.get_xlim(), axis.get_ylim()

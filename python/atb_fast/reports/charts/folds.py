@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atb_fast.reports.charts.drawing import Chart
+from atb_fast.reports.charts.values import Readout, Series
 from atb_fast.reports.style import LIGHT, number_axis, time_axis
 
 #: Color and marker of each baseline, in order.
@@ -44,11 +45,17 @@ def by_fold(axis: Any, ratios: Ratios) -> None:
     axis.axhline(
         1.0, color=LIGHT["persistence"], linestyle="--", label=ratios.reference, linewidth=1.4
     )
+    series = []
     for (name, values), (color, marker) in zip(ratios.baselines.items(), _BASELINES, strict=False):
         style = {"color": LIGHT[color], "marker": marker, "markersize": 4.5, "linestyle": "none"}
         axis.plot(centers, values, label=name, markerfacecolor="none", **style)
-    axis.hlines(ratios.model, first, last, color=LIGHT["model"], linewidth=2.5)
+        series.append(Series(name, LIGHT[color], np.array(values, np.float64)))
+    axis.plot([first, last], [ratios.model, ratios.model], color=LIGHT["model"], linewidth=2.5)
     axis.plot(centers, ratios.model, "o", color=LIGHT["model"], markersize=5, label="model")
+    series.append(Series("model", LIGHT["model"], np.array(ratios.model, np.float64)))
+    days = (np.datetime_as_string(each, unit="D") for each in (first, last))
+    titles = [" to ".join(ends) for ends in zip(*days, strict=True)]
+    axis.readout = Readout(centers, series, titles=titles)
     axis.margins(y=0.15)
     axis.set_ylabel(f"error ÷ error of {ratios.reference}")
     number_axis(axis.yaxis)

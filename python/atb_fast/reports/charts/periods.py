@@ -20,6 +20,7 @@ from atb_fast.evaluation.periods import (
 )
 from atb_fast.evaluation.scoring import Scoring, Tested
 from atb_fast.reports.charts.drawing import Chart, Line, note, over_time
+from atb_fast.reports.charts.values import Readout, Series
 from atb_fast.reports.style import LIGHT, number_axis, time_axis
 
 #: Color and marker of the ratio of each error.
@@ -139,9 +140,12 @@ def ratios_by_month(
         name: Name of the reference.
     """
     axis.axhline(1.0, color=LIGHT["persistence"], linestyle="--", label=name)
+    series = []
     for (error, values), (color, marker) in zip(groups.ratios.items(), _ERRORS, strict=False):
         style = {"color": LIGHT[color], "marker": marker}
         _by_month(axis, numbers, values, groups.windows, {"label": error, **style})
+        series.append(Series(error, LIGHT[color], values))
+    axis.readout = Readout(_middles(numbers), series, titles=numbers.astype(str).tolist())
     axis.set_ylabel(f"error ÷ error of {name}")
     _month_axis(axis, numbers, times)
 
@@ -165,15 +169,16 @@ def shares_by_month(
     if not groups.bars.any():
         note(axis, "the model predicts no move, or the price never moves")
         return
-    at, share = _middles(numbers), 100.0 * groups.share
-    ends = share - 100.0 * groups.low, 100.0 * groups.high - share
-    axis.errorbar(at, share, np.maximum(ends, 0.0), fmt="none", ecolor=LIGHT["muted"], elinewidth=1)
-    axis.axhline(
-        100.0 * float(np.nansum(groups.share * groups.counted) / groups.counted.sum()),
-        color=LIGHT["other"],
-        linestyle=":",
-        label="all months",
-    )
+    at = _middles(numbers)
+    share, low, high = (100.0 * each for each in (groups.share, groups.low, groups.high))
+    axis.plot([at, at], [low, high], color=LIGHT["muted"], linewidth=1)
+    every = float(np.nansum(share * groups.counted) / groups.counted.sum())
+    axis.axhline(every, color=LIGHT["other"], linestyle=":", label="all months")
+    series = [
+        Series(what, LIGHT["model"], share, low, high),
+        Series("all months", LIGHT["other"], np.full(len(at), every)),
+    ]
+    axis.readout = Readout(at, series, titles=numbers.astype(str).tolist())
     style = {"label": what, "color": LIGHT["model"], "marker": "o", "linestyle": "none"}
     _by_month(axis, numbers, share, groups.bars, style)
     axis.set_ylabel(f"{what}, %, 95% interval")

@@ -204,8 +204,9 @@ def deciles(
     axis.set(xlabel="mean predicted return, %", ylabel=f"mean actual return, %{omitted}")
     axis.axhline(0, color=LIGHT["muted"], linewidth=0.8)
     half = found.half_width * 100
-    means = found.predicted * 100, found.actual * 100
-    points = Points("decile mean, 95% interval", *means, half, half, LIGHT["model"])
+    predicted, mean = found.predicted * 100, found.actual * 100
+    ends = mean - half, mean + half
+    points = Points("decile mean, 95% interval", predicted, mean, *ends, LIGHT["model"])
     calibrations(axis, [points])
     low, high = axis.get_xlim()
     axis.set_xlim(max(low, -100.0), high)  # no price falls by more than 100%

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from atb_fast.reports.charts.drawing import Chart, Line, note, over_time
+from atb_fast.reports.charts.values import Readout, Series
 from atb_fast.reports.style import LIGHT, number_axis
 
 #: Color, line style and marker of each run, in order; they repeat after the last one.
@@ -49,21 +50,26 @@ def intervals(axis: Any, *, metric: Mapping[str, Any], names: Sequence[str]) -> 
             `high`; None for a run without this figure. `level`, if there is one, is a line.
         names: Names of the runs.
     """
+    rows, series = np.arange(len(names)), []
     for number, (value, style) in enumerate(
         zip(metric["values"], map(style_of, range(len(names))), strict=True)
     ):
         if value is None:
             continue
         mean, marker = value["mean"], _MARKERS[number % len(_MARKERS)]
-        shown = {"color": style["color"], "marker": marker, "markersize": 6, "label": "_mean"}
-        if value.get("low") is None:
-            axis.plot([mean], [number], **shown)
-        else:
-            ends = [[mean - value["low"]], [value["high"] - mean]]
-            axis.errorbar([mean], [number], xerr=ends, elinewidth=2, **shown)
+        low, high = value.get("low"), value.get("high")
+        ends = None if low is None else [[mean - low], [high - mean]]
+        shown = {"color": style["color"], "marker": marker, "markersize": 6}
+        axis.errorbar([mean], [number], xerr=ends, elinewidth=2, **shown)
+        # Each run has its own color and therefore its own column.
+        known = np.array([mean, low, high], np.float64)
+        columns = [np.where(rows == number, each, np.nan) for each in known]
+        series.append(Series("mean", style["color"], *columns))
+    labels = [_short(name) for name in names]
+    axis.readout = Readout(rows, series, flat=True, titles=labels)
     if metric.get("level") is not None:
         axis.axvline(metric["level"], color=LIGHT["muted"], linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(names)), [_short(name) for name in names])
+    axis.set_yticks(rows, labels)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.margins(x=0.12)
     axis.grid(visible=False, axis="y")
@@ -90,7 +96,8 @@ def by_epoch(
     from matplotlib.ticker import MaxNLocator
 
     drawn: list[float] = []
-    longest = 0
+    series = []
+    longest = max((len(loss[part]) for loss in losses if loss), default=0)
     for number, (loss, name) in enumerate(zip(losses, names, strict=True)):
         if loss is None:
             continue
@@ -100,9 +107,10 @@ def by_epoch(
         if not len(known):
             continue
         drawn += known.tolist()
-        longest = max(longest, len(values))
         style = style_of(number)
         axis.plot(epochs, values, label=_short(name), **style)
+        padded = np.append(values, np.full(longest - len(values), np.nan))
+        series.append(Series(_short(name), style["color"], padded))
         best = loss.get("best_epoch")
         if best and best <= len(values):
             marker = _MARKERS[number % len(_MARKERS)]
@@ -110,6 +118,7 @@ def by_epoch(
     if not drawn:
         note(axis, "no run has losses by epoch")
         return
+    axis.readout = Readout(np.arange(1, longest + 1), series)
     log = min(drawn) > 0
     if log:
         axis.set_yscale("log")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atb_fast.reports.charts.drawing import Chart, note
+from atb_fast.reports.charts.values import Readout, Series
 from atb_fast.reports.style import LIGHT, number_axis
 
 #: Width and height of the chart of a parameter, in inches; three fit in a row.
@@ -52,41 +53,42 @@ def history(axis: Any, *, trials: Sequence[Point], best: int | None, reference: 
         return
     low, high, top = _ends([trial.value for trial in trials if trial.value is not None])
     axis.set_ylim(low, high)
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "complete": {"color": LIGHT["model"], "marker": "o", "markersize": 4},
         "pruned": {"color": LIGHT["muted"], "marker": "v", "markersize": 4},
         "failed": {"color": LIGHT["other"], "marker": "x", "markersize": 5, "zorder": 4},
     }
+    numbers = np.array([trial.number for trial in trials])
+    # Without a value, a mark at the upper edge shows when it happened.
+    heights = np.array([top if each.value is None else min(each.value, top) for each in trials])
+    series = []
     for state, style in styles.items():
-        shown = [trial for trial in trials if trial.state == state]
-        # Without a value, a mark at the upper edge shows when it happened.
-        heights = [top if trial.value is None else min(trial.value, top) for trial in shown]
-        if shown:
-            numbers = [trial.number for trial in shown]
+        shown = np.array([trial.state == state for trial in trials])
+        if shown.any():
             hollow = {"markerfacecolor": "none"} if state == "pruned" else {}
-            axis.plot(numbers, heights, linestyle="none", label=state, **style, **hollow)
+            places = numbers[shown], heights[shown]
+            axis.plot(*places, linestyle="none", label=state, **style, **hollow)
+            series.append(Series(state, style["color"], np.where(shown, heights, np.nan)))
     done = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
-    numbers = [trial.number for trial in done]
-    values = np.array([float(trial.value or 0.0) for trial in done])
     if done:
-        last = max(trial.number for trial in trials)
-        axis.step(
-            [*numbers, last],
-            np.append(np.minimum.accumulate(values), values.min()),
-            where="post",
-            color=LIGHT["model"],
-            linewidth=1.0,
-            label="best so far",
-        )
+        values = [trial.value if trial.state == "complete" else None for trial in trials]
+        least = np.fmin.accumulate(np.array(values, np.float64))
+        style = {"color": LIGHT["model"], "linewidth": 1.0, "label": "best so far"}
+        axis.step(numbers, least, where="post", **style)
+        series.append(Series("best so far", LIGHT["model"], least))
     if trials[0].value is not None:
         style = {"color": LIGHT["persistence"], "linestyle": "--"}
         axis.axhline(trials[0].value, label="defaults", **style)
+        series.append(
+            Series("defaults", LIGHT["persistence"], np.full(len(trials), trials[0].value))
+        )
     ring = {"color": LIGHT["ink"], "markersize": 10, "markerfacecolor": "none"}
     for trial in done:
         if trial.number == best:
             axis.plot([best], [trial.value], "o", label="best", **ring)
     if low < 1.0 < high:
         axis.axhline(1.0, color=LIGHT["muted"], linestyle=":", label=reference)
+    axis.readout = Readout(numbers, series)
     axis.set(xlabel="trial", ylabel=f"error ÷ error of {reference}, mean over the folds")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     number_axis(axis.yaxis)
@@ -151,13 +153,19 @@ def by_parameter(
     low, high, top = ends
     values = [min(trial.value or 0.0, top) for trial in trials]
     places = _places(axis, name, trials, numeric=numeric)
+    axis.readout = Readout(
+        np.array(places, np.float64),
+        [Series("trial", LIGHT["model"], np.array(values))],
+        flat=not numeric,
+        points=True,
+        titles=[f"{name}: {_text(trial.params[name])}" for trial in trials],
+    )
     axis.set(**{"ylim" if numeric else "xlim": (low, high)})
     other = axis.yaxis if numeric else axis.xaxis
     other.get_major_locator().set_params(nbins=5 if numeric else 3)
     number_axis(other)
     every = range(len(trials))
     dots: dict[str, Any] = {"color": LIGHT["model"], "alpha": 0.6, "markeredgewidth": 0}
-    dots["label"] = "_trial"
     ring = {"color": LIGHT["ink"], "markersize": 10, "markerfacecolor": "none"}
     for marker, style, shown in (
         ("o", dots, every),

@@ -25,6 +25,7 @@ from atb_fast.reports.charts.drawing import (
     over_time,
 )
 from atb_fast.reports.charts.prices import REFERENCE
+from atb_fast.reports.charts.values import Readout, Series
 from atb_fast.reports.style import LIGHT, number_axis
 from atb_fast.training.engine import FitResult
 
@@ -133,16 +134,11 @@ def realized_by_predicted(
 ) -> None:
     """Draw realized against predicted volatility on logarithmic axes, for some of the windows."""
     step = -(-len(realized) // _DOTS)
-    axis.plot(
-        100.0 * predicted[::step],
-        100.0 * realized[::step],
-        "o",
-        color=LIGHT["model"],
-        alpha=0.45,
-        markersize=2.5,
-        markeredgewidth=0,
-        label="test window" if step == 1 else f"one in {step:,} test windows",
-    )
+    label = "test window" if step == 1 else f"one in {step:,} test windows"
+    shown = 100.0 * predicted[::step], 100.0 * realized[::step]
+    style = {"color": LIGHT["model"], "alpha": 0.45, "markersize": 2.5, "markeredgewidth": 0}
+    axis.plot(*shown, "o", label=label, **style)
+    axis.readout = Readout(shown[0], [Series(label, LIGHT["model"], shown[1])], points=True)
     limits = [100.0 * end(predicted) for end in (np.min, np.max)]
     axis.plot(limits, limits, color=LIGHT["other"], linestyle="--", label="realized = predicted")
     axis.set(xscale="log", yscale="log")
@@ -165,8 +161,7 @@ def bands(axis: Any, found: Calibration) -> None:
     if not len(found.predicted):
         note(axis, "no test window has a return")
         return
-    ends = found.observed - found.low, found.high - found.observed
     axis.set(xlabel="level of the quantile, %", ylabel="share of returns below it, %, 95% interval")
-    below, above = (100.0 * each for each in ends)
-    shares = 100.0 * found.predicted, 100.0 * found.observed
-    calibrations(axis, [Points("quantile", *shares, below, above, LIGHT["model"])])
+    middles = 100.0 * found.predicted, 100.0 * found.observed
+    ends = 100.0 * found.low, 100.0 * found.high
+    calibrations(axis, [Points("quantile", *middles, *ends, LIGHT["model"])])

@@ -15,40 +15,26 @@
       ? value.toLocaleString("en-US", { maximumSignificantDigits: 10 })
       : value.toExponential().replace("+", "")).replace(/-/g, "−");
   const iso = (value, from, to) => new Date(value).toISOString().slice(from, to).replace("T", " ");
+  const counted = (count, each) => Array.from({ length: count }, (_, i) => each(i));
 
-  function numberTicks(low, high, { log, whole }) {
-    if (log && high > 5 * low) {
-      for (const factors of [[1, 2, 5], [1, 3], [1]]) {
-        const ticks = [];
-        for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++) {
-          ticks.push(...factors.map((factor) => Number(`${factor}e${power}`)));
-        }
-        const seen = ticks.filter((tick) => tick >= low && tick <= high);
-        if (seen.length < 7) return seen;
-      }
+  // At most six round values between the ends of an axis.
+  function ticksOf({ scale, whole }, [low, high]) {
+    const inside = (tick) => tick >= low && tick <= high;
+    const least = (high - low) / 6;
+    if (scale === "time") {
+      const step = STEPS.find((each) => each > least) ?? STEPS.at(-1);
+      const year = new Date(low).getUTCFullYear();
+      const first = Math.ceil(low / step);
+      return counted(20, (i) => step < MONTH ? (first + i) * step : Date.UTC(year, i * step / MONTH)).filter(inside);
     }
-    const power = 10 ** Math.floor(Math.log10((high - low) / 5));
-    const steps = [1, 2, 5, 10].map((each) => each * power);
-    const step = Math.max(whole ? 1 : 0, steps.find((each) => each * 6 > high - low));
-    const ticks = [];
-    for (let i = Math.ceil(low / step); i * step <= high; i++) {
-      ticks.push(Number((i * step).toPrecision(12)));
+    if (scale === "log" && high > 5 * low) {
+      const found = [[1, 2, 5], [1, 3], [1]].map((factors) => counted(60, (i) => i - 30).flatMap(
+        (power) => factors.map((factor) => Number(`${factor}e${power}`))).filter(inside));
+      return found.find((ticks) => ticks.length < 7) ?? found.at(-1);
     }
-    return ticks;
-  }
-
-  function timeTicks(low, high) {
-    const step = STEPS.find((each) => each * 6 > high - low) ?? STEPS.at(-1);
-    const months = Math.floor(step / MONTH);
-    const first = months ? Date.UTC(new Date(low).getUTCFullYear(), 0) : Math.ceil(low / step) * step;
-    const date = new Date(first);
-    const ticks = [];
-    while (date <= high) {
-      if (date >= low) ticks.push(Number(date));
-      if (months) date.setUTCMonth(date.getUTCMonth() + months);
-      else date.setTime(Number(date) + step);
-    }
-    return ticks;
+    const power = 10 ** Math.floor(Math.log10(least));
+    const step = Math.max(whole ? 1 : 0, [1, 2, 5, 10].map((each) => each * power).find((each) => each > least));
+    return counted(7, (i) => Number(((Math.ceil(low / step) + i) * step).toPrecision(12))).filter(inside);
   }
 
   // "2024", "Mar", "Mar 5" or "13:00": the largest unit that begins at a tick.
@@ -66,68 +52,46 @@
   }
 
   function chartOf(script) {
-    const data = JSON.parse(script.textContent);
-    const { mode, box: [left, top, right, bottom], x: xAxis, y: yAxis } = data;
+    const { unit, places, series, titles, flat, points, x: xAxis, y: yAxis, ...data } = JSON.parse(script.textContent);
     const svg = script.previousElementSibling;
     const figure = svg.parentElement;
-    const overTime = xAxis.scale === "time";
-    const row = mode === "row";
+    let sum = 0;
+    const xs = unit ? places.map((step) => (sum += step) * unit) : places;
+    xAxis.whole = xs.every(Number.isInteger);
+    const [left, top, width, height] = ["x", "y", "width", "height"].map(
+      (name) => Number(svg.querySelector("clipPath rect").getAttribute(name)));
+    const [right, bottom] = [left + width, top + height];
+
     // Scales are linear in these, and back.
     const into = (axis, value) => axis.scale === "log" ? Math.log10(value) : value;
     const back = (axis, value) => axis.scale === "log" ? 10 ** value : value;
-    const xs = data.xs.map((each) => {
-      let at = 0;
-      return each.unit ? each.steps.map((step) => (at += step) * each.unit) : each;
+    function scaleOf(axis, ends, from, to) {
+      const [low, high] = ends.map((end) => into(axis, end));
+      return (value) => from + (into(axis, value) - low) / (high - low) * (to - from);
+    }
+    // The ends of both axes, and the pixels of values between them.
+    const viewOf = (x, y) => ({
+      ends: { x, y }, x: scaleOf(xAxis, x, left, right), y: scaleOf(yAxis, y, bottom, top),
     });
-    const series = data.series.map((each) => ({ ...each, x: xs[each.x] }));
+    const whole = viewOf(xAxis.limits, yAxis.limits);
+    let view = whole;
 
-    // What is shown: the ends of both axes, and the pixels of values between them.
-    const view = {};
-    function look(x, y) {
-      const place = (axis, ends, from, to) => {
-        const [low, high] = ends.map((end) => into(axis, end));
-        return (value) => from + (into(axis, value) - low) / (high - low) * (to - from);
-      };
-      Object.assign(view, { xs: x, ys: y, x: place(xAxis, x, left, right), y: place(yAxis, y, bottom, top) });
-    }
-    look(xAxis.limits, yAxis.limits);
-    const whole = { ...view };
+    // Where the crosshair can be: a place, the series that it reads out, and the first value of them.
+    const stops = xs.map((x, i) => {
+      const read = series.filter(({ y }) => y[i] !== null);
+      return { x, i, read, y: read.map(({ y }) => y[i]).find((y) => y !== true) };
+    }).filter(({ y }) => y !== undefined);
+    const pixels = (x, y) => flat ? [view.x(y), view.y(x)] : [view.x(x), view.y(y)];
+    stops.sort((a, b) => flat ? view.y(a.x) - view.y(b.x) : a.x - b.x);
+    const seen = () => stops.filter(({ x }) => flat || (x >= view.ends.x[0] && x <= view.ends.x[1]));
 
-    // Where the crosshair can be: an x, a bin, a point or a row, and the values there.
-    const places = new Map();
-    for (const each of series.filter(({ name, kind }) => name !== null && kind !== "level")) {
-      const bins = each.kind === "bins";
-      if (bins !== (mode === "bins") || (mode === "point" && each.kind !== "points")) continue;
-      each.y.forEach((y, i) => {
-        if (y === null) return;
-        const x = bins ? (each.x[i] + each.x[i + 1]) / 2 : each.x[i];
-        const key = row ? y : mode === "point" ? places.size : x;
-        const ends = bins ? [each.x[i], each.x[i + 1]] : [x];
-        if (!places.has(key)) places.set(key, { x, y, ends, values: [] });
-        places.get(key).values.push({ each, i, x, y });
-      });
+    function title({ x, i }) {
+      if (titles) return titles[i];
+      return unit ? `${iso(x, 0, x % DAY ? 16 : 10)} UTC` : `${xAxis.label}: ${number(x)}`;
     }
-    for (const each of series.filter(({ kind }) => kind === "mark")) {
-      for (const x of each.x) places.get(x)?.values.push({ each });
-    }
-    for (const each of series.filter(({ kind }) => kind === "level" && (mode === "x" || mode === "bins"))) {
-      for (const place of places.values()) place.values.push({ each, i: 0, y: each.y[0] });
-    }
-    const stops = [...places.values()].sort((a, b) => row ? view.y(a.y) - view.y(b.y) : a.x - b.x);
-    const seen = () => stops.filter(({ x }) => row || (x >= view.xs[0] && x <= view.xs[1]));
-    const spot = ({ x, y }) => [row ? null : view.x(x), row || mode === "point" ? view.y(y) : null];
-
-    function title({ ends, y }) {
-      if (row) return yAxis.names[y];
-      if (overTime) return `${ends.map((end) => iso(end, 0, end % DAY ? 16 : 10)).join(" to ")} UTC`;
-      if (xAxis.scale === "none") return xAxis.label;
-      return `${xAxis.label}: ${ends.map((end) => xAxis.names?.[end] ?? number(end)).join(" to ")}`;
-    }
-    function text({ each, i, x, y }) {
-      if (y === undefined) return "";
-      const value = row ? number(x) : yAxis.names?.[y] ?? number(y);
-      const [low, high] = [each.low?.[i] ?? null, each.high?.[i]];
-      return low === null ? value : `${value} (${number(low)} to ${number(high)})`;
+    function text({ y, low = [], high = [] }, i) {
+      if (y[i] === true) return ""; // only a mark
+      return low[i] == null ? number(y[i]) : `${number(y[i])} (${number(low[i])} to ${number(high[i])})`;
     }
 
     const cross = svg.appendChild(document.createElementNS(svg.namespaceURI, "path"));
@@ -146,129 +110,123 @@
     function show(stop) {
       if (!stop) return;
       current = stop;
-      const [x, y] = spot(stop);
-      const rings = stop.values.filter((value) => value.x !== undefined && mode !== "bins").map(
-        (value) => `M${view.x(value.x) - 3} ${view.y(value.y)}a3 3 0 1 0 6 0a3 3 0 1 0 -6 0`);
-      const line = y === null ? `M${x} ${top}V${bottom}` : x === null ? `M${left} ${y}H${right}` : "";
+      const { x, y, i, read } = stop;
+      const [across, down] = pixels(x, y);
+      const rings = read.filter(({ y }) => y[i] !== true).map(({ y }) => pixels(x, y[i])).map(
+        ([across, down]) => `M${across - 3} ${down}a3 3 0 1 0 6 0a3 3 0 1 0 -6 0`);
+      const line = points ? "" : flat ? `M${left} ${down}H${right}` : `M${across} ${top}V${bottom}`;
       cross.setAttribute("d", line + rings.join(""));
       box.textContent = "";
       box.hidden = false;
       add(box, "b", `${title(stop)} `);
-      for (const value of stop.values) {
-        const line = add(box, "div", "");
-        add(line, "i", "").style.background = `var(--${value.each.color})`;
-        add(line, "span", `${value.each.name} `);
-        add(line, "span", `${text(value)} `);
+      for (const each of read) {
+        const row = add(box, "div", "");
+        add(row, "i", "").style.background = each.color;
+        add(row, "span", `${each.name} `);
+        add(row, "span", `${text(each, i)} `);
       }
-      add(box, "small", row ? xAxis.label : yAxis.label);
+      add(box, "small", (flat ? xAxis : yAxis).label);
       // Next to the crosshair, within the figure.
       const [outer, inner] = [figure.getBoundingClientRect(), svg.getBoundingClientRect()];
       const size = inner.width / svg.viewBox.baseVal.width;
-      const at = inner.left - outer.left + (x ?? (left + right) / 2) * size;
+      const at = inner.left - outer.left + across * size;
       const beside = at > outer.width / 2 ? at - box.offsetWidth - 12 : at + 12;
       box.style.left = `${clamp(beside, 4, outer.width - box.offsetWidth - 6)}px`;
-      const down = inner.top - outer.top + (y ?? top) * size + 10;
-      box.style.top = `${clamp(down, 4, outer.height - box.offsetHeight - 6)}px`;
+      const below = inner.top - outer.top + (points || flat ? down : top) * size + 10;
+      box.style.top = `${clamp(below, 4, outer.height - box.offsetHeight - 6)}px`;
     }
 
-    // Everything that moves, as it was drawn.
-    const parts = [...svg.querySelectorAll("[data-zoom] > path, [data-zoom] > g > use")].map((element) => {
-      const { zoom, series: position } = element.closest("[data-zoom]").dataset;
-      const names = element.localName === "use" ? ["x", "y"] : ["d"];
-      const was = names.map((name) => [name, element.getAttribute(name)]);
-      return { element, moves: zoom, line: series[position]?.kind === "line" && series[position], was };
-    });
-    const axes = [["x", xAxis], ["y", yAxis]].map(([name, axis]) => {
-      const group = svg.querySelector(`[data-axis=${name}]`);
-      const label = group.querySelector(":scope > g:not([data-tick]) text");
-      const ticks = [...group.querySelectorAll("[data-tick]")];
-      return { name, axis, group, ticks, label, was: label?.textContent };
-    });
+    // Everything that moves, as it was drawn, and the series from which a line is drawn again.
+    const lines = new Map(series.map((each, i) => [svg.querySelector(`.series_${i} path`), each]));
+    const parts = [...svg.querySelectorAll("path[clip-path], [clip-path] > use")]
+      .filter((element) => !element.closest(".xtick, .ytick"))
+      .map((element) => ({ element, was: element.cloneNode(), line: lines.get(element) }));
+    const label = [...svg.querySelectorAll(".xtick ~ g text")].at(-1);
+    const days = label?.textContent;
 
-    function path({ x, y }) {
+    function path(y) {
+      const [low, high] = view.ends.x;
       let [d, pen] = ["", "M"];
-      x.forEach((at, i) => {
+      xs.forEach((x, i) => {
         // One more point on each side leads to the edge.
-        if ((x[i + 1] ?? at) < view.xs[0] || (x[i - 1] ?? at) > view.xs[1]) return;
-        if (y[i] !== null) d += `${pen}${view.x(at).toFixed(2)} ${view.y(y[i]).toFixed(2)}`;
+        if ((xs[i + 1] ?? x) < low || (xs[i - 1] ?? x) > high) return;
+        if (y[i] !== null) d += `${pen}${view.x(x).toFixed(2)} ${view.y(y[i]).toFixed(2)}`;
         pen = y[i] === null ? "M" : "L";
       });
       return d;
     }
 
-    function drawTicks({ name, axis, group, label, was, ticks }, zoomed) {
-      group.querySelectorAll(".made").forEach((each) => each.remove());
-      for (const tick of ticks) tick.style.display = zoomed ? "none" : "";
-      const ends = view[`${name}s`];
-      const times = axis.scale === "time";
-      if (times) {
-        const days = [...new Set(ends.map((end) => iso(end, 0, 10)))].join(" to ");
-        const zoomedLabel = was.replace(/\d{4}-\d\d-\d\d.*/, days);
-        label.textContent = !zoomed ? was : data.thinned ? zoomedLabel.replace("open time", "some bars") : zoomedLabel;
-      }
-      if (!zoomed || !ticks.length) return;
-      const from = ticks[0].querySelector("use").getAttribute(name);
-      const kind = { log: axis.scale === "log", whole: name === "x" && xs.flat().every(Number.isInteger) };
-      for (const tick of times ? timeTicks(...ends) : numberTicks(...ends, kind)) {
-        const copy = group.insertBefore(ticks[0].cloneNode(true), ticks[0]);
+    function drawTicks(name, axis) {
+      const first = svg.querySelector(`.${name}tick`);
+      const from = first.querySelector("use").getAttribute(name);
+      for (const tick of ticksOf(axis, view.ends[name])) {
+        const copy = first.parentElement.insertBefore(first.cloneNode(true), first);
         const by = view[name](tick) - from;
         copy.setAttribute("transform", name === "x" ? `translate(${by} 0)` : `translate(0 ${by})`);
-        copy.setAttribute("class", "made");
-        copy.style.display = "";
-        copy.querySelector("text").textContent = times ? timeText(tick) : number(tick);
+        copy.classList.add("made");
+        copy.querySelector("text").textContent = axis.scale === "time" ? timeText(tick) : number(tick);
       }
     }
 
-    function draw(zoomed) {
-      const [a, b, c, d] = [...view.xs.map(whole.x), ...view.ys.map(whole.y)];
-      const moved = (which, moves, value) => !moves.includes(which) ? value : (which === "x"
-        ? left + (value - a) / (b - a) * (right - left)
-        : bottom + (value - c) / (d - c) * (top - bottom)).toFixed(2);
-      const drawn = (name, value, moves, line) => {
-        if (!zoomed) return value;
-        if (name !== "d") return moved(name, moves, value);
-        return line ? path(line) : value.replace(/(-?[\d.]+) (-?[\d.]+)/g,
-          (_, x, y) => `${moved("x", moves, x)} ${moved("y", moves, y)}`);
+    function draw() {
+      const zoomed = view !== whole;
+      const move = {
+        x: scaleOf({}, view.ends.x.map(whole.x), left, right),
+        y: scaleOf({}, view.ends.y.map(whole.y), bottom, top),
       };
-      for (const { element, moves, line, was } of parts) {
-        for (const [name, value] of was) element.setAttribute(name, drawn(name, value, moves, line));
+      for (const { element, was, line } of parts) {
+        const atEdge = element.closest(".marks");
+        const moved = (x, y) => [move.x(x).toFixed(2), atEdge ? y : move.y(y).toFixed(2)];
+        const put = (name, value) => element.setAttribute(name, zoomed ? value : was.getAttribute(name));
+        if (line) put("d", path(line.y));
+        else if (element.localName === "path") {
+          put("d", was.getAttribute("d").replace(/(-?[\d.]+) (-?[\d.]+)/g, (_, x, y) => moved(x, y).join(" ")));
+        } else {
+          const at = moved(was.getAttribute("x"), was.getAttribute("y"));
+          ["x", "y"].forEach((name, i) => put(name, at[i]));
+        }
       }
-      for (const axis of axes) drawTicks(axis, zoomed);
+      svg.querySelectorAll(".made").forEach((tick) => tick.remove());
+      svg.classList.toggle("zoomed", zoomed);
       reset.hidden = !zoomed;
       hide();
+      if (unit) {
+        const shown = [...new Set(view.ends.x.map((end) => iso(end, 0, 10)))].join(" to ");
+        const what = data.thinned ? days.replace("open time", "some bars") : days;
+        label.textContent = zoomed ? what.replace(/\d{4}-\d\d-\d\d.*/, shown) : days;
+      }
+      if (zoomed) {
+        drawTicks("x", xAxis);
+        drawTicks("y", yAxis);
+      }
     }
 
-    // The ends of the y axis for the values between two x; the margins stay as they were.
-    function heights(from, to) {
-      const [low, high] = yAxis.limits.map((end) => into(yAxis, end));
-      const bins = mode === "bins";
-      let [least, most] = bins ? [low, low] : [Infinity, -Infinity];
-      let found = false;
-      for (const { x, y, low: lows = [], high: highs = [] } of series) {
-        x?.forEach((at, i) => {
-          if (at > to || (bins ? x[i + 1] : at) < from) return;
-          for (const value of [y[i], lows[i], highs[i]].filter((each) => each != null)) {
-            found = true;
-            least = Math.min(least, into(yAxis, value));
-            most = Math.max(most, into(yAxis, value));
-          }
-        });
-      }
-      if (!found) return null;
-      const [below, above] = data.margins;
-      const inside = Math.max(most - least, (high - low) / 50);
-      const size = inside / (1 - below - above);
-      const bottom = bins ? low : (least + most - inside) / 2 - below * size;
-      return [Math.max(low, bottom), Math.min(high, bottom + size)].map((end) => back(yAxis, end));
+    // The smallest and the largest value between two x; an axis from 0 keeps its 0.
+    function spread([from, to]) {
+      const values = series.flatMap(({ y, low = [], high = [] }) => xs.flatMap(
+        (x, i) => x >= from && x <= to ? [y[i], low[i], high[i]] : []));
+      const found = values.filter((value) => typeof value === "number")
+        .map((value) => into(yAxis, value)).sort((a, b) => a - b);
+      return [yAxis.limits[0] === 0 ? 0 : found[0], found.at(-1)];
+    }
+    // The ends of the y axis for the values between two x; the margins shrink with the values.
+    function heights(ends) {
+      const [least, most] = spread(ends);
+      if (most === undefined) return null;
+      const [low, high] = spread(xAxis.limits);
+      const share = high > low ? Math.max((most - least) / (high - low), 0.02) : 1;
+      const limits = yAxis.limits.map((end) => into(yAxis, end));
+      return limits.map((end) => back(yAxis,
+        clamp((least + most) / 2 + (end - (low + high) / 2) * share, ...limits)));
     }
 
     function zoom(ends) {
       const [low, high] = xAxis.limits;
-      const [from, to] = ends ? [Math.max(low, ends[0]), Math.min(high, ends[1])] : [low, high];
-      const ys = from < to && (from > low || to < high) ? heights(from, to) : null;
-      if (ys) look([from, to], ys);
-      else look(xAxis.limits, yAxis.limits);
-      if (ys || !reset.hidden) draw(Boolean(ys));
+      const [from, to] = (ends ?? [low, high]).map((end) => clamp(end, low, high));
+      const y = from < to && (from > low || to < high) ? heights([from, to]) : null;
+      if (!y && view === whole) return;
+      view = y ? viewOf([from, to], y) : whole;
+      draw();
     }
 
     const pointed = (event) => {
@@ -279,18 +237,17 @@
     const nearest = (event) => {
       const [x, y] = pointed(event);
       const distance = (stop) => {
-        const [a, b] = spot(stop);
-        return Math.hypot((a ?? x) - x, (b ?? y) - y);
+        const [across, down] = pixels(stop.x, stop.y);
+        return Math.hypot(points || !flat ? across - x : 0, points || flat ? down - y : 0);
       };
       return seen().reduce((best, stop) => best && distance(best) <= distance(stop) ? best : stop, null);
     };
-    function select(...pixels) {
-      const [low, high] = view.xs.map((end) => into(xAxis, end));
-      const [from, to] = pixels.sort((a, b) => a - b).map(
-        (pixel) => back(xAxis, low + (pixel - left) / (right - left) * (high - low)));
-      const whole = from <= xAxis.limits[0] && to >= xAxis.limits[1];
-      const inside = seen().filter(({ x }) => x >= from && x <= to);
-      if (inside.length > 1) zoomAll(whole ? null : [from, to], chart);
+    function select(...ends) {
+      const [low, high] = view.ends.x.map((end) => into(xAxis, end));
+      const [from, to] = ends.sort((a, b) => a - b).map(
+        (end) => back(xAxis, low + (end - left) / (right - left) * (high - low)));
+      const all = from <= xAxis.limits[0] && to >= xAxis.limits[1];
+      if (seen().filter(({ x }) => x >= from && x <= to).length > 1) zoomAll(all ? null : [from, to], chart);
     }
 
     let start = null; // where a drag began
@@ -344,10 +301,11 @@
         if (kept) show(kept);
       }
     });
-    draw(false);
+    hide();
+    reset.hidden = true;
     svg.classList.add("live");
     svg.setAttribute("tabindex", "0");
-    const chart = { zoom, hide, overTime };
+    const chart = { zoom, hide, overTime: Boolean(unit) };
     return chart;
   }
 
