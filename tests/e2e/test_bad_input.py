@@ -64,7 +64,7 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         (
             ["BTCUSDT", *GOOD, "--sequence-length", "9000"],
             3,
-            "expected at least 9,030: 29 of warm-up, 9,000 for a window",
+            "expected at least 9,033 (including 31 that lack a feature) to train and test a model",
         ),
         (
             ["BTCUSDT", "--candles", "gone.csv", "--force-price-only"],

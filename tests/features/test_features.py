@@ -77,9 +77,7 @@ def test_force_sentiment_overrides_the_score(market: Market) -> None:
     assert rows is not None
     old = Market(market.candles, rows.head(40))
     assert prepare(old, config(), now=NOW).model_type == "price"
-    with pytest.raises(DataError, match="requires at least 122 complete rows, got 40"):
-        # Only the forty days with sentiment remain.
-        split(prepare(old, config(force_sentiment=True), now=NOW), config())
+    assert len(prepare(old, config(force_sentiment=True), now=NOW).matrix) == 40
 
 
 def test_forced_sentiment_that_is_missing(market: Market) -> None:
@@ -164,18 +162,6 @@ def test_windows_of_a_frame(market: Market) -> None:
     np.testing.assert_array_equal(one[:, :, 0], windows(market.candles, 7)[:, :, 3])
     with pytest.raises(DataError, match="a window needs at least 50 rows, got 3"):
         windows(market.candles.head(3), 50)
-
-
-def test_too_few_candles(market: Market) -> None:
-    short = Market(market.candles.head(20), None)
-    with pytest.raises(
-        DataError, match="the range has 20 candles, expected at least 150: 29 of warm-up"
-    ):
-        prepare(short, config(force_price_only=True))
-    few = prepare(Market(market.candles.head(150), None), config(force_price_only=True))
-    with pytest.raises(DataError, match="requires at least 122 complete rows, got 121 from 150"):
-        split(few, config())
-    assert len(split(few, config(sequence_length=119)).test) == 1
 
 
 def test_split_and_persistence(market: Market) -> None:

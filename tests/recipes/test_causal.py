@@ -307,22 +307,3 @@ def test_bars_without_trades(market: Market) -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         config(**options)
-
-
-def test_too_few_candles(market: Market) -> None:
-    few = Market(market.candles.head(420), market.sentiment)
-    least = WARMUP + 31
-    with pytest.raises(DataError, match=f"has 420 candles, expected at least {least}: {WARMUP}"):
-        prepare(few, config())
-    with pytest.raises(DataError, match=r"; use a longer range or a shorter --sequence-length$"):
-        prepare(few, config())
-    with pytest.raises(DataError, match=r"; use a longer range$"):  # too few even to warm up
-        prepare(Market(market.candles.head(WARMUP), market.sentiment), config(horizon=5))
-    with pytest.raises(DataError, match=r"; use a longer range or a shorter --horizon$"):
-        prepare(few, config(horizon=50, sequence_length=10))
-    few = Market(market.candles.head(540 + WARMUP), market.sentiment)
-    short = config(embargo=190)
-    with pytest.raises(
-        DataError, match=r"give 0 windows of 30 bars to train.* a smaller --embargo"
-    ):
-        split(prepare(few, short), short)

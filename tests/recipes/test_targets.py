@@ -215,7 +215,7 @@ def test_no_label_that_trains_reaches_into_the_labels_of_a_shared_test_part(
     fewest = LENGTH + lag + 5 + math.ceil((lag + 6) / 0.8)
     least = split(prepare(Market(candles.head(fewest), None), given), given)
     assert len(least.train) == 1
-    with pytest.raises(DataError, match=f"at least {fewest} complete rows, got {fewest - 1} from"):
+    with pytest.raises(DataError, match=f"has {fewest - 1} candles, expected at least {fewest} to"):
         split(prepare(Market(candles.head(fewest - 1), None), given), given)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from atb_fast import recipes
 from atb_fast.callbacks import SILENT, Listener
-from atb_fast.config import OPTIONS, RecipeOptions
+from atb_fast.config import OPTIONS
 from atb_fast.errors import ArgumentError, DataError, TrainingError, counted
 from atb_fast.evaluation.predictions import out_of_fold
 from atb_fast.evaluation.scoring import NAMES, Scoring, Tested, scoring_of
@@ -28,7 +28,7 @@ from atb_fast.features.windows import Parts
 from atb_fast.ingestion.market import Market, load_market
 from atb_fast.options import check_count, check_type
 from atb_fast.recipes.config import TrainingConfig
-from atb_fast.recipes.split import before, embargo_rows, remedies
+from atb_fast.recipes.split import Split, before, divided
 from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import DevicePolicy, configure, import_ahead
 from atb_fast.training.engine import choose
@@ -307,17 +307,23 @@ def walk_forward(
         market = known_at(market, until, config.bar_ms)
         now = market.candles["timestamp"][-1]
     prepared = recipes.prepare(market, config, now=now, cache=config.cache_dir / "features")
-    between = embargo_rows(prepared, config) if embargo is None else embargo
-    starts, reach = recipe.starts(prepared, config), recipe.reach(config)
-    plan = fold_parts(
+    starts = recipe.starts(prepared, config)
+    held_out = None if holdout is None else _made_from(holdout, prepared, starts, config)
+
+    def split(folds: int) -> Split:
+        return lambda starts, _, beyond: fold_parts(
+            starts, folds, window, beyond=beyond, tested=held_out
+        )
+
+    plan = divided(
+        split(folds),
         starts,
+        prepared,
         config,
-        folds,
-        window,
-        reach=reach,
-        embargo=between,
-        length="length" in recipe.traits,
-        begin=None if holdout is None else _made_before(holdout, prepared, starts, config),
+        recipe.reach(config),
+        embargo=config.embargo if embargo is None else embargo,
+        purpose=f"test {counted(folds, 'fold')}" if holdout is None else "test the holdout",
+        smaller={"fewer --folds": split(1)},
     )
     policy = configure(config, listener=listener)
     log.info("%s", policy.reason)
@@ -381,17 +387,17 @@ def known_at(market: Market, time: datetime, bar_ms: int) -> Market:
     return Market(candles, index, tuple(extra.known_at(last) for extra in market.extras))
 
 
-def _made_before(
+def _made_from(
     time: datetime, prepared: PreparedData, starts: NDArray[np.int64], config: TrainingConfig
 ) -> int:
-    """Return how many windows forecast before `time`; at least one window must be left.
+    """Return how many windows forecast from `time` on.
 
     Raises:
-        DataError: No window is left.
+        DataError: None do.
     """
     last = prepared.timestamps.gather(starts + config.sequence_length - 1)
-    count = int((last < time - timedelta(milliseconds=config.bar_ms)).sum())
-    if count == len(starts):
+    count = int((last >= time - timedelta(milliseconds=config.bar_ms)).sum())
+    if not count:
         raise DataError(
             f"no forecast is made from {time:%Y-%m-%d %H:%M} on, so there is no holdout to test; "
             "choose an earlier time, or a longer range"
@@ -469,58 +475,27 @@ def _evaluated(
 
 def fold_parts(
     starts: NDArray[np.int64],
-    options: RecipeOptions,
     folds: int,
     window: Window,
     *,
-    reach: int,
-    embargo: int,
-    length: bool = True,
-    begin: int | None = None,
-) -> list[Parts]:
-    """Return the training, validation and test windows of each fold.
-
-    The windows from `begin` on are divided into `folds` test periods. The model of a fold is fitted
-    on windows before its test period; see `recipes.split.before`.
+    beyond: int,
+    tested: int | None = None,
+) -> Iterator[Parts]:
+    """Yield the windows of each fold: training, validation and test. Parts may be empty.
 
     Args:
         starts: Starts of all usable windows, ascending.
-        options: Sequence length.
         folds: Number of test periods, at least 1.
         window: `expanding` trains on all earlier windows; `rolling` on the newest of them, as many
             as in the first fold.
-        reach: Rows after the last row of a window that its label depends on.
-        embargo: Number of rows dropped between two parts.
-        length: Whether the recipe can have windows of another length, for messages.
-        begin: Number of windows before the first test period. Default: half of them.
-
-    Raises:
-        DataError: A fold has too few windows.
+        beyond: See `before`.
+        tested: Number of windows in the test periods. Default: half of them.
     """
-    if begin is None:
-        begin = int(len(starts) * _FIRST_SHARE)
+    begin = int(len(starts) * _FIRST_SHARE) if tested is None else max(0, len(starts) - tested)
     if folds > len(starts) - begin:  # also keeps the edges small
-        fewer = [f"--folds {len(starts) - begin} or less"] if len(starts) else []
-        raise DataError(
-            f"{len(starts):,} windows of {options.sequence_length:,} bars are too few for {folds} "
-            f"folds: the newer half, {len(starts) - begin} windows, is divided into folds; "
-            f"{remedies(options, *fewer, length=length)}"
-        )
+        yield Parts(starts[:0], starts[:0], starts[:0])
+        return
     edges = np.linspace(begin, len(starts), folds + 1).astype(int)
-    parts: list[Parts] = []
     for edge, end in pairwise(edges.tolist()):
         oldest = max(0, edge - begin) if window == "rolling" else 0
-        fold = before(
-            starts[oldest:edge], starts[edge:end], options.sequence_length - 1 + reach + embargo
-        )
-        if not fold.complete:
-            fewer = ["fewer --folds"] if folds > 1 else []
-            raise DataError(
-                f"{len(starts):,} windows of {options.sequence_length:,} bars are too few for "
-                f"{counted(folds, 'fold')}: fold {len(parts) + 1} has {len(fold.train)} training, "
-                f"{len(fold.validation)} validation and {len(fold.test)} test windows with an "
-                f"embargo of {counted(embargo, 'bar')}; "
-                f"{remedies(options, *fewer, length=length, embargo=embargo)}"
-            )
-        parts.append(fold)
-    return parts
+        yield before(starts[oldest:edge], starts[edge:end], beyond)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from atb_fast._core import CandleMatrix, Feature, FeatureMatrix, FeaturePipeline
+from atb_fast._core import CandleMatrix, FeatureMatrix, FeaturePipeline
 from atb_fast.config import LONGEST_LAG_DAYS, MIN_SEQUENCE_LENGTH, TIMEFRAMES, RecipeOptions
 from atb_fast.errors import ArgumentError, DataError, counted
 from atb_fast.features import cache as feature_cache
@@ -37,7 +37,7 @@ from atb_fast.recipes.base import BaseRecipe, Context, check_moves
 from atb_fast.recipes.joining import JOINS, Joined, joined_as_of
 from atb_fast.recipes.networks import CnnLstm, Network
 from atb_fast.recipes.shrinkage import shrinkage_factor
-from atb_fast.recipes.split import SPLITS, remedies
+from atb_fast.recipes.split import SPLITS
 from atb_fast.recipes.targets import LogReturn, MetaLabel, Predict, Target
 from atb_fast.recipes.targets.meta_label import without_signals
 
@@ -182,10 +182,9 @@ class Recipe(BaseRecipe):
         if self.scaled_by_window:
             pipeline, matrix = None, CandleMatrix(frame, [_column(each) for each in specs.values()])
         else:
-            _check_length(frame, compiled(specs, asked.bar_ms), options, self.reach(options))
             matrix, pipeline = self._features(frame, specs, sha256, context)
             _report_dropped(frame, matrix.rows, pipeline)
-        return PreparedData(
+        prepared = PreparedData(
             model_type=self._model_type(index=joined.used),
             matrix=matrix,
             close=frame["close"].to_numpy()[matrix.rows],
@@ -201,6 +200,9 @@ class Recipe(BaseRecipe):
             gaps=len(gaps(candles["timestamp"], asked.bar_ms)),
             sha256=sha256,
         )
+        if len(matrix) < options.sequence_length + self.reach(options):
+            self.parts(prepared, options)  # raises, and says how many candles are needed
+        return prepared
 
     def _check_extra(self, market: Market) -> None:
         """Raise DataError if an extra column that a feature reads is missing."""
@@ -271,7 +273,8 @@ class Recipe(BaseRecipe):
     ) -> tuple[FeatureMatrix, FeaturePipeline]:
         """Return the features of the rows that have all of them, and the pipeline."""
         features = compiled(specs, context.asked.bar_ms)
-        if self.fit_scalers_on == "training":
+        warming = len(frame) <= max(feature.warmup for feature in features)
+        if self.fit_scalers_on == "training" or warming:  # without rows, nothing can be fitted
             # Not cached: they are computed again anyway once the scalers are fitted.
             pipeline = unscaled(features)
             return pipeline.transform(frame), pipeline
@@ -314,30 +317,13 @@ def _column(spec: FeatureSpec) -> str:
     return name
 
 
-def _check_length(
-    frame: pl.DataFrame, features: list[Feature], options: RecipeOptions, reach: int
-) -> None:
-    """Raise DataError if there are too few candles for one window and its target."""
-    warmup = max(feature.warmup for feature in features)
-    least = warmup + options.sequence_length + reach
-    if len(frame) < least:
-        shorter = warmup + MIN_SEQUENCE_LENGTH + reach <= len(frame)
-        rest = least - options.horizon + 1
-        hint = remedies(options, length=shorter, horizon=rest <= len(frame))
-        raise DataError(
-            f"the range has {counted(len(frame), 'candle')}, expected at least {least:,}: "
-            f"{warmup:,} of warm-up, {options.sequence_length:,} for a window "
-            f"and {reach} for the horizon; {hint}"
-        )
-
-
 def _report_dropped(
     frame: pl.DataFrame, rows: NDArray[np.int64], pipeline: FeaturePipeline
 ) -> None:
     """Log how many candles lack a feature, and why.
 
     Raises:
-        DataError: All of them do.
+        DataError: All of them do, also after the warm-up.
     """
     dropped, warmup = len(frame) - len(rows), min(len(frame), pipeline.warmup)
     if not dropped:
@@ -351,7 +337,7 @@ def _report_dropped(
             text += f"; missing input: {', '.join(lacking)}"
         if undefined:
             text += f"; undefined: {', '.join(undefined)}"
-    if not len(rows):
+    if not len(rows) and dropped > warmup:
         index = not set(pipeline.columns).isdisjoint(INDEX_COLUMNS)
         flag = " (--force-price-only removes those of the Fear & Greed index)" if index else ""
         raise DataError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,12 @@ _VALIDATION_SHARE = 0.15
 #: Default embargo, as a share of the rows (M. Lopez de Prado, Advances in Financial Machine
 #: Learning, 2018, chapter 7).
 _EMBARGO_SHARE = 0.01
+#: Rows up to which `divided` searches for the number that is enough.
+_MOST_ROWS = 10_000_000
+
+#: Divides the windows at these starts, given how many rows after its last row a label depends on,
+#: and `beyond` of `before`. The first parts must have the fewest windows.
+Split = Callable[[NDArray[np.int64], int, int], Iterable[Parts]]
 
 
 def shared_test(
@@ -35,19 +42,15 @@ def shared_test(
     window are dropped; if the label is that of the next row, none is.
 
     Raises:
-        DataError: There are too few rows for a window in each part.
+        DataError: There are too few candles for a window in each part.
     """
-    train = int(len(starts) * (1 - _TEST_SHARE))
-    test = starts[train:]
-    kept = starts[:train][starts[:train] + reach <= test[:1]]
-    if not len(kept):
-        least = options.sequence_length + reach - 1 + math.ceil(reach / (1 - _TEST_SHARE))
-        raise DataError(
-            f"--sequence-length {options.sequence_length} requires at least "
-            f"{least:,} complete rows, got {len(prepared.matrix):,} from "
-            f"{counted(prepared.candles, 'candle')}; {remedies(options, length=_free(prepared))}"
-        )
-    return Parts(kept, test, test)
+
+    def split(starts: NDArray[np.int64], reach: int, _beyond: int) -> list[Parts]:
+        train = int(len(starts) * (1 - _TEST_SHARE))
+        test = starts[train:]
+        return [Parts(starts[:train][starts[:train] + reach <= test[:1]], test, test)]
+
+    return divided(split, starts, prepared, options, reach, embargo=0)[0]
 
 
 def purged(
@@ -56,21 +59,14 @@ def purged(
     """Return the newest 20% of the windows to test, and the parts `before` them.
 
     Raises:
-        DataError: There are too few rows for a window in each part.
+        DataError: There are too few candles for a window in each part.
     """
-    first, rows = len(starts) - int(len(starts) * _TEST_SHARE), embargo_rows(prepared, options)
-    beyond = options.sequence_length - 1 + reach + rows
-    parts = before(starts[:first], starts[first:], beyond)
-    if not parts.complete:
-        raise DataError(
-            f"{len(prepared.matrix):,} complete rows give {len(parts.train):,} windows of "
-            f"{options.sequence_length:,} bars to train, {len(parts.validation)} to validate and "
-            f"{len(parts.test)} to test: a window, the horizon of "
-            f"{counted(options.horizon, 'bar')} and an embargo of {counted(rows, 'bar')} are "
-            "dropped between the parts; "
-            f"{remedies(options, length=_free(prepared), embargo=rows)}"
-        )
-    return parts
+
+    def split(starts: NDArray[np.int64], _reach: int, beyond: int) -> list[Parts]:
+        first = len(starts) - int(len(starts) * _TEST_SHARE)
+        return [before(starts[:first], starts[first:], beyond)]
+
+    return divided(split, starts, prepared, options, reach, embargo=options.embargo)[0]
 
 
 def before(starts: NDArray[np.int64], test: NDArray[np.int64], beyond: int) -> Parts:
@@ -94,44 +90,81 @@ def before(starts: NDArray[np.int64], test: NDArray[np.int64], beyond: int) -> P
     return Parts(purged(left[: len(left) - count], validation), validation, test)
 
 
-def embargo_rows(prepared: PreparedData, options: RecipeOptions) -> int:
-    """Return the embargo: the number of rows to drop between two parts."""
-    share = int(len(prepared.matrix) * _EMBARGO_SHARE)
-    return share if options.embargo is None else options.embargo
+def embargo_rows(rows: int, embargo: int | None) -> int:
+    """Return the number of rows to drop between two parts: `embargo`, by default 1% of `rows`."""
+    return int(rows * _EMBARGO_SHARE) if embargo is None else embargo
 
 
-def remedies(
+def divided(
+    split: Split,
+    starts: NDArray[np.int64],
+    prepared: PreparedData,
     options: RecipeOptions,
-    *others: str,
-    length: bool = True,
-    horizon: bool = True,
-    embargo: int = 0,
-) -> str:
-    """Return what to do if there are too few windows, for messages.
+    reach: int,
+    *,
+    embargo: int | None,
+    purpose: str = "train and test a model",
+    smaller: Mapping[str, Split] | None = None,
+) -> list[Parts]:
+    """Return the parts into which `split` divides the windows at `starts`.
 
     Args:
-        options: Sequence length and horizon, which are not named if they cannot be smaller.
-        others: Further remedies.
-        length: Whether shorter windows are possible and help.
-        horizon: Whether a shorter horizon helps.
-        embargo: The embargo, in rows.
+        split: How.
+        starts: The first row of each window that has a label, ascending.
+        prepared: The rows.
+        options: Sequence length and horizon.
+        reach: Rows after the last row of a window that its label depends on.
+        embargo: Rows dropped between two parts; None for 1% of them.
+        purpose: What the parts are for, for messages.
+        smaller: Other splits that may need fewer windows, by how to get them, for messages.
+
+    Raises:
+        DataError: There are too few candles; the message says how many are enough.
     """
-    found = ["a longer range", *others]
-    if length and options.sequence_length > MIN_SEQUENCE_LENGTH:
-        found.append("a shorter --sequence-length")
-    if horizon and options.horizon > 1:
-        found.append("a shorter --horizon")
-    if embargo:
-        found.append("a smaller --embargo")
-    *most, last = found
-    if not most:
-        return f"use {last}"
-    return f"use {', '.join(most)}{',' * (len(most) > 1)} or {last}"
+    have, own = len(prepared.matrix), options.sequence_length
+    without_label = max(0, have - own - reach + 1) - len(starts)
 
+    def enough(
+        rows: int,
+        length: int = own,
+        reach: int = reach,
+        embargo: int | None = embargo,
+        split: Split = split,
+    ) -> bool:
+        count = rows - (length + reach - 1) - without_label
+        beyond = length - 1 + reach + embargo_rows(rows, embargo)
+        made = iter(split(np.arange(max(0, count), dtype=np.int64), reach, beyond))
+        return next(made).complete
 
-def _free(prepared: PreparedData) -> bool:
-    """Return whether windows can have another length: the engines fix that of raw candles."""
-    return not isinstance(prepared.matrix, CandleMatrix)
+    found = list(split(starts, reach, own - 1 + reach + embargo_rows(have, embargo)))
+    if all(parts.complete for parts in found):
+        return found
+    low, high = have, max(2 * have, 64)
+    while not enough(high) and high < _MOST_ROWS:
+        low, high = high, 2 * high
+    rows = bisect_left(range(low + 1, high), True, key=enough) + low + 1
+    warmup = prepared.pipeline.warmup if prepared.pipeline else 0
+    lost = max(prepared.candles - have, warmup)
+    expected = f"{'at least' if enough(rows) else 'more than'} {lost + rows:,}"
+    if lost:
+        expected += (
+            f" (including {lost:,} {'of warm-up' if lost == warmup else 'that lack a feature'})"
+        )
+    horizon = f" and a horizon of {options.horizon:,} bars" if options.horizon > 1 else ""
+    # The engines fix the length of windows of raw candles.
+    shorter = own if isinstance(prepared.matrix, CandleMatrix) else min(own, MIN_SEQUENCE_LENGTH)
+    helpful = {
+        "a shorter --sequence-length": enough(have, length=shorter),
+        "a shorter --horizon": enough(have, reach=reach - options.horizon + 1),
+        "a smaller --embargo": enough(have, embargo=0),
+        **{name: enough(have, split=each) for name, each in (smaller or {}).items()},
+    }
+    ways = "".join(f", or {name}" for name, helps in helpful.items() if helps)
+    raise DataError(
+        f"the range has {counted(prepared.candles, 'candle')}, expected {expected} to {purpose} "
+        f"with windows of {counted(own, 'bar')}{horizon}; use more "
+        f"candles (an earlier --start-date or a finer --timeframe){ways}"
+    )
 
 
 #: The splits that a recipe can name.
