@@ -782,3 +782,10 @@ def test_a_page_without_charts(tmp_path: Path, record_of: RecordOf, kind: str) -
     write_report(path, record, document, stages={}, total=1.0)
     page = Page(path.read_text(encoding="utf-8"))
     assert page.text.count("Not drawn; see the checks.") == len(CHARTS[kind].split())
+
+
+def test_groups_of_few_windows_are_counted(tmp_path: Path, record_of: RecordOf) -> None:
+    page, _ = page_of(tmp_path, record_of("returns", None, cut(record_of("returns").data, 25)))
+    assert re.search(r" high, above [\d.]+% 0 ", page.text)
+    few = "Groups of fewer than 20 windows are not reliable: medium has 3, high has 0."
+    assert few in page.text

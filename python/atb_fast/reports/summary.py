@@ -257,9 +257,13 @@ def regime_table(record: RunRecord) -> Comparison | None:
         "windows are not spread evenly. Ratios are relative to the error of "
         f"{scored.reference}.",
     ]
-    few = [name for i, name in enumerate(names) if groups.windows[i] < FEW]
+    few = [
+        f"{name.partition(',')[0]} has {groups.windows[i]}"
+        for i, name in enumerate(names)
+        if groups.windows[i] < FEW
+    ]
     if few:
-        notes.append(f"Groups of fewer than {FEW} windows are not reliable.")
+        notes.append(f"Groups of fewer than {FEW} windows are not reliable: {', '.join(few)}.")
     return Comparison("By volatility before the forecast", columns, rows, notes)
 
 
