@@ -44,6 +44,8 @@ def test_directories_that_are_not_versions(tmp_path: Path) -> None:
     kept = bundle(home, "2026-01-02_00h00m00s_v1")
     bundle(home, "notes")
     bundle(home, ".hidden", timeframe="1d")
+    bundle(home, "2026-01-02_00h00m00s_v2\n", timeframe="1d")
+    bundle(tmp_path / "BTCUSDT" / "price\n", "2026-01-02_00h00m00s_v1")
     (home / "latest").symlink_to(kept.name)
     (home / "linked").symlink_to(bundle(tmp_path.parent / "elsewhere", "x", timeframe="1d"))
     (tmp_path / "README").write_text("")

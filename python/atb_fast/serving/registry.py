@@ -30,7 +30,7 @@ from atb_fast.config import BASIC_TIMEFRAME, TIMEFRAMES
 from atb_fast.errors import BundleError, StorageError
 
 #: What engines accept as one part of a path.
-_PART = re.compile(r"^[\w\-.]+$", re.ASCII)
+_PART = re.compile(r"[\w\-.]+", re.ASCII)
 _VERSION = re.compile(r"(\d{4}-\d{2}-\d{2}_\d{2}h\d{2}m\d{2}s)_v(\d{1,9})", re.ASCII)
 #: Largest JSON document that is read, in bytes; real ones are far smaller.
 MOST_JSON_BYTES = 4 << 20
@@ -165,7 +165,7 @@ def is_sample(bundle: Path) -> bool:
 
 def is_part(name: str) -> bool:
     """Return whether `name` is allowed as a part of a bundle's path."""
-    return bool(_PART.match(name)) and name not in (".", "..")
+    return bool(_PART.fullmatch(name)) and name not in (".", "..")
 
 
 def timeframe(bundle: Path) -> str:
