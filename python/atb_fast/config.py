@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, Literal
 
-from atb_fast.errors import ArgumentError
+from atb_fast.errors import ArgumentError, DataError
 from atb_fast.options import Option, declared, option
 
 _MINUTE = 60_000
@@ -340,6 +340,8 @@ class MarketOptions(_Group):
                 "--source files is given without --candles; pass --candles FILE", options=["source"]
             )
         if self.source == "files" and self.sentiment is None and not self.force_price_only:
+            if self.candles and not self.candles.exists():  # the more likely mistake
+                raise DataError(f"{self.candles}: no such file; check the path")
             raise ArgumentError(
                 "--candles is given without --sentiment; pass --sentiment FILE, or "
                 "--force-price-only to train without sentiment",

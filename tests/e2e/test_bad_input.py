@@ -39,6 +39,12 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
             8,
             "error: http://127.0.0.1:9/api/v3/time: Connection refused, 4 times in a row",
         ),
+        (
+            ["BTCUSDT"],
+            8,
+            ". Without a network, pass --candles FILE, or --source sample for a market with "
+            "synthetic prices",
+        ),
         (["BTCUSDT", "--offline"], 8, "atb-fast data fetch BTCUSDT --timeframe 1d"),
         (["BTC/USDT", *GOOD], 2, "symbol is 'BTC/USDT', expected capital letters and digits"),
         ([*GOOD], 2, "Missing argument 'SYMBOL...'"),
@@ -71,6 +77,7 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
             3,
             "gone.csv: no such file",
         ),
+        (["BTCUSDT", "--candles", "gone.csv"], 3, "error: gone.csv: no such file; check the path"),
         (
             ["BTCUSDT", "--candles", "no_volume.csv", "--force-price-only"],
             3,
@@ -104,7 +111,12 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
             (["BTCUSDT", *GOOD, flag, ""], 2, f"{flag} is empty; pass a path, or leave it out")
             for flag in ("--registry", "--cache-dir", "--candles", "--sentiment", "--tensorboard")
         ),
-        (["BTCUSDT", *GOOD, "--timeframe", "1h"], 3, "1440 minutes apart, expected 60"),
+        (
+            ["BTCUSDT", *GOOD, "--timeframe", "1h"],
+            3,
+            "candles.csv has 1d bars, but the timeframe is 1h; pass a file with 1h bars, or "
+            "--timeframe 1d",
+        ),
         (["BTCUSDT", *GOOD, "--registry", "a_file"], 6, "registry a_file cannot be written"),
         (["BTCUSDT", *GOOD, "--registry", "/proc/x"], 6, "writable --registry"),
     ],

@@ -380,5 +380,14 @@ def test_range_and_bar_length(daily: pl.DataFrame, tmp_path: Path) -> None:
         DataError, match=r"no candles between 2030-01-01 and the end; the source covers"
     ):
         load(path, start_date=datetime(2030, 1, 1, tzinfo=UTC).date())
-    with pytest.raises(DataError, match=r"are 1440 minutes apart, expected 60 for --timeframe 1h"):
+    with pytest.raises(
+        DataError,
+        match=r"candles\.parquet has 1d bars, but the timeframe is 1h; "
+        r"pass a file with 1h bars, or --timeframe 1d$",
+    ):
+        load(path, timeframe="1h")
+    daily.with_columns(
+        pl.from_epoch(pl.int_range(pl.len()) * 420 + 1_577_836_800).alias("timestamp")
+    ).write_parquet(path)
+    with pytest.raises(DataError, match=r" has 7-minute bars, .*; pass a file with 1h bars$"):
         load(path, timeframe="1h")

@@ -12,8 +12,8 @@ from pathlib import Path
 import polars as pl
 
 from atb_fast.callbacks import SILENT, Listener
-from atb_fast.config import CANDLE_COLUMNS, MarketOptions, check_cache_dir
-from atb_fast.errors import DataError
+from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES, MarketOptions, check_cache_dir
+from atb_fast.errors import DataError, FetchError
 from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.extras import Extra, check_coverage, read_extras, with_extras
 from atb_fast.ingestion.fetch import Fetcher
@@ -121,9 +121,15 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
             freshness_days=options.freshness_days,
             listener=listener,
         )
-        candles = fetcher.candles(
-            options.symbol, options.timeframe, options.start_date, options.end_date
-        )
+        try:
+            candles = fetcher.candles(
+                options.symbol, options.timeframe, options.start_date, options.end_date
+            )
+        except FetchError as error:
+            raise FetchError(
+                f"{error}. Without a network, pass --candles FILE, or --source sample for a market "
+                "with synthetic prices"
+            ) from error
         if not options.force_price_only:
             sentiment = fetcher.sentiment(options.end_date)
     elif options.source == "sample":
@@ -241,10 +247,12 @@ def _check_bar_length(candles: pl.DataFrame, options: MarketOptions) -> None:
         return
     step = bar_length(candles)
     if step != options.bar_ms:
+        found = next((name for name, bar_ms in TIMEFRAMES.items() if bar_ms == step), None)
+        bars = f"{found or f'{step / 60_000:g}-minute'} bars"
+        matching = f", or --timeframe {found}" if found else ""
         raise DataError(
-            f"the candles are {step / 60_000:g} minutes apart, expected "
-            f"{options.bar_ms / 60_000:g} for --timeframe {options.timeframe}; pass a file with "
-            "that timeframe, or the matching --timeframe"
+            f"{options.candles or 'the source'} has {bars}, but the timeframe is "
+            f"{options.timeframe}; pass a file with {options.timeframe} bars{matching}"
         )
 
 
