@@ -194,6 +194,20 @@ def _address_space() -> float:
     return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
+def remedy(error: OSError, otherwise: str = "check that it can be read and written") -> str:
+    """Return what to do about an error of the operating system.
+
+    Args:
+        error: What happened to a file.
+        otherwise: What to do unless space is the problem.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: free some space on it"
+    if error.errno == errno.EFBIG:
+        return "the file would exceed the size limit of this process: raise it (ulimit -f)"
+    return otherwise
+
+
 def message_and_code(error: BaseException) -> tuple[str, int] | None:
     """Return the one-line message for an expected error, and its exit code; None for others."""
     if isinstance(error, AtbFastError):
@@ -211,6 +225,6 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         what = error.strerror or error
-        message = f"{where}{what}; check that it can be read and written"
+        message = f"{where}{what}; {remedy(error)}"
         return printable(message), StorageError.exit_code
     return None

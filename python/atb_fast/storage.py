@@ -25,21 +25,27 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         path: The file.
         data: Its new content.
         mode: Its permissions, before the umask is applied.
+
+    Raises:
+        OSError: The file cannot be written; names `path`.
     """
-    descriptor, name = _temporary(path)
-    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        # mkstemp creates a private file; give it the usual permissions.
-        temporary.chmod(mode & ~umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+        descriptor, name = _temporary(path)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            # mkstemp creates a private file; give it the usual permissions.
+            temporary.chmod(mode & ~umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+    except OSError as error:  # it names a temporary file, or none
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _temporary(path: Path) -> tuple[int, str]:

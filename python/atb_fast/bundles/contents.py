@@ -16,6 +16,7 @@ from atb_fast.recipes.config import TrainingConfig
 from atb_fast.recipes.documents import to_document
 from atb_fast.recipes.networks import Linear
 from atb_fast.serving import checksums
+from atb_fast.storage import write_atomic
 from atb_fast.training.environment import environment, git_state, versions
 
 
@@ -214,5 +215,6 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
     Raises:
         ValueError: It contains NaN or infinity. In that case, nothing is written.
+        OSError: The file cannot be written; names `path`.
     """
-    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_atomic(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())

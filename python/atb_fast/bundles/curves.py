@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from atb_fast.errors import BundleError
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.serving import registry
+from atb_fast.storage import write_atomic
 
 NAME = "curves.json"
 #: Number of newest test windows whose forecasts are written.
@@ -44,7 +45,7 @@ def write_curves(record: RunRecord, path: Path) -> None:
             "forecast": _rounded(forecast[newest]),
         },
     }
-    path.write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
+    write_atomic(path, (json.dumps(document, allow_nan=False) + "\n").encode())
 
 
 def _rounded(values: Iterable[Any] | NDArray[np.float64]) -> list[float | None]:

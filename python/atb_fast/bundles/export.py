@@ -21,6 +21,7 @@ from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.outputs import Return
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
+from atb_fast.storage import write_atomic
 from atb_fast.training.predict import predict, predict_batch, predict_batches
 
 
@@ -71,7 +72,7 @@ def export_onnx(model: Any, record: RunRecord, path: Path) -> Exported:
         expected = predict_batch(model, computed.of_windows(raw))
         if isinstance(data.output, PriceScale):
             candles_rmse = _rmse_from_candles(model, data, candles, computed)
-    path.write_bytes(onnx_export.convert(model, properties=properties, candles=computed))
+    write_atomic(path, onnx_export.convert(model, properties=properties, candles=computed))
     difference = onnx_export.check(
         path,
         inputs,

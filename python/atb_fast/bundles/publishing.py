@@ -17,7 +17,7 @@ from pathlib import Path
 from types import EllipsisType
 
 from atb_fast.bundles.workspace import locked, not_writable, open_workspace, temporary
-from atb_fast.errors import BundleError, StorageError
+from atb_fast.errors import BundleError, StorageError, remedy
 from atb_fast.serving import checksums
 from atb_fast.serving.registry import (
     is_broken,
@@ -109,7 +109,7 @@ class Draft:
             write_atomic(self.directory / checksums.NAME, checksums.content_for(self.directory))
         except OSError as error:
             raise StorageError(
-                f"{self.directory} cannot be written: {error.strerror or error}"
+                f"{self.directory} cannot be written: {error.strerror or error}; {remedy(error)}"
             ) from error
 
     def _move(self, target: Path) -> Path:
@@ -120,7 +120,8 @@ class Draft:
             sync_directory(target.parent)
         except OSError as error:
             raise StorageError(
-                f"the bundle cannot be moved to {target}: {error.strerror or error}"
+                f"the bundle cannot be moved to {target}: {error.strerror or error}; "
+                f"{remedy(error)}"
             ) from error
         return target
 
@@ -207,7 +208,7 @@ def _moving_latest(home: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         raise StorageError(
-            f"{home / 'latest'} cannot be replaced: {error.strerror or error}"
+            f"{home / 'latest'} cannot be replaced: {error.strerror or error}; {remedy(error)}"
         ) from error
 
 
@@ -267,7 +268,9 @@ def remove(version: Path) -> bool:
                 version.rename(scratch / version.name)
                 sync_directory(home)
     except OSError as error:
-        raise StorageError(f"{version} cannot be deleted: {error.strerror or error}") from error
+        raise StorageError(
+            f"{version} cannot be deleted: {error.strerror or error}; {remedy(error)}"
+        ) from error
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.outputs import Return
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
+from atb_fast.storage import write_atomic
 from atb_fast.training.predict import predict_batches
 from atb_fast.training.tf_data import trained_windows
 
@@ -86,5 +88,6 @@ def write_samples(model: Any, record: RunRecord, path: Path) -> None:
     if prepared.index is not None:
         times = prepared.index["timestamp"].dt.epoch("ms").to_numpy()
         arrays["index"] = np.stack([times, prepared.index["value"].to_numpy()])
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    write_atomic(path, file.getvalue())

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from atb_fast.bundles.old_layout import move_out, old_folders
-from atb_fast.errors import StorageError
+from atb_fast.errors import StorageError, remedy
 from atb_fast.serving.registry import work_folder
 from atb_fast.storage import write_atomic
 
@@ -98,15 +98,16 @@ def _unusable(registry: Path, work: Path, error: OSError) -> StorageError:
     return StorageError(
         f"the work folder {work} of registry {registry} cannot be used "
         f"({error.strerror or error}); bundles are written there because engines would see "
-        "them in the registry. Make it writable, or pass a --registry in a writable folder"
+        f"them in the registry; "
+        + remedy(error, "make it writable, or pass a --registry in a writable folder")
     )
 
 
 def not_writable(registry: Path, error: OSError) -> StorageError:
     """Return the error that says that `registry` cannot be written."""
     return StorageError(
-        f"registry {registry} cannot be written ({error.strerror or error}); pass a writable "
-        "--registry"
+        f"registry {registry} cannot be written ({error.strerror or error}); "
+        + remedy(error, "pass a writable --registry")
     )
 
 

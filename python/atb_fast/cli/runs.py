@@ -6,8 +6,7 @@ import csv
 import difflib
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -183,8 +182,7 @@ def export(csv_file: Path | None, mlflow: str | None, registry: Path) -> None:
         raise ArgumentError("pass --csv FILE, --mlflow URI, or both")
     records = _read(registry)
     if csv_file is not None:
-        with _writing(csv_file):
-            write_atomic(csv_file, _csv(registry, records).encode())
+        write_atomic(csv_file, _csv(registry, records).encode())
         echo(f"{counted(len(records), 'run')} written to {csv_file}")
     if mlflow is not None:
         from atb_fast.experiments import tracking
@@ -415,22 +413,12 @@ def _write_page(path: Path, document: Mapping[str, Any]) -> None:
     from atb_fast.reports.compare import write_compare
 
     try:
-        with _writing(path):
-            write_compare(path, document)
+        write_compare(path, document)
     except ImportError as error:
         raise MissingExtraError(
             "--out needs jinja2 and matplotlib; install them with pip install 'atb-fast[train]', "
             "or omit --out"
         ) from error
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Put `path` into an OSError, which would otherwise name a temporary file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _csv(registry: Path, records: Sequence[dict[str, Any]]) -> str:

@@ -166,7 +166,4 @@ def write(path: Path, predictions: pl.DataFrame) -> None:
     check_path(path)
     file = io.BytesIO()
     _WRITERS[path.suffix.lower()](predictions, file)
-    try:
-        write_atomic(path, file.getvalue())
-    except OSError as error:  # it names a temporary file, or none
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    write_atomic(path, file.getvalue())

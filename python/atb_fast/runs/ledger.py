@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from atb_fast.config import OPTIONS, RECIPES
-from atb_fast.errors import ArgumentError, AtbFastError, BundleError, StorageError, counted
+from atb_fast.errors import ArgumentError, AtbFastError, BundleError, StorageError, counted, remedy
 from atb_fast.evaluation.record import portable
 from atb_fast.evaluation.scoring import NAMES
 from atb_fast.recipes import library
@@ -602,7 +602,9 @@ def reindex(registry: Path) -> Reindexed:
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}; {remedy(error)}"
+        ) from error
     for problem in unreadable:
         log.warning("%s", problem)
     return Reindexed(added, len(records) - added, before.problems)

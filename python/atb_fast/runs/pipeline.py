@@ -21,7 +21,7 @@ from atb_fast.bundles.publishing import Draft
 from atb_fast.bundles.samples import write_samples
 from atb_fast.bundles.workspace import open_workspace
 from atb_fast.callbacks import SILENT, Listener
-from atb_fast.errors import BundleError, ExportError, StorageError, TrainingError
+from atb_fast.errors import BundleError, ExportError, StorageError, TrainingError, remedy
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import load_market
@@ -335,10 +335,12 @@ def _storage_errors(draft: Draft, fitted: FitResult) -> Iterator[None]:
     except OSError as error:  # StorageError is a subclass
         text = str(error)
         if not isinstance(error, StorageError):
-            text = f"registry {draft.registry} cannot be written: {error.strerror or error}"
+            text = (
+                f"registry {draft.registry} cannot be written ({error.strerror or error}: "
+                f"{error.filename or draft.directory}); {remedy(error)}, or pass another --registry"
+            )
         if fitted.checkpoint and fitted.checkpoint.exists():
-            text += "; a checkpoint was saved: free some space or pass another --registry, and "
-            text += "continue with --resume"
+            text += "; a checkpoint was saved, so continue with --resume"
         raise StorageError(text) from error
 
 
