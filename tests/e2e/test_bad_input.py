@@ -24,7 +24,12 @@ def files(daily: pl.DataFrame, tmp_path: Path) -> Path:
         pl.lit(7.0).alias(name) for name in ("open", "high", "low", "close")
     ).write_csv(tmp_path / "flat.csv")
     sample.sentiment().with_columns(pl.col("value") / 100).write_csv(tmp_path / "fractions.csv")
+    daily.write_csv(tmp_path / "headless.csv", include_header=False)
+    daily.rename({"timestamp": "Open time", "volume": "Volume BTC"}).write_csv(
+        tmp_path / "renamed.csv"
+    )
     (tmp_path / "a_file").write_text("")
+    (tmp_path / "a_file.csv").write_text("")
     return tmp_path
 
 
@@ -50,7 +55,14 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         ([*GOOD], 2, "Missing argument 'SYMBOL...'"),
         (["BTCUSDT", *GOOD, "--batch-size", "-5"], 2, "-5 is not in the range x>=1"),
         (["BTCUSDT", *GOOD, "--timeframe", "2d"], 2, "'2d' is not one of"),
-        (["BTCUSDT", *GOOD, "--start-date", "1.1.2020"], 2, "does not match the format"),
+        *(
+            (
+                ["BTCUSDT", *GOOD, "--start-date", day],
+                2,
+                f"'{day}' is not a day; expected YYYY-MM-DD, for example 2024-01-31",
+            )
+            for day in ("1.1.2020", "2024-02-30")
+        ),
         (["BTCUSDT", *GOOD, "--epoch", "3"], 2, "No such option"),
         (
             ["BTCUSDT", *GOOD, "--start-date", "2024-02-01", "--end-date", "2024-01-01"],
@@ -82,6 +94,21 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
             ["BTCUSDT", "--candles", "no_volume.csv", "--force-price-only"],
             3,
             "no_volume.csv has no column volume (found: timestamp, open, high, low, close)",
+        ),
+        (
+            ["BTCUSDT", "--candles", "renamed.csv", "--force-price-only"],
+            3,
+            "renamed.csv has no column timestamp, volume (found: open time, open, ",
+        ),
+        (
+            ["BTCUSDT", "--candles", "headless.csv", "--force-price-only"],
+            3,
+            "); add a first line with the names of the columns",
+        ),
+        (
+            ["BTCUSDT", "--candles", "a_file.csv", "--force-price-only"],
+            3,
+            "a_file.csv: the file is empty; expected the names of the columns and at least one row",
         ),
         (
             ["BTCUSDT", "--candles", "text.csv", "--force-price-only"],

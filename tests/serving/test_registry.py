@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from atb_fast.errors import StorageError
 from atb_fast.serving import registry
 
 
@@ -50,6 +51,11 @@ def test_directories_that_are_not_versions(tmp_path: Path) -> None:
     (home / "linked").symlink_to(bundle(tmp_path.parent / "elsewhere", "x", timeframe="1d"))
     (tmp_path / "README").write_text("")
     assert registry.versions(tmp_path) == [kept]
+
+
+def test_a_registry_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"none does not exist; train a model first, or pass"):
+        registry.versions(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from atb_fast.cli.options import as_json, print_json
+from atb_fast.cli.options import Day, as_json, print_json
 from atb_fast.cli.tables import Column, echo, print_table
 from atb_fast.config import OPTIONS, TIMEFRAMES, check_cache_dir, check_symbol, default_cache_dir
 from atb_fast.errors import ArgumentError, AtbFastError, DataError, counted
@@ -60,7 +60,7 @@ _NUMBERS = (
 
 
 def _day(name: str, help_text: str) -> Callable[[Any], Any]:
-    return click.option(name, type=click.DateTime(["%Y-%m-%d"]), help=help_text)
+    return click.option(name, type=Day(), help=help_text)
 
 
 def _offline(help_text: str) -> Callable[[Any], Any]:
@@ -94,8 +94,8 @@ def fetch(
     *,
     symbols: tuple[str, ...],
     timeframes: tuple[str, ...],
-    start_date: datetime | None,
-    end_date: datetime | None,
+    start_date: date | None,
+    end_date: date | None,
     skip_sentiment: bool,
     force_refresh: bool,
     offline: bool,
@@ -116,9 +116,8 @@ def fetch(
     names = [symbol.upper() for symbol in symbols]
     for symbol in names:
         check_symbol(symbol)
-    first, last = (day.date() if day else None for day in (start_date, end_date))
-    if first and last and first > last:
-        raise ArgumentError(f"--start-date {first} is after --end-date {last}; swap them")
+    if start_date and end_date and start_date > end_date:
+        raise ArgumentError(f"--start-date {start_date} is after --end-date {end_date}; swap them")
     if offline and force_refresh:
         raise ArgumentError(
             "--offline and --force-refresh contradict each other; pass only one of them"
@@ -133,7 +132,12 @@ def fetch(
             without_sentiment="--skip-sentiment",
         )
         rows, errors = maintenance.fetch(
-            fetcher, names, timeframes or ("1d",), first, last, sentiment=not skip_sentiment
+            fetcher,
+            names,
+            timeframes or ("1d",),
+            start_date,
+            end_date,
+            sentiment=not skip_sentiment,
         )
     _show(rows, as_json, "stored")
     _raise(errors)

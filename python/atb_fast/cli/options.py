@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,22 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
+class Day(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no generic types
+    """A day of the calendar."""
+
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """Return the day that a text names."""
+        if isinstance(value, date):  # from the settings file
+            return value
+        try:
+            return date(*time.strptime(value, "%Y-%m-%d")[:3])
+        except ValueError:
+            problem = f"{value!r} is not a day; expected YYYY-MM-DD, for example 2024-01-31"
+            self.fail(problem, param, ctx)
+
+
 class _Texts(click.types.StringParamType):
     """The texts of an option that can be repeated. In a variable, commas separate them."""
 
@@ -107,7 +124,7 @@ def click_option(item: Option) -> click.Option:
     """Return the option of a command that is declared by `item`."""
     switch = item.kind is bool
     types: dict[type, click.ParamType[Any]] = {
-        date: click.DateTime(["%Y-%m-%d"]),
+        date: Day(),
         # Text, because an empty path would become the working directory.
         Path: click.Path(),
         int: click.INT if item.minimum is None else click.IntRange(min=item.minimum),
@@ -167,11 +184,7 @@ def training_config(context: click.Context, symbol: str, options: dict[str, Any]
     """
     from atb_fast.recipes.config import TrainingConfig
 
-    given: dict[str, Any] = {
-        name: value.date() if isinstance(value, datetime) else value
-        for name, value in options.items()
-        if value is not None
-    }
+    given = {name: value for name, value in options.items() if value is not None}
     try:
         return TrainingConfig(symbol=symbol, **given)
     except ArgumentError as error:

@@ -80,7 +80,7 @@ def load(path: Path, tables: Tables) -> dict[str, dict[str, Value]]:
         ) from error
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ArgumentError(f"{path} is not valid TOML: {reason}") from error
+        raise ArgumentError(f"{path} is not valid TOML: {reason}; correct the file") from error
     found: dict[str, dict[str, Value]] = {}
 
     def read(name: str, table: Mapping[str, Any]) -> None:

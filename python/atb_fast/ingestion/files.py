@@ -22,6 +22,8 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".parquet": lambda path: pl.read_parquet(path.read_bytes()),
 }
 
+#: What a file must contain, for messages.
+_EXPECTED = "the names of the columns and at least one row"
 #: Most characters of a file that a message quotes.
 _MOST_QUOTED = 200
 #: The beginning of an ISO 8601 date.
@@ -119,6 +121,8 @@ def _read(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: no such file; check the path")
     if path.is_dir():
         raise DataError(f"{path}: expected a file, found a directory")
+    if not path.stat().st_size:
+        raise DataError(f"{path}: the file is empty; expected {_EXPECTED}")
     try:
         frame = reader(path)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -134,7 +138,7 @@ def _read(path: Path) -> pl.DataFrame:
     if path.suffix.lower() == ".csv":
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     if frame.is_empty():
-        raise DataError(f"{path}: the file has no rows; expected at least one")
+        raise DataError(f"{path}: the file has no rows; expected {_EXPECTED}")
     return frame
 
 
@@ -144,7 +148,7 @@ def _tidy(
     columns: tuple[str, ...],
     numbers: Callable[[Path, pl.Series], pl.Series],
 ) -> pl.DataFrame:
-    missing = [name for name in columns if name not in frame.columns]
+    missing = [name for name in ("timestamp", *columns) if name not in frame.columns]
     if missing:
         raise DataError(_no_column(path, frame, ", ".join(missing)))
     tidy = pl.DataFrame(
@@ -194,10 +198,20 @@ def _names(frame: pl.DataFrame) -> str:
     return _quoted(", ".join(frame.columns))
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _no_column(path: Path, frame: pl.DataFrame, missing: str) -> str:
     text = f"{path} has no column {missing} (found: {_names(frame)}); "
     if path.suffix.lower() == ".csv" and frame.width == 1:
         return text + "separate columns by commas"
+    if any(_is_number(name) for name in frame.columns):
+        return text + "add a first line with the names of the columns"
     return text + "add it, or rename the matching column"
 
 

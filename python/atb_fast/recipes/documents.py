@@ -76,7 +76,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         if isinstance(error, ArgumentError):
             raise
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ArgumentError(f"{path} is not valid TOML: {reason}") from error
+        raise ArgumentError(f"{path} is not valid TOML: {reason}; correct the file") from error
 
 
 def from_document(document: Any) -> Recipe:

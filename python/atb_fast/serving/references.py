@@ -34,8 +34,8 @@ class Reference:
         parts = text.split(":")
         if len(parts) not in (3, 4) or not all(is_part(part) for part in parts):
             raise BundleError(
-                f"{text!r} is neither a directory nor SYMBOL:TIMEFRAME:TYPE[:VERSION], for example "
-                "BTCUSDT:1h:basic"
+                f"{text!r} is neither a directory nor SYMBOL:TIMEFRAME:TYPE[:VERSION], for "
+                "example BTCUSDT:1h:basic; check the path"
             )
         if parts[1] not in TIMEFRAMES:
             raise BundleError(
@@ -79,7 +79,10 @@ def _find(reference: str | Path, registry: str | Path | None) -> Path:
         found = _directory(home / wanted.version)
     else:
         if not (home / "latest").is_symlink():
-            raise BundleError(f"no bundle {reference}: {home / 'latest'} does not exist")
+            raise BundleError(
+                f"no bundle {reference}: {home / 'latest'} does not exist; atb-fast models ls "
+                f"--registry {root} lists those there are"
+            )
         found = follow(home / "latest")
     found_timeframe = timeframe(found)
     if found_timeframe != wanted.timeframe:
@@ -123,6 +126,9 @@ def _directory(path: Path) -> Path:
     if path.is_symlink():
         raise BundleError(f"{path}: found a link, expected a directory")
     if not path.is_dir():
-        found = "this is a file; pass its directory" if path.exists() else "no such directory"
-        raise BundleError(f"no bundle in {path}: {found}")
+        problem = "this is a file; pass its directory"
+        if not path.exists():
+            problem = "no such directory; check the path, or list the bundles of a registry with "
+            problem += "atb-fast models ls"
+        raise BundleError(f"no bundle in {path}: {problem}")
     return path

@@ -81,6 +81,11 @@ def versions(registry: Path) -> list[Path]:
         homes = [home for symbol in _directories(registry) for home in _directories(symbol)]
         found = [versions_in(home) for home in homes]
     except OSError as error:
+        if not registry.exists():
+            raise StorageError(
+                f"registry {registry} does not exist; train a model first, or pass the --registry "
+                "that it was trained with"
+            ) from error
         raise StorageError(
             f"registry {registry} cannot be read ({error.strerror}: {error.filename}); pass "
             "--registry or set MODEL_REGISTRY_PATH"
