@@ -121,8 +121,40 @@ def divided(
     Raises:
         DataError: There are too few candles; the message says how many are enough.
     """
+    rows = embargo_rows(len(prepared.matrix), embargo)
+    found = list(split(starts, reach, options.sequence_length - 1 + reach + rows))
+    if all(parts.complete for parts in found):
+        return found
+    needed, ways = _lacking(
+        split,
+        len(starts),
+        prepared,
+        options,
+        reach=reach,
+        embargo=embargo,
+        smaller=smaller or {},
+    )
+    horizon = f" and a horizon of {options.horizon:,} bars" if options.horizon > 1 else ""
+    raise DataError(
+        f"the range has {counted(prepared.candles, 'candle')}, expected {needed} to {purpose} with "
+        f"windows of {counted(options.sequence_length, 'bar')}{horizon}; use more candles (an "
+        f"earlier --start-date or a finer --timeframe){ways}"
+    )
+
+
+def _lacking(
+    split: Split,
+    windows: int,
+    prepared: PreparedData,
+    options: RecipeOptions,
+    *,
+    reach: int,
+    embargo: int | None,
+    smaller: Mapping[str, Split],
+) -> tuple[str, str]:
+    """Return how many candles are enough, and what else would be, as texts; see `divided`."""
     have, own = len(prepared.matrix), options.sequence_length
-    without_label = max(0, have - own - reach + 1) - len(starts)
+    without_label = max(0, have - own - reach + 1) - windows
 
     def enough(
         rows: int,
@@ -133,12 +165,9 @@ def divided(
     ) -> bool:
         count = rows - (length + reach - 1) - without_label
         beyond = length - 1 + reach + embargo_rows(rows, embargo)
-        made = iter(split(np.arange(max(0, count), dtype=np.int64), reach, beyond))
-        return next(made).complete
+        first = next(iter(split(np.arange(max(0, count), dtype=np.int64), reach, beyond)))
+        return first.complete
 
-    found = list(split(starts, reach, own - 1 + reach + embargo_rows(have, embargo)))
-    if all(parts.complete for parts in found):
-        return found
     low, high = have, max(2 * have, 64)
     while not enough(high) and high < _MOST_ROWS:
         low, high = high, 2 * high
@@ -147,24 +176,19 @@ def divided(
     lost = max(prepared.candles - have, warmup)
     expected = f"{'at least' if enough(rows) else 'more than'} {lost + rows:,}"
     if lost:
-        expected += (
-            f" (including {lost:,} {'of warm-up' if lost == warmup else 'that lack a feature'})"
-        )
-    horizon = f" and a horizon of {options.horizon:,} bars" if options.horizon > 1 else ""
+        why = "of warm-up" if lost == warmup else "that lack a feature"
+        expected += f" (including {lost:,} {why})"
     # The engines fix the length of windows of raw candles.
     shorter = own if isinstance(prepared.matrix, CandleMatrix) else min(own, MIN_SEQUENCE_LENGTH)
     helpful = {
-        "a shorter --sequence-length": enough(have, length=shorter),
-        "a shorter --horizon": enough(have, reach=reach - options.horizon + 1),
-        "a smaller --embargo": enough(have, embargo=0),
-        **{name: enough(have, split=each) for name, each in (smaller or {}).items()},
+        "a shorter --sequence-length": shorter < own and enough(have, length=shorter),
+        "a shorter --horizon": options.horizon > 1
+        and enough(have, reach=reach - options.horizon + 1),
+        "a smaller --embargo": embargo != 0 and enough(have, embargo=0),
+        **{name: enough(have, split=each) for name, each in smaller.items()},
     }
     ways = "".join(f", or {name}" for name, helps in helpful.items() if helps)
-    raise DataError(
-        f"the range has {counted(prepared.candles, 'candle')}, expected {expected} to {purpose} "
-        f"with windows of {counted(own, 'bar')}{horizon}; use more "
-        f"candles (an earlier --start-date or a finer --timeframe){ways}"
-    )
+    return expected, ways
 
 
 #: The splits that a recipe can name.
