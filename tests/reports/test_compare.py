@@ -95,6 +95,7 @@ def test_the_page_is_complete_and_self_contained(tmp_path: Path) -> None:
     assert page.rows["epochs"] == "20 default"
     assert page.rows["ratio to no change"] == "0.95 (0.94 to 0.96) 0.99 (0.97 to 1.01)"
     assert page.rows["force_sentiment"] == "no"
+    assert "2026-01-02" in [date.text for date in page.find("span", "date")]
     assert page.rows["aaaaaa"] == (
         "BTCUSDT 1d causal 1, 2, 3 2026-01-02 03:04 live BTCUSDT/causal/aaaaaaaa"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -16,6 +17,10 @@ SYNTHETIC = Banner(
     "Synthetic sample market.",
     "Prices are simulated. No figure on this page says anything about a real market.",
 )
+
+
+#: A date, which browsers break at its hyphens unless its class forbids it.
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def render(name: str, values: Mapping[str, Any]) -> str:
@@ -32,7 +37,7 @@ def render(name: str, values: Mapping[str, Any]) -> str:
         ImportError: Jinja2 is not installed.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     folder = files("atb_fast.reports").joinpath("templates")
     environment = Environment(
@@ -41,6 +46,9 @@ def render(name: str, values: Mapping[str, Any]) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+    )
+    environment.filters["dates"] = lambda value: Markup(  # noqa: S704 - `escape` has escaped it
+        _DATE.sub(r'<span class="date">\g<0></span>', str(escape(value)))
     )
     script = folder.joinpath("page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
