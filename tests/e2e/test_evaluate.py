@@ -138,7 +138,7 @@ def test_the_result_of_a_training(kind: str, tmp_path: Path, command_line: Comma
     assert " training solved exactly " in named
     error = "test log loss" if ERRORS[kind] == "log loss" else "test RMSE"
     key = error.replace(" ", "_").lower()
-    own = f"{found[key]:,.2f}" if kind == "prices" else f"{found[key]:.5g}"
+    own = f"{found[key]:,.2f}" if kind == "prices" else f"{found[key]:#.5g}"
     assert re.search(rf"^{error} +{own} \(", shown, re.MULTILINE)
 
 
@@ -208,14 +208,14 @@ def test_the_line_of_all_symbols(home: Path, several: Any, command_line: Command
     for row, document in zip(rows, of_all, strict=False):
         pooled, symbol = document["pooled"], document["config"]["symbol"]
         worse = sum(fold["ratio"] > 1 for fold in document["folds"])
-        figures = [f"{pooled[name]:.5g}" for name in ("rmse", "persistence_rmse")]
+        figures = [f"{pooled[name]:#.5g}" for name in ("rmse", "persistence_rmse")]
         expected = [symbol, f"{pooled['test']:,}", *figures, f"{pooled['ratio']:.3f}"]
         assert row.split() == [*expected, str(worse), "of", "2", "folds"]
     own, other = (
         np.sqrt(np.mean(np.square((written[name] - written["actual"]).to_numpy())))
         for name in ("prediction", "baseline")
     )
-    expected = ["all", "symbols", f"{len(written):,}", f"{own:.5g}", f"{other:.5g}"]
+    expected = ["all", "symbols", f"{len(written):,}", f"{own:#.5g}", f"{other:#.5g}"]
     assert rows[-1].split()[:6] == [*expected, f"{own / other:.3f}"]
 
 

@@ -224,7 +224,7 @@ def test_models_show_and_list(home: Path, command_line: CommandLine) -> None:
     (row,) = json.loads(models("ls", "--json", kind="ternary"))
     assert (row["task_type"], row["class_labels"]) == ("ternary_classification", [-1, 0, 1])
     assert row["horizon"] == 48
-    assert f"{row['test_log_loss']:.5g}" == loss[1]
+    assert f"{row['test_log_loss']:#.5g}" == loss[1]
     assert row["class_shares_log_loss"] > 0
     listed = models("ls", kind="ternary")
     assert "-1, 0, 1" in listed

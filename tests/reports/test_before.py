@@ -89,8 +89,8 @@ def test_what_differs_and_the_figures_are_next_to_each_other(write: Any) -> None
 
 def test_returns_are_compared_in_percent(write: Any) -> None:
     figures = {"test_rmse": (0.02, 0.0)}
-    page = write(Before(VERSION, True, figures=figures, reference="no change"), "returns")
-    assert "RMSE 2% 0% −100.0%" in table(page, "Test figures")
+    page = write(Before(VERSION, True, figures=figures, reference="persistence"), "returns")
+    assert "RMSE 2.000% 0.000% −100.0%" in table(page, "Test figures")
 
 
 def test_limits_of_the_comparison_are_stated(write: Any) -> None:
@@ -106,9 +106,12 @@ def test_limits_of_the_comparison_are_stated(write: Any) -> None:
 @pytest.mark.parametrize(
     ("statistic", "text"),
     [
-        (2.5, "is 3 and that of the new one 2: 2.5 standard errors better (Diebold-Mariano test)."),
-        (-0.4, "one 2: 0.4 standard errors worse (Diebold-Mariano test), which may be due to"),
-        (0.0, "the RMSE of the previous model is 3 and that of the new one 2."),
+        (
+            2.5,
+            "and that of the new one 2.0000: 2.5 standard errors better (Diebold-Mariano test).",
+        ),
+        (-0.4, "one 2.0000: 0.4 standard errors worse (Diebold-Mariano test), which may be due to"),
+        (0.0, "the RMSE of the previous model is 3.0000 and that of the new one 2.0000."),
     ],
 )
 def test_both_models_on_the_same_bars(write: Any, statistic: float, text: str) -> None:

@@ -86,14 +86,17 @@ def test_the_page_is_complete_and_self_contained(tmp_path: Path) -> None:
     assert page_of(tmp_path, document()).source == page.source
     banners = [banner.text for banner in page.find("p", "banner")]
     assert banners == [
-        "aaaaaa has the smallest ratio to no change: 0.95. Its 95% interval over the seeds "
+        "aaaaaa has the smallest ratio to persistence: 0.95000. Its 95% interval over the seeds "
         "overlaps with no other.",
         "Note. Losses are those of the first run.",
     ]
     assert page.find("h1")[0].text == "BTCUSDT 1d: aaaaaa, bbbbbb"
     assert "6 runs, 2 groups of seeds" in page.text
     assert page.rows["epochs"] == "20 default"
-    assert page.rows["ratio to no change"] == "0.95 (0.94 to 0.96) 0.99 (0.97 to 1.01)"
+    assert (
+        page.rows["ratio to persistence"]
+        == "0.95000 (0.94000 to 0.96000) 0.99000 (0.97000 to 1.0100)"
+    )
     assert page.rows["force_sentiment"] == "no"
     assert "2026-01-02" in [date.text for date in page.find("span", "date")]
     assert page.rows["aaaaaa"] == (

@@ -282,19 +282,19 @@ def test_tiles_and_table_of_classes_equal_scikit_learn(
     right = accuracy_score(actual, chosen)
     interval = binomtest(round(right * len(actual)), len(actual)).proportion_ci(method="wilson")
     tiles, rows = page.tiles, cells(page)
-    assert tiles["Test log loss"].split()[0] == f"{losses[0]:.5g}"
-    assert tiles["Log loss of the class shares"].split()[0] == f"{losses[1]:.5g}"
+    assert tiles["Test log loss"].split()[0] == f"{losses[0]:#.5g}"
+    assert tiles["Log loss of the class shares"].split()[0] == f"{losses[1]:#.5g}"
     assert tiles["Log loss ratio"].split()[0] == f"{losses[0] / losses[1]:.3f}"
-    assert tiles["Brier score"] == f"{briers[0]:.5g} class shares {briers[1]:.5g}"
+    assert tiles["Brier score"] == f"{briers[0]:#.5g} class shares {briers[1]:#.5g}"
     text = (
         f"{right:.1%} 95% interval {interval.low:.1%} to {interval.high:.1%}, {len(actual):,} bars"
     )
     assert tiles["Accuracy"].startswith(text)
     balanced = balanced_accuracy_score(actual, chosen)
     ratio = f"{losses[0] / losses[1]:.3f}"
-    own_row = [f"{losses[0]:.5g}", ratio, f"{briers[0]:.5g}", f"{right:.1%}", f"{balanced:.1%}"]
+    own_row = [f"{losses[0]:#.5g}", ratio, f"{briers[0]:#.5g}", f"{right:.1%}", f"{balanced:.1%}"]
     assert rows["model"] == own_row
-    assert rows["class shares"] == [f"{losses[1]:.5g}", "1.000", f"{briers[1]:.5g}", "–", "–"]
+    assert rows["class shares"] == [f"{losses[1]:#.5g}", "1.000", f"{briers[1]:#.5g}", "–", "–"]
     assert rows["majority class"] == ["–", "–", "–", f"{majority:.1%}", "–"]
     rows_of_test = data.test + data.length - 1
     last = np.sign(np.diff(data.prepared.close))[rows_of_test - 1]
@@ -463,8 +463,8 @@ def test_tiles_and_table_of_volatility(tmp_path: Path, record_of: RecordOf) -> N
         return float(np.sqrt(np.mean((found - actual) ** 2)))
 
     unchanged, har = data.persistence(data.test), data.base(data.test)
-    assert page.tiles["Test RMSE"] == f"{rmse(predicted):.5g} log sigma"
-    assert page.tiles["RMSE of HAR"].startswith(f"{rmse(har):.5g} ")
+    assert page.tiles["Test RMSE"] == f"{rmse(predicted):#.5g} log sigma"
+    assert page.tiles["RMSE of HAR"].startswith(f"{rmse(har):#.5g} ")
     ratio = rmse(predicted) / rmse(unchanged)
     assert page.tiles["RMSE ratio"].startswith(f"{ratio:.3f} ")
     scores = [r2_score(actual, each) for each in (predicted, har)]

@@ -19,10 +19,10 @@ def figure(value: Any) -> float | None:
         return None
 
 
-def number(value: Any) -> str:
+def number(value: Any, digits: int = 5) -> str:
     """Format an error as the report does; empty if it is not a number."""
     known = isinstance(value, float) or figure(value) is not None
-    return rows.number(value) if known else ""
+    return rows.number(value, digits) if known else ""
 
 
 def sentences(results: Mapping[str, Any]) -> dict[str, str]:

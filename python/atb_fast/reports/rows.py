@@ -110,9 +110,17 @@ def part_text(part: Any) -> str:
     return ", ".join(texts)
 
 
-def number(value: float) -> str:
-    """Format a price with cents if it is large, and with five significant digits if it is small."""
-    return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.5g}"
+def number(value: float, digits: int = 5) -> str:
+    """Format a price with cents if it is large, else with this many significant digits.
+
+    Zeros at the end are kept, so that the numbers of a column are equally precise. Integers have no
+    decimals.
+    """
+    if isinstance(value, int):
+        return f"{value:,}"
+    if abs(float(f"{value:.{digits}g}")) >= 100:
+        return f"{value:,.2f}"
+    return f"{value:#.{digits}g}".removesuffix(".")
 
 
 def percent(share: float) -> str:

@@ -159,7 +159,7 @@ def always(name: str) -> str:
 
 
 def _return_text(value: float) -> str:
-    return f"{100 * value:.4g}%"
+    return f"{number(100 * value, 4)}%"
 
 
 def _three(value: float) -> str:
