@@ -105,6 +105,8 @@ def test_the_result_of_a_training(kind: str, tmp_path: Path, command_line: Comma
     (kept,) = re.findall(r"^not published, kept in: (.*)$", done.stdout, re.MULTILINE)
     metadata = json.loads((tmp_path / kept / "metadata.json").read_text())
     found = metadata["evaluation_results"]
+    curves = json.loads((tmp_path / kept / "curves.json").read_text())
+    assert curves["tested"]["class"] == ("up" if kind in ("two", "three") else None)
     lines = {
         "prices": "test RMSE {test_rmse:,.2f}, persistence {persistence_rmse:,.2f}: ",
         "returns": "test RMSE of return {test_rmse:.5g}, no change {persistence_rmse:.5g}: ",

@@ -31,7 +31,12 @@ def add(registry: Path, identity: str, *, error: float = 2.0, **options: Any) ->
         kind,
         config,
         data=data,
-        metrics={"rmse": error, "persistence_rmse": 4.0, "directional_accuracy": 0.5},
+        metrics={
+            "rmse": error,
+            "persistence_rmse": 4.0,
+            "directional_accuracy": 0.5,
+            "directional_bars": round(100 * error),
+        },
         seconds=error,
         machine={"cpu": "x"},
         identity=identity * 16,
@@ -109,6 +114,8 @@ def test_runs_that_differ_only_in_the_seed_are_one_entry(registry: Path) -> None
     assert ratio["lower_is_better"]
     assert ratio["values"][1]["mean"] == 1.0
     assert not metrics["directional accuracy"]["lower_is_better"]
+    assert [each["bars"] for each in metrics["directional accuracy"]["values"]] == [100, 200]
+    assert "bars" not in together
     # Seconds depend on the machine, not on the seed.
     assert "low" not in metrics["seconds"]["values"][1]
 
@@ -176,6 +183,22 @@ def test_forecasts_of_other_values_are_apart(registry: Path) -> None:
     document["tested"]["actual"] = [9.0, 9.0, 9.0]
     path.write_text(json.dumps(document))
     assert len(compare(registry, ["a", "b"])["predictions"]) == 2
+
+
+def test_probabilities_of_different_classes_are_apart(registry: Path) -> None:
+    homes = [f"BTCUSDT/causal/v{number}" for number in (1, 2)]
+    for identity, home, name in zip("ab", homes, ("up", "yes"), strict=True):
+        add(registry, identity, bundle=home, epochs=5 + len(name))
+        add_curves(registry, home, [0.5, 0.6, 0.7])
+        path = registry / home / "curves.json"
+        document = json.loads(path.read_text())
+        document["tested"] |= {"unit": "probability", "class": name}
+        path.write_text(json.dumps(document))
+    found = compare(registry, ["a", "b"])["predictions"]
+    assert [(panel["unit"], panel["class"]) for panel in found] == [
+        ("probability", "up"),
+        ("probability", "yes"),
+    ]
 
 
 @pytest.mark.parametrize(

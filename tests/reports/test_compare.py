@@ -58,6 +58,11 @@ def frame(bars: int = 150) -> pl.DataFrame:
     return pl.DataFrame({"timestamp": times, **columns})
 
 
+def panel(frame: pl.DataFrame, **changes: Any) -> dict[str, Any]:
+    made = {"title": "BTCUSDT 1d", "unit": "quote currency", "class": "", "frame": frame}
+    return {**made, **changes}
+
+
 def document(**changes: Any) -> dict[str, Any]:
     return {
         "runs": [run("aaaaaaaa"), run("bbbbbbbb")],
@@ -68,7 +73,7 @@ def document(**changes: Any) -> dict[str, Any]:
             {"training": [3.0, 2.0, 1.0], "validation": [3.5, 2.5, 2.6], "best_epoch": 2},
             {"training": [3.0, None], "validation": [3.5, 3.0], "best_epoch": 2},
         ],
-        "predictions": [{"title": "BTCUSDT 1d", "unit": "quote currency", "frame": frame()}],
+        "predictions": [panel(frame())],
         "notes": ["Losses are those of the first run."],
         **changes,
     }
@@ -167,7 +172,7 @@ def test_hostile_text_is_escaped(tmp_path: Path) -> None:
             same={ATTACK: ATTACK},
             metrics=[metric],
             notes=[ATTACK],
-            predictions=[{"title": ATTACK, "unit": ATTACK, "frame": frame(5)}],
+            predictions=[panel(frame(5), **dict.fromkeys(("title", "unit", "class"), ATTACK))],
         ),
     )
     check_self_contained(page)
@@ -209,10 +214,33 @@ def test_losses_are_drawn_by_epoch() -> None:
     assert len(set(styles)) == 2  # equal curves can both be seen
 
 
+def test_accuracies_have_the_number_of_their_bars(tmp_path: Path) -> None:
+    metric = ratio((0.55, 0.54, 0.56), 0.5)
+    for value, bars in zip(metric["values"], (40, 4000), strict=True):
+        value["bars"] = bars
+    page = page_of(tmp_path, document(metrics=[metric | {"name": "accuracy"}]))
+    assert page.rows["accuracy"] == "0.55000 (0.54000 to 0.56000), n = 40 0.50000, n = 4,000"
+
+
+def test_probabilities_are_those_of_a_named_class(tmp_path: Path) -> None:
+    outcomes = frame(50).with_columns(actual=pl.int_range(50) % 2 * 1.0)
+    given = panel(outcomes, **{"unit": "probability", "class": "up"})
+    page = page_of(tmp_path, document(predictions=[given]))
+    text = "The predicted probability of “up”. The marks below show when it happened."
+    assert text in page.text
+    axis: Any = Figure().subplots()
+    forecast_chart("x", given, {"aaaaaaaa": (0, "a")}, 100).draw(axis)
+    assert axis.get_ylabel() == "probability of “up”"
+    lines = drawn(axis)
+    assert list(lines) == ["a", "was up"]  # 0 and 1 are no probabilities
+    assert len(lines["was up"][0]) == 25
+    assert "marks below" not in page_of(tmp_path, document()).text
+
+
 def test_forecasts_are_those_of_the_newest_bars() -> None:
     axis: Any = Figure().subplots()
     names = {"aaaaaaaa": (0, "a"), "bbbbbbbb": (1, "b"), "cccccccc": (2, "c")}
-    forecast_chart("x", "quote currency", frame(), names, 100).draw(axis)
+    forecast_chart("x", panel(frame()), names, 100).draw(axis)
     lines = drawn(axis)
     assert list(lines) == ["actual", "a", "b"]
     assert lines["a"][1] == frame()["aaaaaaaa"].tail(100).to_list()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from atb_fast.errors import BundleError
 from atb_fast.evaluation.record import RunRecord
+from atb_fast.evaluation.scoring import ClassProbabilities
 from atb_fast.serving import registry
 from atb_fast.storage import write_atomic
 
@@ -26,11 +27,11 @@ def write_curves(record: RunRecord, path: Path) -> None:
     """Write the losses by epoch and the forecasts for the newest test windows.
 
     `history` has a list for each loss, as in `FitResult.history`. `tested` has `times` (ISO 8601,
-    UTC), and `actual` and `forecast` in the unit of the error, `unit`. For classes, `actual` is 1
-    if the last class happened, else 0, and `forecast` is its probability. Numbers have six
-    significant digits. Values that are not finite are null.
+    UTC), and `actual` and `forecast` in the unit of the error, `unit`. For classes, `class` is the
+    name of the last one, `actual` is 1 if it happened, else 0, and `forecast` is its probability.
+    Numbers have six significant digits. Values that are not finite are null.
     """
-    tested = record.evaluation.tested
+    tested, scoring = record.evaluation.tested, record.evaluation.scoring
     actual, forecast = tested.actual, tested.forecasts
     if forecast.ndim > 1:
         actual = (actual == forecast.shape[1] - 1).astype(np.float64)
@@ -39,7 +40,8 @@ def write_curves(record: RunRecord, path: Path) -> None:
     document = {
         "history": {name: _rounded(values) for name, values in record.fitted.history.items()},
         "tested": {
-            "unit": record.evaluation.scoring.unit or "probability",
+            "unit": scoring.unit or "probability",
+            "class": scoring.names[-1] if isinstance(scoring, ClassProbabilities) else None,
             "times": [time.isoformat() for time in tested.times[newest]],
             "actual": _rounded(actual[newest]),
             "forecast": _rounded(forecast[newest]),
@@ -55,12 +57,13 @@ def _rounded(values: Iterable[Any] | NDArray[np.float64]) -> list[float | None]:
 
 def read_curves(
     bundle: Path,
-) -> tuple[dict[str, list[float | None]] | None, tuple[str, pl.DataFrame] | None]:
-    """Return the contents of the curves.json of a bundle: losses, and forecasts with their unit.
+) -> tuple[dict[str, list[float | None]] | None, dict[str, Any] | None]:
+    """Return the contents of the curves.json of a bundle: losses and forecasts.
 
     Returns:
-        The losses `training` and `validation` by epoch, and a frame with the columns `timestamp`
-        (UTC), `actual` and `forecast` (float64). Missing parts are None.
+        The losses `training` and `validation` by epoch; and the `unit` of the forecasts, the
+        `class` that they are the probability of, empty for other forecasts, and a `frame` with the
+        columns `timestamp` (UTC), `actual` and `forecast` (float64). Missing parts are None.
 
     Raises:
         BundleError: The file is missing or damaged.
@@ -87,7 +90,8 @@ def read_curves(
             },
             schema_overrides={"actual": pl.Float64, "forecast": pl.Float64},
         )
-        return losses, (str(tested["unit"])[:80], frame)
+        words = {"unit": tested["unit"], "class": tested.get("class") or ""}
+        return losses, {**{name: str(word)[:80] for name, word in words.items()}, "frame": frame}
     except (KeyError, TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"{path} cannot be used: {type(error).__name__} {error}") from error
 

@@ -397,10 +397,10 @@ def _seeds(values: Sequence[Any]) -> str:
 def _interval(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
-    if "low" not in found:
-        return number(found["mean"])
-    half = (found["high"] - found["low"]) / 2
-    return f"{number(found['mean'])} ± {number(float(f'{half:.2g}'))}"
+    text = number(found["mean"])
+    if "low" in found:
+        text += f" ± {number((found['high'] - found['low']) / 2, 2)}"
+    return f"{text}, n = {found['bars']:,}" if "bars" in found else text
 
 
 def _listed(frame: Any) -> dict[str, list[Any]]:

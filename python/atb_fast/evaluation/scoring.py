@@ -34,6 +34,8 @@ NAMES = {
 }
 
 
+#: Name of each label, if 0 is between -1 and 1.
+_CLASSES = {-1: "down", 0: "flat", 1: "up"}
 #: Of `Tested.further`, what is estimated for the forecasts of the model.
 _OF_THE_MODEL = ("scaled", "bands")
 
@@ -315,6 +317,13 @@ class ClassProbabilities(Scoring):
     references = ("class_shares",)
 
     labels: tuple[int, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their labels."""
+        if self.labels == (0, 1):
+            return "no", "yes"
+        return tuple(_CLASSES[label] for label in self.labels)
 
     def losses(
         self, actual: NDArray[np.float64], forecasts: NDArray[np.float64]

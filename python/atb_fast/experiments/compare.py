@@ -10,8 +10,6 @@ from pathlib import Path
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-import polars as pl
-
 from atb_fast.bundles import curves
 from atb_fast.errors import ArgumentError, BundleError
 from atb_fast.runs import ledger
@@ -19,6 +17,8 @@ from atb_fast.runs.facts import facts, seed_of, split
 
 #: Number of newest bars whose forecasts are compared.
 _MOST_BARS = 500
+#: The number of bars that an accuracy counts; of classes, the bars that its interval counts.
+_COUNTS = {"directional_accuracy": "directional_bars", "accuracy": "accuracy_bars"}
 #: Figures in addition to the error and its ratio: label, whether lower is better, the level to beat
 #: and its name.
 _FIGURES: dict[str, tuple[str, bool, float | None, str]] = {
@@ -43,10 +43,12 @@ def compare(registry: Path, identities: Sequence[str]) -> dict[str, Any]:
         `runs`: for each entry the `id` of its first run, its `label`, and facts about it. `same`:
         facts that all entries share, by name. `options`: facts that differ, by name, a value for
         each entry, None for an unknown default. `metrics`: figures with `values` for each entry:
-        the `mean` over its seeds, and with more than one seed `low` and `high`, the ends of the 95%
-        interval of the mean. `losses`: those of the first run of each entry by epoch, None if
-        unknown. `predictions`: for runs that forecast the same values, a `frame` with the columns
-        `timestamp`, `actual` and a forecast for each id. `notes`: what limits the comparison.
+        the `mean` over its seeds; with more than one seed `low` and `high`, the ends of the 95%
+        interval of the mean; for accuracies `bars`, how many count, of seeds the fewest. `losses`:
+        those of the first run of each entry by epoch, None if unknown. `predictions`: for runs that
+        forecast the same values, a `frame` with the columns `timestamp`, `actual` and a forecast
+        for each id; if `class` is not empty, these are its probabilities, and `actual` is 1 where
+        it happened. `notes`: what limits the comparison.
 
     Raises:
         ArgumentError: An id is unknown, ambiguous or given twice, or there is only one.
@@ -190,7 +192,12 @@ def _metrics(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
     found.append(_metric(f"ratio to {name}", ratios, lower=True, level=1.0, level_name=name))
     for key, (label, lower, level, level_name) in _FIGURES.items():
         values = [[record["metrics"].get(key) for record in group] for group in groups]
-        found.append(_metric(label, values, lower=lower, level=level, level_name=level_name))
+        made = _metric(label, values, lower=lower, level=level, level_name=level_name)
+        for value, group in zip(made["values"], groups, strict=True):
+            bars = [record["metrics"].get(_COUNTS.get(key)) for record in group]
+            if value and None not in bars:
+                value["bars"] = int(min(bars))
+        found.append(made)
     seconds = _metric("seconds", [[r["seconds"] for r in group] for group in groups], lower=True)
     for value in filter(None, seconds["values"]):  # they depend on the machine, not only the seed
         for end in ("low", "high"):
@@ -241,7 +248,7 @@ def _curves(
             unknown.append(record["id"][:6])
         else:
             title = f"{', '.join(record['symbols'])} {record['timeframe']}"
-            _add_panel(panels, title, record["id"], *tested)
+            _add_panel(panels, record["id"], {"title": title, **tested})
     if unknown:
         notes.append(
             f"Losses and forecasts are unknown for {', '.join(unknown)}: only published bundles "
@@ -254,13 +261,11 @@ def _curves(
     return histories, panels
 
 
-def _add_panel(
-    panels: list[dict[str, Any]], title: str, identity: str, unit: str, frame: pl.DataFrame
-) -> None:
+def _add_panel(panels: list[dict[str, Any]], identity: str, tested: Mapping[str, Any]) -> None:
     """Add forecasts to the panel of the runs that forecast the same values, or to a new one."""
-    frame = frame.rename({"forecast": identity})
+    frame = tested["frame"].rename({"forecast": identity})
     for panel in panels:
-        if (panel["title"], panel["unit"]) != (title, unit):
+        if any(panel[name] != tested[name] for name in ("title", "unit", "class")):
             continue
         joined = panel["frame"].join(frame, on="timestamp", suffix=" of the other")
         other = joined["actual of the other"]
@@ -268,4 +273,4 @@ def _add_panel(
         if len(joined) and (joined["actual"] - other).abs().max() <= tolerance:
             panel["frame"] = joined.drop("actual of the other")
             return
-    panels.append({"title": title, "unit": unit, "frame": frame})
+    panels.append({**tested, "frame": frame})

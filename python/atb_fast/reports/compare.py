@@ -133,11 +133,12 @@ def _figures(metrics: Any, names: list[str]) -> Comparison:
     def text(value: Mapping[str, Any] | None) -> str:
         if value is None:
             return "–"
-        mean = number(value["mean"]).replace("-", "−")
-        if value.get("low") is None:
-            return mean
-        ends = (number(value[end]).replace("-", "−") for end in ("low", "high"))
-        return f"{mean} ({' to '.join(ends)})"
+        found = number(value["mean"])
+        if value.get("low") is not None:
+            found += f" ({number(value['low'])} to {number(value['high'])})"
+        if "bars" in value:
+            found += f", n = {value['bars']:,}"
+        return found.replace("-", "−")
 
     rows = [Row(str(each["name"]), [text(value) for value in each["values"]]) for each in metrics]
     return Comparison("Figures", names, rows, [])
@@ -154,10 +155,15 @@ def _forecasts(document: Mapping[str, Any], names: list[str]) -> Iterator[dict[s
         charts: dict[str, Chart] = {}
         for key, newest in (("all", len(frame)), ("zoom", ZOOM)):
             label = f"Forecasts {group}, the newest {newest} bars"
-            charts[key] = forecast_chart(label, each["unit"], frame, numbered, newest)
+            charts[key] = forecast_chart(label, each, numbered, newest)
         if len(frame) <= ZOOM:
             charts.pop("all")
-        yield {"title": each["title"], "bars": len(frame), "charts": draw(charts)}
+        yield {
+            "title": each["title"],
+            "class": each["class"],
+            "bars": len(frame),
+            "charts": draw(charts),
+        }
 
 
 def _runs(runs: Any, names: list[str]) -> Iterator[list[str]]:

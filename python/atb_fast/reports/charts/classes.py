@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,16 +139,27 @@ def probabilities(
             axis.plot(times, shares[:, i], **style)
     color = shown[0][2] if len(shown) == 1 else LIGHT["ink"]
     axis.plot([], [], color=color, linestyle="--", label="share in training")
-    if actual is None:
-        return
-    colors = [LIGHT[role] for role in _COLORS[len(names)]]
-    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
-        at = times[actual == i]
+    if actual is not None:
+        colors = [LIGHT[role] for role in _COLORS[len(names)]]
+        happened = [(actual == i, color) for i, color in enumerate(colors)]
+        mark_outcomes(axis, dict(zip(names, happened, strict=True)))
+
+
+def mark_outcomes(axis: Any, outcomes: Mapping[str, tuple[NDArray[np.bool_], str]]) -> None:
+    """Mark below the probabilities when each class happened.
+
+    Args:
+        axis: The axes with the probabilities.
+        outcomes: Whether it happened at each place, and the color of its marks, by name of the
+            class.
+    """
+    for row, (name, (happened, color)) in enumerate(outcomes.items()):
+        at = axis.readout.places[happened]
         style = {"color": color, "markersize": 6, "transform": axis.get_xaxis_transform()}
         # Each class has its own row, so classes can be distinguished without color.
-        heights = np.full(len(at), 0.03 + 0.05 * i)
+        heights = np.full(len(at), 0.03 + 0.05 * row)
         axis.plot(at, heights, "|", label=f"was {name}", gid="marks", **style)
-        axis.readout.series.append(Series(f"was {name}", color, actual == i))
+        axis.readout.series.append(Series(f"was {name}", color, happened))
     low, high = axis.get_ylim()
     axis.set_ylim(low - 0.25 * (high - low), high)
     # No probability is below 0, where the marks may be.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from atb_fast.reports.charts.classes import mark_outcomes
 from atb_fast.reports.charts.drawing import Chart, Line, note, over_time
 from atb_fast.reports.charts.values import Readout, Series
 from atb_fast.reports.style import LIGHT, number_axis
@@ -128,26 +129,28 @@ def by_epoch(
 
 
 def forecast_chart(
-    title: str, unit: str, frame: pl.DataFrame, names: Mapping[str, tuple[int, str]], newest: int
+    title: str, panel: Mapping[str, Any], names: Mapping[str, tuple[int, str]], newest: int
 ) -> Chart:
     """Return the chart of the forecasts of the runs.
 
     Args:
         title: What screen readers read out.
-        unit: Unit of the values.
-        frame: `timestamp`, `actual` and a column for each run.
+        panel: One of `predictions` of `experiments.compare.compare`.
         names: Number and name of the run of a column.
         newest: Draw only this many of the newest bars.
     """
-    frame = frame.tail(newest)
+    frame, unit, of_class = panel["frame"].tail(newest), panel["unit"], panel["class"]
 
     def draw(axis: Any) -> None:
         times = frame["timestamp"].dt.replace_time_zone(None).to_numpy()
-        lines = [Line("actual", _values(frame, "actual"), {"color": LIGHT["ink"]})]
+        actual = _values(frame, "actual")
+        lines = [] if of_class else [Line("actual", actual, {"color": LIGHT["ink"]})]
         for column, (number, name) in names.items():
             if column in frame.columns:
                 lines.append(Line(_short(name), _values(frame, column), style_of(number)))
-        over_time(axis, times, lines, unit)
+        over_time(axis, times, lines, f"{unit} of “{of_class}”" if of_class else unit)
+        if of_class:
+            mark_outcomes(axis, {of_class: (actual == 1.0, LIGHT["ink"])})
 
     return Chart(title, draw, legend=_columns([name for _, name in names.values()]))
 
