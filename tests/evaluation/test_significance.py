@@ -11,6 +11,7 @@ from scipy import stats
 
 from atb_fast.evaluation.significance import (
     diebold_mariano,
+    equal,
     is_worse,
     mcnemar,
     verdict,
@@ -56,6 +57,36 @@ def test_rounding_is_no_variance(bars: int) -> None:
     assert diebold_mariano(np.full(bars, 0.3), np.full(bars, 0.4)) == 0.0
 
 
+def test_forecasts_that_differ_by_rounding_are_equal() -> None:
+    """A network that predicts the class shares does so in float32, and always on the same side."""
+    rng = np.random.default_rng(5)
+    actual = rng.random(2000) < 0.7
+    share = 0.7000001
+    losses = [-np.log(np.where(actual, p, 1 - p)) for p in (share, float(np.float32(share)), 0.69)]
+    assert losses[0].mean() != losses[1].mean()
+    assert equal(losses[0], losses[1])
+    assert diebold_mariano(losses[0], losses[1]) == 0.0
+    assert not equal(losses[0], losses[2])
+    assert diebold_mariano(losses[0], losses[2]) != 0.0
+
+
+def test_rounding_of_many_bars_does_not_become_significant() -> None:
+    """Differences of 1e-7 on every bar would be hundreds of standard errors."""
+    other = np.random.default_rng(6).exponential(1.0, 1000)
+    noise = np.random.default_rng(7).uniform(0.9e-7, 1.1e-7, 1000)
+    assert (noise.mean() / noise.std()) * 1000**0.5 > 100
+    assert diebold_mariano(other + noise, other) == 0.0
+    assert diebold_mariano(other + 1e3 * noise, other) < -100
+
+
+def test_the_statistic_of_infinite_losses_is_undefined() -> None:
+    losses, other = np.array([1.0, np.inf, 2.0]), np.array([1.0, 2.0, 3.0])
+    for pair in ((losses, other), (other, losses), (losses, losses)):
+        assert np.isnan(diebold_mariano(*pair))
+    assert not equal(losses, other)
+    assert equal(losses, losses)
+
+
 def test_autocovariances_whose_sum_is_negative_are_weighted() -> None:
     """Losses that alternate; by N. Newey and K. West, the variance is positive all the same."""
     rng = np.random.default_rng(2)
@@ -87,6 +118,7 @@ def test_mcnemar_equals_scipy(better: int, worse: int) -> None:
         (0.9, 2.0, "better than no change"),
         (0.9, 1.9, "hardly better than no change"),
         (1.0, 0.0, "as good as no change"),
+        (1.0 + 1e-9, 0.0, "as good as no change"),  # except for rounding
         (1.1, -1.9, "no better than no change"),
         (1.1, -2.0, "worse than no change"),
     ],
@@ -106,6 +138,8 @@ def test_only_significant_differences_are_called_so(
         (1.1, -1.9, False),
         (1.1, 0.0, True),  # on every bar by the same amount
         (1.0, 0.0, False),
+        (1.0 + 1e-9, 0.0, False),  # rounding
+        (np.inf, np.nan, True),
         (0.9, 3.0, False),
     ],
 )

@@ -609,6 +609,16 @@ def test_a_long_test_part_is_thinned_in_the_scatter_plot(record_of: RecordOf) ->
     assert len(dots.get_xdata()) == -(-len(test) // step)
 
 
+def test_an_infinite_loss_has_no_test(tmp_path: Path, record_of: RecordOf) -> None:
+    forecasts = record_of("volatility").evaluation.tested.forecasts.copy()
+    forecasts[3] = -400.0  # far too low for QLIKE, but not for the squared error
+    page, document = page_of(tmp_path, record_of("volatility", forecasts))
+    assert not {"qlike", "qlike_diebold_mariano"} & document["evaluation_results"].keys()
+    assert "HAR, QLIKE" not in page.rows
+    assert page.rows["HAR"] != ""
+    assert not re.search(r"\b(nan|inf|None)\b", page.text)
+
+
 def test_without_quantiles_there_are_no_bands(tmp_path: Path, record_of: RecordOf) -> None:
     data = record_of("volatility").data
     labels = replace(data.labels, output=LogSigma(1))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.evaluation.scoring import LogVolatility, Scoring, Tested
-from atb_fast.evaluation.significance import wilson_interval
+from atb_fast.evaluation.significance import equal, wilson_interval
 from atb_fast.evaluation.volatility import qlike
 from atb_fast.features.frames import epoch_ms
 from atb_fast.features.windows import WindowedData
@@ -41,8 +41,8 @@ class Losses(NamedTuple):
 
     @property
     def equal(self) -> bool:
-        """Whether the model has the losses of its reference."""
-        return np.array_equal(self.model, self.reference)
+        """Whether the model has the losses of its reference, except for rounding."""
+        return equal(self.model, self.reference)
 
     def error(self, losses: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the error of forecasts with each of these mean losses."""

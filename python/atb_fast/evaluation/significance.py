@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import erfc, exp, lgamma, log
+from math import erfc, exp, isclose, lgamma, log
 from statistics import NormalDist
 
 import numpy as np
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 Z95 = NormalDist().inv_cdf(0.975)
 #: A difference of this many standard errors or more is significant.
 _SIGNIFICANT = 2.0
+#: Rounding of float32, as which networks return forecasts, changes a loss by less than this share
+#: of the mean loss.
+_ROUNDING = 1e-5
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
@@ -31,6 +34,20 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     return max(center - half, 0.0), min(center + half, 1.0)
 
 
+def equal(losses: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Return whether two forecasts have the same loss on every bar, except for rounding.
+
+    Args:
+        losses: Loss of a forecast for each bar, shape (bars,).
+        other: Losses of another one.
+    """
+    if np.array_equal(losses, other):
+        return True
+    if not np.isfinite([losses, other]).all():
+        return False
+    return bool(np.abs(losses - other).max() <= _ROUNDING * np.mean([losses, other]))
+
+
 def diebold_mariano(
     losses: NDArray[np.float64], other: NDArray[np.float64], horizon: int = 1
 ) -> float:
@@ -41,7 +58,7 @@ def diebold_mariano(
     Accuracy, 1995). Where their sum is not positive, which happens with long horizons, they have
     the weights of W. Newey and K. West (1987). Values from -2 to 2 can be due to chance. It is 0 if
     the losses are equal, or if the differences have no variance to measure chance by, except for
-    rounding.
+    rounding. It is NaN if a loss is not finite, because the mean has no standard error then.
 
     Args:
         losses: Loss of the forecast for each bar, for example its squared error, ascending in time,
@@ -49,6 +66,10 @@ def diebold_mariano(
         other: Losses of the forecast that it is compared with, shape (bars,).
         horizon: Bars that both forecasts look ahead.
     """
+    if not np.isfinite([losses, other]).all():
+        return float("nan")
+    if equal(losses, other):
+        return 0.0
     gain = other - losses
     centered = gain - gain.mean()
     own = float(np.mean(np.square(centered)))
@@ -105,14 +126,17 @@ def mcnemar(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> McNemar:
 def is_worse(error: float, other: float, statistic: float) -> bool:
     """Return whether a forecast is worse than another one by more than chance.
 
-    A statistic of 0 with a larger error is not chance: the difference has no variance.
+    A statistic of 0 with a larger error is not chance: the difference has no variance. Neither is
+    an infinite error, whose statistic is NaN.
 
     Args:
         error: Error of the forecast.
         other: Error of the other one on the same bars.
         statistic: See `diebold_mariano`.
     """
-    return error > other and (statistic <= -_SIGNIFICANT or statistic == 0.0)
+    if _equal(error, other, statistic):
+        return False
+    return error > other and not -_SIGNIFICANT < statistic < 0.0
 
 
 def verdict(error: float, other: float, statistic: float, reference: str = "no change") -> str:
@@ -120,7 +144,8 @@ def verdict(error: float, other: float, statistic: float, reference: str = "no c
 
     `better than no change` and `worse than no change` are significant differences. `hardly better
     than no change` (a smaller error) and `no better than no change` (a larger error) are
-    statistically indistinguishable from it. `as good as no change` means the same error.
+    statistically indistinguishable from it. `as good as no change` means the same error,
+    except for rounding.
 
     Args:
         error: Error of the model on the test windows.
@@ -128,8 +153,13 @@ def verdict(error: float, other: float, statistic: float, reference: str = "no c
         statistic: See `diebold_mariano`.
         reference: What the reference is called.
     """
-    if error == other:
+    if _equal(error, other, statistic):
         return f"as good as {reference}"
     if abs(statistic) < _SIGNIFICANT:
         return f"{'hardly' if error < other else 'no'} better than {reference}"
     return f"{'better' if error < other else 'worse'} than {reference}"
+
+
+def _equal(error: float, other: float, statistic: float) -> bool:
+    """Return whether two errors differ by no more than rounding."""
+    return error == other or (statistic == 0.0 and isclose(error, other, rel_tol=_ROUNDING))

@@ -18,7 +18,7 @@ from atb_fast.evaluation.scoring import (
     Tested,
     WeightedClasses,
 )
-from atb_fast.evaluation.significance import diebold_mariano, p_value, verdict
+from atb_fast.evaluation.significance import diebold_mariano, equal, p_value, verdict
 from atb_fast.reports.charts.classes import names_of
 from atb_fast.reports.charts.common import reference_name
 from atb_fast.reports.rows import (
@@ -185,9 +185,8 @@ def _tests(scored: Scored) -> list[Pair]:
     for prefix, name in _forecasts(scored).items():
         if prefix in tested.baselines:
             losses = scoring.losses_of(tested, tested.baselines[prefix])
-            same = np.array_equal(own, losses)
             statistic = diebold_mariano(own, losses, tested.horizon)
-            rows[name] = "identical losses" if same else _statistic(statistic)
+            rows[name] = "equal losses" if equal(own, losses) else _statistic(statistic)
     if "qlike_diebold_mariano" in scored.results:
         rows[f"{scored.reference}, QLIKE"] = _statistic(scored.results["qlike_diebold_mariano"])
     return [Pair(name, text) for name, text in rows.items()]
@@ -196,6 +195,8 @@ def _tests(scored: Scored) -> list[Pair]:
 def _statistic(statistic: float) -> str:
     if statistic == 0.0:
         return "undefined: the loss differences have no variance"
+    if np.isnan(statistic):
+        return "undefined: some losses are infinite"
     errors = f"{abs(statistic):.1f} standard errors {'better' if statistic > 0 else 'worse'}"
     chance = p_value(statistic)
     return f"{errors}, {f'p = {chance:.2g}' if chance >= 1e-4 else 'p < 0.0001'}"
