@@ -125,6 +125,8 @@ def test_the_result_of_a_training(kind: str, tmp_path: Path, command_line: Comma
     }
     for text in further[kind]:
         assert f"\n{text}" in done.stdout
+    if ERRORS[kind] == "log loss":
+        assert re.search(rf"^accuracy: .*, n = {found['accuracy_bars']:,}\)$", done.stdout, re.M)
     if kind != "prices":
         assert not re.search("MAPE|persistence|quote", done.stdout)
     shown = command_line.run("models", "show", kept, cwd=tmp_path).stdout

@@ -66,6 +66,7 @@ def test_what_differs_and_the_figures_are_next_to_each_other(write: Any) -> None
             "ratio": (1.25, 0.99),
             "diebold_mariano": (-1.25, 0.5),
             "directional_accuracy": (0.5, 0.525),
+            "directional_bars": (1234, 1230),
             "r2": (0.1, 0.1),
         },
         reference="persistence",

@@ -225,7 +225,9 @@ def test_the_table_of_volatility_counts_every_window(tmp_path: Path, record_of: 
     ]
     counts = [int(row.split()[1]) for row in rows]
     assert sum(counts) == len(record.data.test)
-    assert all(re.match(r"[\d.]+% \d+ (–|[\d.]+) (–|[\d.]+% \(\d+–\d+\))$", row) for row in rows)
+    assert all(
+        re.match(r"[\d.]+% \d+ (–|[\d.]+) (–|[\d.]+% of \d+ \(\d+–\d+\))$", row) for row in rows
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

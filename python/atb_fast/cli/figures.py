@@ -32,7 +32,7 @@ def sentences(results: Mapping[str, Any]) -> dict[str, str]:
     """
     found = {
         "direction": _direction(results),
-        "accuracy": _interval(results, "accuracy", "bars"),
+        "accuracy": _accuracy(results),
         "baselines": _shares(
             results,
             majority_accuracy="majority class",
@@ -58,6 +58,11 @@ def _interval(results: Mapping[str, Any], key: str, of: str) -> str:
     if share is None or low is None or high is None:
         return ""
     return f"right in {share:.1%} of {of} (95% interval {low:.1%} to {high:.1%})"
+
+
+def _accuracy(results: Mapping[str, Any]) -> str:
+    right, bars = _interval(results, "accuracy", "bars"), figure(results.get("accuracy_bars"))
+    return f"{right[:-1]}, n = {bars:,})" if right and bars else right
 
 
 def _direction(results: Mapping[str, Any]) -> str:

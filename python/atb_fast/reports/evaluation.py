@@ -266,13 +266,13 @@ def _figure(key: str, write: Callable[[Any], str]) -> _Cell:
 
 
 def _share(key: str, of: str) -> _Cell:
-    """Return what formats an accuracy with its interval."""
+    """Return what formats an accuracy, the number of bars that count, and its interval."""
 
     def text(found: Mapping[str, Any]) -> str:
         if not found.get(of):
             return "–"
         low, high = 100 * found[f"{key}_low"], 100 * found[f"{key}_high"]
-        return f"{percent(found[key])} ({low:.0f}–{high:.0f})"
+        return f"{percent(found[key])} of {found[of]:,} ({low:.0f}–{high:.0f})"
 
     return text
 
@@ -296,7 +296,7 @@ def _columns(scored: Scored) -> dict[str, _Cell]:
         if f"{prefix}_ratio" in scored.results
     }
     if kind == "classes":
-        found["accuracy (95%)"] = _share("accuracy", "accuracy_bars")
+        found["accuracy (95%)"] = _share("accuracy", "test")
         found["majority"] = _figure("majority_accuracy", percent)
     elif kind == "volatility":
         found["R²"] = _figure("r2", lambda value: f"{value:.3f}".replace("-", "−"))
@@ -316,7 +316,7 @@ def _folds(made: WalkForward, scored: Scored) -> Comparison:
         Row(
             f"{_day(fold.first)} to {_day(fold.last)}",
             [
-                *(cell(fold.figures) for cell in columns.values()),
+                *(cell(fold.to_dict()) for cell in columns.values()),
                 *([f"{fold.shrinkage:.0%}"] if shrunk else []),
                 f"{fold.train:,}",
                 f"{fold.test:,}",

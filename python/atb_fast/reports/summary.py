@@ -274,7 +274,7 @@ def _cells(groups: Groups, i: int, accurate: bool) -> Iterator[str]:
         yield ratio_text(float(values[i])) if np.isfinite(values[i]) else "–"
     if accurate and groups.bars[i]:
         low, high = 100 * groups.low[i], 100 * groups.high[i]
-        yield f"{percent(groups.share[i])} ({low:.0f}–{high:.0f})"
+        yield f"{percent(groups.share[i])} of {groups.counted[i]:,} ({low:.0f}–{high:.0f})"
     elif accurate:
         yield "–"
 
@@ -350,7 +350,13 @@ def _levels(scored: Scored) -> dict[str, Any]:
         beside = f"persistence {results['persistence_mape']:.2f}%"
         tiles.append(Tile("MAPE", f"{results['mape']:.2f}%", beside))
     tiles.append(_direction("Directional accuracy", results, scored.tested))
-    notes = [_LINEAR.format("least squares"), _CONTRARIAN]
+    apart = "" if scored.tested.horizon == 1 else ", and whose horizons do not overlap"
+    notes = [
+        _LINEAR.format("least squares"),
+        _CONTRARIAN,
+        f"Directional accuracies count bars on which both forecast and market move{apart}: "
+        f"{results['directional_bars']:,} for the model.",
+    ]
     return {"tiles": tiles, "table": _compared(scored, figures, columns, notes)}
 
 
@@ -419,6 +425,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
         "Class shares: the probability of each class is its share of the training windows. "
         "Majority class: the one with the largest share.",
         _LINEAR.format("logistic regression"),
+        f"Accuracies count {len(scored.tested.times):,} windows.",
     ]
     if isinstance(scoring, WeightedClasses):
         notes.append(
