@@ -575,7 +575,7 @@ class OutputOptions(_Group):
     promote: Literal["always", "gate", "never"] | None = option(
         None,
         "Whether the new model goes live. always: even if it is worse than the live one; gate: "
-        'only if its test error is not significantly larger than that of "no change" or of the '
+        "only if its test error is not significantly larger than that of persistence or of the "
         "live model; never: it is only published. Default: always for the legacy recipe, gate for "
         "the others, never for train --from.",
         machine=True,

@@ -43,7 +43,7 @@ def test_epochs_loss_and_time_left_fit_a_narrow_terminal() -> None:
         clock += 420.0  # an epoch of minute candles
         listener.epoch(epoch, logs(23_456.7, 34_567.8, 1_680.2))
     (line,) = lines(made, plain)
-    assert line.endswith("3/300 epochs 34:39:00 val. 34,568, no change 1,680")
+    assert line.endswith("3/300 epochs 34:39:00 val. 34,568, pers. 1,680")
     assert line.startswith("1000SHIBUSDT")
 
 
@@ -53,7 +53,7 @@ def test_classes_are_compared_with_their_shares() -> None:
         1, {"loss": 0.65, "val_loss": 0.7012, "val_shares_loss": 0.6931}
     )
     (line,) = lines(made, plain)
-    assert "val. 0.701200, class shares 0.693100" in line
+    assert "val. 0.701200, shares 0.693100" in line
 
 
 def test_windows_are_shown_in_long_epochs_only() -> None:
@@ -113,7 +113,7 @@ def test_folds_and_their_epochs_are_shown() -> None:
     listener.epoch(1, logs(0.02534124, 0.02541199, 0.02541187))
     _, line = lines(made, plain)
     assert "1/300 epochs" in line
-    assert "val. 0.0254120, no change 0.0254119" in line
+    assert "val. 0.0254120, pers. 0.0254119" in line
 
 
 def test_folds_of_several_symbols_are_shown_until_each_ends() -> None:
@@ -205,7 +205,7 @@ def test_a_line_every_30_seconds_without_a_terminal(
         listener.epoch(epoch, logs(23_456.7, 34_567.8, 1_680.2))
         if lines := logged(caplog):
             seen[epoch] = lines
-    errors = "RMSE 23,457, val. 34,568, no change 1,680"
+    errors = "RMSE 23,457, val. 34,568, persistence 1,680"
     assert list(seen)[:4] == [3, 11, 19, 27]
     assert seen[3] == [f"training: 3 of 300 epochs, {errors}, about 20 min left"]
     assert seen[291] == [f"training: 291 of 300 epochs, {errors}, about 36 s left"]
@@ -232,7 +232,7 @@ def test_each_symbol_has_its_lines(clock: list[float], caplog: pytest.LogCapture
             listener.windows(25_000, 1_000_000)
             listener.epoch(epoch, logs(0.5, 0.25, 0.125))
     lines = logged(caplog)
-    errors = "RMSE 0.500000, val. 0.250000, no change 0.125000"
+    errors = "RMSE 0.500000, val. 0.250000, persistence 0.125000"
     assert lines[0] == f"BTCUSDT: 1 of 300 epochs, {errors}"
     assert lines[1] == f"ETHUSDT: 1 of 300 epochs, {errors}"
     assert lines[2] == "BTCUSDT epoch: 25,000 of 1,000,000 windows"
@@ -251,7 +251,7 @@ def test_folds_and_downloads_have_lines(
     listener.epoch(1, logs(0.5, 0.25, 0.125))
     clock[0] = 90.0
     listener.epoch(4, logs(0.5, 0.25, 0.125))
-    errors = "RMSE 0.500000, val. 0.250000, no change 0.125000"
+    errors = "RMSE 0.500000, val. 0.250000, persistence 0.125000"
     (line,) = logged(caplog)
     assert line == f"fold 1 of 5: 4 of 300 epochs, {errors}, about 49 min left"
 

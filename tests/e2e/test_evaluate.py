@@ -37,8 +37,8 @@ ERRORS = {
     "volatility": "RMSE",
 }
 COLUMNS = {
-    "prices": "tested trained RMSE no change ratio linear right up rev.",
-    "returns": "tested trained RMSE no change ratio linear right up rev.",
+    "prices": "tested trained RMSE pers. ratio linear right up rev.",
+    "returns": "tested trained RMSE pers. ratio linear right up rev.",
     "two": "tested trained log loss shares ratio linear right maj. rev.",
     "three": "tested trained log loss shares ratio linear right maj. rev.",
     "volatility": "tested trained RMSE ratio HAR EWMA linear R² QLIKE band",
@@ -81,6 +81,12 @@ def test_a_walk_forward_evaluation(kind: str, tmp_path: Path, command_line: Comm
         assert not re.search("quote currency|price", done.stdout.replace("--", ""))
     as_json = json.loads(command_line.run(*command, "--json", cwd=tmp_path).stdout)
     assert f"the model is {as_json['verdict']} (Diebold-Mariano" in verdict
+    pooled = as_json["pooled"]
+    bars = pooled.get("directional_bars", pooled["test"])
+    assert (f"with its 95% interval, on {bars:,} bars in total; " in done.stdout) is (
+        kind != "volatility"
+    )
+    assert as_json["caveat"] == ""
     assert ("It is right " in verdict) is (ERRORS[kind] == "log loss")
     assert (" bars whose horizons do not overlap, alone on " in verdict) is (kind == "three")
     assert as_json["verdict"].endswith(as_json["reference"])
@@ -109,11 +115,11 @@ def test_the_result_of_a_training(kind: str, tmp_path: Path, command_line: Comma
     assert curves["tested"]["class"] == ("up" if kind in ("two", "three") else None)
     lines = {
         "prices": "test RMSE {test_rmse:,.2f}, persistence {persistence_rmse:,.2f}: ",
-        "returns": "test RMSE of return {test_rmse:.5g}, no change {persistence_rmse:.5g}: ",
-        "two": "test log loss {test_log_loss:.5g}, class shares {class_shares_log_loss:.5g}: ",
-        "three": "test log loss {test_log_loss:.5g}, class shares {class_shares_log_loss:.5g}: ",
-        "volatility": "test RMSE of log sigma {test_rmse:.5g}, HAR {har_rmse:.5g}, "
-        "no change {persistence_rmse:.5g}: ",
+        "returns": "test RMSE of return {test_rmse:#.5g}, persistence {persistence_rmse:#.5g}: ",
+        "two": "test log loss {test_log_loss:#.5g}, class shares {class_shares_log_loss:#.5g}: ",
+        "three": "test log loss {test_log_loss:#.5g}, class shares {class_shares_log_loss:#.5g}: ",
+        "volatility": "test RMSE of log sigma {test_rmse:#.5g}, HAR {har_rmse:#.5g}, "
+        "persistence {persistence_rmse:#.5g}: ",
     }
     assert errors.startswith(lines[kind].format(**found))
     further = {
@@ -128,7 +134,7 @@ def test_the_result_of_a_training(kind: str, tmp_path: Path, command_line: Comma
     if ERRORS[kind] == "log loss":
         assert re.search(rf"^accuracy: .*, n = {found['accuracy_bars']:,}\)$", done.stdout, re.M)
     if kind != "prices":
-        assert not re.search("MAPE|persistence|quote", done.stdout)
+        assert not re.search("MAPE|quote", done.stdout)
     shown = command_line.run("models", "show", kept, cwd=tmp_path).stdout
     named = " ".join(shown.split())
     keys = {
@@ -207,7 +213,7 @@ def test_the_line_of_all_symbols(home: Path, several: Any, command_line: Command
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("all folds") == 2
     head, _, *rows = done.stdout.strip().splitlines()[-5:]
-    assert head.split() == ["symbol", "bars", "RMSE", "no", "change", "ratio", "worse", "in"]
+    assert head.split() == ["symbol", "bars", "RMSE", "persistence", "ratio", "worse", "in"]
     of_all = [document for document in several if "pooled" in document]
     for row, document in zip(rows, of_all, strict=False):
         pooled, symbol = document["pooled"], document["config"]["symbol"]

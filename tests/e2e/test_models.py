@@ -88,7 +88,7 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
     header, _, *lines = table.stdout.splitlines()[1:]
     assert max(map(len, [header.removesuffix("problem").rstrip(), lines[0]])) <= 100
     assert re.split(r"  +", header)[:7] == [
-        *("bundle", "live", "market", "recipe", "epochs", "test RMSE", "no change")
+        *("bundle", "live", "market", "recipe", "epochs", "test RMSE", "persistence")
     ]
     figures = [f"{basic[name]:,.2f}" for name in ("test_rmse", "persistence_rmse")]
     assert lines[0].split() == [basic["bundle"], "yes", "sample", "basic", "1", *figures]
@@ -97,7 +97,7 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
     assert "120 rows of close_normalized, volume_normalized" in show.stdout
     facts = dict(re.split(r"  +", line, maxsplit=1) for line in show.stdout.splitlines())
     assert facts["market"] == "sample (synthetic prices)"
-    assert re.fullmatch(r"[\d,.]+ \(no change: [\d,.]+\)", facts["test RMSE"])
+    assert re.fullmatch(r"[\d,.]+ \(persistence: [\d,.]+\)", facts["test RMSE"])
     assert re.fullmatch(
         r"right in [\d.]+% of \d+ bars \(95% interval [\d.]+% to [\d.]+%\); always up: [\d.]+%",
         facts["direction"],
@@ -425,7 +425,7 @@ def test_real_models_and_reasons_are_shown(atb_fast: Run, root: Path) -> None:
     facts = dict(re.split(r"  +", line, maxsplit=1) for line in shown.splitlines())
     assert facts["market"] == "real"
     assert facts["promotion"] == "It is worse than the live model."
-    assert facts["test RMSE"].startswith("0.012346 (no change: ")
+    assert facts["test RMSE"].startswith("0.012346 (persistence: ")
     assert facts["direction"].startswith("undefined: ")
     table = atb_fast("models", "ls", "--registry", root).stdout
     (line,) = (line for line in table.splitlines() if NEWEST in line)

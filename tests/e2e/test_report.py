@@ -49,7 +49,7 @@ def test_a_run_needs_no_jinja2(
     ("options", "shown"),
     [
         (["engine", "--target", "triple_barrier"], ["class shares", "Confusion matrix"]),
-        (["engine", "--target", "smoothed_return"], ["no change", "RMSE of no change"]),
+        (["engine", "--target", "smoothed_return"], ["persistence", "RMSE of persistence"]),
         (["volatility"], ["HAR", "Distribution of forecast and", "Calibration of the bands"]),
     ],
 )
@@ -88,7 +88,7 @@ def test_the_second_run_is_compared_with_the_first(tmp_path: Path, atb_fast: Run
     section = pages[1].partition("Compared with the previous run")[2].partition("</section>")[0]
     assert versions[0] in section
     assert '<th scope="row">seed</th><td>1</td><td>2</td>' in section
-    assert "ratio to no change" in section
+    assert "ratio to persistence" in section
     assert str(tmp_path) not in section
 
 

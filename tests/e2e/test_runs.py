@@ -132,7 +132,7 @@ def test_a_comparison(home: Path, command_line: CommandLine, records: list[dict[
     assert len({len(values) for values in panel["frame"].values()}) == 1
     done = command_line.run("runs", "compare", *identities, "--registry", "models", cwd=home)
     assert ", 2 seeds" in done.stdout
-    assert "ratio to no change" in done.stdout
+    assert "ratio to persistence" in done.stdout
     assert "95% confidence interval" in done.stdout
 
 

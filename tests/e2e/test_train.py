@@ -99,7 +99,7 @@ def test_a_bad_model_goes_live_with_a_loud_warning(
     """The default of the legacy recipe, so that unattended jobs go on as before."""
     assert trained["promoted"] is True
     assert trained["promotion"].startswith(
-        "promoted although the model is significantly worse than no change (RMSE "
+        "promoted although the model is significantly worse than persistence (RMSE "
     )
     assert trained["promote_command"] == ""
     decision = metadata["promotion"]
@@ -131,7 +131,7 @@ def test_a_real_model_is_not_replaced_by_one_of_the_sample_market(
     version = next(home.iterdir()).name
     assert not (home / "latest").is_symlink()
     command = f"atb-fast models promote BTCUSDT:1d:price:{version} --registry 'my models'"
-    reason = "the model is significantly worse than no change (RMSE "
+    reason = "the model is significantly worse than persistence (RMSE "
     assert f"latest was not moved: {reason}" in gated.stderr
     assert gated.stderr.splitlines()[-1].endswith(f"; to make the model live anyway, run {command}")
     *_, live, title, details, score, promote = gated.stdout.splitlines()

@@ -110,7 +110,7 @@ def test_diagnostics_of_every_kind(data: WindowedData, kind: str) -> None:
         found.error if key == "log_loss" else found.error**2
     )
     reference = {"two": "the class shares", "three": "the class shares", "volatility": "HAR"}
-    assert found.reference == reference.get(kind, "no change")
+    assert found.reference == reference.get(kind, "persistence")
     assert found.verdict.endswith(found.reference)
 
     without = robustness(model, some, found.tested.forecasts)

@@ -48,7 +48,7 @@ def test_overlapping_horizons_are_counted_once(data: WindowedData) -> None:
 def test_directional_accuracy_of_constant_prices() -> None:
     still = np.full(5, 3.0)
     assert directional_accuracy(still, still, still + 1) == Direction()
-    # A model that predicts no change predicts no direction.
+    # A model that predicts no move predicts no direction.
     assert directional_accuracy(still, still + 1, still) == Direction()
 
 

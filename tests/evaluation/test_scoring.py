@@ -18,7 +18,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
 from atb_fast.evaluation import scoring as module
-from atb_fast.evaluation.scoring import NAMES, scoring_of
+from atb_fast.evaluation.scoring import NAMES, WeightedClasses, scoring_of
 from atb_fast.evaluation.volatility import baselines, qlike
 from atb_fast.features.outputs import Classes, LogSigma
 from atb_fast.features.windows import WindowedData
@@ -282,11 +282,32 @@ def test_class_weights_apply_to_the_loss_and_its_reference(
     gain = np.log(given[np.arange(len(actual)), actual]) + np.log(classes)
     expected = t_statistic(of_class[actual] * gain)
     assert found["diebold_mariano"] == pytest.approx(expected, rel=1e-9)
-    # A model that always forecasts the reference is as good as it.
+    # A model that always forecasts the reference is equal to it.
     still = scoring.figures(scoring.tested(data, tested.baselines["class_shares"]))
     assert (still["ratio"], still["diebold_mariano"]) == (1.0, 0.0)
     for name in ("accuracy", "majority_accuracy", "brier_score", "class_shares_brier_score"):
         assert found[name] == unweighted[name]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "brier", "accuracy", "caveat"),
+    [
+        ("better than", 0.2, 0.6, ""),
+        ("better than", 0.3, 0.6, "worse: Brier score 0.3000 (class shares 0.2500)."),
+        ("better than", 0.2, 0.4, "worse: accuracy 40.0% (majority class 50.0%)."),
+        ("worse than", 0.2, 0.4, "better: Brier score 0.2000 (class shares 0.2500)."),
+        ("statistically indistinguishable from", 0.3, 0.4, ""),
+    ],
+)
+def test_figures_without_weights_can_contradict_a_verdict(
+    kinds: dict[str, WindowedData], verdict: str, brier: float, accuracy: float, caveat: str
+) -> None:
+    figures = {"brier_score": brier, "class_shares_brier_score": 0.25}
+    figures |= {"accuracy": accuracy, "majority_accuracy": 0.5}
+    scoring, verdict = WeightedClasses((-1, 1), (1.0, 2.0)), f"{verdict} the class shares"
+    assert scoring.caveat(verdict, figures).removeprefix("Without class weights, it is ") == caveat
+    # Without weights, all figures are those of the verdict.
+    assert scoring_of(kinds["two"]).caveat(verdict, figures) == ""
 
 
 def test_each_fold_has_its_own_weights(kinds: dict[str, WindowedData]) -> None:

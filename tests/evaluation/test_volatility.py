@@ -84,7 +84,7 @@ def test_no_change_is_the_volatility_of_the_last_bar(
 ) -> None:
     rows = data.prepared.matrix.rows[data.test + data.length - 1]
     logs = np.log(np.log(frame["high"] / frame["low"])) - OFFSET
-    np.testing.assert_allclose(baselines(data)["no change"].values, logs.to_numpy()[rows])
+    np.testing.assert_allclose(baselines(data)["persistence"].values, logs.to_numpy()[rows])
     np.testing.assert_allclose(data.targets(data.test), logs.shift(-1).to_numpy()[rows])
 
 

@@ -233,7 +233,8 @@ def test_every_target(target: Target) -> None:
             expected = np.average(errors, weights=bars)
         assert pooled[name] == pytest.approx(expected, rel=1e-12)
     assert pooled["ratio"] == pooled[key] / pooled[f"{made.scoring.unchanged}_{key}"]
-    assert made.verdict.endswith(made.reference)
+    weighted = " in weighted log loss" if isinstance(target, TripleBarrier) else ""
+    assert made.verdict.endswith(f"{made.reference}{weighted}")
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,7 @@ def test_losses_by_bar(recipe: str) -> None:
     made = walk_forward(config(recipe=recipe, network="linear"), folds=3)
     table = made.losses
     assert table["timestamp"].to_list() == made.tested.times.to_list()
-    assert made.reference == ("HAR" if recipe == "volatility" else "no change")
+    assert made.reference == ("HAR" if recipe == "volatility" else "persistence")
     reference = "har" if recipe == "volatility" else "persistence"
     for fold in made.folds:
         own = table.filter(pl.col("fold") == fold.number)

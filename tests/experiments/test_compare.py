@@ -109,7 +109,7 @@ def test_runs_that_differ_only_in_the_seed_are_one_entry(registry: Path) -> None
     low, high = stats.t.interval(0.95, 2, 4.0, stats.sem([2.0, 3.0, 7.0]))
     assert together["mean"] == 4.0
     assert (together["low"], together["high"]) == pytest.approx((low, high), rel=1e-6)
-    ratio = metrics["ratio to no change"]
+    ratio = metrics["ratio to persistence"]
     assert ratio["level"] == 1.0
     assert ratio["lower_is_better"]
     assert ratio["values"][1]["mean"] == 1.0

@@ -242,7 +242,7 @@ def test_an_untrained_model_is_persistence(data: WindowedData) -> None:
         (1.0, 0.0, 0.99, 1.0),  # it is right
         (3.0, 0.0, 0.33, 0.34),  # right, but three times too large
         (-1.0, 0.0, 0.0, 0.0),  # the opposite is right
-        (0.0, 0.0, 0.0, 0.0),  # it predicts no change
+        (0.0, 0.0, 0.0, 0.0),  # it predicts no move
         (0.0, 0.3, 0.0, 0.3),  # it has learned noise
     ],
 )

@@ -153,7 +153,7 @@ def test_bars_without_a_range_are_left_out_and_counted(
     first = int(some.matrix.rows[0]) + options.sequence_length
     assert sorted(set(range(first, 3000)) - set(forecast)) == rows
     assert "3 with a volatility of 0 or a missing price" in caplog.text
-    # "No change" from a bar without a range is the volatility of the last one that has one.
+    # Persistence from a bar without a range is the volatility of the last one that has one.
     data = split(some, options)
     at = data.parts.every[data.prepared.matrix.rows[data.parts.every + data.length - 1] == 1501]
     expected = volatility(hourly, 1)[1499]

@@ -155,7 +155,7 @@ def test_rmse_is_compared_with_persistence_in_its_unit(
 
 
 def of_test(data: WindowedData) -> tuple[Any, Any, Any]:
-    """Time and actual value of each test bar, and the forecast "no change"."""
+    """Time and actual value of each test bar, and persistence."""
     return data.times(data.test).to_numpy(), data.targets(data.test), data.persistence(data.test)
 
 
@@ -170,7 +170,7 @@ def test_prices_and_residuals_are_those_of_the_model(axis: Any, data: WindowedDa
     np.testing.assert_array_equal(other.lines[1].get_ydata(), predicted - actual)
 
 
-def test_a_model_that_predicts_no_change_is_one_line_with_persistence(
+def test_a_model_that_predicts_no_move_is_one_line_with_persistence(
     axis: Any, data: WindowedData
 ) -> None:
     times, actual, last = of_test(data)

@@ -43,10 +43,10 @@ def ratio(*values: Any) -> dict[str, Any]:
         for value in values
     ]
     return {
-        "name": "ratio to no change",
+        "name": "ratio to persistence",
         "lower_is_better": True,
         "level": 1.0,
-        "level_name": "no change",
+        "level_name": "persistence",
         "values": found,
     }
 
@@ -109,7 +109,7 @@ def test_the_page_is_complete_and_self_contained(tmp_path: Path) -> None:
     )
     titles = [heading.text for heading in page.find("h3")]
     assert titles == [
-        "ratio to no change",
+        "ratio to persistence",
         "Training loss by epoch",
         "Validation loss by epoch",
         "BTCUSDT 1d, newest 150 bars",
@@ -151,7 +151,7 @@ def test_some_intervals_overlap(tmp_path: Path) -> None:
 def test_runs_that_do_not_beat_the_baseline_are_named(tmp_path: Path) -> None:
     page = page_of(tmp_path, document(metrics=[ratio(1.0, 1.2)]))
     banner = page.find("p", "banner")[1]
-    assert banner.text == "No run is better than no change."
+    assert banner.text == "No run is better than persistence."
     assert banner.attributes["class"] == "banner bad"
 
 
@@ -197,7 +197,7 @@ def test_intervals_are_drawn_from_end_to_end() -> None:
     assert list(level.get_xdata()) == [1.0, 1.0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "c"]
     assert axis.get_ylim() == (2.5, -0.5)  # the first run is on top
-    assert axis.get_xlabel() == "smaller is better; dashed: no change"
+    assert axis.get_xlabel() == "smaller is better; dashed: persistence"
 
 
 def test_losses_are_drawn_by_epoch() -> None:

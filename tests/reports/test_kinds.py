@@ -91,7 +91,7 @@ def cells(page: Page) -> dict[str, list[str]]:
     """The cells of the comparison with simple forecasts, by row."""
     table = next(each for each in page.find("table") if "simple forecasts" in each.text)
     rows = [element for element in page.find("tr") if element.text in table.text]
-    names = ("model", "class shares", "no change", "majority class", "contrarian", "EWMA", "HAR")
+    names = ("model", "class shares", "persistence", "majority class", "contrarian", "EWMA", "HAR")
     found: dict[str, list[str]] = {}
     for row in rows:
         for name in (*names, "linear model"):
@@ -137,7 +137,7 @@ def test_only_the_market_is_about_prices(tmp_path: Path, record_of: RecordOf, ki
     rest = rest.replace(regimes, "").replace("Over time and by volatility", "")
     # The banner of the sample market is about its candles.
     rest = rest.replace("Prices are simulated.", "")
-    words = ["[Pp]rice", "[Pp]ersistence", "MAPE"]
+    words = ["[Pp]rice", "MAPE"]
     if kind != "returns":
         words += ["quote currency", "return of 0"]
     if kind in ("two", "three"):
@@ -149,7 +149,7 @@ def test_only_the_market_is_about_prices(tmp_path: Path, record_of: RecordOf, ki
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
-        ("returns", "no change", 3.0),
+        ("returns", "persistence", 3.0),
         ("two", "the class shares", 0.02),
         ("three", "the class shares", 0.02),
         ("volatility", "HAR", 3.0),
@@ -161,7 +161,7 @@ def test_the_verdict_names_the_reference(
     record = record_of(kind)
     page, document = page_of(tmp_path, record)
     banner = page.find("p", "banner")[0]
-    assert banner.text.startswith(f"The model beats {good}.")
+    assert banner.text.startswith(f"The model is better than {good}.")
     assert banner.attributes["class"] == "banner good"
     statistic = document["evaluation_results"]["diebold_mariano"]
     assert statistic > 2
@@ -186,7 +186,7 @@ def test_tests_and_ranks_equal_scipy(tmp_path: Path, record_of: RecordOf, kind: 
     tested, results = record.evaluation.tested, record.evaluation.results
     page, _ = page_of(tmp_path, record)
     boxes = [box.text for box in page.find("div", "box")]
-    name = {"returns": "no change", "volatility": "HAR"}.get(kind, "class shares")
+    name = {"returns": "persistence", "volatility": "HAR"}.get(kind, "class shares")
     statistic = results["diebold_mariano"]
     chance = 2 * norm.sf(abs(statistic))
     text = f"p = {chance:.2g}" if chance >= 1e-4 else "p < 0.0001"
@@ -430,6 +430,52 @@ def test_the_shares_of_balanced_classes_are_weighted(tmp_path: Path, record_of: 
     assert "share of each class in the training windows, weighted by class." in page.text
 
 
+def weighted(data: WindowedData, *of_class: float) -> WindowedData:
+    """The same windows, with a weight for each class."""
+    values = np.nan_to_num(data.labels.values).astype(int)
+    return replace(data, labels=replace(data.labels, weights=np.array(of_class)[values]))
+
+
+def test_a_verdict_with_weights_names_the_figures_that_contradict_it(
+    tmp_path: Path, record_of: RecordOf
+) -> None:
+    data = record_of("two").data
+    up = data.targets(data.test) == 1
+    # With a large weight of "up", a model that nearly always expects it is better.
+    record = record_of("two", np.where(up, 0.97, 0.9), weighted(data, 0.2, 5.0))
+    page, document = page_of(tmp_path, record)
+    found = document["evaluation_results"]
+    assert found["diebold_mariano"] > 2
+    assert found["brier_score"] > 1.2 * found["class_shares_brier_score"]
+    banner = page.find("p", "banner")[0]
+    title = "The model is better than the class shares in weighted log loss."
+    assert banner.text.startswith(f"{title} Test weighted log loss ")
+    against = f"Brier score {found['brier_score']:.4f} (class shares "
+    assert f"Without class weights, it is worse: {against}" in banner.text
+    assert banner.attributes["class"] == "banner note"
+    assert "figure good" not in page.source
+    # Nothing contradicts a model that is better with and without weights.
+    page, document = page_of(
+        tmp_path, record_of("two", np.where(up, 0.9, 0.1), weighted(data, 1, 2))
+    )
+    banner = page.find("p", "banner")[0]
+    assert banner.text.startswith(title)
+    assert "Without class weights" not in banner.text
+    assert banner.attributes["class"] == "banner good"
+
+
+def test_accuracies_say_how_many_windows_they_count(tmp_path: Path, record_of: RecordOf) -> None:
+    record = record_of("two")
+    page, _ = page_of(tmp_path, record)
+    assert f"Accuracies count {len(record.data.test):,} windows." in page.text
+    data = record_of("returns").data
+    far = replace(data, labels=replace(data.labels, output=Return(24, 1)))
+    page, document = page_of(tmp_path, record_of("returns", None, far))
+    bars = document["evaluation_results"]["directional_bars"]
+    assert 0 < bars < len(data.test) / 12
+    assert f"whose horizons do not overlap: {bars:,} for the model." in page.text
+
+
 def test_the_distribution_counts_every_window(record_of: RecordOf) -> None:
     record = record_of("two")
     tested = record.evaluation.tested
@@ -474,10 +520,10 @@ def test_tiles_and_table_of_volatility(tmp_path: Path, record_of: RecordOf) -> N
     assert page.tiles["R²"] == expected
     assert page.tiles["QLIKE"] == f"{results['qlike']:.3f} HAR {results['har_qlike']:.3f}"
     rows = cells(page)
-    assert list(rows) == ["model", "no change", "EWMA", "HAR", "linear model"]
-    assert rows["model"][:3] == [f"{rmse(predicted):.5g}", f"{ratio:.3f}", f"{ratio**2:.3f}"]
-    assert rows["no change"][1:3] == ["1.000", "1.000"]
-    assert rows["HAR"][0] == f"{rmse(har):.5g}"
+    assert list(rows) == ["model", "persistence", "EWMA", "HAR", "linear model"]
+    assert rows["model"][:3] == [f"{rmse(predicted):#.5g}", f"{ratio:.3f}", f"{ratio**2:.3f}"]
+    assert rows["persistence"][1:3] == ["1.000", "1.000"]
+    assert rows["HAR"][0] == f"{rmse(har):#.5g}"
     assert rows["EWMA"][-1] == f"{results['ewma_qlike']:.3f}"
     statistic = results["qlike_diebold_mariano"]
     assert statistic > 0
@@ -629,14 +675,14 @@ def test_without_quantiles_there_are_no_bands(tmp_path: Path, record_of: RecordO
     assert "Returns inside the band" not in page.tiles
 
 
-def test_rmse_by_epoch_is_compared_with_har_and_no_change(record_of: RecordOf) -> None:
+def test_rmse_by_epoch_is_compared_with_har_and_persistence(record_of: RecordOf) -> None:
     record = record_of("volatility")
     data = record.data
     lines = drawn(axis_of(record, "rmse"))
     actual = data.targets(data.validation)
     for name, found in (
         ("HAR", data.base(data.validation)),
-        ("no change", data.persistence(data.validation)),
+        ("persistence", data.persistence(data.validation)),
     ):
         assert lines[name] == pytest.approx([np.sqrt(np.mean((found - actual) ** 2))] * 2)
 
@@ -660,7 +706,7 @@ def test_a_model_that_is_shrunk_to_har(tmp_path: Path, record_of: RecordOf) -> N
     assert "Not drawn" not in page.text
     assert page.rows["shrinkage factor"] == "0%, estimated on the validation windows"
     banner = page.find("p", "banner")[0]
-    assert banner.text.startswith("The model is exactly as good as HAR.")
+    assert banner.text.startswith("The model is equal to HAR.")
     assert "so the model always predicts the same as HAR." in banner.text
 
 
@@ -673,7 +719,7 @@ def test_returns_are_drawn_in_percent(tmp_path: Path, record_of: RecordOf) -> No
     lines = drawn(axis_of(record, "test"))
     np.testing.assert_allclose(lines["actual"], 100 * data.targets(data.test))
     np.testing.assert_allclose(lines["model"], 100 * predicted)
-    assert not lines["no change"].any()
+    assert not lines["persistence"].any()
     residuals = axis_of(record, "residuals")
     np.testing.assert_allclose(
         residuals.lines[1].get_ydata(), 100 * (predicted - data.targets(data.test))
@@ -682,9 +728,9 @@ def test_returns_are_drawn_in_percent(tmp_path: Path, record_of: RecordOf) -> No
     page, _ = page_of(tmp_path, record)
     error = np.sqrt(np.mean((predicted - data.targets(data.test)) ** 2))
     unchanged = np.sqrt(np.mean(data.targets(data.test) ** 2))
-    assert page.tiles["Test RMSE"] == f"{100 * error:.4g}% of the return"
-    assert page.tiles["RMSE of no change"].startswith(f"{100 * unchanged:.4g}% ")
-    assert cells(page)["no change"] == [f"{100 * unchanged:.4g}%", "1.000", "–"]
+    assert page.tiles["Test RMSE"] == f"{100 * error:#.4g}% of the return"
+    assert page.tiles["RMSE of persistence"].startswith(f"{100 * unchanged:#.4g}% ")
+    assert cells(page)["persistence"] == [f"{100 * unchanged:#.4g}%", "1.000", "–"]
 
 
 def test_deciles_of_returns(record_of: RecordOf) -> None:

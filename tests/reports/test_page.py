@@ -57,23 +57,17 @@ def test_the_page_is_self_contained(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "tone", "headline"),
+    ("forecasts", "verdict", "tone"),
     [
-        ("worse than no change", "bad", "The model is worse than persistence."),
-        ("better than no change", "good", "The model beats persistence."),
-        ("as good as no change", "note", "The model is exactly as good as persistence."),
-        *(
-            (
-                f"{word} better than no change",
-                "note",
-                "The model is statistically indistinguishable from persistence.",
-            )
-            for word in ("no", "hardly")
-        ),
+        ("far", "worse than", "bad"),
+        ("near", "better than", "good"),
+        ("last", "equal to", "note"),
+        ("a little worse", "statistically indistinguishable from", "note"),
+        ("a little better", "statistically indistinguishable from", "note"),
     ],
 )
 def test_the_verdict_comes_first(
-    write: Write, data: WindowedData, verdict: str, tone: str, headline: str
+    write: Write, data: WindowedData, forecasts: str, verdict: str, tone: str
 ) -> None:
     actual, last = data.targets(data.test), data.persistence(data.test)
     # Alternately right and wrong, so that the errors nearly cancel.
@@ -82,20 +76,21 @@ def test_the_verdict_comes_first(
     if rmse(actual, better) > rmse(actual, last):
         better, worse = worse, better
     predictions = {
-        "worse than no change": actual * 1.2,
-        "no better than no change": worse,
-        "as good as no change": last,
-        "hardly better than no change": better,
-        "better than no change": actual * 1.0001,
-    }[verdict]
+        "far": actual * 1.2,
+        "near": actual * 1.0001,
+        "last": last,
+        "a little worse": worse,
+        "a little better": better,
+    }[forecasts]
+    headline = f"The model is {verdict} persistence."
     record_page, document = write(predictions)
     banner = record_page.find("p", "banner")[0]
     assert banner.text.startswith(headline)
     assert banner.attributes["class"] == f"banner {tone}"
     assert record_page.text.index(headline) < record_page.text.index("RMSE ratio")
     statistic = document["evaluation_results"]["diebold_mariano"]
-    assert (statistic > 2) == (verdict == "better than no change")
-    assert (statistic < -2) == (verdict == "worse than no change")
+    assert (statistic > 2) == (verdict == "better than")
+    assert (statistic < -2) == (verdict == "worse than")
     if predictions is not last:
         assert f"differ by {abs(statistic):.1f} standard errors" in banner.text
     assert ("due to chance" in banner.text) == ("indistinguishable" in headline)
@@ -156,7 +151,7 @@ def test_promotion_is_stated_near_the_headline(
 ) -> None:
     page, document = write()
     assert " live." not in " ".join(banner.text for banner in page.find("p", "banner"))
-    reason = "the model is worse than “no change” (RMSE 2 against 1)"
+    reason = "the model is worse than persistence (RMSE 2 against 1)"
     document["promotion"] = {"policy": "gate", "promoted": promoted, "reason": reason}
     record = make_record(data.targets(data.test) * 1.0001) if better else make_record()
     page = write_page(tmp_path, record, document)
@@ -269,7 +264,7 @@ def test_figures_are_those_of_the_metadata(write: Write, data: WindowedData) -> 
     error, unchanged = results["test_rmse"], results["persistence_rmse"]
     tiles, rows = page.tiles, page.rows
     assert tiles["Test RMSE"] == f"{error:,.2f} quote currency"
-    assert tiles["Persistence RMSE"] == f"{unchanged:,.2f} the forecast “no change”"
+    assert tiles["RMSE of persistence"] == f"{unchanged:,.2f} the forecast of the last close"
     assert tiles["RMSE ratio"] == f"{error / unchanged:.3f} below 1 beats persistence"
     assert tiles["MAPE"] == f"{results['mape']:.2f}% persistence {results['persistence_mape']:.2f}%"
     assert rows["train"].startswith(f"{dataset['train_windows']:,} windows, ")

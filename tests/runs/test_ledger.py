@@ -264,7 +264,7 @@ def test_an_id_can_be_shortened() -> None:
 @pytest.mark.parametrize(
     ("metrics", "expected"),
     [
-        ({"test_rmse": 2.0, "persistence_rmse": 4.0}, ("test_rmse", 2.0, "no change", 4.0, 0.5)),
+        ({"test_rmse": 2.0, "persistence_rmse": 4.0}, ("test_rmse", 2.0, "persistence", 4.0, 0.5)),
         (
             {"test_rmse": 2.0, "persistence_rmse": 4.0, "har_rmse": 1.0},
             ("test_rmse", 2.0, "HAR", 1.0, 2.0),
@@ -273,7 +273,7 @@ def test_an_id_can_be_shortened() -> None:
             {"test_log_loss": 0.5, "class_shares_log_loss": 1.0},
             ("test_log_loss", 0.5, "the class shares", 1.0, 0.5),
         ),
-        ({"test_rmse": 2.0, "persistence_rmse": 0.0}, ("test_rmse", 2.0, "no change", 0.0, None)),
+        ({"test_rmse": 2.0, "persistence_rmse": 0.0}, ("test_rmse", 2.0, "persistence", 0.0, None)),
         ({"ratio": 0.9}, ("test_rmse", None, None, None, 0.9)),
         ({}, ("test_rmse", None, None, None, None)),
     ],

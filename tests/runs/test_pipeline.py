@@ -66,7 +66,7 @@ def test_a_model_that_another_process_has_overtaken(models: Path, tmp_path: Path
         symbol="BTCUSDT",
         source="sample",
         start_date=date(2023, 1, 1),
-        recipe="causal",  # after one epoch, it predicts no change
+        recipe="causal",  # after one epoch, it predicts no move
         force_price_only=True,
         sequence_length=20,
         epochs=1,

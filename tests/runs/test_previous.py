@@ -267,7 +267,7 @@ def test_the_comparison_on_the_same_bars_is_that_of_the_promotion(
     found = run_before(home, document)
     assert found is not None
     assert found.scored is None
-    other = {"other": "no change", "bars": 1}
+    other = {"other": "persistence", "bars": 1}
     scored = {"other": f"the live model {OLD}", "bars": 50, "rmse": 2.0, "other_rmse": 3.0}
     promotion = Promotion("gate", True, "why").to_dict() | {"compared": [other, scored]}
     found = run_before(home, document | {"promotion": promotion})

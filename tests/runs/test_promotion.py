@@ -138,11 +138,11 @@ def test_the_policy_of_a_basic_model() -> None:
 def test_the_first_model_is_compared_with_no_change(decision: Decide, data: WindowedData) -> None:
     found = decision(bias=TINY)
     assert found.promoted
-    assert found.reason.startswith("the model is not significantly worse than no change (RMSE ")
+    assert found.reason.startswith("the model is not significantly worse than persistence (RMSE ")
     assert found.reason.endswith(", and no model was live")
     (comparison,) = found.to_dict()["compared"]
     times = data.times(data.test)
-    assert comparison["other"] == "no change"
+    assert comparison["other"] == "persistence"
     assert comparison["bars"] == len(data.test)
     actual = data.targets(data.test)
     errors = [data.persistence(data.test) + bias - actual for bias in (TINY, 0.0)]
@@ -158,7 +158,7 @@ def test_the_first_model_is_compared_with_no_change(decision: Decide, data: Wind
 def test_a_model_that_is_worse_than_no_change(decision: Decide) -> None:
     held = decision("gate", bias=HUGE)
     assert not held.promoted
-    assert held.reason.startswith("the model is significantly worse than no change (RMSE ")
+    assert held.reason.startswith("the model is significantly worse than persistence (RMSE ")
     moved = decision("always", bias=HUGE)
     assert (moved.promoted, moved.refused) == (True, True)
     assert moved.reason == f"promoted although {held.reason}"
@@ -215,7 +215,7 @@ def test_only_a_model_that_is_not_worse_replaces_the_live_one(
     assert found.promoted is promoted
     assert len(found.compared) == 2
     # A live model that is as bad as the new one is no reason to promote a bad model.
-    assert ("worse than no change" in found.reason and not promoted) is (bias == HUGE)
+    assert ("worse than persistence" in found.reason and not promoted) is (bias == HUGE)
     assert found.live == found.replacing == LIVE
     assert found.command(Path("models/BTCUSDT/sentiment/v2"), "1d") == (
         "" if promoted else "atb-fast models promote BTCUSDT:1d:sentiment:v2 --registry models"
@@ -464,7 +464,7 @@ def test_a_real_model_replaces_one_of_the_sample_market(decision: Decide, live: 
     found = decision(bias=TINY)
     assert found.promoted
     assert found.reason.endswith(f", and the live model {LIVE} was trained on the sample market")
-    assert [comparison.other for comparison in found.compared] == ["no change"]
+    assert [comparison.other for comparison in found.compared] == ["persistence"]
     assert not decision(bias=HUGE).promoted
 
 

@@ -39,7 +39,7 @@ def config(**options: Any) -> TrainingConfig:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("causal")
     with pytest.MonkeyPatch.context() as patch:
-        # After one epoch, the shrinkage factor would be 0, and all predictions "no change".
+        # After one epoch, the shrinkage factor would be 0, and all predictions persistence.
         patch.setattr(Recipe, "shrinkage", lambda *_: 1.0)
         run_training_pipeline(config(registry=root))
     return root

@@ -115,7 +115,7 @@ def evaluate(
     The newer half of the windows is split into --folds test periods. For each, a model is trained
     on the windows before it, of which the newest 15% are the validation part; windows that share a
     bar with the next part are purged. Each fold is compared with baselines that depend on the
-    target, such as no change, a linear model on the last bar, a reversal of the last return, the
+    target, such as persistence, a linear model on the last bar, a reversal of the last return, the
     class shares of the training windows, or HAR. No bundle is written; the figures are recorded in
     the ledger, see atb-fast runs. With several symbols, --json prints a list.
     """
@@ -207,6 +207,7 @@ def _document(config: TrainingConfig, plan: Mapping[str, Any], made: WalkForward
         "unit": made.scoring.unit,
         "reference": made.reference,
         "verdict": made.verdict,
+        "caveat": made.caveat,
         "folds": [fold.to_dict() for fold in made.folds],
         "pooled": made.pooled,
     }
@@ -326,7 +327,7 @@ def _print_symbols(made: Sequence[tuple[str, WalkForward]], failures: Sequence[F
         add(symbol, each)
     if len(made) > 1 and made[0][1].scoring.kind != "prices":
         add("all symbols", *(each for _, each in made))
-    error, reference = ("RMSE", "no change")
+    error, reference = ("RMSE", "persistence")
     if made:  # all have the same recipe
         error, reference = made[0][1].scoring.name, made[0][1].reference.removeprefix("the ")
     rows += [(failure.name, "failed", None, None, None, None) for failure in failures]
@@ -369,11 +370,14 @@ def _print_folds(config: TrainingConfig, made: WalkForward) -> None:
         ],
     )
     # Without quantiles, the table has no such column.
-    print_text(legend if "coverage" in made.pooled else legend.replace(_BAND, ""))
+    legend = legend if "coverage" in made.pooled else legend.replace(_BAND, "")
+    counted_bars = made.pooled.get("directional_bars", made.pooled["test"])
+    print_text(legend.format(bars=f"{counted_bars:,} bars"))
     statistic = abs(made.pooled["diebold_mariano"])
     print_text(
         f"On all {len(made.tested.times):,} bars, the model is {made.verdict} (Diebold-Mariano "
-        f"{statistic:.1f}).{_mcnemar(made.pooled, made.tested.horizon)}"
+        f"{statistic:.1f}).{f' {made.caveat}' if made.caveat else ''}"
+        f"{_mcnemar(made.pooled, made.tested.horizon)}"
     )
     for note in _notes(config):
         print_text(note)
@@ -430,9 +434,9 @@ _DIRECTIONS = {
     "rev.": _of("contrarian_accuracy", ".0%"),
 }
 _OF_DIRECTIONS = (
-    "ratio: RMSE divided by that of no change; linear: the same for least squares on the last bar; "
-    "right: directional accuracy with its 95% interval; up: share of upward moves; rev.: accuracy "
-    "of a reversal of the last return (contrarian)."
+    "pers.: that of persistence; ratio: RMSE divided by it; linear: the same for least squares on "
+    "the last bar; right: directional accuracy with its 95% interval, on {bars} in total; up: "
+    "share of upward moves; rev.: accuracy of a reversal of the last return (contrarian)."
 )
 _BAND = "; band: share of the returns between the lowest and the highest quantile"
 #: The columns of each kind of forecasts, and what they mean. They fit into 80 characters.
@@ -440,22 +444,22 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
     "prices": (
         {
             "RMSE": _of("rmse", ",.2f"),
-            "no change": _of("persistence_rmse", ",.2f"),
+            "pers.": _of("persistence_rmse", ",.2f"),
             **_RATIO,
             **_LINEAR,
             **_DIRECTIONS,
         },
-        f"RMSE in quote currency. {_OF_DIRECTIONS}",
+        f"RMSE in quote currency; {_OF_DIRECTIONS}",
     ),
     "returns": (
         {
             "RMSE": _of("rmse", ".5f"),
-            "no change": _of("persistence_rmse", ".5f"),
+            "pers.": _of("persistence_rmse", ".5f"),
             **_RATIO,
             **_LINEAR,
             **_DIRECTIONS,
         },
-        f"RMSE of returns, 0.01 for 1%. {_OF_DIRECTIONS}",
+        f"RMSE of returns, 0.01 for 1%; {_OF_DIRECTIONS}",
     ),
     "classes": (
         {
@@ -469,8 +473,8 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
         },
         "shares: log loss of the class shares of the training bars; ratio: log loss divided by "
         "that; linear: the same for logistic regression on the last bar; right: accuracy with its "
-        "95% interval; maj.: accuracy of the majority class; rev.: of a reversal of the last "
-        "return (contrarian).",
+        "95% interval, on {bars} in total; maj.: accuracy of the majority class; rev.: of a "
+        "reversal of the last return (contrarian).",
     ),
     "volatility": (
         {
@@ -483,8 +487,8 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
             "QLIKE": _of("qlike_ratio", ".3f"),
             "band": _of("coverage", ".1%"),
         },
-        "RMSE of the logarithm of volatility. ratio: RMSE divided by that of no change; HAR, EWMA, "
-        f"linear: the same for these baselines; QLIKE: divided by that of HAR{_BAND}.",
+        "RMSE of the logarithm of volatility. ratio: RMSE divided by that of persistence; HAR, "
+        f"EWMA, linear: the same for these baselines; QLIKE: divided by that of HAR{_BAND}.",
     ),
 }
 

@@ -66,7 +66,7 @@ def models() -> None:
 def list_models(registry: Path, as_json: bool) -> None:
     """List the bundles in the registry, and mark the live ones.
 
-    Compare the test RMSE with that of the forecast "no change". A version is named after the time
+    Compare the test RMSE with that of persistence. A version is named after the time
     of its training, UTC. Models of the market "sample" were trained on synthetic prices. For
     bundles of other trainers, the list says what cannot be verified.
     """
@@ -274,7 +274,7 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         "training": "solved exactly"
         if params.get("engine") == "exact"
         else listed(params, epochs="{} epochs", best_epoch="best {}", seed="seed {}", engine="{}"),
-        "test RMSE": _error(results, "test_rmse", har_rmse="HAR", persistence_rmse="no change"),
+        "test RMSE": _error(results, "test_rmse", har_rmse="HAR", persistence_rmse="persistence"),
         "test log loss": _error(results, "test_log_loss", class_shares_log_loss="class shares"),
         "... from candles": from_candles and f"{from_candles}, as model.onnx computes features",
         **sentences(results),
@@ -345,7 +345,7 @@ def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
         Column("horizon", optional=True),
         *(
             Column(name, right=True, optional=True)
-            for name in ("test log loss", "class shares", "test RMSE", "HAR", "no change")
+            for name in ("test log loss", "class shares", "test RMSE", "HAR", "persistence")
         ),
         Column("not verified", optional=True),
         Column("problem", optional=True),

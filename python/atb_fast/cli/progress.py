@@ -81,16 +81,16 @@ class Bars(Listener):
 
     def errors(self, logs: dict[str, float]) -> str:
         """Return the errors of an epoch and of a baseline, as far as the terminal has room."""
-        kind, name, trivial = "RMSE", "rmse", "no change"
+        kind, name, trivial, brief = "RMSE", "rmse", "persistence", "pers."
         reference = logs.get("val_persistence_rmse")
         if reference is None:
-            kind, name, trivial = "log loss", "loss", "class shares"
+            kind, name, trivial, brief = "log loss", "loss", "class shares", "shares"
             reference = logs["val_shares_loss"]
-        text = f"val. {_short(logs[f'val_{name}'])}, {trivial} {_short(reference)}"
+        validation, other = _short(logs[f"val_{name}"]), _short(reference)
         console = self.progress.console
         if console.is_terminal and console.width < _WIDE:
-            return text
-        return f"{kind} {_short(logs[name])}, {text}"
+            return f"val. {validation}, {brief} {other}"
+        return f"{kind} {_short(logs[name])}, val. {validation}, {trivial} {other}"
 
     def fetched(self, name: str, done: int, total: int) -> None:
         """Update the bar of a series that is being downloaded."""
@@ -210,7 +210,7 @@ class _FoldBars(_EpochBars):
     def fold(self, fold: Fold) -> None:
         self._move(self._epochs)  # training may have stopped early
         self._done = fold.number
-        unchanged = "no change" if fold.accuracy is None else "the class shares"
+        unchanged = "persistence" if fold.accuracy is None else "the class shares"
         note = f"{fold.ratio:.3f} of {unchanged}"
         self._bars.update(self._name("walk-forward"), self._done, self._folds, "folds", note)
 

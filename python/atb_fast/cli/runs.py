@@ -71,7 +71,7 @@ def list_runs(
 ) -> None:
     """List runs, newest first, with their options and errors.
 
-    The ratio is the error divided by that of the baseline that the model has to beat: no change,
+    The ratio is the error divided by that of the baseline that the model has to beat: persistence,
     the class shares, or HAR. Options that all listed runs share are left out.
     """
     records = _read(registry)

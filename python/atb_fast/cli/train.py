@@ -325,7 +325,7 @@ def _print_outcomes(outcomes: list[TrainingResult | Failure]) -> None:
     from atb_fast.experiments.executors import Failure
 
     trained = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
-    error, reference = ("RMSE", "no change")
+    error, reference = ("RMSE", "persistence")
     if trained:  # all have the same recipe
         error, reference = trained[0].error, trained[0].reference.removeprefix("the ")
     columns = [
@@ -367,7 +367,8 @@ def _print_result(result: TrainingResult) -> None:
         [(stage, f"{value:.2f}") for stage, value in seconds.items()],
         f"{result.symbol} {result.timeframe}, {result.model_type} model",
     )
-    print_text(f"{_errors(result)}: the model is {result.verdict}")
+    caveat = f". {result.caveat}" if result.caveat else ""
+    print_text(f"{_errors(result)}: the model is {result.verdict}{caveat}")
     for line in _further(result):
         print_text(line)
     echo(f"{_fitted(result)}\n{_where(result)}")
@@ -375,16 +376,16 @@ def _print_result(result: TrainingResult) -> None:
 
 
 def _errors(result: TrainingResult) -> str:
-    """Return the error on the test windows, next to those of the reference and of no change."""
+    """Return the error on the test windows, next to those of the reference and of persistence."""
     if result.mape is not None:  # a price
         return f"test RMSE {result.test_rmse:,.2f}, persistence {result.persistence_rmse:,.2f}"
     unit = f" of {result.unit}" if result.unit else ""
     reference = result.reference.removeprefix("the ")
     text = f"test {result.error}{unit} {number(result.test_error)}, {reference} "
     text += number(result.reference_error)
-    if reference == "no change" or result.persistence_rmse is None:
+    if reference == "persistence" or result.persistence_rmse is None:
         return text
-    return f"{text}, no change {number(result.persistence_rmse)}"
+    return f"{text}, persistence {number(result.persistence_rmse)}"
 
 
 def _further(result: TrainingResult) -> list[str]:

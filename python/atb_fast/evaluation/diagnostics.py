@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast._core import FeatureMatrix
-from atb_fast.evaluation import significance
 from atb_fast.evaluation.scoring import NAMES, Scoring, Tested, scoring_of
 from atb_fast.features.sentiment import with_neutral_index
 from atb_fast.features.windows import WindowedData
@@ -52,7 +51,7 @@ class Evaluation:
 
     @property
     def reference(self) -> str:
-        """The name of the reference in sentences: `no change`, `the class shares` or `HAR`."""
+        """The name of the reference in sentences: `persistence`, `the class shares` or `HAR`."""
         return NAMES[self.scoring.reference(self.tested)]
 
     @property
@@ -63,9 +62,12 @@ class Evaluation:
     @property
     def verdict(self) -> str:
         """How the model compares with the reference; see `significance.verdict`."""
-        return significance.verdict(
-            self.error, self.reference_error, self.diebold_mariano, self.reference
-        )
+        return self.scoring.verdict(self.tested, self.error, self.results)
+
+    @property
+    def caveat(self) -> str:
+        """Which figures contradict the verdict, in a sentence; empty if none does."""
+        return self.scoring.caveat(self.verdict, self.results)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures by name, as metadata.json has them."""

@@ -27,7 +27,7 @@ def mape(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
 class Direction:
     """Directional accuracy: how often the predicted direction from the last close is right.
 
-    Bars that do not move and predictions of no change do not count. If no bar counts, the accuracy
+    Bars that do not move and predictions of no move do not count. If no bar counts, the accuracy
     is unknown: a share of 0.5 with an interval of 0..1.
 
     Attributes:

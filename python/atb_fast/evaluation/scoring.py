@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from atb_fast.evaluation import metrics, volatility
 from atb_fast.evaluation.linear import least_squares, logistic
-from atb_fast.evaluation.significance import diebold_mariano, mcnemar, wilson_interval
+from atb_fast.evaluation.significance import diebold_mariano, mcnemar, verdict, wilson_interval
 from atb_fast.features.frames import epoch_ms
 from atb_fast.features.outputs import Classes, LogSigma, Return
 from atb_fast.features.price import PriceScale
@@ -26,7 +26,7 @@ _Arrays = Mapping[str, NDArray[np.float64]]
 
 #: What the baselines are called in sentences, by the prefix of their figures.
 NAMES = {
-    "persistence": "no change",
+    "persistence": "persistence",
     "class_shares": "the class shares",
     "har": "HAR",
     "ewma": "EWMA",
@@ -169,6 +169,22 @@ class Scoring(ABC):
     def reference(self, tested: Tested) -> str:
         """Return the name of the baseline that a model has to beat; see `NAMES`."""
         return next(name for name in self.references if name in tested.baselines)
+
+    def verdict(self, tested: Tested, error: float, figures: Mapping[str, Any]) -> str:
+        """Return how the model compares with the reference; see `significance.verdict`.
+
+        Args:
+            tested: The forecasts.
+            error: Error of the model.
+            figures: The other figures, see `figures`.
+        """
+        reference = self.reference(tested)
+        other, statistic = figures[f"{reference}_{self.key}"], figures["diebold_mariano"]
+        return verdict(error, other, statistic, NAMES[reference])
+
+    def caveat(self, verdict: str, figures: Mapping[str, Any]) -> str:  # noqa: ARG002
+        """Return which figures contradict a verdict, in a sentence; empty if none does."""
+        return ""
 
     def figures(self, tested: Tested) -> dict[str, Any]:
         """Return all figures of the forecasts by name, as JSON values.
@@ -417,6 +433,24 @@ class WeightedClasses(ClassProbabilities):
     name = "weighted log loss"
 
     weights: tuple[float, ...]
+
+    def verdict(self, tested: Tested, error: float, figures: Mapping[str, Any]) -> str:
+        """Name the error too, because other figures are not weighted; see `caveat`."""
+        return f"{super().verdict(tested, error, figures)} in {self.name}"
+
+    def caveat(self, verdict: str, figures: Mapping[str, Any]) -> str:
+        """Return which of Brier score and accuracy contradict a significant difference."""
+        other = {"better": "worse", "worse": "better"}.get(verdict.partition(" ")[0])
+        brier, of_shares = figures["brier_score"], figures["class_shares_brier_score"]
+        share, majority = figures["accuracy"], figures["majority_accuracy"]
+        gains = [
+            (of_shares - brier, f"Brier score {brier:.4f} (class shares {of_shares:.4f})"),
+            (share - majority, f"accuracy {share:.1%} (majority class {majority:.1%})"),
+        ]
+        found = [text for gain, text in gains if (gain < 0.0 if other == "worse" else gain > 0.0)]
+        if not other or not found:
+            return ""
+        return f"Without class weights, it is {other}: {', '.join(found)}."
 
     def losses(
         self, actual: NDArray[np.float64], forecasts: NDArray[np.float64]

@@ -139,13 +139,12 @@ def is_worse(error: float, other: float, statistic: float) -> bool:
     return error > other and not -_SIGNIFICANT < statistic < 0.0
 
 
-def verdict(error: float, other: float, statistic: float, reference: str = "no change") -> str:
+def verdict(error: float, other: float, statistic: float, reference: str) -> str:
     """Return how a model compares with a reference forecast.
 
-    `better than no change` and `worse than no change` are significant differences. `hardly better
-    than no change` (a smaller error) and `no better than no change` (a larger error) are
-    statistically indistinguishable from it. `as good as no change` means the same error,
-    except for rounding.
+    `better than HAR` and `worse than HAR` are significant differences, `statistically
+    indistinguishable from HAR` is any other one. `equal to HAR` means the same error, except for
+    rounding.
 
     Args:
         error: Error of the model on the test windows.
@@ -154,9 +153,9 @@ def verdict(error: float, other: float, statistic: float, reference: str = "no c
         reference: What the reference is called.
     """
     if _equal(error, other, statistic):
-        return f"as good as {reference}"
+        return f"equal to {reference}"
     if abs(statistic) < _SIGNIFICANT:
-        return f"{'hardly' if error < other else 'no'} better than {reference}"
+        return f"statistically indistinguishable from {reference}"
     return f"{'better' if error < other else 'worse'} than {reference}"
 
 

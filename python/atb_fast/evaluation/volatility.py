@@ -109,7 +109,7 @@ class Forecast:
 def baselines(data: WindowedData) -> dict[str, Forecast]:
     """Return the forecasts that a model is compared with on its test windows, by name.
 
-    `no change`: the volatility of the last bars, over as many as the horizon. `EWMA`: that of
+    `persistence`: the volatility of the last bars, over as many as the horizon. `EWMA`: that of
     RiskMetrics; its mean error on the training windows is subtracted, because it is computed from
     returns rather than from ranges. `HAR`: least squares on the columns of the recipe whose names
     begin with `har_` (F. Corsi, A Simple Approximate Long-Memory Model of Realized Volatility,
@@ -117,7 +117,7 @@ def baselines(data: WindowedData) -> dict[str, Forecast]:
 
     Each has a variance factor that is estimated like that of the model.
     """
-    found = {"no change": _estimated(data, data.persistence), "EWMA": _ewma(data)}
+    found = {"persistence": _estimated(data, data.persistence), "EWMA": _ewma(data)}
     return found | ({"HAR": _estimated(data, data.base)} if data.labels.base else {})
 
 

@@ -22,7 +22,6 @@ from atb_fast.config import OPTIONS
 from atb_fast.errors import ArgumentError, DataError, TrainingError, counted
 from atb_fast.evaluation.predictions import out_of_fold
 from atb_fast.evaluation.scoring import NAMES, Scoring, Tested, scoring_of
-from atb_fast.evaluation.significance import verdict
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts
 from atb_fast.ingestion.market import Market, load_market
@@ -63,9 +62,9 @@ class Fold:
         train: Number of training windows.
         validation: Number of validation windows, which select the best epoch.
         test: Number of test windows.
-        shrinkage: Shrinkage factor of the outputs; at 0 the model predicts no change, or HAR.
-        ratio: Error of the model divided by that of no change, or of the class shares; above 1 the
-            model is worse.
+        shrinkage: Shrinkage factor of the outputs; at 0 the model is persistence, or HAR.
+        ratio: Error of the model divided by that of persistence, or of the class shares; above 1,
+            the model is worse.
         reference_ratio: Error of the model divided by that of the baseline to beat, which is HAR
             for volatility, else as in `ratio`; infinite if the error of the baseline is 0.
         linear_ratio: The same for the linear model on the last bar of each window: least squares,
@@ -74,14 +73,14 @@ class Fold:
         best_epoch: Epoch whose weights were kept, counted from 1.
         seconds: Duration of the fold. Folds may run in parallel.
         rmse: RMSE of the model; None for classes.
-        persistence_rmse: RMSE of persistence, which predicts no change.
+        persistence_rmse: RMSE of persistence.
         linear_rmse: RMSE of the linear model.
         directional_accuracy: Share of correct directions of a model of prices or returns, on
-            windows whose horizons do not overlap. Bars that do not move and forecasts of no change
+            windows whose horizons do not overlap. Bars that do not move and forecasts of no move
             do not count.
         directional_accuracy_low: Lower end of its 95% interval.
         directional_accuracy_high: Upper end of that interval.
-        directional_bars: Number of bars that count; 0 if the model predicts no change.
+        directional_bars: Number of bars that count; 0 if the model predicts no move.
         linear_directional_accuracy: Directional accuracy of the linear model.
         up_share: Share of bars whose price rose: the accuracy of always predicting up.
         accuracy: Share of windows whose most probable class is right.
@@ -191,9 +190,12 @@ class WalkForward:
     @property
     def verdict(self) -> str:
         """How the models of all folds compare with the reference; see `significance.verdict`."""
-        found, key = self.pooled, self.scoring.key
-        other = found[f"{self.scoring.reference(self.tested)}_{key}"]
-        return verdict(found[key], other, found["diebold_mariano"], self.reference)
+        return self.scoring.verdict(self.tested, self.pooled[self.scoring.key], self.pooled)
+
+    @property
+    def caveat(self) -> str:
+        """Which figures contradict the verdict, in a sentence; empty if none does."""
+        return self.scoring.caveat(self.verdict, self.pooled)
 
 
 def mean_errors(evaluations: Sequence[WalkForward]) -> tuple[float, float]:

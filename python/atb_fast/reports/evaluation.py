@@ -25,7 +25,7 @@ from atb_fast.reports.rows import (
     percent,
     ratio_text,
 )
-from atb_fast.reports.summary import Scored, headline, summary, verdict_banner
+from atb_fast.reports.summary import Scored, summary, verdict_banner
 from atb_fast.storage import write_atomic
 from atb_fast.training.environment import versions
 
@@ -126,16 +126,22 @@ def _banners(evaluations: Sequence[Evaluated]) -> Iterator[Banner]:
 
 def _overall(done: Sequence[WalkForward]) -> Banner:
     """Return the verdicts of several symbols in one sentence."""
-    words = [_scored(made).verdict for made in done]
+    scored = [_scored(made) for made in done]
+    words, tones = [each.word for each in scored], {each.tone for each in scored}
     better, worse = words.count("better"), words.count("worse")
-    name = _scored(done[0]).reference
-    tone = "bad" if worse else "good" if better == len(done) else "note"
-    title = f"The model beats {name} on {better} of {counted(len(done), 'symbol')}."
+    name = scored[0].reference
+    tone = "bad" if worse else "good" if tones == {"good"} else "note"
+    title = f"The model is better than {name} on {better} of {counted(len(done), 'symbol')}."
     texts = []
     if worse:
         texts.append(f"It is worse on {worse}.")
     if equal := len(done) - better - worse:
         texts.append(f"It is statistically indistinguishable from {name} on {equal}.")
+    if against := sum(bool(each.caveat) for each in scored):
+        texts.append(
+            f"These verdicts rest on the {done[0].scoring.name}; figures without class weights "
+            f"contradict {against}, see below."
+        )
     return Banner(tone, title, " ".join(texts))
 
 
@@ -156,7 +162,7 @@ def _symbols(evaluations: Sequence[Evaluated]) -> Comparison:
         scored, ratios = _scored(made), _ratios(made.folds, made.scoring, made.tested)
         worse = sum(ratio > 1.0 for ratio in ratios[""])
         texts = [
-            headline(scored.verdict, scored.reference).removeprefix("The model ").rstrip("."),
+            scored.verdict,
             ratio_text(_over(scored.error, scored.reference_error)),
             _signed(made.pooled["diebold_mariano"]),
             f"{worse} of {len(ratios[''])}",
@@ -230,7 +236,7 @@ def _charts(made: WalkForward, scored: Scored, symbol: str) -> dict[str, Chart]:
 def _ratios(folds: Sequence[Any], scoring: Scoring, tested: Tested) -> dict[str, list[float]]:
     """Return the errors of each fold divided by those of the reference; the name "" is the model.
 
-    "No change" is left out unless it is the reference: it is far from the others.
+    Persistence is left out unless it is the reference: it is far from the others.
     """
     reference, key = scoring.reference(tested), scoring.key
     names = {"": ""} | {
@@ -328,12 +334,11 @@ def _folds(made: WalkForward, scored: Scored) -> Comparison:
         cells = [cell(scored.results) for cell in columns.values()]
         empty = [""] * (1 + shrunk)
         rows.append(Row("all folds", [*cells, *empty, f"{scored.results['test']:,}"]))
-    unchanged = "persistence" if scored.kind == "prices" else NAMES[made.scoring.unchanged]
     notes = [
-        f"Ratios: errors divided by that of {unchanged}. Standard errors: how many standard errors "
-        f"lower the losses of the model are than those of {scored.reference} (Diebold-Mariano); "
-        "between −2 and 2, the difference can be due to chance. Trained and tested: numbers of "
-        "windows.",
+        f"Ratios: errors divided by that of {NAMES[made.scoring.unchanged]}. Standard errors: how "
+        f"many standard errors lower the losses of the model are than those of {scored.reference} "
+        "(Diebold-Mariano); between −2 and 2, the difference can be due to chance. Trained and "
+        "tested: numbers of windows.",
         *(
             [f"Shrinkage: the weight of the network; at 0%, the model is {scored.reference}."]
             if shrunk

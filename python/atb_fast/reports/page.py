@@ -22,7 +22,6 @@ from atb_fast.reports.rendering import SYNTHETIC, render
 from atb_fast.reports.rows import Banner, Bar, Check, Pair, part_text
 from atb_fast.reports.summary import (
     Scored,
-    always,
     regime_table,
     summary,
     unshrunk_tiles,
@@ -119,7 +118,7 @@ def _banners(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Banner]
     if record.fitted.shrinkage == 0.0:
         why = (
             " The shrinkage factor estimated on the validation windows is 0, so the model always "
-            f"predicts {always(scored.reference)}."
+            f"predicts the same as {scored.reference}."
         )
     verdict = verdict_banner(scored, shrunk_to_nothing=why)
     yield verdict

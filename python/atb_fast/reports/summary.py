@@ -12,15 +12,14 @@ from atb_fast.evaluation.periods import FEW, Groups, by_group, losses_by_name, r
 from atb_fast.evaluation.ranks import comparable, rank_correlation
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.evaluation.scoring import (
+    NAMES,
     ClassProbabilities,
     LogVolatility,
     Scoring,
     Tested,
     WeightedClasses,
 )
-from atb_fast.evaluation.significance import diebold_mariano, equal, p_value, verdict
-from atb_fast.reports.charts.classes import names_of
-from atb_fast.reports.charts.common import reference_name
+from atb_fast.evaluation.significance import diebold_mariano, equal, p_value
 from atb_fast.reports.rows import (
     Banner,
     Comparison,
@@ -41,7 +40,7 @@ Column = tuple[str, str, Callable[[Any], str]]
 _FORECASTS = {
     "": "model",
     "class_shares": "class shares",
-    "persistence": "no change",
+    "persistence": "persistence",
     "majority": "majority class",
     "contrarian": "contrarian",
     "ewma": "EWMA",
@@ -98,36 +97,32 @@ class Scored:
     @property
     def reference(self) -> str:
         """The name of the forecast that the model has to beat, without an article."""
-        return reference_name(self.scoring, self.tested)
+        return NAMES[self.scoring.reference(self.tested)]
 
     @property
     def verdict(self) -> str:
-        """The first word of `significance.verdict`."""
-        statistic = self.results["diebold_mariano"]
-        return verdict(self.error, self.reference_error, statistic).partition(" ")[0]
+        """How the model compares with its reference; see `Scoring.verdict`."""
+        return self.scoring.verdict(self.tested, self.error, self.results)
+
+    @property
+    def word(self) -> str:
+        """The first word of the verdict."""
+        return self.verdict.partition(" ")[0]
+
+    @property
+    def caveat(self) -> str:
+        """Which figures contradict the verdict; see `Scoring.caveat`."""
+        return self.scoring.caveat(self.verdict, self.results)
 
     @property
     def tone(self) -> str:
-        """The color of the verdict: `good`, `bad` or `note`."""
-        return {"better": "good", "worse": "bad"}.get(self.verdict, "note")
+        """The color of the verdict: `good` if nothing contradicts it, `bad` or `note`."""
+        better = "note" if self.caveat else "good"
+        return {"better": better, "worse": "bad"}.get(self.word, "note")
 
     def text(self, error: float) -> str:
         """Format an error: a return in percent, without the unit of other errors."""
         return _return_text(error) if self.kind == "returns" else number(error)
-
-
-def headline(word: str, name: str) -> str:
-    """Return a verdict in a sentence.
-
-    Args:
-        word: See `Scored.verdict`.
-        name: Name of the forecast that the model has to beat.
-    """
-    return {
-        "better": f"The model beats {name}.",
-        "worse": f"The model is worse than {name}.",
-        "as": f"The model is exactly as good as {name}.",
-    }.get(word, f"The model is statistically indistinguishable from {name}.")
 
 
 def verdict_banner(scored: Scored, *, shrunk_to_nothing: str = "") -> Banner:
@@ -135,27 +130,23 @@ def verdict_banner(scored: Scored, *, shrunk_to_nothing: str = "") -> Banner:
 
     Args:
         scored: The forecasts.
-        shrunk_to_nothing: What follows if the model is exactly as good as the reference.
+        shrunk_to_nothing: What follows if the model is equal to the reference.
     """
-    scoring, name, word = scored.scoring, scored.reference, scored.verdict
+    scoring, name, word = scored.scoring, scored.reference, scored.word
     text = (
         f"{scored.part} {scoring.name} {scored.text(scored.error)}, {name.removeprefix('the ')} "
         f"{scoring.name} {scored.text(scored.reference_error)}."
     )
-    if word == "as":
+    if word == "equal":
         text += shrunk_to_nothing
     else:
-        losses = "log losses" if scored.kind == "classes" else "squared errors"
+        losses = f"{scoring.name}es" if scored.kind == "classes" else "squared errors"
         errors = abs(scored.results["diebold_mariano"])
         text += f" The {losses} differ by {errors:.1f} standard errors"
         chance = "" if word in ("better", "worse") else ", which can be due to chance"
         text += f" (Diebold-Mariano test){chance}."
-    return Banner(scored.tone, headline(word, name), text)
-
-
-def always(name: str) -> str:
-    """Return what a model with a shrinkage factor of 0 predicts."""
-    return "no change" if name in ("persistence", "no change") else f"the same as {name}"
+    text += f" {scored.caveat}" if scored.caveat else ""
+    return Banner(scored.tone, f"The model is {scored.verdict}.", text)
 
 
 def _return_text(value: float) -> str:
@@ -182,7 +173,7 @@ def _tests(scored: Scored) -> list[Pair]:
     """Return the Diebold-Mariano test of the model against each simple forecast."""
     scoring, tested = scored.scoring, scored.tested
     own, rows = scoring.losses_of(tested, tested.forecasts), {}
-    for prefix, name in _forecasts(scored).items():
+    for prefix, name in _FORECASTS.items():
         if prefix in tested.baselines:
             losses = scoring.losses_of(tested, tested.baselines[prefix])
             statistic = diebold_mariano(own, losses, tested.horizon)
@@ -228,12 +219,6 @@ def _ranks(scored: Scored) -> list[Pair]:
         what = "realized volatility" if scored.kind == "volatility" else "the actual returns"
         rows.append(Pair("standard deviation", f"{share} times that of {what}"))
     return rows
-
-
-def _forecasts(scored: Scored) -> dict[str, str]:
-    """Return the rows of a comparison by the prefix of their figures, in order."""
-    own = {"persistence": "persistence"} if scored.kind == "prices" else {}
-    return _FORECASTS | own
 
 
 def regime_table(record: RunRecord) -> Comparison | None:
@@ -308,7 +293,7 @@ def _compared(
     caption = f"{part}, next to simple forecasts"
     if scored.kind in ("prices", "volatility"):
         caption += f" ({scoring.name} in {scoring.unit})"
-    for prefix, name in _forecasts(scored).items():
+    for prefix, name in _FORECASTS.items():
         keys = [f"{prefix}_{end}" if prefix else end for _, end, _ in columns]
         if any(key in results for key in keys):
             formats = (write for _, _, write in columns)
@@ -339,11 +324,10 @@ def _levels(scored: Scored) -> dict[str, Any]:
     if np.array_equal(of_baselines["linear"], of_baselines["persistence"]):
         figures.pop("linear_directional_accuracy", None)  # it predicts no move
     name = scored.reference
-    other = "Persistence RMSE" if priced else f"RMSE of {name}"
-    note = "the forecast “no change”" if priced else "the forecast of a return of 0"
+    note = "the forecast of the last close" if priced else "the forecast of a return of 0"
     tiles = [
         Tile(f"{scored.part} RMSE", scored.text(results["rmse"]), _unit(scored)),
-        Tile(other, scored.text(results["persistence_rmse"]), note),
+        Tile(f"RMSE of {name}", scored.text(results["persistence_rmse"]), note),
         Tile("RMSE ratio", ratio_text(results.get("ratio")), f"below 1 beats {name}", scored.tone),
     ]
     if priced:
@@ -440,7 +424,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
     if test["p_value"] < _SIGNIFICANT:
         than = "better than" if test["better"] > test["worse"] else "worse than"
     weighted = "weighted by class; " if isinstance(scoring, WeightedClasses) else ""
-    named = names_of(scoring.labels)
+    named = scoring.names
     counts = zip(named, results["confusion_matrix"], strict=True)
     tiles = [
         Tile(
@@ -504,17 +488,17 @@ def _volatility(scored: Scored) -> dict[str, Any]:
         ("QLIKE", "qlike", _three),
     ]
     notes = [
-        "Ratios: divided by the error of no change. QLIKE: a loss of variances that does not favor "
-        "forecasts that are too low; smaller is better.",
-        "No change: the volatility of the last bars. EWMA: that of RiskMetrics. HAR: least squares "
-        "on means of past volatility over short and long periods.",
+        "Ratios: divided by the error of persistence. QLIKE: a loss of variances that does not "
+        "favor forecasts that are too low; smaller is better.",
+        "Persistence: the volatility of the last bars. EWMA: that of RiskMetrics. HAR: least "
+        "squares on means of past volatility over short and long periods.",
         _LINEAR.format("least squares"),
     ]
     other = scoring.reference(scored.tested)
     tiles = [
         Tile(f"{scored.part} RMSE", number(results["rmse"]), scoring.unit),
         Tile(f"RMSE of {name}", number(results[f"{other}_rmse"]), "the forecast to beat"),
-        Tile("RMSE ratio", ratio_text(results.get("ratio")), "to no change; below 1 is better"),
+        Tile("RMSE ratio", ratio_text(results.get("ratio")), "to persistence; below 1 is better"),
         *(
             Tile(title, _three(results[key]), f"{name} {_three(results[f'{other}_{key}'])}")
             for title, key in (("R²", "r2"), ("QLIKE", "qlike"))

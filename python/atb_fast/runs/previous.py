@@ -82,8 +82,6 @@ def _compared(version: str, live: bool, old: dict[str, Any], document: Mapping[s
         if each.get("directional_bars") == 0:  # the model forecasts no moves
             each.pop("directional_accuracy", None)
     reference = lines[1].reference or "the baseline"
-    if "price_normalization" in document:
-        reference = "persistence"
     return Before(
         version,
         live,

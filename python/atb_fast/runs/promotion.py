@@ -44,7 +44,7 @@ class Comparison:
 
     Attributes:
         scoring: How the forecasts are scored.
-        other: `no change`, `the class shares`, `HAR`, or `the live model` and its version.
+        other: `persistence`, `the class shares`, `HAR`, or `the live model` and its version.
         bars: Number of test bars.
         first: Open time of the first of them, UTC.
         last: Open time of the last of them.

@@ -35,20 +35,20 @@ class TrainingResult:
         seconds_per_epoch: Median of the epochs after the first.
         first_epoch_seconds: Seconds of the first epoch, including compilation.
         test_rmse: RMSE on the test windows, in `unit`; None for classes.
-        persistence_rmse: RMSE of persistence (the forecast "no change") on the same windows; None
-            for classes.
+        persistence_rmse: RMSE of persistence on the same windows; None for classes.
         mape: Mean absolute percentage error on the test windows, percent; None unless the model
             predicts prices.
-        shrinkage: Shrinkage factor of the outputs. At 0 the model predicts no change, or HAR.
+        shrinkage: Shrinkage factor of the outputs. At 0 the model is persistence, or HAR.
         verdict: `better than` or `worse than` the reference if the difference is significant, else
-            `hardly better than`, `no better than` or `as good as` it.
+            `statistically indistinguishable from` or `equal to` it.
+        caveat: Which figures contradict the verdict, in a sentence; empty if none does.
         diagnostics: Whether each optional step ran.
         paths: Paths of the `bundle` and of each file in it, by name.
         error: What the error is: `RMSE`; for classes, `log loss`, or `weighted log loss` if the
             target has class weights.
         unit: Unit of the error: `quote currency`, `return` or `log sigma`; empty for classes.
         test_error: The error on the test windows.
-        reference: What the model has to beat: `no change`, `the class shares` of the training
+        reference: What the model has to beat: `persistence`, `the class shares` of the training
             windows, or `HAR`.
         reference_error: The error of the reference on the same windows.
         evaluation: All figures of the model and of baselines, by name, as in metadata.json.
@@ -78,6 +78,7 @@ class TrainingResult:
     mape: float | None
     shrinkage: float
     verdict: str
+    caveat: str
     diagnostics: dict[str, bool]
     paths: dict[str, str]
     error: str
@@ -123,6 +124,7 @@ def result_of(
         mape=evaluation.results.get("mape"),
         shrinkage=fitted.shrinkage,
         verdict=evaluation.verdict,
+        caveat=evaluation.caveat,
         diagnostics=record.diagnostics,
         paths={"bundle": str(bundle)} | {p.name: str(p) for p in sorted(bundle.iterdir())},
         error=evaluation.scoring.name,

@@ -94,9 +94,8 @@ def train(
     if shrinkage == 0.0:
         log.warning(
             "on the validation windows, the model is not significantly better than %s, so its "
-            "shrinkage factor is 0: it always predicts %s",
-            "HAR" if based else "persistence",
-            "HAR" if based else "no change",
+            "shrinkage factor is 0: it equals %s",
+            *["HAR" if based else "persistence"] * 2,
         )
     elif shrinkage < 1.0:
         log.info(

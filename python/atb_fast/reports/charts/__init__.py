@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.evaluation.scoring import Scoring, Tested
 from atb_fast.reports.charts import classes, common, prices, volatility
-from atb_fast.reports.charts.common import reference_name
 from atb_fast.reports.charts.drawing import Chart, svg
 from atb_fast.reports.charts.periods import period_charts
 
@@ -31,9 +30,9 @@ _KINDS: dict[str, Callable[[RunRecord, _Forecasts], dict[str, Chart]]] = {
 
 def charts_of(record: RunRecord, unshrunk: _Forecasts = None) -> dict[str, Chart]:
     """Return the charts of a run by name, in page order; see `draw_charts`."""
-    scoring, tested = record.evaluation.scoring, record.evaluation.tested
-    own = _KINDS[scoring.kind](record, unshrunk)
-    over_time = period_charts(scoring, tested, reference_name(scoring, tested).removeprefix("the "))
+    found = record.evaluation
+    own = _KINDS[found.scoring.kind](record, unshrunk)
+    over_time = period_charts(found.scoring, found.tested, found.reference.removeprefix("the "))
     return over_time | {"market": common.market_chart(record)} | own
 
 

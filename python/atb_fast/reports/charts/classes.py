@@ -27,17 +27,8 @@ from atb_fast.reports.charts.drawing import (
 from atb_fast.reports.charts.values import Series
 from atb_fast.reports.style import LIGHT
 
-#: Name of each label, if 0 is between -1 and 1.
-_NAMES = {-1: "down", 0: "flat", 1: "up"}
 #: Color of each class, by number of classes.
 _COLORS = {2: ("validation", "model"), 3: ("validation", "muted", "model")}
-
-
-def names_of(labels: Sequence[int]) -> tuple[str, ...]:
-    """Return the names of classes, in the order of their labels."""
-    if tuple(labels) == (0, 1):
-        return "no", "yes"
-    return tuple(_NAMES[label] for label in labels)
 
 
 def charts(
@@ -58,7 +49,7 @@ def charts(
 def forecast_charts(scoring: Scoring, tested: Tested) -> dict[str, Chart]:
     """Return the charts of forecasts for test windows by name."""
     assert isinstance(scoring, ClassProbabilities)
-    names, actual = names_of(scoring.labels), tested.actual.astype(np.int64)
+    names, actual = scoring.names, tested.actual.astype(np.int64)
     predicted, shares = by_class(tested.forecasts), by_class(tested.baselines["class_shares"])
     times, part = tested.times.to_numpy(), slice(-ZOOM, None)
     zoom, last = (times[part], names, predicted[part], shares[part]), actual[part]

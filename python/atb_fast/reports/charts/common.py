@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from atb_fast.evaluation.record import RunRecord
-from atb_fast.evaluation.scoring import NAMES, Scoring, Tested, scoring_of
+from atb_fast.evaluation.scoring import scoring_of
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import WindowedData
 from atb_fast.reports.charts.drawing import SIZE, Chart, note, target_times
@@ -22,11 +22,6 @@ _LOG_SPAN = 8.0
 _NOISE = 1e-5
 #: Longer names of columns are cut.
 _LONGEST = 30
-
-
-def reference_name(scoring: Scoring, tested: Tested) -> str:
-    """Return the name of the forecast that a model has to beat: `persistence`, `HAR` and so on."""
-    return "persistence" if scoring.kind == "prices" else NAMES[scoring.reference(tested)]
 
 
 def label_unit(data: WindowedData) -> str:

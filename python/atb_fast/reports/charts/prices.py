@@ -44,18 +44,16 @@ class Quantity(NamedTuple):
     Attributes:
         name: The quantity and its unit.
         unit: Unit of differences.
-        unchanged: Name of the forecast "no change".
         factor: Forecasts are drawn multiplied by it.
     """
 
     name: str
     unit: str
-    unchanged: str
     factor: float = 1.0
 
 
-PRICE = Quantity("close, quote currency", "quote currency", "persistence")
-RETURN = Quantity("return, %", "%", "no change", 100.0)
+PRICE = Quantity("close, quote currency", "quote currency")
+RETURN = Quantity("return, %", "%", 100.0)
 
 
 def charts(record: RunRecord, unshrunk: NDArray[np.float64] | None) -> dict[str, Chart]:
@@ -81,7 +79,7 @@ def forecast_charts(
     last, part = tested.baselines["persistence"], slice(-ZOOM, None)
     zoom = times[part], actual[part], last[part], predictions[part]
     close_up = None if unshrunk is None else unshrunk[part]
-    # A model that always predicts no change has no deciles, but its network has.
+    # A model that always predicts no move has no deciles, but its network has.
     still = np.array_equal(predictions, last)
     returned = unshrunk if unshrunk is not None and still else predictions
     levels = last, actual, returned
@@ -108,7 +106,7 @@ def forecast_charts(
 
 
 def rmse_by_epoch(axis: Any, data: WindowedData, fitted: FitResult) -> None:
-    """Draw training and validation RMSE, and that of "no change" on the validation windows."""
+    """Draw training and validation RMSE, and that of persistence on the validation windows."""
     starts = data.validation
     moves = data.fitted(starts)
     if not isinstance(data.output, PriceScale) or data.output.kind != "log_return":
@@ -116,8 +114,7 @@ def rmse_by_epoch(axis: Any, data: WindowedData, fitted: FitResult) -> None:
         size = data.forecasts(starts, ones) - data.forecasts(starts, 0.0 * ones)
         moves = (data.persistence(starts) - data.targets(starts)) / size
     level = rmse(np.zeros(len(starts)), moves)
-    name = PRICE.unchanged if isinstance(data.output, PriceScale) else RETURN.unchanged
-    by_epoch(axis, fitted, "rmse", f"RMSE, {label_unit(data)}", {name: level})
+    by_epoch(axis, fitted, "rmse", f"RMSE, {label_unit(data)}", {"persistence": level})
 
 
 def prices(
@@ -130,14 +127,14 @@ def prices(
     what: Quantity = PRICE,
     unshrunk: NDArray[np.float64] | None = None,
 ) -> None:
-    """Draw actual and predicted values, "no change", and the predictions before shrinkage."""
+    """Draw actual and predicted values, persistence, and the predictions before shrinkage."""
     lines = [Line("actual", actual, {"color": LIGHT["ink"], "linewidth": 1.4})]
     if unshrunk is not None:
         lines.append(Line("unshrunk", unshrunk, {"color": LIGHT["other"]}))
     if np.array_equal(predicted, last):  # one line would hide the other
-        lines.append(Line(f"model = {what.unchanged}", last, REFERENCE))
+        lines.append(Line("model = persistence", last, REFERENCE))
     else:
-        lines.append(Line(what.unchanged, last, REFERENCE))
+        lines.append(Line("persistence", last, REFERENCE))
         lines.append(Line("model", predicted, {"color": LIGHT["model"]}))
     scaled = [line._replace(values=line.values * what.factor) for line in lines]
     over_time(axis, times, scaled, what.name)

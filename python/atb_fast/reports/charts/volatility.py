@@ -89,7 +89,7 @@ def forecast_charts(scoring: Scoring, tested: Tested) -> dict[str, Chart]:
 def rmse_by_epoch(axis: Any, data: WindowedData, fitted: FitResult) -> None:
     """Draw training and validation RMSE, and those of the baselines on the validation windows."""
     actual = data.targets(data.validation)
-    levels = {"no change": rmse(actual, data.persistence(data.validation))}
+    levels = {"persistence": rmse(actual, data.persistence(data.validation))}
     if data.labels.base is not None:
         levels["HAR"] = rmse(actual, data.base(data.validation))
     by_epoch(axis, fitted, "rmse", f"RMSE, {data.output.unit}", levels)
