@@ -168,10 +168,7 @@ def _lacking(
         first = next(iter(split(np.arange(max(0, count), dtype=np.int64), reach, beyond)))
         return first.complete
 
-    low, high = have, max(2 * have, 64)
-    while not enough(high) and high < _MOST_ROWS:
-        low, high = high, 2 * high
-    rows = bisect_left(range(low + 1, high), True, key=enough) + low + 1
+    rows = bisect_left(range(_MOST_ROWS), True, lo=have + 1, key=enough)
     warmup = prepared.pipeline.warmup if prepared.pipeline else 0
     lost = max(prepared.candles - have, warmup)
     expected = f"{'at least' if enough(rows) else 'more than'} {lost + rows:,}"
