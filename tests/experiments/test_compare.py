@@ -26,6 +26,7 @@ def add(registry: Path, identity: str, *, error: float = 2.0, **options: Any) ->
     """Append a training to the ledger and return its record."""
     data = options.pop("data", {"candles": "ab" * 32})
     kind, bundle = options.pop("kind", "train"), options.pop("bundle", None)
+    still = options.pop("still", False)  # predicts no move
     config = TrainingConfig(**{"symbol": "BTCUSDT", "recipe": "causal", **options})
     made = ledger.of_config(
         kind,
@@ -34,8 +35,8 @@ def add(registry: Path, identity: str, *, error: float = 2.0, **options: Any) ->
         metrics={
             "rmse": error,
             "persistence_rmse": 4.0,
-            "directional_accuracy": 0.5,
-            "directional_bars": round(100 * error),
+            **({} if still else {"directional_accuracy": 0.5}),
+            "directional_bars": 0 if still else round(100 * error),
         },
         seconds=error,
         machine={"cpu": "x"},
@@ -118,6 +119,17 @@ def test_runs_that_differ_only_in_the_seed_are_one_entry(registry: Path) -> None
     assert "bars" not in together
     # Seconds depend on the machine, not on the seed.
     assert "low" not in metrics["seconds"]["values"][1]
+
+
+def test_a_seed_without_an_accuracy_has_no_bars_to_count(registry: Path) -> None:
+    add(registry, "a", seed=1)
+    add(registry, "b", seed=2, still=True)
+    add(registry, "c", epochs=5, still=True)
+    found = {each["name"]: each for each in compare(registry, ["a", "b", "c"])["metrics"]}
+    assert found["directional accuracy"]["values"] == [
+        {"mean": 0.5, "seeds": 1, "bars": 200},
+        None,
+    ]
 
 
 def test_a_repeated_run_does_not_narrow_the_interval(registry: Path) -> None:

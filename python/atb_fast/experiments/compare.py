@@ -194,7 +194,8 @@ def _metrics(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
         values = [[record["metrics"].get(key) for record in group] for group in groups]
         made = _metric(label, values, lower=lower, level=level, level_name=level_name)
         for value, group in zip(made["values"], groups, strict=True):
-            bars = [record["metrics"].get(_COUNTS.get(key)) for record in group]
+            known = [record["metrics"] for record in group if key in record["metrics"]]
+            bars = [metrics.get(_COUNTS.get(key)) for metrics in known]
             if value and None not in bars:
                 value["bars"] = int(min(bars))
         found.append(made)
