@@ -32,8 +32,6 @@ NAMES = {
     "ewma": "EWMA",
     "linear": "the linear model",
 }
-
-
 #: Name of each label, if 0 is between -1 and 1.
 _CLASSES = {-1: "down", 0: "flat", 1: "up"}
 #: Of `Tested.further`, what is estimated for the forecasts of the model.

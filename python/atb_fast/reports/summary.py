@@ -186,8 +186,6 @@ def _tests(scored: Scored) -> list[Pair]:
 def _statistic(statistic: float) -> str:
     if statistic == 0.0:
         return "undefined: the loss differences have no variance"
-    if np.isnan(statistic):
-        return "undefined: some losses are infinite"
     errors = f"{abs(statistic):.1f} standard errors {'better' if statistic > 0 else 'worse'}"
     chance = p_value(statistic)
     return f"{errors}, {f'p = {chance:.2g}' if chance >= 1e-4 else 'p < 0.0001'}"
