@@ -296,6 +296,7 @@ def test_class_weights_apply_to_the_loss_and_its_reference(
         ("better than", 0.3, 0.6, "worse: Brier score 0.3000 (class shares 0.2500)."),
         ("better than", 0.2, 0.4, "worse: accuracy 40.0% (majority class 50.0%)."),
         ("worse than", 0.2, 0.4, "better: Brier score 0.2000 (class shares 0.2500)."),
+        ("better than", 0.25004, 0.4996, ""),  # shown as 0.2500 and 50.0%
         ("statistically indistinguishable from", 0.3, 0.4, ""),
     ],
 )
@@ -305,7 +306,8 @@ def test_figures_without_weights_can_contradict_a_verdict(
     figures = {"brier_score": brier, "class_shares_brier_score": 0.25}
     figures |= {"accuracy": accuracy, "majority_accuracy": 0.5}
     scoring, verdict = WeightedClasses((-1, 1), (1.0, 2.0)), f"{verdict} the class shares"
-    assert scoring.caveat(verdict, figures).removeprefix("Without class weights, it is ") == caveat
+    text = scoring.caveat(verdict, figures)
+    assert text.removeprefix("Without class weights, its figures are ") == caveat
     # Without weights, all figures are those of the verdict.
     assert scoring_of(kinds["two"]).caveat(verdict, figures) == ""
 

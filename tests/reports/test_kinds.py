@@ -451,7 +451,7 @@ def test_a_verdict_with_weights_names_the_figures_that_contradict_it(
     title = "The model is better than the class shares in weighted log loss."
     assert banner.text.startswith(f"{title} Test weighted log loss ")
     against = f"Brier score {found['brier_score']:.4f} (class shares "
-    assert f"Without class weights, it is worse: {against}" in banner.text
+    assert f"Without class weights, its figures are worse: {against}" in banner.text
     assert banner.attributes["class"] == "banner note"
     assert "figure good" not in page.source
     # Nothing contradicts a model that is better with and without weights.

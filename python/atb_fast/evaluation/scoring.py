@@ -438,17 +438,19 @@ class WeightedClasses(ClassProbabilities):
 
     def caveat(self, verdict: str, figures: Mapping[str, Any]) -> str:
         """Return which of Brier score and accuracy contradict a significant difference."""
-        other = {"better": "worse", "worse": "better"}.get(verdict.partition(" ")[0])
-        brier, of_shares = figures["brier_score"], figures["class_shares_brier_score"]
-        share, majority = figures["accuracy"], figures["majority_accuracy"]
-        gains = [
-            (of_shares - brier, f"Brier score {brier:.4f} (class shares {of_shares:.4f})"),
-            (share - majority, f"accuracy {share:.1%} (majority class {majority:.1%})"),
-        ]
-        found = [text for gain, text in gains if (gain < 0.0 if other == "worse" else gain > 0.0)]
-        if not other or not found:
-            return ""
-        return f"Without class weights, it is {other}: {', '.join(found)}."
+        other, sign = {"better": ("worse", -1), "worse": ("better", 1)}.get(
+            verdict.partition(" ")[0], ("", 0)
+        )
+        # Rounded as they are shown: figures that look equal contradict nothing.
+        names = ("brier_score", "class_shares_brier_score")
+        brier, of_shares = (round(figures[name], 4) for name in names)
+        share, majority = (round(figures[name], 3) for name in ("accuracy", "majority_accuracy"))
+        gains = {
+            f"Brier score {brier:.4f} (class shares {of_shares:.4f})": of_shares - brier,
+            f"accuracy {share:.1%} (majority class {majority:.1%})": share - majority,
+        }
+        found = ", ".join(text for text, gain in gains.items() if sign * gain > 0.0)
+        return f"Without class weights, its figures are {other}: {found}." if found else ""
 
     def losses(
         self, actual: NDArray[np.float64], forecasts: NDArray[np.float64]
