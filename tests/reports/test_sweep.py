@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from report_pages import ATTACK, Page, check_self_contained
@@ -223,6 +224,10 @@ def test_a_very_bad_trial_does_not_hide_the_others() -> None:
     heights = drawn(axis)["complete"][1]
     assert low < heights[7] < high
     assert heights[7] == max(heights) > 1.1
+    # It is marked, not read out as the height that it is drawn at.
+    complete, marked = axis.readout.series[:2]
+    assert np.isnan(complete.values).nonzero()[0].tolist() == [7]
+    assert marked.values.nonzero()[0].tolist() == [7]
 
 
 def test_a_study_without_values_says_so() -> None:

@@ -59,8 +59,10 @@ def history(axis: Any, *, trials: Sequence[Point], best: int | None, reference: 
         "failed": {"color": LIGHT["other"], "marker": "x", "markersize": 5, "zorder": 4},
     }
     numbers = np.array([trial.number for trial in trials])
+    values = np.array([trial.value for trial in trials], np.float64)
     # Without a value, a mark at the upper edge shows when it happened.
-    heights = np.array([top if each.value is None else min(each.value, top) for each in trials])
+    inside = values <= top
+    heights = np.where(inside, values, top)
     series = []
     for state, style in styles.items():
         shown = np.array([trial.state == state for trial in trials])
@@ -68,11 +70,12 @@ def history(axis: Any, *, trials: Sequence[Point], best: int | None, reference: 
             hollow = {"markerfacecolor": "none"} if state == "pruned" else {}
             places = numbers[shown], heights[shown]
             axis.plot(*places, linestyle="none", label=state, **style, **hollow)
-            series.append(Series(state, style["color"], np.where(shown, heights, np.nan)))
+            series.append(Series(state, style["color"], np.where(shown & inside, values, np.nan)))
+            series.append(Series(state, style["color"], shown & ~inside))
     done = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
     if done:
-        values = [trial.value if trial.state == "complete" else None for trial in trials]
-        least = np.fmin.accumulate(np.array(values, np.float64))
+        complete = [trial.state == "complete" for trial in trials]
+        least = np.fmin.accumulate(np.where(complete, values, np.nan))
         style = {"color": LIGHT["model"], "linewidth": 1.0, "label": "best so far"}
         axis.step(numbers, least, where="post", **style)
         series.append(Series("best so far", LIGHT["model"], least))
@@ -151,11 +154,13 @@ def by_parameter(
         return
     numeric = _numeric(trials, name)
     low, high, top = ends
-    values = [min(trial.value or 0.0, top) for trial in trials]
+    values = np.array([trial.value for trial in trials], np.float64)
+    inside = values <= top
+    heights = np.where(inside, values, top)
     places = _places(axis, name, trials, numeric=numeric)
     axis.readout = Readout(
         np.array(places, np.float64),
-        [Series("trial", LIGHT["model"], np.array(values))],
+        [Series("trial", LIGHT["model"], np.where(inside, values, np.nan))],
         flat=not numeric,
         points=True,
         titles=[f"{name}: {_text(trial.params[name])}" for trial in trials],
@@ -172,7 +177,7 @@ def by_parameter(
         ("D", {"color": LIGHT["persistence"]}, [i for i in every if trials[i].number == 0]),
         ("o", ring, [i for i in every if trials[i].number == best]),
     ):
-        found = [places[i] for i in shown], [values[i] for i in shown]
+        found = [places[i] for i in shown], [heights[i] for i in shown]
         axis.plot(*(found if numeric else found[::-1]), marker, **style)
     axis.set(xlabel=name if numeric else "value", ylabel="value" if numeric else "")
 
