@@ -17,6 +17,7 @@ from report_pages import ATTACK, Page, check_self_contained
 from atb_fast import TrainingConfig, WalkForward, walk_forward
 from atb_fast.errors import ArgumentError
 from atb_fast.evaluation.periods import Losses
+from atb_fast.evaluation.scoring import WeightedClasses
 from atb_fast.reports.charts.folds import Ratios, by_fold
 from atb_fast.reports.charts.periods import gain_chart
 from atb_fast.reports.evaluation import check_name, write_evaluation
@@ -212,6 +213,32 @@ def test_the_verdict_of_several_symbols_counts_them(tmp_path: Path, evaluated: E
     banner = page.find("p", "banner")[0]
     assert banner.text == "The model is better than persistence on 2 of 2 symbols."
     assert banner.attributes["class"] == "banner good"
+
+
+def test_figures_without_weights_contradict_some_verdicts(
+    tmp_path: Path, evaluated: Evaluate
+) -> None:
+    document, made = evaluated("classes")
+    up = made.tested.actual == 1
+    scoring = WeightedClasses((-1, 1), (0.2, 5.0))
+    further = {**made.tested.further, "weights": np.where(up, 5.0, 0.2)}
+
+    def forecast(if_up: float, if_down: float) -> WalkForward:
+        found = np.where(up, if_up, if_down)
+        return replace(
+            made, scoring=scoring, tested=replace(made.tested, forecasts=found, further=further)
+        )
+
+    # Nearly always expecting the class with the large weight is better only with weights.
+    biased, right = forecast(0.97, 0.9), forecast(0.9, 0.1)
+    page = page_of(tmp_path, (document, biased), (named(document, "B"), right))
+    banner = page.find("p", "banner")[0]
+    assert banner.text.startswith("The model is better than the class shares on 2 of 2 symbols.")
+    assert "figures without class weights contradict 1, see below." in banner.text
+    assert banner.attributes["class"] == "banner note"
+    page = page_of(tmp_path, (document, right), (named(document, "B"), right))
+    assert "contradict" not in page.text
+    assert page.find("p", "banner")[0].attributes["class"] == "banner good"
 
 
 def test_only_failed_symbols_still_make_a_page(tmp_path: Path, evaluated: Evaluate) -> None:
