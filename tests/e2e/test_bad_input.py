@@ -165,6 +165,12 @@ def test_one_clear_line(
     assert sorted(files.rglob("*")) == before
 
 
+def test_a_text_in_place_of_an_integer(atb_fast: Any) -> None:
+    done = atb_fast("train", "model", "BTCUSDT", "--epochs", "three")
+    assert done.returncode == 2
+    assert re.search(r"'three' is not a valid integer\.?$", done.stderr)
+
+
 def test_help_names_every_option_and_exit_code(atb_fast: Any) -> None:
     done = atb_fast("train", "model", "--help")
     assert done.returncode == 0

@@ -77,7 +77,9 @@ def test_force_sentiment_overrides_the_score(market: Market) -> None:
     assert rows is not None
     old = Market(market.candles, rows.head(40))
     assert prepare(old, config(), now=NOW).model_type == "price"
-    assert len(prepare(old, config(force_sentiment=True), now=NOW).matrix) == 40
+    # Only the forty days with sentiment remain.
+    with pytest.raises(DataError, match=r"least 2,639 \(including 2,517 that lack a feature\)"):
+        prepare(old, config(force_sentiment=True), now=NOW)
 
 
 def test_forced_sentiment_that_is_missing(market: Market) -> None:

@@ -100,7 +100,7 @@ WHOLE = "must be a whole number of bars from"
         ("clip(close, low, 1)", 12, "low", "`lo` of `clip` must be a number: clip(x, lo, hi)"),
         ("rsi(close, 14, wildr)", 15, "wildr", "must be one of simple, wilder, got 'wildr'"),
         ("rsi(close, 14, 3)", 15, "3", "must be one of simple, wilder, got 3"),
-        ("hour(sin)", 5, "sin", "no such column"),
+        ("hour(sin)", 5, "sin", "; a recipe lists other columns in `extra`"),
         ("hour(-1)", 5, "-1", f"`k` of `hour` {WHOLE} 0 to 1,048,576, got -1"),
         # Look-ahead.
         ("log(lead(close, 1))", 4, "lead", "looks into the future; only a target may use it"),

@@ -85,13 +85,6 @@ def test_only_what_helps_is_suggested(
     assert text.endswith("".join(["finer --timeframe)", *(f", or {each}" for each in helps)]))
 
 
-def test_missing_values_are_not_called_warm_up(market: Market) -> None:
-    assert market.sentiment is not None
-    old = Market(market.candles, market.sentiment.head(40))
-    text = message(trained, old, config("legacy", force_sentiment=True))
-    assert "2,557 candles, expected at least 2,639 (including 2,517 that lack a feature)" in text
-
-
 def folds(market: Market, given: TrainingConfig, **options: Any) -> None:
     walk_forward(given, market=market, **options)
 

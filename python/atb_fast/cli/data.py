@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atb_fast.cli.options import Day, as_json, print_json
+from atb_fast.cli.options import Day, Whole, as_json, print_json
 from atb_fast.cli.tables import Column, echo, print_table
 from atb_fast.config import OPTIONS, TIMEFRAMES, check_cache_dir, check_symbol, default_cache_dir
 from atb_fast.errors import ArgumentError, AtbFastError, DataError, counted
@@ -82,7 +82,7 @@ def data() -> None:
 @_offline("Open no connection; data that is not stored is an error.")
 @click.option(
     "--freshness-days",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     default=7,
     show_default=True,
     help="Days by which stored sentiment may be older than the end date before it is downloaded "

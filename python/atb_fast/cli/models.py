@@ -12,7 +12,7 @@ import click
 
 from atb_fast.cli import completion
 from atb_fast.cli.figures import figure, number, sentences
-from atb_fast.cli.options import as_json, print_json, registry_option
+from atb_fast.cli.options import Whole, as_json, print_json, registry_option
 from atb_fast.cli.tables import Column, echo, print_facts, print_table
 from atb_fast.errors import ArgumentError, BundleError, counted
 from atb_fast.reports.rows import part_text
@@ -181,7 +181,7 @@ def rollback(bundle: str, force: bool, registry: Path, as_json: bool) -> None:
 @models.command()
 @click.option(
     "--keep",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     required=True,
     help="Number of newest versions to keep for each symbol, type and timeframe.",
 )

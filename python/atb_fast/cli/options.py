@@ -81,6 +81,12 @@ class Day(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no generi
             self.fail(problem, param, ctx)
 
 
+class Whole(click.IntRange):
+    """An integer in a range; an error calls it so, and not an "integer range"."""
+
+    name = "integer"
+
+
 class _Texts(click.types.StringParamType):
     """The texts of an option that can be repeated. In a variable, commas separate them."""
 
@@ -127,7 +133,7 @@ def click_option(item: Option) -> click.Option:
         date: Day(),
         # Text, because an empty path would become the working directory.
         Path: click.Path(),
-        int: click.INT if item.minimum is None else click.IntRange(min=item.minimum),
+        int: click.INT if item.minimum is None else Whole(min=item.minimum),
         float: click.FLOAT,
         dict: _Texts(),
     }
@@ -148,7 +154,7 @@ def count_option(name: str, default: int, help_text: str) -> click.Option:
     return click.Option(
         [f"--{name}"],
         envvar=variables(name),
-        type=click.IntRange(min=1),
+        type=Whole(min=1),
         default=default,
         show_default=True,
         help=help_text,

@@ -15,7 +15,7 @@ import click
 
 from atb_fast.cli import completion
 from atb_fast.cli.figures import number
-from atb_fast.cli.options import as_json, print_json, registry_option
+from atb_fast.cli.options import Whole, as_json, print_json, registry_option
 from atb_fast.cli.tables import Column, echo, print_facts, print_table, print_text
 from atb_fast.errors import ArgumentError, MissingExtraError, counted
 from atb_fast.storage import write_atomic
@@ -54,7 +54,7 @@ def runs() -> None:
 )
 @click.option(
     "--last",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help=f"Show only this many of the newest runs. Default: {_SHOWN}; with --json or --sort, all.",
 )
 @registry_option

@@ -15,6 +15,7 @@ from atb_fast.cli.options import (
     EXIT_CODES,
     TABLES,
     GroupedCommand,
+    Whole,
     as_json,
     click_option,
     count_option,
@@ -86,14 +87,14 @@ _SHOWN = 10
         ),
         click.Option(
             ["--search-seed"],
-            type=click.IntRange(min=0, max=2**32 - 1),
+            type=Whole(min=0, max=2**32 - 1),
             default=0,
             show_default=True,
             help="Random seed of the search.",
         ),
         click.Option(
             ["--round"],
-            type=click.IntRange(min=1),
+            type=Whole(min=1),
             default=4,
             show_default=True,
             help="Number of trials that are chosen at once, before their results are known. A "

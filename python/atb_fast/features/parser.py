@@ -194,7 +194,8 @@ class _Parser:
         column = self._at(first, col, name)
         if self.columns is not None and name not in self.columns:
             texts = {each: column_text(each) for each in self.columns}
-            hint = _near(name, texts) or f"found: {', '.join([*texts.values()][:20])}"
+            known = ", ".join([*texts.values()][:20])
+            hint = _near(name, texts) or f"found: {known}; a recipe lists other columns in `extra`"
             raise self._invalid(f"no such column; {hint}", first)
         return column
 

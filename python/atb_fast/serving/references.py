@@ -81,7 +81,7 @@ def _find(reference: str | Path, registry: str | Path | None) -> Path:
         if not (home / "latest").is_symlink():
             raise BundleError(
                 f"no bundle {reference}: {home / 'latest'} does not exist; atb-fast models ls "
-                f"--registry {root} lists those there are"
+                f"--registry {root} lists the bundles"
             )
         found = follow(home / "latest")
     found_timeframe = timeframe(found)
