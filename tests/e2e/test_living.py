@@ -273,7 +273,7 @@ def _without_stdout(home: Path, *arguments: str) -> subprocess.CompletedProcess[
 def test_stdout_may_be_closed(tmp_path: Path) -> None:
     done = _without_stdout(tmp_path, "models", "ls", "--registry", "gone")
     assert done.returncode == 6
-    assert done.stderr.startswith("error: registry gone cannot be read")
+    assert done.stderr.startswith("error: registry gone does not exist")
     assert len(done.stderr.splitlines()) == 1
     train = ["train", "model", "BTCUSDT", *QUICK, "--registry", "models", "--json"]
     done = _without_stdout(tmp_path, *train)

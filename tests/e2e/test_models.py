@@ -436,11 +436,14 @@ def test_real_models_and_reasons_are_shown(atb_fast: Run, root: Path) -> None:
 
 def test_registries_that_cannot_be_read(atb_fast: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for root in ("nowhere", "file"):
+    for root, problem in (
+        ("nowhere", "does not exist; train a model first"),
+        ("file", "cannot be"),
+    ):
         for command in (["ls"], ["verify", "--all"], ["prune", "--keep", "1"]):
             done = atb_fast("models", *command, "--registry", root)
             assert done.returncode == 6
-            assert f"registry {root} cannot be read" in done.stderr
+            assert f"registry {root} {problem}" in done.stderr
     (tmp_path / "empty").mkdir()
     assert atb_fast("models", "verify", "--all", "--registry", "empty").returncode == 0
 
