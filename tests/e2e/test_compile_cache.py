@@ -55,7 +55,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[Any, str]:
 def programs_of(log: str) -> dict[str, list[str]]:
     """Return the programs of epochs that XLA has loaded and compiled."""
     events = {
-        "loaded": "Loading cached entry for",
+        "loaded": "Verifying loaded cache entry",
         "compiled": "Serializing and saving cache entry",
     }
     return {

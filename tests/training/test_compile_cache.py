@@ -36,7 +36,7 @@ CODE = """if True:
 """
 #: Makes XLA say on stderr what it loads and what it has compiled.
 VERBOSE = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "device_executable_persistor=1"}
-LOADED, COMPILED = "Loading cached entry for", "Serializing and saving cache entry"
+LOADED, COMPILED = "Verifying loaded cache entry", "Serializing and saving cache entry"
 
 
 def compile_once(
