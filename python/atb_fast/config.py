@@ -340,7 +340,7 @@ class MarketOptions(_Group):
                 "--source files is given without --candles; pass --candles FILE", options=["source"]
             )
         if self.source == "files" and self.sentiment is None and not self.force_price_only:
-            if self.candles and not self.candles.exists():  # the more likely mistake
+            if self.candles and not self.candles.exists():  # name the more likely mistake first
                 raise DataError(f"{self.candles}: no such file; check the path")
             raise ArgumentError(
                 "--candles is given without --sentiment; pass --sentiment FILE, or "
@@ -575,9 +575,9 @@ class OutputOptions(_Group):
     promote: Literal["always", "gate", "never"] | None = option(
         None,
         "Whether the new model goes live. always: even if it is worse than the live one; gate: "
-        "only if its test error is not significantly larger than that of persistence or of the "
-        "live model; never: it is only published. Default: always for the legacy recipe, gate for "
-        "the others, never for train --from.",
+        "only if its test error is not significantly larger than that of the baseline to beat, "
+        "such as persistence, or of the live model; never: it is only published. Default: always "
+        "for the legacy recipe, gate for the others, never for train --from.",
         machine=True,
     )
     registry: Path = option(

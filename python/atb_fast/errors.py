@@ -195,16 +195,16 @@ def _address_space() -> float:
 
 
 def remedy(error: OSError, otherwise: str = "check that it can be read and written") -> str:
-    """Return what to do about an error of the operating system.
+    """Return how to fix an error of the operating system, for messages.
 
     Args:
-        error: What happened to a file.
-        otherwise: What to do unless space is the problem.
+        error: The error.
+        otherwise: How to fix an error other than a lack of space.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: free some space on it"
+        return "free some disk space"
     if error.errno == errno.EFBIG:
-        return "the file would exceed the size limit of this process: raise it (ulimit -f)"
+        return "raise the limit for the size of a file (ulimit -f)"
     return otherwise
 
 

@@ -44,7 +44,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
             temporary.unlink(missing_ok=True)
             raise
         sync_directory(path.parent)
-    except OSError as error:  # it names a temporary file, or none
+    except OSError as error:  # it names the temporary file, or none
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 

@@ -47,8 +47,7 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         (
             ["BTCUSDT"],
             8,
-            ". Without a network, pass --candles FILE, or --source sample for a market with "
-            "synthetic prices",
+            ". To avoid the download, pass --candles FILE, or --source sample for synthetic prices",
         ),
         (["BTCUSDT", "--offline"], 8, "atb-fast data fetch BTCUSDT --timeframe 1d"),
         (["BTC/USDT", *GOOD], 2, "symbol is 'BTC/USDT', expected capital letters and digits"),
@@ -59,7 +58,7 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
             (
                 ["BTCUSDT", *GOOD, "--start-date", day],
                 2,
-                f"'{day}' is not a day; expected YYYY-MM-DD, for example 2024-01-31",
+                f"'{day}' is not a date; expected YYYY-MM-DD, for example 2024-01-31",
             )
             for day in ("1.1.2020", "2024-02-30")
         ),
@@ -103,12 +102,12 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         (
             ["BTCUSDT", "--candles", "headless.csv", "--force-price-only"],
             3,
-            "); add a first line with the names of the columns",
+            "); add a header line with the column names",
         ),
         (
             ["BTCUSDT", "--candles", "a_file.csv", "--force-price-only"],
             3,
-            "a_file.csv: the file is empty; expected the names of the columns and at least one row",
+            "a_file.csv: the file is empty; expected column names and at least one row",
         ),
         (
             ["BTCUSDT", "--candles", "text.csv", "--force-price-only"],

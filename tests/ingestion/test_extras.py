@@ -146,7 +146,7 @@ def test_integers_booleans_and_empty_cells(tmp_path: Path) -> None:
         ("timestamp\n2024-01-01\n", "x.csv has no column besides timestamp; add a column"),
         ("time,value\n2024-01-01,1\n", r"x.csv has no column timestamp \(found: time, value\)"),
         ("timestamp,value\n", "x.csv: the file has no rows"),
-        ("", "x.csv: the file is empty; expected the names of the columns"),
+        ("", "x.csv: the file is empty; expected column names"),
         ("timestamp,value\nx,1\n", "column timestamp, row 1: found 'x', expected a time"),
         (
             "timestamp,value\n2024-01-01,x\n",

@@ -82,7 +82,7 @@ def test_what_differs_and_the_figures_are_next_to_each_other(write: Any) -> None
         "ratio to persistence 1.250 0.990 −0.26",
         "Diebold-Mariano statistic against persistence −1.2 0.5 +1.8",
         "directional accuracy 50.0% 52.5% +2.5 points",
-        "bars that it counts 1,234 1,230 −4",
+        "directional accuracy, bars that count 1,234 1,230 −4",
         "R² 0.100 0.100 none",
     ):
         assert row in table(page, "Test figures")

@@ -226,7 +226,7 @@ def test_probabilities_are_those_of_a_named_class(tmp_path: Path) -> None:
     outcomes = frame(50).with_columns(actual=pl.int_range(50) % 2 * 1.0)
     given = panel(outcomes, **{"unit": "probability", "class": "up"})
     page = page_of(tmp_path, document(predictions=[given]))
-    text = "The predicted probability of “up”. The marks below show when it happened."
+    text = "The predicted probability of “up”. The marks at the bottom show when it occurred."
     assert text in page.text
     axis: Any = Figure().subplots()
     forecast_chart("x", given, {"aaaaaaaa": (0, "a")}, 100).draw(axis)

@@ -467,13 +467,13 @@ def test_a_verdict_with_weights_names_the_figures_that_contradict_it(
 def test_accuracies_say_how_many_windows_they_count(tmp_path: Path, record_of: RecordOf) -> None:
     record = record_of("two")
     page, _ = page_of(tmp_path, record)
-    assert f"Accuracies count {len(record.data.test):,} windows." in page.text
+    assert f"Accuracies are shares of {len(record.data.test):,} windows." in page.text
     data = record_of("returns").data
     far = replace(data, labels=replace(data.labels, output=Return(24, 1)))
     page, document = page_of(tmp_path, record_of("returns", None, far))
     bars = document["evaluation_results"]["directional_bars"]
     assert 0 < bars < len(data.test) / 12
-    assert f"whose horizons do not overlap: {bars:,} for the model." in page.text
+    assert f"whose horizons do not overlap: {bars:,} bars for the model." in page.text
 
 
 def test_the_distribution_counts_every_window(record_of: RecordOf) -> None:

@@ -644,7 +644,7 @@ def test_references_that_the_file_system_refuses(models: Path, reference: str) -
         ("BTCUSDT:1d:..", "is neither a directory"),
         ("BTCUSDT:7d:price", "invalid timeframe 7d; expected one of"),
         ("BTCUSDT:1h:price", "has the timeframe 1d; ask for that"),
-        ("ETHUSDT:1d:price", "latest does not exist; atb-fast models ls --registry "),
+        ("ETHUSDT:1d:price", "latest does not exist; to list the bundles, run atb"),
         ("BTCUSDT:1d:price:2020-01-01_00h00m00s_v1", "no such directory; check the path, or list"),
         ("/nowhere/at/all", "no such directory"),
         ("", "is neither a directory nor SYMBOL"),

@@ -28,7 +28,7 @@ def write_curves(record: RunRecord, path: Path) -> None:
 
     `history` has a list for each loss, as in `FitResult.history`. `tested` has `times` (ISO 8601,
     UTC), and `actual` and `forecast` in the unit of the error, `unit`. For classes, `class` is the
-    name of the last one, `actual` is 1 if it happened, else 0, and `forecast` is its probability.
+    name of the last one, `actual` is 1 if it occurred, else 0, and `forecast` is its probability.
     Numbers have six significant digits. Values that are not finite are null.
     """
     tested, scoring = record.evaluation.tested, record.evaluation.scoring
@@ -61,9 +61,10 @@ def read_curves(
     """Return the contents of the curves.json of a bundle: losses and forecasts.
 
     Returns:
-        The losses `training` and `validation` by epoch; and the `unit` of the forecasts, the
-        `class` that they are the probability of, empty for other forecasts, and a `frame` with the
-        columns `timestamp` (UTC), `actual` and `forecast` (float64). Missing parts are None.
+        The losses `training` and `validation` by epoch, and a dictionary of the forecasts. It has
+        their `unit`; the `class` whose probability they are, empty for other forecasts; and a
+        `frame` with the columns `timestamp` (UTC), `actual` and `forecast` (float64). Missing parts
+        are None.
 
     Raises:
         BundleError: The file is missing or damaged.

@@ -99,7 +99,7 @@ def _unusable(registry: Path, work: Path, error: OSError) -> StorageError:
         f"the work folder {work} of registry {registry} cannot be used "
         f"({error.strerror or error}); bundles are written there because engines would see "
         f"them in the registry; "
-        + remedy(error, "make it writable, or pass a --registry in a writable folder")
+        + remedy(error, "make the work folder writable, or pass a --registry in a writable folder")
     )
 
 

@@ -434,9 +434,10 @@ _DIRECTIONS = {
     "rev.": _of("contrarian_accuracy", ".0%"),
 }
 _OF_DIRECTIONS = (
-    "pers.: that of persistence; ratio: RMSE divided by it; linear: the same for least squares on "
-    "the last bar; right: directional accuracy with its 95% interval, on {bars} in total; up: "
-    "share of upward moves; rev.: accuracy of a reversal of the last return (contrarian)."
+    "pers.: RMSE of persistence; ratio: RMSE divided by that of persistence; linear: the same for "
+    "least squares on the last bar; right: directional accuracy with its 95% interval, on {bars} "
+    "in total; up: share of upward moves; rev.: accuracy of a reversal of the last return "
+    "(contrarian)."
 )
 _BAND = "; band: share of the returns between the lowest and the highest quantile"
 #: The columns of each kind of forecasts, and what they mean. They fit into 80 characters.

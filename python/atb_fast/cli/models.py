@@ -66,9 +66,9 @@ def models() -> None:
 def list_models(registry: Path, as_json: bool) -> None:
     """List the bundles in the registry, and mark the live ones.
 
-    Compare the test RMSE with that of persistence. A version is named after the time
-    of its training, UTC. Models of the market "sample" were trained on synthetic prices. For
-    bundles of other trainers, the list says what cannot be verified.
+    Compare the test RMSE with that of persistence, the forecast that nothing changes. A version is
+    named after the time of its training, UTC. Models of the market "sample" were trained on
+    synthetic prices. For bundles of other trainers, the list says what cannot be verified.
     """
     from atb_fast.bundles.releases import releases
 

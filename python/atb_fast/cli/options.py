@@ -66,18 +66,18 @@ def print_json(document: Any) -> None:
 
 
 class Day(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no generic types
-    """A day of the calendar."""
+    """A date, such as 2024-01-31."""
 
     name = "YYYY-MM-DD"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
-        """Return the day that a text names."""
+        """Return the date that a text contains."""
         if isinstance(value, date):  # from the settings file
             return value
         try:
             return date(*time.strptime(value, "%Y-%m-%d")[:3])
         except ValueError:
-            problem = f"{value!r} is not a day; expected YYYY-MM-DD, for example 2024-01-31"
+            problem = f"{value!r} is not a date; expected YYYY-MM-DD, for example 2024-01-31"
             self.fail(problem, param, ctx)
 
 

@@ -210,8 +210,8 @@ class _FoldBars(_EpochBars):
     def fold(self, fold: Fold) -> None:
         self._move(self._epochs)  # training may have stopped early
         self._done = fold.number
-        unchanged = "persistence" if fold.accuracy is None else "the class shares"
-        note = f"{fold.ratio:.3f} of {unchanged}"
+        unchanged = "persistence" if fold.accuracy is None else "class shares"
+        note = f"ratio to {unchanged} {fold.ratio:.3f}"
         self._bars.update(self._name("walk-forward"), self._done, self._folds, "folds", note)
 
     def finished(self) -> None:

@@ -32,7 +32,7 @@ NAMES = {
     "ewma": "EWMA",
     "linear": "the linear model",
 }
-#: Name of each label, if 0 is between -1 and 1.
+#: Name of each label, unless the labels are 0 and 1.
 _CLASSES = {-1: "down", 0: "flat", 1: "up"}
 #: Of `Tested.further`, what is estimated for the forecasts of the model.
 _OF_THE_MODEL = ("scaled", "bands")
@@ -433,11 +433,11 @@ class WeightedClasses(ClassProbabilities):
     weights: tuple[float, ...]
 
     def verdict(self, tested: Tested, error: float, figures: Mapping[str, Any]) -> str:
-        """Name the error too, because other figures are not weighted; see `caveat`."""
+        """Return the verdict with the name of the error: only this error is weighted."""
         return f"{super().verdict(tested, error, figures)} in {self.name}"
 
     def caveat(self, verdict: str, figures: Mapping[str, Any]) -> str:
-        """Return which of Brier score and accuracy contradict a significant difference."""
+        """Return which of Brier score and accuracy contradict a significant verdict."""
         other, sign = {"better": ("worse", -1), "worse": ("better", 1)}.get(
             verdict.partition(" ")[0], ("", 0)
         )

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 Z95 = NormalDist().inv_cdf(0.975)
 #: A difference of this many standard errors or more is significant.
 _SIGNIFICANT = 2.0
-#: Rounding of float32, as which networks return probabilities and returns, changes a loss by less
-#: than this share of the mean loss.
+#: Networks return probabilities and returns as float32. The rounding changes a loss by less than
+#: this share of the mean loss.
 _ROUNDING = 1e-5
 
 

@@ -395,7 +395,7 @@ def _made_from(
     """Return how many windows forecast from `time` on.
 
     Raises:
-        DataError: None do.
+        DataError: No window does.
     """
     last = prepared.timestamps.gather(starts + config.sequence_length - 1)
     count = int((last >= time - timedelta(milliseconds=config.bar_ms)).sum())

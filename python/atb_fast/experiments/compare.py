@@ -17,7 +17,7 @@ from atb_fast.runs.facts import facts, seed_of, split
 
 #: Number of newest bars whose forecasts are compared.
 _MOST_BARS = 500
-#: The number of bars that an accuracy counts; of classes, the bars that its interval counts.
+#: The figure with the number of bars of an accuracy; for classes, with that of its interval.
 _COUNTS = {"directional_accuracy": "directional_bars", "accuracy": "accuracy_bars"}
 #: Figures in addition to the error and its ratio: label, whether lower is better, the level to beat
 #: and its name.
@@ -43,12 +43,13 @@ def compare(registry: Path, identities: Sequence[str]) -> dict[str, Any]:
         `runs`: for each entry the `id` of its first run, its `label`, and facts about it. `same`:
         facts that all entries share, by name. `options`: facts that differ, by name, a value for
         each entry, None for an unknown default. `metrics`: figures with `values` for each entry:
-        the `mean` over its seeds; with more than one seed `low` and `high`, the ends of the 95%
-        interval of the mean; for accuracies `bars`, how many count, of seeds the fewest. `losses`:
-        those of the first run of each entry by epoch, None if unknown. `predictions`: for runs that
-        forecast the same values, a `frame` with the columns `timestamp`, `actual` and a forecast
-        for each id; if `class` is not empty, these are its probabilities, and `actual` is 1 where
-        it happened. `notes`: what limits the comparison.
+        the `mean` over its seeds; with more than one seed, `low` and `high`, the ends of the 95%
+        interval of the mean; for accuracies, `bars`, the smallest number of bars that a seed
+        counts. `losses`: those of the first run of each entry by epoch, None if unknown.
+        `predictions`: for runs that forecast the same values, a `frame` with the columns
+        `timestamp`, `actual` and a forecast for each id. If `class` is not empty, the forecasts are
+        its probabilities, and `actual` is 1 if it occurred, else 0. `notes`: what limits the
+        comparison.
 
     Raises:
         ArgumentError: An id is unknown, ambiguous or given twice, or there is only one.

@@ -54,7 +54,7 @@ class Labels:
     Attributes:
         values: The labels in the unit of the outputs; for classes, their indices.
         actual: What happened, in the unit of the forecasts; for classes, their indices.
-        unchanged: The forecast "no change" in that unit; NaN for classes.
+        unchanged: Persistence in that unit; NaN for classes.
         output: How outputs become forecasts.
         weights: The weight of each label in the loss; None if all are 1.
         base: A linear forecast from the last row of a window, in the unit of the outputs: weights,
@@ -147,7 +147,7 @@ class WindowedData:
         return self.labels.actual[starts + self.length]
 
     def persistence(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the forecast "no change" for each window; NaN for classes."""
+        """Return the forecast of persistence for each window; NaN for classes."""
         return self.labels.unchanged[starts + self.length]
 
     def last_close(self, starts: NDArray[np.int64]) -> NDArray[np.float64]:

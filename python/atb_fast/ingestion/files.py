@@ -23,7 +23,7 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
 }
 
 #: What a file must contain, for messages.
-_EXPECTED = "the names of the columns and at least one row"
+_EXPECTED = "column names and at least one row"
 #: Most characters of a file that a message quotes.
 _MOST_QUOTED = 200
 #: The beginning of an ISO 8601 date.
@@ -211,7 +211,7 @@ def _no_column(path: Path, frame: pl.DataFrame, missing: str) -> str:
     if path.suffix.lower() == ".csv" and frame.width == 1:
         return text + "separate columns by commas"
     if any(_is_number(name) for name in frame.columns):
-        return text + "add a first line with the names of the columns"
+        return text + "add a header line with the column names"
     return text + "add it, or rename the matching column"
 
 

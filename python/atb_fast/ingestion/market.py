@@ -127,8 +127,8 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
             )
         except FetchError as error:
             raise FetchError(
-                f"{error}. Without a network, pass --candles FILE, or --source sample for a market "
-                "with synthetic prices"
+                f"{error}. To avoid the download, pass --candles FILE, or --source sample for "
+                "synthetic prices"
             ) from error
         if not options.force_price_only:
             sentiment = fetcher.sentiment(options.end_date)

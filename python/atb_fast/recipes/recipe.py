@@ -320,7 +320,7 @@ def _report_dropped(
     """Log how many candles lack a feature, and why.
 
     Raises:
-        DataError: All of them do, also after the warm-up.
+        DataError: All of them do, and not only because of the warm-up.
     """
     dropped, warmup = len(frame) - len(rows), min(len(frame), pipeline.warmup)
     if not dropped:

@@ -21,11 +21,12 @@ _VALIDATION_SHARE = 0.15
 #: Default embargo, as a share of the rows (M. Lopez de Prado, Advances in Financial Machine
 #: Learning, 2018, chapter 7).
 _EMBARGO_SHARE = 0.01
-#: Rows up to which `divided` searches for the number that is enough.
+#: The largest number of rows that `divided` tries when it searches for one that is enough.
 _MOST_ROWS = 10_000_000
 
-#: Divides the windows at these starts, given how many rows after its last row a label depends on,
-#: and `beyond` of `before`. The first parts must have the fewest windows.
+#: Divides windows into parts. The arguments are the starts of the windows, the number of rows after
+#: a window that its label depends on, and `beyond` of `before`. The first of several results must
+#: have the fewest windows.
 Split = Callable[[NDArray[np.int64], int, int], Iterable[Parts]]
 
 
@@ -109,14 +110,14 @@ def divided(
     """Return the parts into which `split` divides the windows at `starts`.
 
     Args:
-        split: How.
+        split: Divides the windows.
         starts: The first row of each window that has a label, ascending.
         prepared: The rows.
         options: Sequence length and horizon.
         reach: Rows after the last row of a window that its label depends on.
         embargo: Rows dropped between two parts; None for 1% of them.
         purpose: What the parts are for, for messages.
-        smaller: Other splits that may need fewer windows, by how to get them, for messages.
+        smaller: Other splits, which may need fewer windows, by the option that leads to them.
 
     Raises:
         DataError: There are too few candles; the message says how many are enough.
@@ -152,7 +153,7 @@ def _lacking(
     embargo: int | None,
     smaller: Mapping[str, Split],
 ) -> tuple[str, str]:
-    """Return how many candles are enough, and what else would be, as texts; see `divided`."""
+    """Return how many candles are enough, and what else would help, as texts; see `divided`."""
     have, own = len(prepared.matrix), options.sequence_length
     without_label = max(0, have - own - reach + 1) - windows
 

@@ -116,9 +116,9 @@ _NAMES: dict[str, tuple[str, Callable[[float], str], Callable[[float, float], st
     "r2": ("R²", lambda value: f"{value:.3f}", _ratio),
     "brier_score": ("Brier score", number, _relative),
     "accuracy": ("accuracy", percent, _points),
-    "accuracy_bars": ("bars of its interval", number, _more),
+    "accuracy_bars": ("accuracy, bars in its interval", number, _more),
     "directional_accuracy": ("directional accuracy", percent, _points),
-    "directional_bars": ("bars that it counts", number, _more),
+    "directional_bars": ("directional accuracy, bars that count", number, _more),
 }
 #: The figures that are compared: all of them, or those that do not depend on the test windows.
 FIGURES, RATIOS = tuple(_NAMES), ("ratio", "qlike_ratio")

@@ -139,8 +139,8 @@ def _overall(done: Sequence[WalkForward]) -> Banner:
         texts.append(f"It is statistically indistinguishable from {name} on {equal}.")
     if against := sum(bool(each.caveat) for each in scored):
         texts.append(
-            f"These verdicts rest on the {done[0].scoring.name}; figures without class weights "
-            f"contradict {against}, see below."
+            f"The verdicts are based on the {done[0].scoring.name}. Figures without class weights "
+            f"contradict {against} of them, see below."
         )
     return Banner(tone, title, " ".join(texts))
 

@@ -19,7 +19,7 @@ SYNTHETIC = Banner(
 )
 
 
-#: A date, which browsers break at its hyphens unless its class forbids it.
+#: A date. Browsers break lines at its hyphens unless a CSS class forbids it.
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 

@@ -113,8 +113,8 @@ def part_text(part: Any) -> str:
 def number(value: float, digits: int = 5) -> str:
     """Format a price with cents if it is large, else with this many significant digits.
 
-    Zeros at the end are kept, so that the numbers of a column are equally precise. Integers have no
-    decimals.
+    Trailing zeros are kept, so that all numbers in a column have the same precision. Integers have
+    no decimals.
     """
     if isinstance(value, int):
         return f"{value:,}"

@@ -55,7 +55,7 @@ PARTS = 400
 
 
 def extremes(columns: Sequence[NDArray[Any]], most: int = 2 * PARTS) -> NDArray[np.int64]:
-    """Return the positions of at most `most` rows of long columns that look like all of them.
+    """Return the positions of at most `most` rows that look like all rows when they are drawn.
 
     They are the extremes of each column in equal parts, and both ends.
     """

@@ -337,7 +337,7 @@ def _levels(scored: Scored) -> dict[str, Any]:
         _LINEAR.format("least squares"),
         _CONTRARIAN,
         f"Directional accuracies count bars on which both forecast and market move{apart}: "
-        f"{results['directional_bars']:,} for the model.",
+        f"{results['directional_bars']:,} bars for the model.",
     ]
     return {"tiles": tiles, "table": _compared(scored, figures, columns, notes)}
 
@@ -407,7 +407,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
         "Class shares: the probability of each class is its share of the training windows. "
         "Majority class: the one with the largest share.",
         _LINEAR.format("logistic regression"),
-        f"Accuracies count {len(scored.tested.times):,} windows.",
+        f"Accuracies are shares of {len(scored.tested.times):,} windows.",
     ]
     if isinstance(scoring, WeightedClasses):
         notes.append(

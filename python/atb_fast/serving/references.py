@@ -35,7 +35,7 @@ class Reference:
         if len(parts) not in (3, 4) or not all(is_part(part) for part in parts):
             raise BundleError(
                 f"{text!r} is neither a directory nor SYMBOL:TIMEFRAME:TYPE[:VERSION], for "
-                "example BTCUSDT:1h:basic; check the path"
+                "example BTCUSDT:1h:basic; check the path or the name"
             )
         if parts[1] not in TIMEFRAMES:
             raise BundleError(
@@ -80,8 +80,8 @@ def _find(reference: str | Path, registry: str | Path | None) -> Path:
     else:
         if not (home / "latest").is_symlink():
             raise BundleError(
-                f"no bundle {reference}: {home / 'latest'} does not exist; atb-fast models ls "
-                f"--registry {root} lists the bundles"
+                f"no bundle {reference}: {home / 'latest'} does not exist; to list the bundles, "
+                f"run atb-fast models ls --registry {root}"
             )
         found = follow(home / "latest")
     found_timeframe = timeframe(found)
@@ -129,6 +129,6 @@ def _directory(path: Path) -> Path:
         problem = "this is a file; pass its directory"
         if not path.exists():
             problem = "no such directory; check the path, or list the bundles of a registry with "
-            problem += "atb-fast models ls"
+            problem += "atb-fast models ls --registry REGISTRY"
         raise BundleError(f"no bundle in {path}: {problem}")
     return path

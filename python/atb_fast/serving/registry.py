@@ -84,7 +84,7 @@ def versions(registry: Path) -> list[Path]:
         if not registry.exists():
             raise StorageError(
                 f"registry {registry} does not exist; train a model first, or pass the --registry "
-                "that it was trained with"
+                "of an earlier training"
             ) from error
         raise StorageError(
             f"registry {registry} cannot be read ({error.strerror}: {error.filename}); pass "

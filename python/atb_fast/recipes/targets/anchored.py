@@ -245,7 +245,7 @@ class SmoothedReturn(Anchored):
     def labels(
         self, prepared: PreparedData, options: RecipeOptions, parts: Parts, lag: int = 0
     ) -> Labels:
-        """Return the returns, whose forecast "no change" is 0."""
+        """Return the returns, for which persistence is 0."""
         values = self._labelled(prepared, options, parts, lag)
         unchanged = np.where(np.isnan(values), np.nan, 0.0)
         return Labels(values, values, unchanged, Return(options.horizon, lag))

@@ -34,7 +34,7 @@ class Target(Part):
         price: Whether its forecasts are prices. The predicted bar follows the window, so such a
             target has no lag.
         scaled_by_window: Whether it needs windows that are scaled by their own values.
-        relative: Whether an output of 0 means "no change". If so, a network is initialized to
+        relative: Whether an output of 0 means persistence. If so, a network is initialized to
             predict 0, and its outputs are multiplied by a shrinkage factor.
     """
 

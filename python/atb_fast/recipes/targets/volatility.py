@@ -100,7 +100,7 @@ class Volatility(Anchored):
     def labels(
         self, prepared: PreparedData, options: RecipeOptions, parts: Parts, lag: int = 0
     ) -> Labels:
-        """Return the log volatility; that of the bars before it, as "no change"; and HAR."""
+        """Return the log volatility; that of the bars before it, as persistence; and HAR."""
         values = self._labelled(prepared, options, parts, lag)
         starts, length = parts.every, options.sequence_length
         unchanged = np.full(len(values), np.nan)

@@ -137,11 +137,11 @@ def probabilities(
 
 
 def mark_outcomes(axis: Any, outcomes: Mapping[str, tuple[NDArray[np.bool_], str]]) -> None:
-    """Mark below the probabilities when each class happened.
+    """Mark below the probabilities when each class occurred.
 
     Args:
         axis: The axes with the probabilities.
-        outcomes: Whether it happened at each place, and the color of its marks, by name of the
+        outcomes: Whether a class occurred at each place, and the color of its marks, by name of the
             class.
     """
     for row, (name, (happened, color)) in enumerate(outcomes.items()):

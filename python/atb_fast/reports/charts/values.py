@@ -1,7 +1,7 @@
 """The values of a chart that the script of the page reads out.
 
 A chart declares them where it draws them: `axis.readout = Readout(...)`. A chart that declares
-nothing is a picture.
+nothing shows no values and cannot be zoomed.
 
 Long lines are drawn thinned. A line with the gid `series_0` is drawn again from the values of the
 first series when the chart is zoomed; everything else is stretched. Marks with the gid `marks` stay
@@ -116,7 +116,7 @@ def _axis(axis: Any, *, over_time: bool = False) -> dict[str, Any]:
 
 
 def _written(series: Series, kept: NDArray[np.int64], axis: Any) -> dict[str, Any]:
-    """Return the kept values of a series ready for JSON; `axis` is the one that they are along."""
+    """Return the kept values of a series for JSON; `axis` is the one that shows the values."""
     columns = {"y": series.values, "low": series.low, "high": series.high}
     known = {name: _numbers(each[kept], axis) for name, each in columns.items() if each is not None}
     return {"name": series.name, "color": series.color, **known}
