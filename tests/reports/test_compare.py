@@ -219,7 +219,7 @@ def test_accuracies_have_the_number_of_their_bars(tmp_path: Path) -> None:
     for value, bars in zip(metric["values"], (40, 4000), strict=True):
         value["bars"] = bars
     page = page_of(tmp_path, document(metrics=[metric | {"name": "accuracy"}]))
-    assert page.rows["accuracy"] == "0.55000 (0.54000 to 0.56000), n = 40 0.50000, n = 4,000"
+    assert page.rows["accuracy"] == "0.550 (0.540 to 0.560), n = 40 0.500, n = 4,000"
 
 
 def test_probabilities_are_those_of_a_named_class(tmp_path: Path) -> None:

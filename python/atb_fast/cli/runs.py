@@ -397,7 +397,8 @@ def _seeds(values: Sequence[Any]) -> str:
 def _interval(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
-    text = number(found["mean"])
+    digits = 3 if "bars" in found else 5  # of an accuracy, which counts bars
+    text = number(found["mean"], digits)
     if "low" in found:
         text += f" ± {number((found['high'] - found['low']) / 2, 2)}"
     return f"{text}, n = {found['bars']:,}" if "bars" in found else text

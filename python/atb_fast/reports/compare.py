@@ -133,9 +133,10 @@ def _figures(metrics: Any, names: list[str]) -> Comparison:
     def text(value: Mapping[str, Any] | None) -> str:
         if value is None:
             return "–"
-        found = number(value["mean"])
+        digits = 3 if "bars" in value else 5  # of an accuracy, which counts bars
+        found = number(value["mean"], digits)
         if value.get("low") is not None:
-            found += f" ({number(value['low'])} to {number(value['high'])})"
+            found += f" ({number(value['low'], digits)} to {number(value['high'], digits)})"
         if "bars" in value:
             found += f", n = {value['bars']:,}"
         return found.replace("-", "−")
