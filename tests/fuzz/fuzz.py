@@ -35,7 +35,7 @@ _RUST_FLAGS = (
 )
 _TRIPLE = "x86_64-unknown-linux-gnu"
 #: Seconds that one input may take, and memory in MB.
-_LIMITS = ("-timeout=30", "-rss_limit_mb=3000", "-max_len=32768")
+_LIMITS = ("-timeout=30", "-report_slow_units=30", "-rss_limit_mb=3000", "-max_len=32768")
 #: Replacements for a value of a JSON document.
 _ODD: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 7, 0.5, -0.0, 1e308, 2**31, 2**53, 2**63, 10**400),
