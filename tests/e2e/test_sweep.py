@@ -218,7 +218,7 @@ def test_if_all_trials_fail(tmp_path: Path, atb_fast: Run) -> None:
     assert done.returncode == 3
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: all trials failed, 3 of them with this error: ")
-    assert "too few for 500 folds" in error
+    assert "to test 500 folds with" in error
     assert done.stdout == ""
 
 

@@ -266,7 +266,7 @@ def test_an_error_is_a_result(local: Local, market: Market) -> None:
         markets=[market],
     )
     assert (too_many["state"], too_many["exit_code"], too_many["value"]) == ("failed", 3, None)
-    assert "are too few for 10000 folds" in too_many["error"]
+    assert "to test 10,000 folds with" in too_many["error"]
     assert too_many["folds"] == []
     assert "the trial needs the versions {'atb-fast': '0.0.1'}, but this" in other["error"]
     assert (memory["state"], memory["exit_code"]) == ("failed", 1)
