@@ -184,7 +184,7 @@ class Recipe(BaseRecipe):
         else:
             matrix, pipeline = self._features(frame, specs, sha256, context)
             _report_dropped(frame, matrix.rows, pipeline)
-        return PreparedData(
+        prepared = PreparedData(
             model_type=self._model_type(index=joined.used),
             matrix=matrix,
             close=frame["close"].to_numpy()[matrix.rows],
@@ -200,6 +200,9 @@ class Recipe(BaseRecipe):
             gaps=len(gaps(candles["timestamp"], asked.bar_ms)),
             sha256=sha256,
         )
+        if len(matrix) < options.sequence_length + self.reach(options):
+            self.parts(prepared, options)  # raises, and says how many candles are needed
+        return prepared
 
     def _check_extra(self, market: Market) -> None:
         """Raise DataError if an extra column that a feature reads is missing."""
