@@ -234,7 +234,7 @@ def test_figures_without_weights_contradict_some_verdicts(
     page = page_of(tmp_path, (document, biased), (named(document, "B"), right))
     banner = page.find("p", "banner")[0]
     assert banner.text.startswith("The model is better than the class shares on 2 of 2 symbols.")
-    assert "figures without class weights contradict 1, see below." in banner.text
+    assert "Figures without class weights contradict 1 of them, see below." in banner.text
     assert banner.attributes["class"] == "banner note"
     page = page_of(tmp_path, (document, right), (named(document, "B"), right))
     assert "contradict" not in page.text
