@@ -62,7 +62,7 @@ def test_every_option_has_help() -> None:
             {"source": None, "sentiment": Path("y.csv")},
             "--sentiment is given without --candles; pass --candles FILE, or leave out --sentiment",
         ),
-        ({"source": None, "candles": Path("x.csv")}, "--candles is given without --sentiment"),
+        ({"source": None, "candles": Path(__file__)}, "--candles is given without --sentiment"),
         (
             {"force_price_only": True, "force_sentiment": True},
             "--force-price-only and --force-sentiment contradict",

@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,7 @@ class TestMlflow:
         assert done.stdout == "3 runs logged to sqlite:///mlflow.db, 0 already there\n"
         done = command_line.run(*export, cwd=copied)
         assert done.stdout == "0 runs logged to sqlite:///mlflow.db, 3 already there\n"
-        with sqlite3.connect(copied / "mlflow.db") as database:
+        with closing(sqlite3.connect(copied / "mlflow.db")) as database:
             runs = database.execute("select run_uuid, status from runs").fetchall()
             tags = dict(
                 database.execute("select value, run_uuid from tags where key = 'atb_fast.id'")
