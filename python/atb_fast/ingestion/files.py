@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -186,12 +187,21 @@ def _quoted(text: str) -> str:
 
 
 def _shown(column: pl.Series, row: int) -> str:
-    """Return a value as text; times outside the years that Python supports become numbers."""
+    """Return a value as text; times outside of the years 1 to 9998 become numbers."""
     value = column.slice(row, 1)
     dated = isinstance(value.dtype, pl.Datetime) or value.dtype == pl.Date
-    if dated and not value.dt.year().is_between(1, 9999).fill_null(value=False).all():
+    if dated and not _in_years(value, 1, 9998).fill_null(value=False).all():
         value = value.to_physical()
     return _quoted(repr(value[0]))
+
+
+def _in_years(times: pl.Series, first: int, last: int) -> pl.Series:
+    """Return which times are in these years.
+
+    Polars before 2.0 panics in `dt.year` if a time is too far away for a date.
+    """
+    start, end = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (first, last + 1))
+    return times.dt.epoch("s").is_between(start, end, closed="left")
 
 
 def _names(frame: pl.DataFrame) -> str:
@@ -273,7 +283,7 @@ def _timestamps(path: Path, frame: pl.DataFrame) -> pl.Series:
     raw = frame["timestamp"]
     times = _to_datetime(raw)
     # A number in the wrong unit would be far outside the years in which exchanges existed.
-    bad = (~times.dt.year().is_between(2000, 2100)).fill_null(value=True).arg_true()
+    bad = (~_in_years(times, 2000, 2100)).fill_null(value=True).arg_true()
     if len(bad):
         raise DataError(
             f"{path}: column timestamp, row {bad[0] + 1}: found {_shown(raw, bad[0])}, "
