@@ -18,7 +18,7 @@ from atb_fast.evaluation.diagnostics import evaluate
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.ingestion.market import Market
 from atb_fast.recipes import prepare, split
-from atb_fast.reports.before import section
+from atb_fast.reports.before import Before, section
 from atb_fast.runs.previous import run_before
 from atb_fast.runs.promotion import Promotion
 from atb_fast.serving import registry
@@ -84,6 +84,13 @@ def publish(home: Path, document: Document) -> Publish:
     return made
 
 
+def existing(home: Path, document: Document) -> Before:
+    """Return the previous run, which exists."""
+    found = run_before(home, document)
+    assert found is not None
+    return found
+
+
 def test_the_first_run_has_none_before(home: Path, document: Document) -> None:
     assert run_before(home, document) is None
     home.mkdir(parents=True)
@@ -95,12 +102,10 @@ def test_the_live_version_is_before_else_the_newest(
 ) -> None:
     publish(OLDER, live=False)
     publish(OLD, live=False)
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert (found.version, found.live) == (OLD, False)
     (home / "latest").symlink_to(OLDER)
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert (found.version, found.live) == (OLDER, True)
 
 
@@ -108,8 +113,7 @@ def test_a_repeated_run_differs_in_nothing(
     home: Path, document: Document, publish: Publish
 ) -> None:
     publish()
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert (found.problem, found.incomparable, dict(found.differs)) == ("", "", {})
     results = document["evaluation_results"]
     assert found.figures["test_rmse"] == (results["test_rmse"],) * 2
@@ -124,8 +128,7 @@ def test_a_model_that_forecasts_no_moves_has_no_direction(
     home: Path, document: Document, publish: Publish
 ) -> None:
     publish(OLD, lambda old: old["evaluation_results"].update(directional_bars=0))
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert "directional_accuracy" in document["evaluation_results"]
     assert "directional_accuracy" not in found.figures
 
@@ -138,8 +141,7 @@ def test_only_what_differs_is_named(home: Path, document: Document, publish: Pub
         old["evaluation_results"]["test_rmse"] *= 2
 
     publish(OLD, change)
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert dict(found.differs) == {
         "epochs": (5, document["config"]["epochs"]),
         "keras": ("3.9.9", document["versions"]["keras"]),
@@ -165,8 +167,7 @@ def test_errors_on_other_test_windows_are_not_compared(
     home: Path, document: Document, publish: Publish, change: Callable[[Document], Any]
 ) -> None:
     publish(OLD, change)
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert found.problem == ""
     assert found.incomparable.startswith("The test windows differ, so the errors are not comp")
     assert list(found.figures) == ["ratio"]
@@ -187,8 +188,7 @@ def test_figures_of_another_forecast_are_not_compared(
     home: Path, document: Document, publish: Publish, change: Callable[[Document], Any]
 ) -> None:
     publish(OLD, change)
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert found.problem == ""
     assert (
         found.incomparable == "It predicted a different target, so its figures are not comparable."
@@ -220,8 +220,7 @@ def test_unexpected_metadata_is_not_an_error(
     problem: str,
 ) -> None:
     publish(OLD, change)
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert problem in found.problem
     assert bool(found.problem) == bool(problem)
     assert section(found, str) is not None  # what is shown of it
@@ -246,8 +245,7 @@ def test_damaged_files_are_not_an_error(
                 "huge": content + b" " * (4 << 20),
             }[damage]
         )
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert OLD in found.problem
     assert str(home) not in found.problem  # the page must not name directories
 
@@ -255,8 +253,7 @@ def test_damaged_files_are_not_an_error(
 def test_a_live_link_that_leads_nowhere(home: Path, document: Document, publish: Publish) -> None:
     publish(OLD, live=False)
     (home / "latest").symlink_to("gone")
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert (found.version, found.live) == (OLD, False)
 
 
@@ -264,12 +261,10 @@ def test_the_comparison_on_the_same_bars_is_that_of_the_promotion(
     home: Path, document: Document, publish: Publish
 ) -> None:
     publish()
-    found = run_before(home, document)
-    assert found is not None
+    found = existing(home, document)
     assert found.scored is None
     other = {"other": "persistence", "bars": 1}
     scored = {"other": f"the live model {OLD}", "bars": 50, "rmse": 2.0, "other_rmse": 3.0}
     promotion = Promotion("gate", True, "why").to_dict() | {"compared": [other, scored]}
-    found = run_before(home, document | {"promotion": promotion})
-    assert found is not None
+    found = existing(home, document | {"promotion": promotion})
     assert found.scored == scored

@@ -18,6 +18,7 @@ from atb_fast.cli.figures import number
 from atb_fast.cli.options import Whole, as_json, print_json, registry_option
 from atb_fast.cli.tables import Column, echo, print_facts, print_table, print_text
 from atb_fast.errors import ArgumentError, MissingExtraError, counted
+from atb_fast.reports.rows import digits_of
 from atb_fast.storage import write_atomic
 
 log = logging.getLogger(__name__)
@@ -397,8 +398,7 @@ def _seeds(values: Sequence[Any]) -> str:
 def _interval(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
-    digits = 3 if "bars" in found else 5  # of an accuracy, which counts bars
-    text = number(found["mean"], digits)
+    text = number(found["mean"], digits_of(found))
     if "low" in found:
         text += f" ± {number((found['high'] - found['low']) / 2, 2)}"
     return f"{text}, n = {found['bars']:,}" if "bars" in found else text

@@ -12,7 +12,7 @@ from atb_fast.reports.charts import draw
 from atb_fast.reports.charts.drawing import ZOOM, Chart
 from atb_fast.reports.charts.runs import forecast_chart, loss_chart, metric_chart
 from atb_fast.reports.rendering import render
-from atb_fast.reports.rows import Banner, Comparison, Pair, Row, number
+from atb_fast.reports.rows import Banner, Comparison, Pair, Row, digits_of, number
 from atb_fast.storage import write_atomic
 from atb_fast.training.environment import versions
 
@@ -133,7 +133,7 @@ def _figures(metrics: Any, names: list[str]) -> Comparison:
     def text(value: Mapping[str, Any] | None) -> str:
         if value is None:
             return "–"
-        digits = 3 if "bars" in value else 5  # of an accuracy, which counts bars
+        digits = digits_of(value)
         found = number(value["mean"], digits)
         if value.get("low") is not None:
             found += f" ({number(value['low'], digits)} to {number(value['high'], digits)})"

@@ -123,6 +123,11 @@ def number(value: float, digits: int = 5) -> str:
     return f"{value:#.{digits}g}".removesuffix(".")
 
 
+def digits_of(figure: Mapping[str, Any]) -> int:
+    """Return how many digits a figure of several runs has: 3 for an accuracy, which has `bars`."""
+    return 3 if "bars" in figure else 5
+
+
 def percent(share: float) -> str:
     """Format a share of 0..1 as 12.3%."""
     return f"{100 * share:.1f}%"
