@@ -3,7 +3,11 @@
   "use strict";
   const seen = { errors: [], blocked: [], boxes: [], resets: {} };
   addEventListener("error", (event) => seen.errors.push(event.message), false);
-  document.addEventListener("securitypolicyviolation", (event) => seen.blocked.push(event.effectiveDirective));
+  // These events may come after "load", so each one writes the result again.
+  document.addEventListener("securitypolicyviolation", (event) => {
+    seen.blocked.push(event.effectiveDirective);
+    if (document.getElementById("seen")) write();
+  });
   // The events below have no real pointer to capture.
   Element.prototype.setPointerCapture = () => {};
 
@@ -167,17 +171,24 @@
     }
   }
 
+  function write() {
+    seen.title = document.title;
+    seen.loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+    let pre = document.getElementById("seen");
+    if (!pre) {
+      pre = document.createElement("pre");
+      pre.id = "seen";
+      document.body.append(pre);
+    }
+    pre.textContent = JSON.stringify(seen);
+  }
+
   addEventListener("load", () => {
     try {
       visit();
     } catch (error) {
       seen.errors.push(String(error.stack));
     }
-    seen.title = document.title;
-    seen.loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
-    const pre = document.createElement("pre");
-    pre.id = "seen";
-    pre.textContent = JSON.stringify(seen);
-    document.body.append(pre);
+    write();
   });
 })();
