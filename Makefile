@@ -117,7 +117,7 @@ gate: build ## Fail if kernels, preparation, a short run or a later fold got slo
 	$(BIN)/python -m pytest benches/test_preparation.py benches/test_expressions.py -q --gate \
 		--benchmark-quiet --benchmark-disable-gc \
 		-k "64k and not epoch and not eager or test_features and 1.3M and not pandas"
-	$(BIN)/python benches/run.py --seeds 1 --epochs 12 --min-run 1.5 --min-epoch 1.9 \
+	$(BIN)/python benches/run.py --seeds 1 2 3 --epochs 12 --min-run 1.5 --min-epoch 1.9 \
 		--max-error 1.01
 	$(BIN)/python benches/folds.py --folds 3 --min-last 3
 
