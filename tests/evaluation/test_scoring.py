@@ -208,7 +208,12 @@ def test_overlapping_horizons_are_independent_bars_only_once(
     (_, one), (tested, other) = scored(near), scored(far)
     assert other["accuracy"] == one["accuracy"]
     assert other["accuracy_bars"] == -(-len(near.test) // 7) == tested.apart.sum()
-    assert other["accuracy_high"] > one["accuracy_high"]
+    # At the ends of the interval, the share is 1.96 standard errors away.
+    share, count = other["accuracy"], other["accuracy_bars"]
+    for end in ("low", "high"):
+        level = other[f"accuracy_{end}"]
+        errors = abs(share - level) / np.sqrt(level * (1 - level) / count)
+        assert errors == pytest.approx(stats.norm.ppf(0.975))
     assert other["mcnemar"]["better"] + other["mcnemar"]["worse"] <= other["accuracy_bars"]
 
 
@@ -289,27 +294,57 @@ def test_class_weights_apply_to_the_loss_and_its_reference(
         assert found[name] == unweighted[name]
 
 
-@pytest.mark.parametrize(
-    ("verdict", "brier", "accuracy", "caveat"),
-    [
-        ("better than", 0.2, 0.6, ""),
-        ("better than", 0.3, 0.6, "worse: Brier score 0.3000 (class shares 0.2500)."),
-        ("better than", 0.2, 0.4, "worse: accuracy 40.0% (majority class 50.0%)."),
-        ("worse than", 0.2, 0.4, "better: Brier score 0.2000 (class shares 0.2500)."),
-        ("better than", 0.25004, 0.4996, ""),  # shown as 0.2500 and 50.0%
-        ("statistically indistinguishable from", 0.3, 0.4, ""),
-    ],
-)
-def test_figures_without_weights_can_contradict_a_verdict(
-    kinds: dict[str, WindowedData], verdict: str, brier: float, accuracy: float, caveat: str
+@pytest.mark.parametrize("horizon", [1, 7])
+@pytest.mark.parametrize("kind", ["two", "three"])
+def test_figures_without_weights_contradict_a_verdict_if_they_are_significant(
+    kinds: dict[str, WindowedData], kind: str, horizon: int
 ) -> None:
-    figures = {"brier_score": brier, "class_shares_brier_score": 0.25}
-    figures |= {"accuracy": accuracy, "majority_accuracy": 0.5}
-    scoring, verdict = WeightedClasses((-1, 1), (1.0, 2.0)), f"{verdict} the class shares"
-    text = scoring.caveat(verdict, figures)
-    assert text.removeprefix("Without class weights, its figures are ") == caveat
-    # Without weights, all figures are those of the verdict.
-    assert scoring_of(kinds["two"]).caveat(verdict, figures) == ""
+    near = kinds[kind]
+    assert isinstance(near.output, Classes)
+    output = Classes(near.output.labels, horizon=horizon)
+    tested, _ = scored(replace(near, labels=replace(near.labels, output=output)))
+    count, classes = tested.further["shares"].shape
+    scoring = WeightedClasses(output.labels, (1.0,) * classes)
+    actual, shares = tested.actual.astype(int), tested.further["shares"]
+    happened, rng, seen = np.eye(classes)[actual], np.random.default_rng(8), set()
+    # The last one is worse on the windows that McNemar's test counts, and better on most others.
+    mixed = np.where(np.arange(count) % horizon, 9.0, -9.0)[:, None]
+    for skill in (*np.linspace(-2.0, 2.0, 41), mixed):
+        scores = rng.normal(0, 0.7, shares.shape) + np.log(shares) + skill * happened
+        given = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        own, other = (np.sum((each - happened) ** 2, axis=1) / 2 for each in (given, shares))
+        around = other - own - np.mean(other - own)
+        lags = np.correlate(around, around, "full")[count - 1 :]
+        lags = lags[:horizon] * np.append(1, np.full(horizon - 1, 2))
+        variance = lags.sum() if lags.sum() > 0 else lags @ (1 - np.arange(horizon) / horizon)
+        error = np.sqrt(variance) / count
+        hit, base = (each.argmax(axis=1) == actual for each in (given, shares))
+        only = [int(np.sum((x & ~y)[::horizon])) for x, y in ((hit, base), (base, hit))]
+        p_value = stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+        half = 1 if kind == "two" else 2
+        figures = {
+            f"Brier score {half * own.mean():.5f} (class shares {half * other.mean():.5f})": (
+                np.mean(other - own),
+                abs(np.mean(other - own)) >= 2 * error,
+            ),
+            f"accuracy {hit.mean():.1%} (majority class {base.mean():.1%})": (
+                hit.mean() - base.mean(),
+                p_value < 0.05 and (only[0] > only[1]) == (hit.mean() > base.mean()),
+            ),
+        }
+        forecast = replace(tested, forecasts=given if classes > 2 else given[:, 1])
+        for word, loss, sign in (("worse", 0.9, -1), ("better", 1.1, 1)):
+            against = {"class_shares_log_loss": 1.0, "diebold_mariano": -5.0 * sign}
+            found = [text for text, (gain, sure) in figures.items() if sure and gain * sign > 0]
+            sentence = f"Without class weights, the model is significantly {word}: "
+            expected = f"{sentence}{', '.join(found)}." if found else ""
+            assert scoring.caveat(forecast, loss, against) == expected
+            seen |= {(sign * gain > 0, bool(sure)) for gain, sure in figures.values()}
+            # Nothing contradicts a difference that can be due to chance.
+            assert scoring.caveat(forecast, loss, against | {"diebold_mariano": 1.9 * sign}) == ""
+        # Without weights, all figures are those of the verdict.
+        assert scoring_of(near).caveat(forecast, loss, against) == ""
+    assert len(seen) == 4  # differences in both directions, significant or not
 
 
 def test_each_fold_has_its_own_weights(kinds: dict[str, WindowedData]) -> None:

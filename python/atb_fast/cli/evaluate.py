@@ -392,12 +392,14 @@ def _notes(config: TrainingConfig) -> list[str]:
 
 def _mcnemar(found: Mapping[str, Any], horizon: int) -> str:
     """Return the test of accuracies in a sentence; empty if the model has no classes."""
+    from atb_fast.evaluation.significance import LEVEL
+
     test = found.get("mcnemar")
     if test is None:
         return ""
     other = "the majority class" if test["other"] == "majority" else "contrarian"
     often = "about as often as"
-    if test["p_value"] < 0.05:
+    if test["p_value"] < LEVEL:
         often = "more often than" if test["better"] > test["worse"] else "less often than"
     of = f"of {found['accuracy_bars']:,} bars whose horizons do not overlap, " * (horizon > 1)
     return (

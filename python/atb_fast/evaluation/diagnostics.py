@@ -66,8 +66,8 @@ class Evaluation:
 
     @property
     def caveat(self) -> str:
-        """Which figures contradict the verdict, in a sentence; empty if none does."""
-        return self.scoring.caveat(self.verdict, self.results)
+        """Which figures contradict the verdict, in a sentence; see `Scoring.caveat`."""
+        return self.scoring.caveat(self.tested, self.error, self.results)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures by name, as metadata.json has them."""

@@ -81,11 +81,13 @@ def log_losses(
     return np.asarray(-np.log(np.clip(found, _LEAST, 1.0)))
 
 
-def brier_score(actual: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Return the Brier score: the mean squared error of the probabilities.
+def brier_losses(
+    actual: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the squared error of the probabilities of each forecast, shape (windows,).
 
-    For two classes, it is that of one of them; for more, the sum over all classes (G. Brier,
-    Verification of Forecasts Expressed in Terms of Probability, 1950).
+    Their mean is the Brier score. For two classes, it is that of one of them; for more, the sum
+    over all classes (G. Brier, Verification of Forecasts Expressed in Terms of Probability, 1950).
 
     Args:
         actual: Index of the class, shape (windows,).
@@ -93,7 +95,7 @@ def brier_score(actual: NDArray[np.int64], probabilities: NDArray[np.float64]) -
     """
     classes = probabilities.shape[1]
     total = np.sum(np.square(probabilities - np.eye(classes)[actual]), axis=1)
-    return float(np.mean(total)) / (2.0 if classes == 2 else 1.0)
+    return np.asarray(total / (2.0 if classes == 2 else 1.0))
 
 
 def confusion_matrix(

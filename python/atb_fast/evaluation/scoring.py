@@ -180,8 +180,17 @@ class Scoring(ABC):
         other, statistic = figures[f"{reference}_{self.key}"], figures["diebold_mariano"]
         return verdict(error, other, statistic, NAMES[reference])
 
-    def caveat(self, verdict: str, figures: Mapping[str, Any]) -> str:  # noqa: ARG002
-        """Return which figures contradict a verdict, in a sentence; empty if none does."""
+    def caveat(self, tested: Tested, error: float, figures: Mapping[str, Any]) -> str:  # noqa: ARG002
+        """Return which figures contradict the verdict significantly; empty if none does.
+
+        Args:
+            tested: The forecasts.
+            error: Error of the model.
+            figures: The other figures, see `figures`.
+
+        Returns:
+            A sentence.
+        """
         return ""
 
     def figures(self, tested: Tested) -> dict[str, Any]:
@@ -398,7 +407,7 @@ class ClassProbabilities(Scoring):
         best = max(rights, key=lambda name: float(np.mean(rights[name])))
         test = mcnemar(right[tested.apart], rights[best][tested.apart])
         briers = (
-            metrics.brier_score(actual, self._probabilities(forecasts))
+            float(np.mean(metrics.brier_losses(actual, self._probabilities(forecasts))))
             for forecasts in (tested.forecasts, of_shares)
         )
         return {
@@ -436,21 +445,32 @@ class WeightedClasses(ClassProbabilities):
         """Return the verdict with the name of the error: only this error is weighted."""
         return f"{super().verdict(tested, error, figures)} in {self.name}"
 
-    def caveat(self, verdict: str, figures: Mapping[str, Any]) -> str:
-        """Return which of Brier score and accuracy contradict a significant verdict."""
-        other, sign = {"better": ("worse", -1), "worse": ("better", 1)}.get(
-            verdict.partition(" ")[0], ("", 0)
-        )
-        # Rounded as they are shown: figures that look equal contradict nothing.
-        names = ("brier_score", "class_shares_brier_score")
-        brier, of_shares = (round(figures[name], 4) for name in names)
-        share, majority = (round(figures[name], 3) for name in ("accuracy", "majority_accuracy"))
-        gains = {
-            f"Brier score {brier:.4f} (class shares {of_shares:.4f})": of_shares - brier,
-            f"accuracy {share:.1%} (majority class {majority:.1%})": share - majority,
-        }
-        found = ", ".join(text for text, gain in gains.items() if sign * gain > 0.0)
-        return f"Without class weights, its figures are {other}: {found}." if found else ""
+    def caveat(self, tested: Tested, error: float, figures: Mapping[str, Any]) -> str:
+        """Return which of Brier score and accuracy contradict a significant verdict.
+
+        A figure contradicts it if its own difference is significant: for the Brier score in a
+        Diebold-Mariano test, for the accuracy in that of McNemar, as for all accuracies.
+        """
+        word = self.verdict(tested, error, figures).partition(" ")[0]
+        other = {"better": "worse", "worse": "better"}.get(word)
+        if other is None:
+            return ""
+        actual, both = tested.actual.astype(np.int64), (tested.forecasts, tested.further["shares"])
+        own, of_shares = (metrics.brier_losses(actual, self._probabilities(each)) for each in both)
+        brier, brier_of_shares = float(np.mean(own)), float(np.mean(of_shares))
+        statistic = diebold_mariano(own, of_shares, tested.horizon)
+        right, majority = (self._chosen(each) == actual for each in both)
+        share, share_of_majority = float(np.mean(right)), float(np.mean(majority))
+        test = mcnemar(right[tested.apart], majority[tested.apart])
+        contrary = []
+        if verdict(brier, brier_of_shares, statistic, "").startswith(other):
+            contrary.append(f"Brier score {brier:.5f} (class shares {brier_of_shares:.5f})")
+        # The test counts fewer windows than the shares, which may differ in the other direction.
+        if test.word == other == ("better" if share > share_of_majority else "worse"):
+            contrary.append(f"accuracy {share:.1%} (majority class {share_of_majority:.1%})")
+        if not contrary:
+            return ""
+        return f"Without class weights, the model is significantly {other}: {', '.join(contrary)}."
 
     def losses(
         self, actual: NDArray[np.float64], forecasts: NDArray[np.float64]

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Z95 = NormalDist().inv_cdf(0.975)
 #: A difference of this many standard errors or more is significant.
 _SIGNIFICANT = 2.0
+#: A difference with a smaller p-value is significant.
+LEVEL = 0.05
 #: Networks return probabilities and returns as float32. The rounding changes a loss by less than
 #: this share of the mean loss.
 _ROUNDING = 1e-5
@@ -106,6 +108,13 @@ class McNemar:
     better: int
     worse: int
     p_value: float
+
+    @property
+    def word(self) -> str:
+        """`better` or `worse` if the difference is significant, else empty."""
+        if self.p_value >= LEVEL:
+            return ""
+        return "better" if self.better > self.worse else "worse"
 
 
 def mcnemar(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> McNemar:

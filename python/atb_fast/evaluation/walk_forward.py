@@ -194,8 +194,8 @@ class WalkForward:
 
     @property
     def caveat(self) -> str:
-        """Which figures contradict the verdict, in a sentence; empty if none does."""
-        return self.scoring.caveat(self.verdict, self.pooled)
+        """Which figures contradict the verdict, in a sentence; see `Scoring.caveat`."""
+        return self.scoring.caveat(self.tested, self.pooled[self.scoring.key], self.pooled)
 
 
 def mean_errors(evaluations: Sequence[WalkForward]) -> tuple[float, float]:

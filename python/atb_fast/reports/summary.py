@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from atb_fast.evaluation.scoring import (
     Tested,
     WeightedClasses,
 )
-from atb_fast.evaluation.significance import diebold_mariano, equal, p_value
+from atb_fast.evaluation.significance import LEVEL, diebold_mariano, equal, p_value
 from atb_fast.reports.rows import (
     Banner,
     Comparison,
@@ -51,8 +52,6 @@ _CONTRARIAN = "Contrarian: the opposite of the last return."
 _LINEAR = "Linear model: {}, fitted to the last bar of each training window."
 #: The simple forecasts of classes in sentences.
 _SIMPLE = {"majority": "the majority class", "contrarian": "contrarian"}
-#: A difference with a smaller p-value is significant.
-_SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,10 @@ class Scored:
         """The first word of the verdict."""
         return self.verdict.partition(" ")[0]
 
-    @property
+    @cached_property
     def caveat(self) -> str:
         """Which figures contradict the verdict; see `Scoring.caveat`."""
-        return self.scoring.caveat(self.verdict, self.results)
+        return self.scoring.caveat(self.tested, self.error, self.results)
 
     @property
     def tone(self) -> str:
@@ -419,7 +418,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
     # The table quotes this test, so the tile must not judge by the interval of the accuracy.
     test = results["mcnemar"]
     best, than = test["other"], "no better than"
-    if test["p_value"] < _SIGNIFICANT:
+    if test["p_value"] < LEVEL:
         than = "better than" if test["better"] > test["worse"] else "worse than"
     weighted = "weighted by class; " if isinstance(scoring, WeightedClasses) else ""
     named = scoring.names
@@ -460,7 +459,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
 def _mcnemar(results: _Results, horizon: int) -> str:
     """Return what the test of McNemar says, in one sentence."""
     test, name = results["mcnemar"], _SIMPLE[results["mcnemar"]["other"]]
-    chance = "can be due to chance" if test["p_value"] >= _SIGNIFICANT else "is significant"
+    chance = "can be due to chance" if test["p_value"] >= LEVEL else "is significant"
     bars = "Bars"
     if horizon > 1:
         bars = f"Of the {results['accuracy_bars']:,} bars whose horizons do not overlap, those"

@@ -41,7 +41,8 @@ class TrainingResult:
         shrinkage: Shrinkage factor of the outputs. At 0 the model is persistence, or HAR.
         verdict: `better than` or `worse than` the reference if the difference is significant, else
             `statistically indistinguishable from` or `equal to` it.
-        caveat: Which figures contradict the verdict, in a sentence; empty if none does.
+        caveat: Which figures contradict the verdict significantly, in a sentence; empty if none
+            does.
         diagnostics: Whether each optional step ran.
         paths: Paths of the `bundle` and of each file in it, by name.
         error: What the error is: `RMSE`; for classes, `log loss`, or `weighted log loss` if the
