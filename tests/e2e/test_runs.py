@@ -135,6 +135,8 @@ def test_a_comparison(home: Path, command_line: CommandLine, records: list[dict[
     assert ", 2 seeds" in done.stdout
     assert "ratio to persistence" in done.stdout
     assert "95% confidence interval" in done.stdout
+    assert ", n = " in done.stdout
+    assert "\nn: test bars whose horizons do not overlap." in done.stdout
 
 
 def test_a_table_for_spreadsheets(

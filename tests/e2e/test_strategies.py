@@ -220,7 +220,7 @@ def test_models_show_and_list(home: Path, command_line: CommandLine) -> None:
     assert re.search(r"^horizon +48 bars$", shown, re.MULTILINE)
     loss = re.search(r"^test log loss +(\S+) \(class shares: \S+\)$", shown, re.MULTILINE)
     assert loss
-    assert re.search(r"^accuracy +right in \S+% of bars \(95% interval", shown, re.MULTILINE)
+    assert re.search(r"^accuracy +right in \S+% of \S+ bars \(95% interval", shown, re.MULTILINE)
     (row,) = json.loads(models("ls", "--json", kind="ternary"))
     assert (row["task_type"], row["class_labels"]) == ("ternary_classification", [-1, 0, 1])
     assert row["horizon"] == 48

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from report_pages import ATTACK, Page, check_self_contained
+from report_pages import ATTACK, Page, check_self_contained, wilson_percent
 
 from atb_fast import TrainingConfig, WalkForward, walk_forward
 from atb_fast.errors import ArgumentError
@@ -26,7 +26,7 @@ from atb_fast.reports.evaluation import check_name, write_evaluation
 KINDS: dict[str, dict[str, Any]] = {
     "prices": {"recipe": "causal", "sequence_length": 20},
     "returns": {"recipe": "causal", "target": "smoothed_return", "horizon": 5},
-    "classes": {"recipe": "causal", "target": "binary_direction", "horizon": 1},
+    "classes": {"recipe": "causal", "target": "binary_direction", "horizon": 5},
     "volatility": {"recipe": "volatility", "timeframe": "1d"},
 }
 #: The tile of the error, and the forecast to beat.
@@ -122,6 +122,12 @@ def test_the_table_of_folds_has_the_figures_of_each(
             assert f"{fold['train']:,}" == row[-2]
         statistic = f"{fold['diebold_mariano']:+.1f}".replace("-", "−")
         assert statistic in row
+        if kind == "classes":  # the interval counts every fifth window
+            count = -(-fold["test"] // 5)
+            low, high = wilson_percent(fold["accuracy"], count)
+            text = f"{fold['accuracy']:.1%} ({low:.0f}–{high:.0f}, n = {count:,})"
+            assert text in " ".join(row)
+    assert ("n: windows whose horizons do not overlap." in page.text) is (kind == "classes")
     if any(fold["shrinkage"] != 1 for fold in document["folds"]):
         assert "shrinkage" in [head.text for head in page.find("th")]
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from report_pages import Page
+from report_pages import Page, wilson_percent
 from scipy.stats import binomtest, norm, spearmanr
 from sklearn.metrics import (
     accuracy_score,
@@ -226,7 +226,7 @@ def test_the_table_of_volatility_counts_every_window(tmp_path: Path, record_of: 
     counts = [int(row.split()[1]) for row in rows]
     assert sum(counts) == len(record.data.test)
     assert all(
-        re.match(r"[\d.]+% \d+ (–|[\d.]+) (–|[\d.]+% of \d+ \(\d+–\d+\))$", row) for row in rows
+        re.match(r"[\d.]+% \d+ (–|[\d.]+) (–|[\d.]+% \(\d+–\d+, n = \d+\))$", row) for row in rows
     )
 
 
@@ -288,10 +288,8 @@ def test_tiles_and_table_of_classes_equal_scikit_learn(
     assert tiles["Log loss of the class shares"].split()[0] == f"{losses[1]:#.5g}"
     assert tiles["Log loss ratio"].split()[0] == f"{losses[0] / losses[1]:.3f}"
     assert tiles["Brier score"] == f"{briers[0]:#.5g} class shares {briers[1]:#.5g}"
-    text = (
-        f"{right:.1%} 95% interval {interval.low:.1%} to {interval.high:.1%}, {len(actual):,} bars"
-    )
-    assert tiles["Accuracy"].startswith(text)
+    text = f"{right:.1%} of {len(actual):,} bars; 95% interval {interval.low:.1%} to "
+    assert tiles["Accuracy"].startswith(f"{text}{interval.high:.1%}; ")
     balanced = balanced_accuracy_score(actual, chosen)
     ratio = f"{losses[0] / losses[1]:.3f}"
     own_row = [f"{losses[0]:#.5g}", ratio, f"{briers[0]:#.5g}", f"{right:.1%}", f"{balanced:.1%}"]
@@ -312,16 +310,36 @@ def test_tiles_and_table_of_classes_equal_scikit_learn(
     assert f"(McNemar test, p = {p_value:.2g})." in page.text
 
 
-def test_mcnemar_counts_bars_whose_horizons_do_not_overlap(
+def test_intervals_and_mcnemar_count_bars_whose_horizons_do_not_overlap(
     tmp_path: Path, record_of: RecordOf
 ) -> None:
     data = record_of("three").data
     far = replace(data, labels=replace(data.labels, output=Classes((-1, 0, 1), 7)))
     record = record_of("three", None, far)
     page, _ = page_of(tmp_path, record)
-    count = record.evaluation.results["accuracy_bars"]
-    assert 0 < count < len(far.test) / 6
+    count, tested = -(-len(far.test) // 7), record.evaluation.tested
+    hits = tested.forecasts.argmax(axis=1) == tested.actual
+    low, high = wilson_percent(hits.mean(), count)
+    text = f"{hits.mean():.1%} of {len(hits):,} bars; 95% interval {low:.1f}% to {high:.1f}% "
+    text += f"for {count} whose horizons do not overlap; "
+    assert page.tiles["Accuracy"].startswith(text)
     assert f"Of the {count} bars whose horizons do not overlap, those that only the" in page.text
+
+
+@pytest.mark.parametrize("horizon", [1, 7])
+def test_accuracies_by_volatility_say_how_many_windows_their_interval_counts(
+    tmp_path: Path, record_of: RecordOf, horizon: int
+) -> None:
+    data = record_of("three").data
+    data = replace(data, labels=replace(data.labels, output=Classes((-1, 0, 1), horizon)))
+    page, _ = page_of(tmp_path, record_of("three", None, data))
+    table = next(each.text for each in page.find("table") if "accuracy (95%)" in each.text)
+    found = re.findall(r"([\d.]+)% \((\d+)–(\d+), n = (\d+)\)", table)
+    assert sum(int(count) for *_, count in found) == -(-len(data.test) // horizon)
+    assert ("n: windows whose horizons do not overlap." in page.text) is (horizon > 1)
+    for share, low, high, count in found:
+        ends = wilson_percent(float(share) / 100, int(count))
+        assert ends == pytest.approx((int(low), int(high)), abs=0.6)
 
 
 @pytest.mark.parametrize(

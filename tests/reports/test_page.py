@@ -245,8 +245,8 @@ def test_direction_is_compared_with_always_predicting_the_same(
     changed = replace(evaluation, results={**evaluation.results, **figures})
     page, _ = write(evaluation=changed)
     assert page.tiles["Directional accuracy"] == (
-        f"{50 * (low + high):.1f}% 95% interval {100 * low:.1f}% to {100 * high:.1f}%, "
-        f"123 bars; {text}"
+        f"{50 * (low + high):.1f}% of 123 bars; "
+        f"95% interval {100 * low:.1f}% to {100 * high:.1f}%; {text}"
     )
     (drawn,) = page.find("div", "range")
     assert drawn.attributes["aria-label"] == text

@@ -9,7 +9,16 @@ import re
 from html.parser import HTMLParser
 from typing import NamedTuple
 
+import numpy as np
+
 VOID = {"meta", "link", "br"}
+
+
+def wilson_percent(share: float, count: int) -> tuple[float, float]:
+    """The ends of the 95% interval: where the share is 1.96 standard errors away, in percent."""
+    z2 = 1.959963984540054**2 / count
+    low, high = sorted(np.roots([1 + z2, -2 * share - z2, share**2]))
+    return 100 * float(low), 100 * float(high)
 
 
 class Element(NamedTuple):

@@ -39,6 +39,7 @@ from atb_fast.config import (
     names,
 )
 from atb_fast.errors import LeakError, MissingExtraError, counted
+from atb_fast.reports.rows import fewer_text
 
 if TYPE_CHECKING:
     from atb_fast.evaluation.leak import LeakReport
@@ -371,8 +372,9 @@ def _print_folds(config: TrainingConfig, made: WalkForward) -> None:
     )
     # Without quantiles, the table has no such column.
     legend = legend if "coverage" in made.pooled else legend.replace(_BAND, "")
-    counted_bars = made.pooled.get("directional_bars", made.pooled["test"])
-    print_text(legend.format(bars=f"{counted_bars:,} bars"))
+    bars = made.pooled.get("directional_bars", made.pooled["test"])
+    fewer = fewer_text(made.pooled.get("accuracy_bars", bars), bars)
+    print_text(legend.format(bars=f"{bars:,} bars", fewer=fewer))
     statistic = abs(made.pooled["diebold_mariano"])
     print_text(
         f"On all {len(made.tested.times):,} bars, the model is {made.verdict} (Diebold-Mariano "
@@ -437,8 +439,8 @@ _DIRECTIONS = {
 }
 _OF_DIRECTIONS = (
     "pers.: RMSE of persistence; ratio: RMSE divided by that of persistence; linear: the same for "
-    "least squares on the last bar; right: directional accuracy with its 95% interval, on {bars} "
-    "in total; up: share of upward moves; rev.: accuracy of a reversal of the last return "
+    "least squares on the last bar; right: directional accuracy on {bars} in total, with its 95% "
+    "interval; up: share of all bars that rose; rev.: accuracy of a reversal of the last return "
     "(contrarian)."
 )
 _BAND = "; band: share of the returns between the lowest and the highest quantile"
@@ -475,8 +477,8 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
             "rev.": _of("contrarian_accuracy", ".0%"),
         },
         "shares: log loss of the class shares of the training bars; ratio: log loss divided by "
-        "that; linear: the same for logistic regression on the last bar; right: accuracy with its "
-        "95% interval, on {bars} in total; maj.: accuracy of the majority class; rev.: of a "
+        "that; linear: the same for logistic regression on the last bar; right: accuracy on {bars} "
+        "in total, with its 95% interval{fewer}; maj.: accuracy of the majority class; rev.: of a "
         "reversal of the last return (contrarian).",
     ),
     "volatility": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from atb_fast.reports import rows
@@ -52,17 +53,22 @@ def _shares(results: Mapping[str, Any], **names: str) -> str:
     return ", ".join(f"{name} {share:.1%}" for name, share in known.items() if share is not None)
 
 
-def _interval(results: Mapping[str, Any], key: str, of: str) -> str:
+def _interval(results: Mapping[str, Any], key: str, of: str, fewer: str = "") -> str:
     """Return a share with its interval; empty if it is unknown."""
     share, low, high = (figure(results.get(f"{key}{end}")) for end in ("", "_low", "_high"))
     if share is None or low is None or high is None:
         return ""
-    return f"right in {share:.1%} of {of} (95% interval {low:.1%} to {high:.1%})"
+    return f"right in {share:.1%} of {of} (95% interval {low:.1%} to {high:.1%}{fewer})"
 
 
 def _accuracy(results: Mapping[str, Any]) -> str:
-    right, bars = _interval(results, "accuracy", "bars"), figure(results.get("accuracy_bars"))
-    return f"{right[:-1]}, n = {bars:,})" if right and bars else right
+    matrix: Any = results.get("confusion_matrix")
+    windows, bars = None, figure(results.get("accuracy_bars"))
+    with suppress(TypeError, OverflowError):
+        windows = figure(sum(sum(row) for row in matrix))
+    if windows is None or bars is None:
+        return _interval(results, "accuracy", "bars")
+    return _interval(results, "accuracy", f"{windows:,} bars", rows.fewer_text(bars, windows))
 
 
 def _direction(results: Mapping[str, Any]) -> str:

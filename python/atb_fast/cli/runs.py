@@ -18,7 +18,7 @@ from atb_fast.cli.figures import number
 from atb_fast.cli.options import Whole, as_json, print_json, registry_option
 from atb_fast.cli.tables import Column, echo, print_facts, print_table, print_text
 from atb_fast.errors import ArgumentError, MissingExtraError, counted
-from atb_fast.reports.rows import digits_of
+from atb_fast.reports.rows import digits_of, notes_of
 from atb_fast.storage import write_atomic
 
 log = logging.getLogger(__name__)
@@ -387,7 +387,7 @@ def _print_comparison(document: Mapping[str, Any]) -> None:
     print_table(columns, rows)
     if any(run["seeds"] > 1 for run in document["runs"]):
         print_text("±: half of the 95% confidence interval of the mean over seeds.")
-    for note in document["notes"]:
+    for note in (*notes_of(document["metrics"]), *document["notes"]):
         print_text(note)
 
 

@@ -12,7 +12,7 @@ from atb_fast.reports.charts import draw
 from atb_fast.reports.charts.drawing import ZOOM, Chart
 from atb_fast.reports.charts.runs import forecast_chart, loss_chart, metric_chart
 from atb_fast.reports.rendering import render
-from atb_fast.reports.rows import Banner, Comparison, Pair, Row, digits_of, number
+from atb_fast.reports.rows import Banner, Comparison, Pair, Row, digits_of, notes_of, number
 from atb_fast.storage import write_atomic
 from atb_fast.training.environment import versions
 
@@ -142,7 +142,7 @@ def _figures(metrics: Any, names: list[str]) -> Comparison:
         return found.replace("-", "−")
 
     rows = [Row(str(each["name"]), [text(value) for value in each["values"]]) for each in metrics]
-    return Comparison("Figures", names, rows, [])
+    return Comparison("Figures", names, rows, notes_of(metrics))
 
 
 def _forecasts(document: Mapping[str, Any], names: list[str]) -> Iterator[dict[str, Any]]:

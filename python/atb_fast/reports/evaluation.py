@@ -18,10 +18,12 @@ from atb_fast.reports.charts.folds import Ratios, ratio_chart
 from atb_fast.reports.charts.periods import period_charts
 from atb_fast.reports.rendering import SYNTHETIC, render
 from atb_fast.reports.rows import (
+    N_OF_INTERVALS,
     Banner,
     Comparison,
     Pair,
     Row,
+    accuracy_text,
     percent,
     ratio_text,
 )
@@ -272,13 +274,12 @@ def _figure(key: str, write: Callable[[Any], str]) -> _Cell:
 
 
 def _share(key: str, of: str) -> _Cell:
-    """Return what formats an accuracy, the number of bars that count, and its interval."""
+    """Return what formats an accuracy, its interval, and how many bars the interval counts."""
 
     def text(found: Mapping[str, Any]) -> str:
         if not found.get(of):
             return "–"
-        low, high = 100 * found[f"{key}_low"], 100 * found[f"{key}_high"]
-        return f"{percent(found[key])} of {found[of]:,} ({low:.0f}–{high:.0f})"
+        return accuracy_text(found[key], found[f"{key}_low"], found[f"{key}_high"], found[of])
 
     return text
 
@@ -302,7 +303,7 @@ def _columns(scored: Scored) -> dict[str, _Cell]:
         if f"{prefix}_ratio" in scored.results
     }
     if kind == "classes":
-        found["accuracy (95%)"] = _share("accuracy", "test")
+        found["accuracy (95%)"] = _share("accuracy", "accuracy_bars")
         found["majority"] = _figure("majority_accuracy", percent)
     elif kind == "volatility":
         found["R²"] = _figure("r2", lambda value: f"{value:.3f}".replace("-", "−"))
@@ -344,6 +345,7 @@ def _folds(made: WalkForward, scored: Scored) -> Comparison:
             if shrunk
             else []
         ),
+        *([N_OF_INTERVALS] if scored.overlapping else []),
     ]
     further = ["shrinkage"] * shrunk + ["trained", "tested"]
     return Comparison("Folds by test period", [*columns, *further], rows, notes)

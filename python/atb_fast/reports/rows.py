@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+#: What `n` counts in `accuracy_text` if these are not all windows.
+N_OF_INTERVALS = (
+    "n: windows whose horizons do not overlap. The interval counts only these, the accuracy all."
+)
 #: Color and sign of each state. A step that only ran does not judge the model, so it has neither.
 _STATES = {
     "passed": ("good", "✓"),
@@ -128,9 +132,31 @@ def digits_of(figure: Mapping[str, Any]) -> int:
     return 3 if "bars" in figure else 5
 
 
+def notes_of(figures: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what `n` counts in the figures of several runs; empty if none has it."""
+    if not any("bars" in value for each in figures for value in each["values"] if value):
+        return []
+    return [
+        "n: test bars whose horizons do not overlap. The accuracy of classes is that of all test "
+        "bars."
+    ]
+
+
 def percent(share: float) -> str:
     """Format a share of 0..1 as 12.3%."""
     return f"{100 * share:.1f}%"
+
+
+def fewer_text(independent: float, windows: float) -> str:
+    """Return how many windows the interval of an accuracy counts; empty if it counts all."""
+    if independent == windows:
+        return ""
+    return f" for {independent:,} whose horizons do not overlap"
+
+
+def accuracy_text(share: float, low: float, high: float, count: int) -> str:
+    """Format an accuracy, its 95% interval, and how many windows the interval counts."""
+    return f"{percent(share)} ({100 * low:.0f}–{100 * high:.0f}, n = {count:,})"
 
 
 def ratio_text(ratio: float | None) -> str:

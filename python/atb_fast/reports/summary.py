@@ -22,12 +22,15 @@ from atb_fast.evaluation.scoring import (
 )
 from atb_fast.evaluation.significance import LEVEL, diebold_mariano, equal, p_value
 from atb_fast.reports.rows import (
+    N_OF_INTERVALS,
     Banner,
     Comparison,
     Interval,
     Pair,
     Row,
     Tile,
+    accuracy_text,
+    fewer_text,
     number,
     percent,
     ratio_text,
@@ -112,6 +115,11 @@ class Scored:
     def caveat(self) -> str:
         """Which figures contradict the verdict; see `Scoring.caveat`."""
         return self.scoring.caveat(self.tested, self.error, self.results)
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether the intervals of accuracies count fewer windows: horizons overlap."""
+        return self.kind == "classes" and not self.tested.apart.all()
 
     @property
     def tone(self) -> str:
@@ -240,6 +248,8 @@ def regime_table(record: RunRecord) -> Comparison | None:
         "windows are not spread evenly. Ratios are relative to the error of "
         f"{scored.reference}.",
     ]
+    if scored.overlapping:
+        notes.append(N_OF_INTERVALS)
     few = [
         f"{name.partition(',')[0]} has {groups.windows[i]}"
         for i, name in enumerate(names)
@@ -255,8 +265,7 @@ def _cells(groups: Groups, i: int, accurate: bool) -> Iterator[str]:
     for values in groups.ratios.values():
         yield ratio_text(float(values[i])) if np.isfinite(values[i]) else "–"
     if accurate and groups.bars[i]:
-        low, high = 100 * groups.low[i], 100 * groups.high[i]
-        yield f"{percent(groups.share[i])} of {groups.counted[i]:,} ({low:.0f}–{high:.0f})"
+        yield accuracy_text(groups.share[i], groups.low[i], groups.high[i], groups.bars[i])
     elif accurate:
         yield "–"
 
@@ -350,11 +359,19 @@ def _direction(title: str, results: _Results, tested: Tested) -> Tile:
     up = results["directional_up_share"]
     # Prices drift, so always predicting the same direction beats a coin toss.
     same, base = ("up", up) if up >= 0.5 else ("down", 1 - up)
-    return _accuracy(title, results, "directional_", f"always predicting {same}", base)
+    name, bars = f"always predicting {same}", results["directional_bars"]
+    return _accuracy(title, results, "directional_", name, base, windows=bars)
 
 
 def _accuracy(
-    title: str, results: _Results, prefix: str, name: str, base: float, *, than: str | None = None
+    title: str,
+    results: _Results,
+    prefix: str,
+    name: str,
+    base: float,
+    *,
+    windows: int,
+    than: str | None = None,
 ) -> Tile:
     """Return an accuracy, its interval, and a comparison with that of a simple forecast.
 
@@ -364,6 +381,7 @@ def _accuracy(
         prefix: That of the names of the accuracy.
         name: Name of the simple forecast.
         base: Its accuracy, 0..1.
+        windows: Number of windows that the accuracy is measured on.
         than: `better than`, `worse than` or `no better than`; by default, whether `base` is inside
             the interval decides.
     """
@@ -372,11 +390,11 @@ def _accuracy(
     if than is None:
         than = "better than" if low > base else "worse than" if high < base else "no better than"
     comparison = f"{than} {name} ({base:.1f}%)"
-    bars = results["directional_bars" if prefix else "accuracy_bars"]
+    fewer = fewer_text(results["directional_bars" if prefix else "accuracy_bars"], windows)
     return Tile(
         title,
         f"{share:.1f}%",
-        f"95% interval {low:.1f}% to {high:.1f}%, {bars:,} bars; {comparison}",
+        f"of {windows:,} bars; 95% interval {low:.1f}% to {high:.1f}%{fewer}; {comparison}",
         wide=True,
         interval=Interval(low, high - low, base, comparison),
     )
@@ -391,6 +409,7 @@ def _beside(statistic: float, name: str) -> str:
 def _classes(scored: Scored) -> dict[str, Any]:
     """Return the values of a model that predicts the probabilities of classes."""
     results, scoring, horizon = scored.results, scored.scoring, scored.tested.horizon
+    count = len(scored.tested.times)
     assert isinstance(scoring, ClassProbabilities)
     figures = dict(results)
     if "ratio" in results:
@@ -406,7 +425,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
         "Class shares: the probability of each class is its share of the training windows. "
         "Majority class: the one with the largest share.",
         _LINEAR.format("logistic regression"),
-        f"Accuracies are shares of {len(scored.tested.times):,} windows.",
+        f"Accuracies are shares of {count:,} windows.",
     ]
     if isinstance(scoring, WeightedClasses):
         notes.append(
@@ -418,6 +437,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
     # The table quotes this test, so the tile must not judge by the interval of the accuracy.
     test = results["mcnemar"]
     best, than = test["other"], "no better than"
+    base = results[f"{best}_accuracy"]
     if test["p_value"] < LEVEL:
         than = "better than" if test["better"] > test["worse"] else "worse than"
     weighted = "weighted by class; " if isinstance(scoring, WeightedClasses) else ""
@@ -443,7 +463,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
             number(results["brier_score"]),
             f"class shares {number(results['class_shares_brier_score'])}",
         ),
-        _accuracy("Accuracy", results, "", _SIMPLE[best], results[f"{best}_accuracy"], than=than),
+        _accuracy("Accuracy", results, "", _SIMPLE[best], base, windows=count, than=than),
     ]
     return {
         "tiles": tiles,

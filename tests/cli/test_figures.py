@@ -1,0 +1,29 @@
+"""Figures as text. Metadata of other trainers may have anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from atb_fast.cli.figures import sentences
+
+
+@pytest.mark.parametrize(
+    ("matrix", "text"),
+    [
+        ([[3, 4], [2, 1]], "10 bars (95% interval 40.0% to 60.0%)"),
+        (
+            [[30, 14], [2, 4]],
+            "50 bars (95% interval 40.0% to 60.0% for 10 whose horizons do not overlap)",
+        ),
+        *(
+            (unknown, "bars (95% interval 40.0% to 60.0%)")
+            for unknown in (None, 5, "text", [1], [["1"]], [[1e308, 1e308]], [[0.5, 10**400]])
+        ),
+    ],
+)
+def test_an_accuracy_has_the_number_of_its_bars_if_it_is_known(matrix: Any, text: str) -> None:
+    found = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "accuracy_bars": 10}
+    shown = sentences(found | {"confusion_matrix": matrix})
+    assert shown == {"accuracy": f"right in 50.0% of {text}"}
