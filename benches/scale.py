@@ -52,7 +52,7 @@ def stub(
     """Return a result of the usual size, after as long as a training would take."""
     time.sleep(WORK)
     (content,) = shared.values()
-    return {**json.loads(content), "trial_id": trial.trial_id(document), "trial": document}
+    return {**json.loads(content), "trial_id": trial.identity(document), "trial": document}
 
 
 def memory() -> float:
@@ -94,7 +94,7 @@ def main() -> None:
     def tasks() -> Iterator[Task]:
         for seed in count():
             each = document | {"options": document["options"] | {"seed": seed}}
-            yield Task(trial.trial_id(each), stub, (each,), ("result",))
+            yield Task(trial.identity(each), stub, (each,), ("result",))
 
     print(header("trials", "overhead", "files and ledger", "CPU of the driver", "its memory"))
     with (

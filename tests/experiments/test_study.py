@@ -76,7 +76,7 @@ def test_the_first_trial_is_the_defaults(sweep: Sweep, base: TrainingConfig) -> 
 def test_trials_are_data_that_follow_from_the_space(sweep: Sweep) -> None:
     for each in sweep().trials[1:]:
         document = each.result["trial"]
-        assert each.trial_id == trial.trial_id(document)
+        assert each.trial_id == trial.identity(document)
         assert document["options"]["epochs"] == each.params["epochs"]
         assert document["options"]["network_dropout"] == each.params["network.dropout"]
 
@@ -176,7 +176,7 @@ def test_a_failed_trial_is_a_result(sweep: Sweep, tmp_path: Path) -> None:
     def error(document: Document) -> str | Failure | None:
         seed = document["options"]["seed"]
         if seed % 3 == 0 and seed != 42:
-            return Failure(trial.trial_id(document), "the process was killed by SIGKILL", 1)
+            return Failure(trial.identity(document), "the process was killed by SIGKILL", 1)
         return "the loss became NaN" if seed % 3 == 1 else None
 
     made = sweep(Pretended(error=error))
@@ -209,7 +209,7 @@ def test_values_that_contradict_each_other_are_a_failed_trial(sweep: Sweep) -> N
 def test_if_all_trials_fail_the_most_common_error_is_that_of_the_study(sweep: Sweep) -> None:
     def error(document: Document) -> str | Failure:
         if document["options"]["seed"] % 4 == 0:
-            return Failure(trial.trial_id(document), "out of memory", 1)
+            return Failure(trial.identity(document), "out of memory", 1)
         return "the loss became NaN"
 
     with pytest.raises(AtbFastError, match="the loss became NaN") as found:

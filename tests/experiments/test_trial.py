@@ -92,9 +92,9 @@ def test_a_document_gives_the_configuration_again(recipe: str, market: Market) -
 
 def test_the_name_of_a_trial_follows_its_content(market: Market) -> None:
     made = document(market)
-    assert trial.trial_id(json.loads(json.dumps(made))) == trial.trial_id(made)
-    assert trial.trial_id(dict(reversed(made.items()))) == trial.trial_id(made)
-    assert len(trial.trial_id(made)) == 16
+    assert trial.identity(json.loads(json.dumps(made))) == trial.identity(made)
+    assert trial.identity(dict(reversed(made.items()))) == trial.identity(made)
+    assert len(trial.identity(made)) == 16
     cut = Market(market.candles.head(-1), market.sentiment)
     changed = [
         document(cut),
@@ -104,11 +104,11 @@ def test_the_name_of_a_trial_follows_its_content(market: Market) -> None:
         {**made, "threads": 2},
         {**made, "versions": {}},
     ]
-    names = [trial.trial_id(each) for each in (made, *changed)]
+    names = [trial.identity(each) for each in (made, *changed)]
     assert len(set(names)) == len(names)
     # Where the candles came from does not matter.
     elsewhere = document(market, cache_dir="elsewhere", end_date="2024-12-31")
-    assert trial.trial_id(elsewhere) == names[0]
+    assert trial.identity(elsewhere) == names[0]
 
 
 def test_what_does_not_fit_together_is_refused(market: Market) -> None:
@@ -299,7 +299,7 @@ def test_the_code_of_a_recipe_is_part_of_its_trials(
     code = OWN.format(lookback=1)
     first, again = described(code, "Own"), described(code, "Own")
     assert first == again
-    assert trial.trial_id(first) != trial.trial_id(described(OWN.format(lookback=5), "Own"))
+    assert trial.identity(first) != trial.identity(described(OWN.format(lookback=5), "Own"))
     result = trial.run_trial(first | {"threads": _threads()}, shared=trial.pack(market)[1])
     assert "the file of the recipe own_recipe:Own is not the one" in result["error"]
     with pytest.raises(ArgumentError, match=r"own_recipe:Takes takes arguments \(lookback\)"):

@@ -186,8 +186,8 @@ def canonical(document: Mapping[str, Any]) -> bytes:
     return text.encode()
 
 
-def trial_id(document: Mapping[str, Any]) -> str:
-    """Return the name of a trial: the first 16 hex digits of the sha256 of its document."""
+def identity(document: Mapping[str, Any]) -> str:
+    """Return the id of a document: the first 16 hexadecimal digits of its sha256."""
     return hashlib.sha256(canonical(document)).hexdigest()[:16]
 
 
@@ -198,7 +198,7 @@ def task(document: Mapping[str, Any], machine: Mapping[str, Any] | None = None) 
         named = [market["candles"], market["sentiment"]]
         named += [extra["sha256"] for extra in market["extras"]]
         keys |= {key: None for key in named if key is not None}
-    return Task(trial_id(document), run_trial, (document, machine), tuple(keys))
+    return Task(identity(document), run_trial, (document, machine), tuple(keys))
 
 
 def run_trial(
@@ -231,7 +231,7 @@ def run_trial(
     began, created = time.perf_counter(), datetime.now(UTC)
     steps = _Steps(document["prune"], listener)
     result: dict[str, Any] = {
-        "trial_id": trial_id(document),
+        "trial_id": identity(document),
         "trial": document,
         "state": "complete",
         "value": None,
