@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from atb_fast.evaluation.walk_forward import WalkForward as WalkForward
     from atb_fast.evaluation.walk_forward import evaluate as evaluate
     from atb_fast.evaluation.walk_forward import walk_forward as walk_forward
-    from atb_fast.experiments.luck import deflated_sharpe as deflated_sharpe
+    from atb_fast.experiments.sharpe import deflated_sharpe as deflated_sharpe
     from atb_fast.experiments.study import Study as Study
     from atb_fast.experiments.study import sweep as sweep
     from atb_fast.features.expressions import Expr as Expr
@@ -103,7 +103,7 @@ _MODULES = {
         "evaluate",
         "walk_forward",
     ),
-    "experiments.luck": ("deflated_sharpe",),
+    "experiments.sharpe": ("deflated_sharpe",),
     "experiments.study": ("Study", "sweep"),
     "features.expressions": ("Expr",),
     "features.frames": ("ArrowFrame",),

@@ -16,16 +16,8 @@ import pytest
 from arch.bootstrap import MCS, SPA
 from numpy.typing import NDArray
 
-from atb_fast import ArgumentError, deflated_sharpe
-from atb_fast.experiments.luck import (
-    block_length,
-    confidence_set,
-    expected_best_sharpe,
-    judge,
-    pbo,
-    probabilistic_sharpe,
-    spa,
-)
+from atb_fast import ArgumentError
+from atb_fast.experiments.luck import block_length, confidence_set, judge, pbo, spa
 
 
 def noise(seed: int, bars: int = 250, trials: int = 30) -> NDArray[np.float64]:
@@ -197,49 +189,6 @@ def test_blocks_follow_the_horizon_and_the_dependence_of_losses() -> None:
     assert block_length(smooth[:5, 0], smooth[:5, 1:], horizon=3) == 3
 
 
-# Sharpe ratios.
-
-
-def test_the_example_of_bailey_and_lopez_de_prado() -> None:
-    # The Deflated Sharpe Ratio, 2014: 100 trials with a variance of 1/2, five years of 250 days.
-    benchmark = expected_best_sharpe(100, 0.5 / 250)
-    assert benchmark == pytest.approx(0.1132, abs=5e-5)
-    found = probabilistic_sharpe(
-        2.5 / math.sqrt(250), 1250, skewness=-3, kurtosis=10, benchmark=benchmark
-    )
-    assert found == pytest.approx(0.9004, abs=5e-5)
-
-
-@pytest.mark.parametrize("trials", [1, 2, 40])
-def test_deflated_sharpe_equals_purgedcv(trials: int) -> None:
-    rng = np.random.default_rng(trials)
-    returns = 0.0003 + 0.01 * rng.standard_t(5, 4000)
-    sharpes = 0.01 * rng.standard_normal(trials)
-    variance = float(np.var(sharpes, ddof=1)) if trials > 1 else 0.0
-    expected = purgedcv.deflated_sharpe_ratio(returns, trials, variance)
-    # purgedcv estimates skewness and kurtosis without bias.
-    assert deflated_sharpe(returns, sharpes.tolist()) == pytest.approx(expected, abs=1e-3)
-
-
-def test_deflated_sharpe_of_the_best_of_many_strategies_without_skill() -> None:
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(400):
-        returns = rng.standard_normal((200, 20))
-        sharpes = returns.mean(axis=0) / returns.std(axis=0)
-        found.append(deflated_sharpe(returns[:, sharpes.argmax()], sharpes.tolist()))
-        assert deflated_sharpe(returns[:, sharpes.argmax()], sharpes[:1].tolist()) > found[-1]
-    assert np.mean(np.array(found) > 0.95) <= 0.05
-
-
-def test_sharpe_ratios_without_variance() -> None:
-    assert math.isnan(deflated_sharpe([0.0] * 5, [0.0]))
-    assert math.isnan(deflated_sharpe([0.1] * 7, [0.0, 0.1]))
-    assert probabilistic_sharpe(1.0, 9, skewness=2.0, kurtosis=5.0) == 1.0
-    assert probabilistic_sharpe(1.0, 9, skewness=2.0, kurtosis=5.0, benchmark=2.0) == 0.0
-    assert probabilistic_sharpe(1.0, 9, skewness=2.0, kurtosis=5.0, benchmark=1.0) == 0.5
-
-
 # The verdict.
 
 
@@ -368,9 +317,6 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: spa(LOSSES[:, 0], LOSSES, block=0), "block is 0, expected an integer"),
     (lambda: confidence_set(LOSSES, block=1, size=1.0), "size is 1.0, expected a number between"),
     (lambda: block_length(LOSSES[:, 0], LOSSES, 0), "horizon is 0"),
-    (lambda: deflated_sharpe([0.1], [0.1]), "returns has the shape .* at least 3 numbers"),
-    (lambda: deflated_sharpe([0.1, 0.2, 0.3], []), "sharpes has the shape .* at least 1"),
-    (lambda: deflated_sharpe([0.1, math.inf, 0.3], [1]), "returns contains NaN or infinity"),
     (lambda: judge(FRAME, defaults="t9"), r"no column t9 \(found: symbol, timestamp"),
     (lambda: judge(FRAME.with_columns(t1=math.nan), defaults="t0"), "NaN or infinity"),
     (lambda: judge(FRAME.with_columns(baseline=0.0), defaults="t0"), "baseline .* are 0"),
