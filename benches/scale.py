@@ -35,6 +35,7 @@ from atb_fast.experiments import trial
 from atb_fast.experiments.executors import Failure, Local, Task
 from atb_fast.experiments.ray import Ray
 from atb_fast.runs import ledger
+from atb_fast.runs.records import of_config
 from atb_fast.storage import write_atomic
 
 #: Seconds that a stub sleeps.
@@ -130,7 +131,7 @@ def main() -> None:
 
 def record(config: TrainingConfig, result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of a trial for the ledger."""
-    return ledger.of_config(
+    return of_config(
         "trial",
         config,
         data={"candles": result["trial"]["markets"][0]["candles"]},

@@ -15,6 +15,7 @@ from atb_fast.errors import ArgumentError
 from atb_fast.experiments.compare import compare, interval
 from atb_fast.runs import ledger
 from atb_fast.runs.facts import facts, plain
+from atb_fast.runs.records import of_config
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def add(registry: Path, identity: str, *, error: float = 2.0, **options: Any) ->
     kind, bundle = options.pop("kind", "train"), options.pop("bundle", None)
     still = options.pop("still", False)  # predicts no move
     config = TrainingConfig(**{"symbol": "BTCUSDT", "recipe": "causal", **options})
-    made = ledger.of_config(
+    made = of_config(
         kind,
         config,
         data=data,

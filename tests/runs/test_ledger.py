@@ -7,16 +7,15 @@ import logging
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from atb_fast import TrainingConfig
-from atb_fast.config import OPTIONS
 from atb_fast.errors import ArgumentError, StorageError
 from atb_fast.runs import ledger
+from atb_fast.runs.records import of_config
 
 #: Appends records whose ids begin with a digit, in another process.
 _APPEND = """
@@ -41,16 +40,15 @@ def registry(tmp_path: Path) -> Path:
 
 def record(identity: str = "0" * 16, **changes: Any) -> dict[str, Any]:
     """Return a record of an evaluation. It is always the same, as the ids of tests must be."""
-    config = TrainingConfig(symbol="BTCUSDT", source="sample", recipe="causal", epochs=7)
-    made = ledger.of_config(
+    config = TrainingConfig(symbol="BTCUSDT", source="sample")
+    made = of_config(
         "evaluate",
         config,
         data={"candles": "ab" * 32},
-        metrics={"rmse": 2.0, "persistence_rmse": 4.0, "mcnemar": {"better": 1}},
+        metrics={"rmse": 2.0},
         seconds=1.234,
-        machine={"cpu": "x", "hostname": "secret"},
+        machine={"cpu": "x"},
         identity=identity,
-        folds=5,
     )
     return made | {"created": "2026-11-01T12:00:00+00:00"} | changes
 
@@ -82,67 +80,6 @@ def test_a_changed_digit_is_noticed(registry: Path) -> None:
     del line["sha256"]  # as in records of early versions
     path.write_text(json.dumps(line) + "\n")
     assert ledger.read(registry).records[0]["metrics"]["test_rmse"] == 1.0
-
-
-def test_what_a_record_says() -> None:
-    made = record()
-    assert made["options"] == {"source": "sample", "epochs": 7, "folds": 5}
-    assert made["metrics"] == {"test_rmse": 2.0, "persistence_rmse": 4.0}
-    assert made["machine"] == {"cpu": "x"}
-    assert made["target"] == {"kind": "log_return", "horizon": 1}
-    assert made["network"]["kind"] == "cnn_lstm"
-    assert (made["symbols"], made["timeframe"], made["recipe"]) == (["BTCUSDT"], "1d", "causal")
-    assert (made["seconds"], made["bundle"], made["study"]) == (1.23, None, None)
-
-
-def of(config: TrainingConfig) -> dict[str, Any]:
-    return ledger.of_config(
-        "evaluate", config, data={}, metrics={}, seconds=None, machine={}, identity="0" * 16
-    )
-
-
-@pytest.mark.parametrize(
-    "recipe", ["legacy", "causal", "basic", "engine", "meta_label", "volatility"]
-)
-def test_defaults_are_no_options(recipe: str) -> None:
-    config = TrainingConfig(symbol="BTCUSDT", recipe=recipe)
-    assert of(config)["options"] == {}
-
-
-def test_options_of_the_machine_are_left_out(tmp_path: Path) -> None:
-    config = TrainingConfig(symbol="BTCUSDT", offline=True, resume=True, registry=tmp_path)
-    assert of(config)["options"] == {}
-    assert {"offline", "resume", "registry", "cache_dir"} <= {
-        name for name, item in OPTIONS.items() if item.machine
-    }
-
-
-def test_paths_reveal_nothing_about_the_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    config = TrainingConfig(
-        symbol="BTCUSDT",
-        candles=tmp_path / "data" / "x.csv",
-        sentiment=tmp_path.parent / "other" / "y.csv",
-    )
-    assert str(tmp_path.parent) not in json.dumps(of(config))
-    assert of(config)["options"]["candles"] == "data/x.csv"
-    assert of(config)["options"]["sentiment"] == "y.csv"
-
-
-def test_a_target_and_a_network_are_not_repeated_as_options() -> None:
-    config = TrainingConfig(
-        symbol="BTCUSDT", recipe="causal", network="mlp", network_units=16, horizon=3
-    )
-    made = of(config)
-    assert made["options"] == {}
-    assert made["network"]["units"] == 16
-    assert made["target"]["horizon"] == 3
-    # The rest of the recipe is the same.
-    plain = of(TrainingConfig(symbol="BTCUSDT", recipe="causal"))
-    assert made["recipe_sha256"] == plain["recipe_sha256"]
-    assert plain["recipe_sha256"] != of(TrainingConfig(symbol="BTCUSDT"))["recipe_sha256"]
 
 
 def test_processes_lose_nothing(registry: Path) -> None:
@@ -357,16 +294,3 @@ def test_bundles_of_other_trainers_are_added(
     assert len(caplog.messages) == 2
     assert str(odd) in caplog.text
     assert str(broken) in caplog.text
-
-
-def test_a_run_of_a_python_recipe_keeps_its_options() -> None:
-    """Its document names only the class, so nothing else of the record has them."""
-    metadata = {
-        "symbol": "BTCUSDT",
-        "recipe": "own",
-        "recipe_document": {"python": "own:Recipe"},
-        "config": replace(TrainingConfig(symbol="BTCUSDT"), horizon=1).to_dict()
-        | {"recipe": "own", "network_units": 8, "force_price_only": True},
-    }
-    made = ledger.of_bundle(metadata, name="BTCUSDT/own/v1", published=True)
-    assert made["options"] == {"network_units": 8, "force_price_only": True}

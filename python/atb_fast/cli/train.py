@@ -308,10 +308,10 @@ def _log_to_mlflow(uri: str | None, registry: Path, results: list[TrainingResult
     if uri is None or not results:
         return
     from atb_fast.experiments import tracking
-    from atb_fast.runs import ledger
+    from atb_fast.runs import records
 
     try:
-        tracking.log_runs(uri, registry, map(ledger.of_result, results))
+        tracking.log_runs(uri, registry, map(records.of_result, results))
     except (AtbFastError, ImportError) as error:
         command = f"atb-fast runs export --mlflow {shlex.quote(uri)}"
         if registry != default_registry():

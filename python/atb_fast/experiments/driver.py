@@ -23,7 +23,7 @@ from atb_fast.experiments.search import Search
 from atb_fast.experiments.space import Space
 from atb_fast.experiments.verdict import Trial
 from atb_fast.recipes.config import TrainingConfig
-from atb_fast.runs import ledger
+from atb_fast.runs import ledger, records
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ class Driver:
                 )
                 metrics[f"{symbol} ratio"] = float(np.mean(ratios)) if ratios else None
         plan = {key: value for key, value in self._plan.items() if value is not None}
-        record = ledger.of_config(
+        record = records.of_config(
             kind,
             made.configs[0],
             data=_hashes(result["trial"]["markets"]),

@@ -11,7 +11,7 @@ import polars as pl
 from atb_fast.errors import counted
 from atb_fast.experiments import luck, trial
 from atb_fast.recipes.config import TrainingConfig
-from atb_fast.runs import ledger
+from atb_fast.runs import ledger, records
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _together(trials: Sequence[Trial]) -> pl.DataFrame:
 def scoring_names(made: Trial) -> dict[str, str]:
     """Return the names of the error of a complete trial and of its baseline."""
     figures = next(iter(made.result["pooled"].values()))
-    found = ledger.headline(ledger.renamed(figures))
+    found = ledger.headline(records.renamed(figures))
     error = "log loss" if found.name == "test_log_loss" else "RMSE"
     return {"error": error, "reference": found.reference or "the baseline"}
 

@@ -9,7 +9,7 @@ from typing import Any
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.evaluation.walk_forward import WalkForward, Window, walk_forward
 from atb_fast.recipes.config import TrainingConfig
-from atb_fast.runs import ledger
+from atb_fast.runs import records
 from atb_fast.training.environment import environment
 
 
@@ -38,7 +38,7 @@ def evaluation_run(
     began = time.perf_counter()
     made = walk_forward(config, folds=folds, window=window, embargo=embargo, listener=listener)
     further: dict[str, Any] = {} if embargo is None else {"embargo": embargo}
-    record = ledger.of_config(
+    record = records.of_config(
         "evaluate",
         config,
         data=made.sha256,

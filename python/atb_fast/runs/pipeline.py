@@ -28,7 +28,7 @@ from atb_fast.ingestion.market import load_market
 from atb_fast.options import check_type
 from atb_fast.recipes.config import TrainingConfig
 from atb_fast.reports.page import write_report
-from atb_fast.runs import ledger
+from atb_fast.runs import ledger, records
 from atb_fast.runs.assessment import Trained, assess, optional
 from atb_fast.runs.previous import run_before
 from atb_fast.runs.promotion import Promotion, decide, policy_of, unpublished
@@ -114,7 +114,9 @@ def run_training_pipeline(
                 bundle, promotion = _write(record, document, promotion, draft, timer)
     # Later failures are not those of the run, so it is recorded first.
     name = f"{config.symbol}/{model_type}/{draft.version}"
-    made = ledger.of_bundle(document, name=name, published=promotion.published, seconds=timer.total)
+    made = records.of_bundle(
+        document, name=name, published=promotion.published, seconds=timer.total
+    )
     ledger.append(config.registry, made)
     if error:
         raise ExportError(f"{error}; the trained model was kept in {bundle}")

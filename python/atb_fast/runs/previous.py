@@ -11,7 +11,7 @@ from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import BundleError
 from atb_fast.features import outputs
 from atb_fast.reports.before import FIGURES, RATIOS, Before
-from atb_fast.runs import ledger
+from atb_fast.runs import ledger, records
 from atb_fast.runs.facts import facts, seed_of, split
 from atb_fast.runs.promotion import target_of
 from atb_fast.serving import registry
@@ -59,7 +59,7 @@ def _compared(version: str, live: bool, old: dict[str, Any], document: Mapping[s
     if registry.is_foreign(old):
         raise BundleError("another trainer made it, so its options and test windows are unknown")
     documents = (old, document)
-    before, now = (ledger.of_bundle(each, name=version, published=True) for each in documents)
+    before, now = (records.of_bundle(each, name=version, published=True) for each in documents)
     named = [_facts(record, each) for record, each in zip((before, now), documents, strict=True)]
     _, differs = split(named)
     if "candles" in differs:  # other candles have another hash
