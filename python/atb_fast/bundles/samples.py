@@ -51,7 +51,7 @@ def output_scale(data: WindowedData) -> float:
 def write_samples(model: Any, record: RunRecord, path: Path) -> None:
     """Write evenly spaced training windows and the candles they were computed from.
 
-    `serving.verification` computes the same windows with the scoring code and compares them.
+    `serving.skew` computes the same windows with the scoring code and compares them.
     `candles` has the rows that each window needs, window after window, with NaN for null. `ends`
     has the end of each window in it. `extras` has the extra columns that features read, in the
     order of `requirements`. `index` is the Fear & Greed index. `predictions` are forecasts, and

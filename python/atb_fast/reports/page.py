@@ -27,7 +27,7 @@ from atb_fast.reports.summary import (
     unshrunk_tiles,
     verdict_banner,
 )
-from atb_fast.serving.verification import SKEW, prediction_limit
+from atb_fast.serving.skew import SKEW, prediction_limit
 from atb_fast.storage import write_atomic
 
 #: The publisher of the index requires this attribution.

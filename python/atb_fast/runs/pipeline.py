@@ -35,7 +35,8 @@ from atb_fast.runs.promotion import Promotion, decide, policy_of, unpublished
 from atb_fast.runs.repeat import RecordedRun
 from atb_fast.runs.result import TrainingResult, result_of
 from atb_fast.runs.timing import StageTimer
-from atb_fast.serving.verification import relative_to, verify
+from atb_fast.serving.skew import relative_to
+from atb_fast.serving.verification import verify
 from atb_fast.training import tensorboard
 from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import configure, import_ahead

@@ -28,7 +28,7 @@ from atb_fast.recipes.documents import to_document
 from atb_fast.serving import registry
 from atb_fast.serving.predictor import Bundle, load_bundle
 from atb_fast.serving.schema import seen_end
-from atb_fast.serving.verification import prediction_limit
+from atb_fast.serving.skew import prediction_limit
 
 #: Keys of a target that its labels do not depend on.
 _NOT_OF_LABELS = ("class_weights", "quantiles")
