@@ -178,6 +178,12 @@ def check_cache_dir(path: Path) -> None:
         )
 
 
+def check_exists(path: Path) -> None:
+    """Raise DataError if there is no file at `path`."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check the path")
+
+
 def check_symbol(symbol: str) -> None:
     """Raise ArgumentError unless `symbol` is valid; it becomes part of URLs and paths."""
     if not (isinstance(symbol, str) and re.fullmatch(r"[A-Z0-9]{2,30}", symbol)):
@@ -339,9 +345,8 @@ class MarketOptions(_Group):
             raise ArgumentError(
                 "--source files is given without --candles; pass --candles FILE", options=["source"]
             )
-        if self.source == "files" and self.sentiment is None and not self.force_price_only:
-            if self.candles and not self.candles.exists():  # name the more likely mistake first
-                raise DataError(f"{self.candles}: no such file; check the path")
+        if self.candles and self.sentiment is None and not self.force_price_only:
+            check_exists(self.candles)  # the more likely mistake is named first
             raise ArgumentError(
                 "--candles is given without --sentiment; pass --sentiment FILE, or "
                 "--force-price-only to train without sentiment",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from atb_fast.config import CANDLE_COLUMNS, LARGEST_VALUE
+from atb_fast.config import CANDLE_COLUMNS, LARGEST_VALUE, check_exists
 from atb_fast.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -118,8 +118,7 @@ def _read(path: Path) -> pl.DataFrame:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: unknown file type; expected one of {', '.join(_READERS)}")
-    if not path.exists():
-        raise DataError(f"{path}: no such file; check the path")
+    check_exists(path)
     if path.is_dir():
         raise DataError(f"{path}: expected a file, found a directory")
     if not path.stat().st_size:
