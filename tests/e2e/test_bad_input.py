@@ -42,12 +42,10 @@ GOOD = ["--candles", "candles.csv", "--sentiment", "sentiment.csv"]
         (
             ["BTCUSDT"],
             8,
-            "error: http://127.0.0.1:9/api/v3/time: Connection refused, 4 times in a row",
-        ),
-        (
-            ["BTCUSDT"],
-            8,
-            ". To avoid the download, pass --candles FILE, or --source sample for synthetic prices",
+            "error: http://127.0.0.1:9/api/v3/time: Connection refused, 4 times in a row; check "
+            "the network and the address, try again later, or pass --offline to use only stored "
+            "data. To avoid the download, pass --candles FILE, or --source sample for synthetic "
+            "prices",
         ),
         (["BTCUSDT", "--offline"], 8, "atb-fast data fetch BTCUSDT --timeframe 1d"),
         (["BTC/USDT", *GOOD], 2, "symbol is 'BTC/USDT', expected capital letters and digits"),

@@ -271,6 +271,45 @@ def test_bad_symbols_and_contradictions(atb_fast: Run, exchange: Exchange) -> No
     assert "blocked by a firewall" in refused.stderr
 
 
+OTHER_CANDLES = (
+    ". To avoid the download, pass --candles FILE, or --source sample for synthetic prices"
+)
+NO_SENTIMENT = ". To do without sentiment, pass "
+
+
+@pytest.mark.parametrize(
+    ("fault", "answer", "options", "end"),
+    [
+        ("klines", Answer(403), [], "wait a few minutes, or use another network" + OTHER_CANDLES),
+        ("klines", Answer(418), [], "do not send requests until then" + OTHER_CANDLES),
+        ("klines", Answer(451), [], "set ATB_FAST_BINANCE_URL to a mirror" + OTHER_CANDLES),
+        ("klines", Answer(404), [], "check the address"),
+        ("klines", Answer(400, b'{"code": -1}'), [], "look for a newer version of atb-fast"),
+        ("klines", Answer(400, b'{"code": -1121}'), [], "check the spelling, for example BTCUSDT"),
+        ("no", Answer(), ["--offline"], "--start-date 2024-11-01 --end-date 2024-11-30"),
+        ("fng", Answer(403), [], "another network" + NO_SENTIMENT + "--force-price-only"),
+        ("fng", Answer(404), [], "check the address"),
+    ],
+)
+def test_only_what_helps_follows_a_failed_download(
+    fault: str, answer: Answer, options: list[str], end: str, atb_fast: Run, exchange: Exchange
+) -> None:
+    exchange.fault(fault, answer, times=2)  # of both hosts
+    days = ["--start-date", "2024-11-01", "--end-date", "2024-11-30"]
+    done = atb_fast("train", "model", "BTCUSDT", *days, *options, "--registry", "models")
+    assert done.returncode in (2, 8)
+    assert done.stderr.splitlines()[-1].endswith(end)
+
+
+def test_a_failed_download_of_sentiment_names_the_option_of_the_command(
+    atb_fast: Run, exchange: Exchange
+) -> None:
+    exchange.fault("fng", Answer(403))
+    done = atb_fast("data", "fetch", "BTCUSDT", *CANONICAL)
+    assert done.returncode == 8
+    assert done.stderr.splitlines()[-1].endswith(NO_SENTIMENT + "--skip-sentiment")
+
+
 def test_an_interrupt_stops_immediately_and_loses_nothing(
     atb_fast: Run, exchange: Exchange, tmp_path: Path
 ) -> None:

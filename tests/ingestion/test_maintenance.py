@@ -14,6 +14,7 @@ from exchange import Answer, Exchange
 
 from atb_fast.errors import ArgumentError, DataError, FetchError
 from atb_fast.ingestion import maintenance
+from atb_fast.ingestion.exchange.errors import UnreachableError
 from atb_fast.ingestion.fetch import Fetcher
 from atb_fast.ingestion.store.candles import CandleStore
 
@@ -77,7 +78,7 @@ def test_an_unreachable_exchange_is_tried_once(fetcher: Fetcher, exchange: Excha
     exchange.fault("klines", Answer(403, b"<html>"))
     rows, errors = maintenance.fetch(fetcher, ["BTCUSDT", "ETHUSDT"], ["1d", "1h"], FIRST, LAST)
     assert rows == []
-    assert [type(error) for error in errors] == [FetchError]
+    assert [type(error) for error in errors] == [UnreachableError]
     # With `offline`, every series is tried, because some may be stored.
     _, errors = maintenance.fetch(
         replace(fetcher, offline=True), ["BTCUSDT", "ETHUSDT"], ["1d", "1h"], FIRST, LAST

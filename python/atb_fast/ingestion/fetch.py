@@ -17,6 +17,7 @@ import polars as pl
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import ArgumentError, DataError, FetchError, StorageError, counted
+from atb_fast.ingestion.exchange.errors import UnreachableError
 from atb_fast.ingestion.legacy_files import take_old_files
 from atb_fast.ingestion.schemas import ATTRIBUTION
 from atb_fast.ingestion.spans import DAY_MS, Span, intersection, midnight, text, without
@@ -141,7 +142,12 @@ class Fetcher:
                 )
             with store.lock(lambda: log.info(_WAITING, store.name)):
                 if self._refresh or not self._is_fresh(store, needed):
-                    self._fetch_sentiment(store, overwrite=self._refresh)
+                    try:
+                        self._fetch_sentiment(store, overwrite=self._refresh)
+                    except UnreachableError as error:
+                        raise UnreachableError(
+                            f"{error}. To do without sentiment, pass {self.without_sentiment}"
+                        ) from error
             if not self._is_fresh(store, needed):
                 log.warning("sentiment ends on %s. %s", _last_day(store), ATTRIBUTION)
         else:

@@ -13,8 +13,9 @@ import polars as pl
 
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES, MarketOptions, check_cache_dir
-from atb_fast.errors import DataError, FetchError
+from atb_fast.errors import DataError
 from atb_fast.ingestion import files, sample
+from atb_fast.ingestion.exchange.errors import UnreachableError
 from atb_fast.ingestion.extras import Extra, check_coverage, read_extras, with_extras
 from atb_fast.ingestion.fetch import Fetcher
 from atb_fast.ingestion.quality import bar_length, impossible, off_grid, suspicious
@@ -125,8 +126,8 @@ def load_market(options: MarketOptions, *, listener: Listener = SILENT) -> Marke
             candles = fetcher.candles(
                 options.symbol, options.timeframe, options.start_date, options.end_date
             )
-        except FetchError as error:
-            raise FetchError(
+        except UnreachableError as error:
+            raise UnreachableError(
                 f"{error}. To avoid the download, pass --candles FILE, or --source sample for "
                 "synthetic prices"
             ) from error

@@ -18,6 +18,7 @@ import requests
 
 from atb_fast.config import TIMEFRAMES
 from atb_fast.errors import ArgumentError, FetchError
+from atb_fast.ingestion.exchange.errors import UnreachableError
 from atb_fast.ingestion.exchange.http import Endpoints, Http, MalformedError, date_of
 from atb_fast.ingestion.quality import bad_bars, holes
 from atb_fast.ingestion.schemas import CANDLE_SCHEMA
@@ -182,7 +183,7 @@ class Binance:
             if response.status_code == 451:
                 raise _RestrictedError
             if response.status_code == 418:
-                raise FetchError(_banned(response))
+                raise UnreachableError(_banned(response))
             try:
                 document = json.loads(response.content)
             except (ValueError, RecursionError) as error:
@@ -199,9 +200,9 @@ class Binance:
         except _RestrictedError:
             fallback = self._endpoints.binance_fallback
             if base == fallback:
-                raise FetchError(
+                raise UnreachableError(
                     f"{base}: not available at your location (HTTP 451), like the other host; set "
-                    "ATB_FAST_BINANCE_URL to a mirror, or train on your own file with --candles"
+                    "ATB_FAST_BINANCE_URL to a mirror"
                 ) from None
             if self._base != fallback:  # another thread may have switched already
                 log.info("%s is restricted at your location; using %s", base, fallback)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import requests
 
 from atb_fast.errors import FetchError
+from atb_fast.ingestion.exchange.errors import UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,8 @@ class Http:
             accepted: Other statuses that `parse` handles.
 
         Raises:
-            FetchError: There is no usable response; the message names the URL and the reason.
+            FetchError: The address is wrong; the message names it.
+            UnreachableError: There is no usable response; the message also says why.
         """
         reason = ""
         for attempt in range(ATTEMPTS):
@@ -165,18 +167,20 @@ class Http:
             if response.status_code == 429:
                 self.pause(_retry_after(response))
             elif response.status_code == 403:
-                raise FetchError(
+                raise UnreachableError(
                     f"{url}: blocked by a firewall (HTTP 403); wait a few minutes, or use another "
                     "network"
                 )
             elif response.status_code == 418:
-                raise FetchError(f"{url}: banned for too many requests (HTTP 418); try again later")
+                raise UnreachableError(
+                    f"{url}: banned for too many requests (HTTP 418); try again later"
+                )
             elif response.status_code < 500:
                 raise FetchError(
                     f"{url}: HTTP {response.status_code}: {response.text[:200]!r}; check the "
                     "address"
                 )
-        raise FetchError(
+        raise UnreachableError(
             f"{url}: {reason}, {ATTEMPTS} times in a row; check the network and the address, try "
             "again later, or pass --offline to use only stored data"
         )
