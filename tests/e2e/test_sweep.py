@@ -211,15 +211,15 @@ def test_failing_trials_do_not_stop_the_study(tmp_path: Path, atb_fast: Run) -> 
     assert states == ["complete", "failed", "failed"]
 
 
-def test_if_all_trials_fail(tmp_path: Path, atb_fast: Run) -> None:
-    (tmp_path / "space.toml").write_text("seed = [1, 2]\n")
-    options = [*OPTIONS, "--search", "grid", "--folds", "500"]
-    done = atb_fast("sweep", "BTCUSDT", "--space", "space.toml", *options)
+@pytest.mark.usefixtures("space")
+def test_too_few_candles_are_the_error_of_an_evaluation(tmp_path: Path, atb_fast: Run) -> None:
+    options = [*OPTIONS[:-2], "--folds", "500"]  # without --study
+    done = atb_fast("sweep", "BTCUSDT", "--space", "space.toml", "--holdout", "0", *options)
     assert done.returncode == 3
-    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert error.startswith("error: all trials failed, 3 of them with this error: ")
-    assert "to test 500 folds with" in error
-    assert done.stdout == ""
+    assert "to test 500 folds with" in done.stderr
+    evaluated = atb_fast("evaluate", "BTCUSDT", *options)
+    assert done.stderr.splitlines()[-1] == evaluated.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["space.toml"]
 
 
 def test_a_full_disk(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,15 @@ import pytest
 from filelock import FileLock
 from pretended import BARS, Document, Pretended
 
-from atb_fast import ArgumentError, AtbFastError, Listener, StorageError, Study, TrainingConfig
+from atb_fast import (
+    ArgumentError,
+    AtbFastError,
+    DataError,
+    Listener,
+    StorageError,
+    Study,
+    TrainingConfig,
+)
 from atb_fast import sweep as sweep_public
 from atb_fast.cli.main import cli
 from atb_fast.cli.options import training_configs
@@ -223,6 +233,42 @@ def test_defaults_that_fail_cannot_be_compared_with(sweep: Sweep) -> None:
     assert made.verdict["keep"] == "best"
     assert made.verdict["trial"] == made.best
     assert "The defaults failed" in made.verdict["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("start", "options", "message"),
+    [
+        (
+            "2024-11-01",
+            {},
+            "^the range has 61 candles, expected at least 1,063 .* to test 6 folds with windows of "
+            "120 bars and a horizon of 5 bars; use more candles",
+        ),
+        (
+            "2023-01-01",
+            {"holdout": 0.1},
+            "^the range before the holdout has 657 candles, expected ",
+        ),
+        ("2018-01-01", {"holdout": 0.001}, "^no forecast is made from .* no holdout to test; "),
+    ],
+)
+def test_too_few_candles_for_the_defaults_are_an_error_before_the_first_trial(
+    start: str, options: dict[str, Any], message: str, sweep: Sweep, base: TrainingConfig
+) -> None:
+    executor = Pretended()
+    made = replace(base, start_date=date.fromisoformat(start), horizon=5)
+    with pytest.raises(DataError, match=message):
+        sweep(executor, config=made, **options)
+    assert executor.ran == []
+    assert not base.registry.parent.joinpath(".models-work").exists()
+    with pytest.raises(DataError, match=message.replace("^", "^BTCUSDT: ")):
+        sweep(config=[made, replace(made, symbol="ETHUSDT")], **options)
+
+
+def test_too_few_candles_for_a_candidate_are_a_failed_trial(sweep: Sweep) -> None:
+    executor = Pretended()
+    sweep(executor, space={"sequence_length": [120, 5000]}, search="grid")
+    assert len(executor.ran) == 2
 
 
 def test_a_planted_signal_is_found(sweep: Sweep) -> None:

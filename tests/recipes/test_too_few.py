@@ -108,3 +108,23 @@ def test_too_few_candles_for_the_folds(
     assert text.startswith("the range has 698 candles, expected ")
     assert least in text
     assert text.endswith(helps)
+
+
+@pytest.mark.parametrize("count", [1, 40, 250])
+@pytest.mark.parametrize(
+    ("recipe", "options", "plan"),
+    [
+        ("legacy", {"force_price_only": True}, {"folds": 2}),
+        ("causal", {"sequence_length": 10, "horizon": 7, "embargo": 30}, {"window": "rolling"}),
+        ("volatility", {"horizon": 100}, {"folds": 3}),
+        ("basic", {}, {"embargo": 3}),
+    ],
+)
+def test_whoever_follows_the_message_succeeds_at_once(
+    market: Market, recipe: str, options: dict[str, Any], plan: dict[str, Any], count: int
+) -> None:
+    given = config(recipe, network="linear", **options)
+    text = message(partial(folds, **plan), newest(market, count), given)
+    found = re.search(r"expected at least ([\d,]+) ", text)
+    assert found
+    folds(newest(market, int(found[1].replace(",", ""))), given, **plan)

@@ -27,7 +27,7 @@ from atb_fast.features.windows import Parts
 from atb_fast.ingestion.market import Market, load_market
 from atb_fast.options import check_count, check_type
 from atb_fast.recipes.config import TrainingConfig
-from atb_fast.recipes.split import Split, before, divided
+from atb_fast.recipes.split import Split, TooFewCandlesError, before, divided
 from atb_fast.training.compile_cache import open_cache
 from atb_fast.training.device import DevicePolicy, configure, import_ahead
 from atb_fast.training.engine import choose
@@ -305,27 +305,15 @@ def walk_forward(
         market = load_market(config, listener=listener)
     else:
         now = market.candles["timestamp"][-1]
-    if until is not None:
-        market = known_at(market, until, config.bar_ms)
-        now = market.candles["timestamp"][-1]
-    prepared = recipes.prepare(market, config, now=now, cache=config.cache_dir / "features")
-    starts = recipe.starts(prepared, config)
-    held_out = None if holdout is None else _made_from(holdout, prepared, starts, config)
-
-    def split(folds: int) -> Split:
-        return lambda starts, _, beyond: fold_parts(
-            starts, folds, window, beyond=beyond, tested=held_out
-        )
-
-    plan = divided(
-        split(folds),
-        starts,
-        prepared,
+    prepared, plan = planned(
+        market,
         config,
-        recipe.reach(config),
-        embargo=config.embargo if embargo is None else embargo,
-        purpose=f"test {counted(folds, 'fold')}" if holdout is None else "test the holdout",
-        smaller={"fewer --folds": split(1)},
+        folds=folds,
+        window=window,
+        embargo=embargo,
+        until=until,
+        holdout=holdout,
+        now=now,
     )
     policy = configure(config, listener=listener)
     log.info("%s", policy.reason)
@@ -364,6 +352,54 @@ def walk_forward(
     )
 
 
+def planned(
+    market: Market,
+    config: TrainingConfig,
+    *,
+    folds: int,
+    embargo: int | None,
+    window: Window = "expanding",
+    until: datetime | None = None,
+    holdout: datetime | None = None,
+    now: datetime | None = None,
+) -> tuple[PreparedData, list[Parts]]:
+    """Return the features of `market`, and the windows of each fold; see `walk_forward`.
+
+    `now` is the time at which the age of the sentiment is measured, by default the current time.
+
+    Raises:
+        DataError: There are too few candles for the folds, or no window is in the holdout.
+    """
+    recipe, what = config.definition, "the range"
+    if until is not None:
+        market, what = known_at(market, until, config.bar_ms), "the range before the holdout"
+        now = market.candles["timestamp"][-1]
+    try:
+        prepared = recipes.prepare(market, config, now=now, cache=config.cache_dir / "features")
+    except TooFewCandlesError as error:
+        # Not enough for one window. Below, this is the same error with the number for the folds.
+        prepared = error.prepared
+    starts = recipe.starts(prepared, config)
+    held_out = None if holdout is None else _made_from(holdout, prepared, starts, config)
+
+    def split(folds: int) -> Split:
+        return lambda starts, _, beyond: fold_parts(
+            starts, folds, window, beyond=beyond, tested=held_out
+        )
+
+    return prepared, divided(
+        split(folds),
+        starts,
+        prepared,
+        config,
+        recipe.reach(config),
+        embargo=config.embargo if embargo is None else embargo,
+        purpose=f"test {counted(folds, 'fold')}" if holdout is None else "test the holdout",
+        what=what,
+        smaller={"fewer --folds": split(1)},
+    )
+
+
 def known_at(market: Market, time: datetime, bar_ms: int) -> Market:
     """Return what was known of `market` at `time`.
 
@@ -381,7 +417,7 @@ def known_at(market: Market, time: datetime, bar_ms: int) -> Market:
         first = market.candles["timestamp"][0]
         raise DataError(
             f"no candle has closed by {time:%Y-%m-%d %H:%M}; the first one opens at "
-            f"{first:%Y-%m-%d %H:%M} UTC"
+            f"{first:%Y-%m-%d %H:%M} UTC. Use more candles (an earlier --start-date)"
         )
     if index is not None:
         index = index.filter(pl.col("timestamp") < time)

@@ -186,6 +186,11 @@ def sweep(
     until = markets.split(holdout)
     plan = {"number": folds, "window": window, "embargo": embargo, "until": until}
     defaults = trial.document(configs, markets.described(configs), folds=plan)
+    trial.check_candles(configs, defaults, markets.contents)
+    if until is not None:
+        tested = {"holdout": until, "embargo": embargo}
+        held_out = trial.document(configs, markets.described(configs), folds=tested)
+        trial.check_candles(configs, held_out, markets.contents)
     definition = {
         "defaults": defaults,
         "space": found.to_dict(),

@@ -42,7 +42,7 @@ from atb_fast.errors import (
     MissingExtraError,
     message_and_code,
 )
-from atb_fast.evaluation.walk_forward import Fold, WalkForward, walk_forward
+from atb_fast.evaluation.walk_forward import Fold, WalkForward, planned, walk_forward
 from atb_fast.experiments.executors import Task
 from atb_fast.features.hashing import content_hash
 from atb_fast.ingestion.extras import Extra
@@ -199,6 +199,27 @@ def task(document: Mapping[str, Any], machine: Mapping[str, Any] | None = None) 
         named += [extra["sha256"] for extra in market["extras"]]
         keys |= {key: None for key in named if key is not None}
     return Task(identity(document), run_trial, (document, machine), tuple(keys))
+
+
+def check_candles(
+    configs: Sequence[TrainingConfig], document: Mapping[str, Any], shared: Mapping[str, bytes]
+) -> None:
+    """Raise DataError if there are too few candles for a trial. This trains nothing.
+
+    Args:
+        configs: Those of the document.
+        document: See `document`.
+        shared: The contents of the markets by their sha256.
+    """
+    for config, described in zip(configs, document["markets"], strict=True):
+        market = _unpacked(described, shared)
+        try:
+            with _quiet():
+                planned(market, config, now=market.candles["timestamp"][-1], **_plan(document))
+        except DataError as error:
+            if len(configs) == 1:
+                raise
+            raise DataError(f"{config.symbol}: {error}") from error
 
 
 def run_trial(
@@ -363,12 +384,7 @@ def _evaluated(
             f"the trial needs the versions {document['versions']}, but this process has {found}; "
             "install the same versions"
         )
-    plan = document["folds"]
-    given: dict[str, Any] = {"embargo": plan["embargo"]}
-    if "holdout" in plan:
-        given |= {"folds": 1, "holdout": _time(plan["holdout"])}
-    else:
-        given |= {"folds": plan["number"], "window": plan["window"], "until": _time(plan["until"])}
+    plan = _plan(document)
     made = {}
     for market in document["markets"]:
         steps.symbol = market["symbol"]
@@ -381,9 +397,18 @@ def _evaluated(
                 "trial is for; use the same file on all machines, and do not edit it meanwhile"
             )
         made[steps.symbol] = walk_forward(
-            config, market=_unpacked(market, shared), listener=steps, **given
+            config, market=_unpacked(market, shared), listener=steps, **plan
         )
     return made
+
+
+def _plan(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `walk_forward` that say what is tested."""
+    plan = document["folds"]
+    if "holdout" in plan:
+        return {"folds": 1, "embargo": plan["embargo"], "holdout": _time(plan["holdout"])}
+    found = {"folds": plan["number"], "embargo": plan["embargo"], "window": plan["window"]}
+    return found | {"until": _time(plan["until"])}
 
 
 def _use_threads(threads: int) -> None:

@@ -35,6 +35,7 @@ class PreparedData:
             `lag_days`, or `resampled`; None if it is not used.
         lookback: Number of candles before a row that its features depend on.
         assessment: How well sentiment covers the candles; None if sentiment was not requested.
+        history: Number of candles before the last bar of a window that its label needs.
         candles: Number of candles before those without every feature were dropped.
         gaps: Number of gaps between the candles.
         sha256: Content hash of `candles`, of `sentiment` if it is used, and of each extra by its
@@ -58,6 +59,7 @@ class PreparedData:
     gaps: int
     sha256: dict[str, str]
     lags: dict[str, int] = field(default_factory=dict)
+    history: int = 0
 
     @property
     def has_sentiment(self) -> bool:

@@ -195,6 +195,7 @@ class Recipe(BaseRecipe):
             specs=specs,
             join=joined.join,
             lookback=pipeline.lookback if pipeline else 0,
+            history=self.target.history(options),
             assessment=joined.assessment,
             candles=len(candles),
             gaps=len(gaps(candles["timestamp"], asked.bar_ms)),

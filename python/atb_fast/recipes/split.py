@@ -30,6 +30,16 @@ _MOST_ROWS = 10_000_000
 Split = Callable[[NDArray[np.int64], int, int], Iterable[Parts]]
 
 
+class TooFewCandlesError(DataError):
+    """There are too few candles for a window in each part.
+
+    Attributes:
+        prepared: What there is.
+    """
+
+    prepared: PreparedData
+
+
 def shared_test(
     starts: NDArray[np.int64],
     prepared: PreparedData,
@@ -105,6 +115,7 @@ def divided(
     *,
     embargo: int | None,
     purpose: str = "train and test a model",
+    what: str = "the range",
     smaller: Mapping[str, Split] | None = None,
 ) -> list[Parts]:
     """Return the parts into which `split` divides the windows at `starts`.
@@ -117,10 +128,11 @@ def divided(
         reach: Rows after the last row of a window that its label depends on.
         embargo: Rows dropped between two parts; None for 1% of them.
         purpose: What the parts are for, for messages.
+        what: What has the candles, for messages.
         smaller: Other splits, which may need fewer windows, by the option that leads to them.
 
     Raises:
-        DataError: There are too few candles; the message says how many are enough.
+        TooFewCandlesError: There are too few candles; the message says how many are enough.
     """
     rows = embargo_rows(len(prepared.matrix), embargo)
     found = list(split(starts, reach, options.sequence_length - 1 + reach + rows))
@@ -136,11 +148,13 @@ def divided(
         smaller=smaller or {},
     )
     horizon = f" and a horizon of {options.horizon:,} bars" if options.horizon > 1 else ""
-    raise DataError(
-        f"the range has {counted(prepared.candles, 'candle')}, expected {needed} to {purpose} with "
+    error = TooFewCandlesError(
+        f"{what} has {counted(prepared.candles, 'candle')}, expected {needed} to {purpose} with "
         f"windows of {counted(options.sequence_length, 'bar')}{horizon}; use more candles (an "
         f"earlier --start-date or a finer --timeframe){ways}"
     )
+    error.prepared = prepared
+    raise error
 
 
 def _lacking(
@@ -155,7 +169,11 @@ def _lacking(
 ) -> tuple[str, str]:
     """Return how many candles are enough, and what else would help, as texts; see `divided`."""
     have, own = len(prepared.matrix), options.sequence_length
-    without_label = max(0, have - own - reach + 1) - windows
+    warmup = prepared.pipeline.warmup if prepared.pipeline else 0
+    lost = max(prepared.candles - have, warmup)
+    # More candles lead to more windows, but not to a label for the first ones.
+    early = prepared.history - lost - own + 1
+    without_label = max(0, early, have - own - reach + 1 - windows)
 
     def enough(
         rows: int,
@@ -170,8 +188,6 @@ def _lacking(
         return first.complete
 
     rows = bisect_left(range(_MOST_ROWS), True, lo=have + 1, key=enough)
-    warmup = prepared.pipeline.warmup if prepared.pipeline else 0
-    lost = max(prepared.candles - have, warmup)
     expected = f"{'at least' if enough(rows) else 'more than'} {lost + rows:,}"
     if lost:
         why = "of warm-up" if lost == warmup else "that lack a feature"

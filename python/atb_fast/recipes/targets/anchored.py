@@ -62,23 +62,25 @@ class Anchored(Target):
             starts = np.intersect1d(starts, matrix.usable(length), assume_unique=True)
         anchors = matrix.rows[starts + length - 1 + lag]
         known = ~np.isnan(self.outcomes(prepared, options)[anchors])
-        unknown = anchors[~known]
+        early = int(np.searchsorted(anchors, self.history(options)))
+        unknown = anchors[early:][~known[early:]]
         steps = np.diff(epoch_ms(prepared.frame["timestamp"]))
         gaps = np.cumsum(np.append(0, steps != bar_length(prepared.frame)))
         gap = int((gaps[unknown] < gaps[unknown + horizon]).sum())
-        price = every - int(known.sum()) - gap
+        price = len(unknown) - gap
         late = max(0, len(matrix) - length + 1) - every
         counts = {
             "too new to have a label": late,
+            f"with fewer than {counted(horizon, 'bar')} before them": early,
             f"with a gap within the horizon of {counted(horizon, 'bar')}": gap,
             f"with {self.unknown}": price,
         }
-        left = late + gap + price
+        left = late + early + gap + price
         if left:
             reasons = [f"{count:,} {reason}" for reason, count in counts.items() if count]
             total = counted(late + every, "window")
             log.info("%s of %s left out: %s", f"{left:,}", total, ", ".join(reasons))
-        if every >= 2 > known.sum():
+        if every - early >= 2 > known.sum():
             shorter = ", or a shorter --horizon" if horizon > 1 else " and with valid prices"
             raise DataError(
                 f"only {known.sum()} of {every:,} windows have a label: of the others, {gap:,} "

@@ -69,6 +69,10 @@ class Target(Part):
         """
         return starts
 
+    def history(self, options: RecipeOptions) -> int:
+        """Return the number of candles before the last bar of a window that its label needs."""
+        return 0
+
     @abstractmethod
     def labels(
         self, prepared: PreparedData, options: RecipeOptions, parts: Parts, lag: int = 0

@@ -83,6 +83,10 @@ class Volatility(Anchored):
                 "on these; name the means of earlier volatility har_1, har_7 and so on"
             )
 
+    def history(self, options: RecipeOptions) -> int:
+        """Return the length of the volatility that the label is compared with."""
+        return options.horizon if options.horizon > 1 else 0
+
     def outcomes(self, prepared: PreparedData, options: RecipeOptions) -> NDArray[np.float64]:
         """Return the log volatility of the bars after each row.
 
