@@ -44,6 +44,8 @@ TIMEFRAMES = {
 CANDLE_COLUMNS = ("open", "high", "low", "close", "volume")
 #: Larger than any price or volume, and its square still fits float32.
 LARGEST_VALUE = 1e15
+#: Larger than any figure of a run; sums and axes of such figures still fit float64.
+LARGEST_FIGURE = 1e100
 
 #: Names that an extra column cannot have.
 RESERVED_NAMES = frozenset(

@@ -214,6 +214,15 @@ def test_probabilities_of_different_classes_are_apart(registry: Path) -> None:
     ]
 
 
+def test_numbers_that_no_run_has_are_missing(registry: Path) -> None:
+    home = "BTCUSDT/causal/v1"
+    add(registry, "a", bundle=home)
+    add(registry, "b", epochs=5)
+    add_curves(registry, home, [1.7e308, -1.7e308, 3.5])
+    (panel,) = compare(registry, ["a", "b"])["predictions"]
+    assert panel["frame"]["a" * 16].to_list() == [None, None, 3.5]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -153,7 +153,12 @@ def test_the_last_record_with_an_id_counts(registry: Path) -> None:
         ("[" * 100_000, "nested too deeply"),
         (json.dumps({"options": {"a": {"b": {"c": {"d": {"e": {}}}}}}}), "nested too deeply"),
         (json.dumps(record(seconds="1")), "has the seconds '1', expected a number"),
+        (
+            json.dumps(record(seconds=-1.7e308)),
+            "has the seconds -1.7e+308, expected a number up to 1e",
+        ),
         (json.dumps(record(metrics={"rmse": True})), "expected numbers by name"),
+        (json.dumps(record(metrics={"rmse": 1.7e308})), "expected numbers by name, up to 1e+100"),
         (json.dumps(record(metrics={"rmse": 1.0}))[:-1] + ', "x": NaN}', "not a finite float"),
         (json.dumps(record()).replace("1.23", "1" * 400), "not a finite float"),
         (json.dumps(record()).replace("1.23", "1" * 5000), "is not a record"),
@@ -205,6 +210,10 @@ def test_an_id_can_be_shortened() -> None:
         (
             {"test_rmse": 2.0, "persistence_rmse": 4.0, "har_rmse": 1.0},
             ("test_rmse", 2.0, "HAR", 1.0, 2.0),
+        ),
+        (
+            {"test_rmse": 1e100, "persistence_rmse": 1e-300},
+            ("test_rmse", 1e100, "persistence", 1e-300, None),
         ),
         (
             {"test_log_loss": 0.5, "class_shares_log_loss": 1.0},

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from atb_fast.config import LARGEST_FIGURE
 from atb_fast.errors import BundleError
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.evaluation.scoring import ClassProbabilities
@@ -98,4 +99,4 @@ def read_curves(
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
+    return float(value) if value is not None and abs(value) <= LARGEST_FIGURE else None

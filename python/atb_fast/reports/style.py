@@ -104,7 +104,5 @@ def number_text(value: float) -> str:
     """Format a tick label as 1,234.5 or 2e9, with a typographic minus sign."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:,.10g}".replace("-", "−")
-    if not np.isfinite(value):  # a tick beyond the largest float
-        return ""
     mantissa, exponent = f"{value:.5e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}".replace("-", "−")

@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,9 +36,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from atb_fast.config import LARGEST_FIGURE
 from atb_fast.errors import ArgumentError, BundleError, StorageError, counted, remedy
 from atb_fast.evaluation.scoring import NAMES
-from atb_fast.runs.records import is_number, of_bundle
+from atb_fast.runs.records import is_figure, is_number, of_bundle
 from atb_fast.serving import registry as layout
 from atb_fast.storage import sync_directory, write_atomic
 
@@ -277,10 +279,13 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     **dict.fromkeys(("target", "network"), (_is_part, "an object whose kind is a text")),
     **dict.fromkeys(("options", "data", "machine", "versions"), (_is_table, "an object")),
     "metrics": (
-        lambda value: isinstance(value, dict) and all(map(is_number, value.values())),
-        "numbers by name",
+        lambda value: isinstance(value, dict) and all(map(is_figure, value.values())),
+        f"numbers by name, up to {LARGEST_FIGURE}",
     ),
-    "seconds": (lambda value: value is None or is_number(value), "a number"),
+    "seconds": (
+        lambda value: value is None or is_figure(value),
+        f"a number up to {LARGEST_FIGURE}",
+    ),
     "git": (lambda value: value is None or isinstance(value, dict), "an object"),
     "bundle": (_is_bundle, "SYMBOL/TYPE/VERSION"),
 }
@@ -347,8 +352,9 @@ def headline(metrics: Mapping[str, float]) -> Headline:
     for name in ("har", "class_shares", "persistence"):
         other = metrics.get(f"{name}_{key}")
         if other is not None and error is not None:
-            ratio = error / other if other else None
-            return Headline(f"test_{key}", error, NAMES[name], other, ratio)
+            ratio = error / other if other else math.inf
+            known = ratio if abs(ratio) <= LARGEST_FIGURE else None
+            return Headline(f"test_{key}", error, NAMES[name], other, known)
     return Headline(f"test_{key}", error, ratio=metrics.get("ratio"))
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from atb_fast.config import OPTIONS, RECIPES
+from atb_fast.config import LARGEST_FIGURE, OPTIONS, RECIPES
 from atb_fast.errors import AtbFastError
 from atb_fast.evaluation.record import portable
 from atb_fast.recipes import library
@@ -47,8 +47,8 @@ def of_config(
         kind: One of `ledger.KINDS`.
         config: What was trained. Paths become relative to the working directory.
         data: sha256 by input, or by symbol and input.
-        metrics: Figures by name. Only finite numbers are kept. `rmse` and `log_loss` become
-            `test_rmse` and `test_log_loss`, their names in records of trainings.
+        metrics: Figures by name. Only numbers up to `LARGEST_FIGURE` are kept. `rmse` and
+            `log_loss` become `test_rmse` and `test_log_loss`, their names in records of trainings.
         seconds: Duration of the run.
         machine: See `training.environment.environment`.
         symbols: The symbols, if there are several. Default: that of `config`.
@@ -163,7 +163,7 @@ def _record(
         "network": _part(document, "network"),
         "options": _changed(options, document) | dict(further),
         "data": dict(plain["data"]),
-        "metrics": {name: value for name, value in metrics.items() if is_number(value)},
+        "metrics": {name: value for name, value in metrics.items() if is_figure(value)},
         "seconds": None if seconds is None else round(seconds, 2),
         "machine": machine,
         "git": environment.get("git"),
@@ -220,6 +220,11 @@ def is_number(value: Any) -> bool:
         return math.isfinite(float(value))
     except OverflowError:  # a huge integer
         return False
+
+
+def is_figure(value: Any) -> bool:
+    """Return whether a value is a number up to `LARGEST_FIGURE`, which can be computed with."""
+    return is_number(value) and abs(value) <= LARGEST_FIGURE
 
 
 def _part(document: Mapping[str, Any], name: str) -> dict[str, Any]:

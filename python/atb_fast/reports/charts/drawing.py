@@ -59,8 +59,7 @@ def svg(chart: Chart) -> str:
     label, height, left = chart.label, chart.height, chart.left
     # matplotlib derives the ids of clip paths and markers from the salt. Charts of one page must
     # not share ids, and the same run must give the same ids.
-    beyond = np.errstate(over="ignore")  # ticks of an axis that ends near the largest float
-    with rc_context({**STYLE, "svg.hashsalt": label}), beyond:
+    with rc_context({**STYLE, "svg.hashsalt": label}):
         figure = Figure(figsize=(chart.width, height))
         FigureCanvasSVG(figure)
         axis = figure.subplots()
