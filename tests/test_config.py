@@ -38,6 +38,9 @@ def test_every_option_has_help() -> None:
     [
         ({"symbol": "btc/usdt"}, "symbol is 'btc/usdt', expected capital letters and digits"),
         ({"symbol": "../X"}, "symbol is"),
+        ({"symbol": "BTCUSDT\n"}, "symbol is"),
+        ({"timeframe": "1d\n"}, "timeframe is"),
+        ({"start_date": "2024-01-31\n"}, "--start-date is"),
         ({"timeframe": "2d"}, "timeframe is '2d', expected one of"),
         ({"epochs": 0}, "epochs is 0, expected at least 1"),
         ({"batch_size": -1}, "--batch-size is -1, expected at least 1"),

@@ -91,6 +91,9 @@ def test_the_schema_describes_what_is_accepted() -> None:
         kinds = {each["properties"]["kind"]["const"] for each in made["properties"][key]["oneOf"]}
         assert kinds == set(known)
     assert made["properties"]["scaler"]["enum"] == list(SCALERS)
+    extra = made["properties"]["extra"]["items"]["pattern"]  # JSON Schema finds it anywhere
+    assert re.search(extra, "funding_rate")
+    assert not re.search(extra, "funding rate")
 
 
 def changed(old: str, new: str) -> str:
@@ -108,6 +111,7 @@ MALFORMED = [
     (changed("name =", "nmae ="), "recipe: unknown key 'nmae'; did you mean name?"),
     (changed('"momentum"', '"Momentum"'), "name: found 'Momentum', expected at most 64 lowercase"),
     (changed('"momentum"', '"../up"'), "name: found '../up', expected"),
+    (changed('"momentum"', '"momentum\\n"'), r"name: found 'momentum\\n', expected"),
     (changed('"momentum"', "7"), "name: found 7, expected"),
     (changed('"1h"', '"1y"'), "timeframe: found '1y'; expected one of 1m"),
     (changed('"1h"', "1"), "timeframe: found 1, expected one of 1m"),

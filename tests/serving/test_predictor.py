@@ -642,6 +642,7 @@ def test_references_that_the_file_system_refuses(models: Path, reference: str) -
     [
         ("BTCUSDT:1d", "is neither a directory nor SYMBOL:TIMEFRAME:TYPE"),
         ("BTCUSDT:1d:..", "is neither a directory"),
+        ("BTCUSDT:1d:price\n", "is neither a directory"),
         ("BTCUSDT:7d:price", "invalid timeframe 7d; expected one of"),
         ("BTCUSDT:1h:price", "has the timeframe 1d; ask for that"),
         ("ETHUSDT:1d:price", "latest does not exist; to list the bundles, run atb"),

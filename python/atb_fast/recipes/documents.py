@@ -159,6 +159,7 @@ def schema() -> dict[str, Any]:
     """Return the JSON schema of a recipe file, for editors."""
     text = {"type": "string"}
     name = {"type": "string", "pattern": f"^{checks.NAME}$"}
+    column = {"type": "string", "pattern": f"^{checks.COLUMN_NAME}$"}
     feature = {
         "type": "object",
         "properties": {
@@ -189,10 +190,10 @@ def schema() -> dict[str, Any]:
             "split": {"enum": list(SPLITS)},
             "sentiment_join": {"enum": list(JOINS)},
             "lag": {"enum": [0, 1]},
-            "extra": {"type": "array", "items": {"type": "string", "pattern": checks.COLUMN_NAME}},
+            "extra": {"type": "array", "items": column},
             "features": {
                 "type": "object",
-                "propertyNames": {"pattern": f"^{checks.COLUMN_NAME}$"},
+                "propertyNames": column,
                 "additionalProperties": {"anyOf": [text, feature]},
                 "minProperties": 1,
                 "maxProperties": checks.MOST_FEATURES,
