@@ -168,6 +168,22 @@ def test_a_text_in_place_of_an_integer(atb_fast: Any) -> None:
     assert re.search(r"'three' is not a valid integer\.?$", done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("command", "end"),
+    [
+        (["train", "BTCUSDT"], "No such command 'BTCUSDT'. Expected one of: model, price"),
+        (["check", "BTCUSDT"], "No such command 'BTCUSDT'. Expected one of: leak"),
+        (["data", "BTCUSDT"], "Expected one of: clear, fetch, ls, prune, repair, verify"),
+    ],
+)
+def test_an_unknown_command_names_the_known_ones(
+    atb_fast: Any, command: list[str], end: str
+) -> None:
+    done = atb_fast(*command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith(end)
+
+
 def test_help_names_every_option_and_exit_code(atb_fast: Any) -> None:
     done = atb_fast("train", "model", "--help")
     assert done.returncode == 0

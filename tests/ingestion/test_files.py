@@ -107,8 +107,9 @@ def test_bad_rows(tmp_path: Path, rows: str, message: str) -> None:
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.csv: no such file"):
         read_candles(tmp_path / "nowhere.csv")
+    (tmp_path / "candles.xlsx").touch()
     with pytest.raises(
-        DataError, match=r"unknown file type; expected one of .csv, .feather, .parquet"
+        DataError, match=r"unknown file type; expected one of .csv, .feather, .parquet; convert the"
     ):
         read_candles(tmp_path / "candles.xlsx")
     broken = tmp_path / "broken.parquet"

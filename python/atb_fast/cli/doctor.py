@@ -67,7 +67,7 @@ def _settings(path: Path | None) -> tuple[Check, TrainingConfig]:
         given = {name: context.params[name] for name in context.params.keys() & OPTIONS.keys()}
         config = training_config(context, _SYMBOL, given)
     except click.BadParameter as error:
-        problem = settings.with_origin(error).format_message()
+        problem = settings.explained(error).format_message()
     except ArgumentError as error:
         problem = str(error)
     else:

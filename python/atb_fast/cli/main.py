@@ -132,7 +132,7 @@ def _end(error: BaseException) -> NoReturn:
         _fail("; ".join(["interrupted", *what, *interrupts.notes(error)]), INTERRUPTED)
     if isinstance(error, click.ClickException):
         with suppress(OSError):
-            settings.with_origin(error).show()
+            settings.explained(error).show()
         _fail("", error.exit_code)
     if expected := message_and_code(error):
         _fail(*expected)

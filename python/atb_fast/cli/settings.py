@@ -247,8 +247,14 @@ def with_origins(context: click.Context, error: ArgumentError) -> ArgumentError:
     return ArgumentError(_with_origins(context, str(error), named), error.options)
 
 
-def with_origin(error: click.ClickException) -> click.ClickException:
-    """Return `error`, naming the source of the value that click could not convert."""
+def explained(error: click.ClickException) -> click.ClickException:
+    """Return `error`, naming what click leaves out: the source of a value, or the commands."""
+    context = getattr(error, "ctx", None)
+    if context and isinstance(context.command, click.Group):
+        text = error.format_message()
+        if text.startswith("No such command") and text.endswith("."):  # no similar one is named
+            known = ", ".join(context.command.list_commands(context))
+            return click.UsageError(f"{text} Expected one of: {known}", context)
     if type(error) is not click.BadParameter or not (error.ctx and error.param):
         return error
     message = _with_origins(error.ctx, error.message.rstrip("."), [error.param])

@@ -115,12 +115,14 @@ def is_sentiment(path: Path) -> bool:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: unknown file type; expected one of {', '.join(_READERS)}")
     check_exists(path)
     if path.is_dir():
-        raise DataError(f"{path}: expected a file, found a directory")
+        raise DataError(f"{path}: expected a file, found a directory; check the path")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"{path}: unknown file type; expected one of {', '.join(_READERS)}; convert the file"
+        )
     if not path.stat().st_size:
         raise DataError(f"{path}: the file is empty; expected {_EXPECTED}")
     try:
