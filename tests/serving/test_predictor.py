@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -601,7 +602,7 @@ def attack(bundle: Path, name: str) -> None:
         ("huge", "bytes, expected at most 4194304"),
         ("nan", "expected finite numbers"),
         ("not a document", "found list, expected a JSON object"),
-        ("not text", "cannot be read: .*decode"),
+        ("not text", "cannot be read as JSON: .*decode"),
         ("truncated", "onnxruntime cannot load the model"),
         ("linked model", "found a link, expected a regular file"),
         ("linked document", "found a link, expected a regular file"),
@@ -654,6 +655,12 @@ def test_references_that_the_file_system_refuses(models: Path, reference: str) -
 def test_references_to_nothing(models: Path, reference: str, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         load_bundle(reference, registry=models)
+
+
+def test_a_registry_is_no_bundle(models: Path) -> None:
+    message = f"{models}/metadata.json is missing, so {models} is not a complete bundle; pass the "
+    with pytest.raises(BundleError, match=f"^{re.escape(message)}directory of a version"):
+        load_bundle(models)
 
 
 def test_a_bundle_of_the_old_trainer(models: Path, hourly: pl.DataFrame, tmp_path: Path) -> None:

@@ -219,7 +219,10 @@ def regular_file(path: Path) -> Path:
     """
     if path.is_symlink() or not path.is_file():
         if not os.path.lexists(path):
-            raise BundleError(f"{path} is missing; the bundle is not complete")
+            raise BundleError(
+                f"{path} is missing, so {path.parent} is not a complete bundle; pass the directory "
+                "of a version, or restore the file"
+            )
         found = "a link" if path.is_symlink() else "something else"
         raise BundleError(f"{path}: found {found}, expected a regular file")
     return path
@@ -261,7 +264,7 @@ def parse_json(content: bytes, path: Path) -> dict[str, Any]:
         document = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise BundleError(f"{path}: cannot be read: {reason}") from error
+        raise BundleError(f"{path}: cannot be read as JSON: {reason}") from error
     if not isinstance(document, dict):
         raise BundleError(f"{path}: found {type(document).__name__}, expected a JSON object")
     return document
