@@ -79,6 +79,7 @@ CHECKS ?= advisories bans licenses sources
 
 audit: ## Check the Rust packages: advisories, licenses, sources, duplicates, unused packages
 	cargo deny check $(CHECKS)
+	cargo deny --manifest-path rust/fuzz/Cargo.toml check $(CHECKS)
 	cargo shear
 
 audit-tools: ## Install the tools of make audit; takes minutes
