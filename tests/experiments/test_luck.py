@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import purgedcv
 import pytest
-from arch.bootstrap import MCS, SPA
+from arch.bootstrap import MCS, SPA, StationaryBootstrap
 from numpy.typing import NDArray
 
 from atb_fast import ArgumentError
@@ -105,13 +105,55 @@ def test_pbo_of_equal_and_constant_trials() -> None:
 # Tests of several trials.
 
 
-def test_spa_and_confidence_set_equal_arch() -> None:
+def hansen(losses: NDArray[np.float64], block: int, seed: int, reps: int) -> float:
+    """Return the consistent p-value of Hansen (2005) against the first trial, step by step."""
+    gains = losses[:, :1] - losses[:, 1:]
+    bars, mean = len(gains), gains.mean(axis=0)
+    own = gains - mean
+    variance, q = (own**2).mean(axis=0), 1 / block
+    for lag in range(1, bars):
+        kernel = (bars - lag) / bars * (1 - q) ** lag + lag / bars * (1 - q) ** (bars - lag)
+        variance += 2 * kernel * (own[:-lag] * own[lag:]).sum(axis=0) / bars
+    omega = np.sqrt(variance)
+    statistic = max(0.0, (math.sqrt(bars) * mean / omega).max())
+    threshold = -omega * np.sqrt(2 / bars * np.log(np.log(bars)))
+    center = [m if m >= least else 0.0 for m, least in zip(mean, threshold, strict=True)]
+    drawn = StationaryBootstrap(block, gains, seed=seed).bootstrap(reps)
+    found = [(math.sqrt(bars) * (sample.mean(axis=0) - center) / omega) for (sample,), _ in drawn]
+    return float(np.mean([max(0.0, each.max()) > statistic for each in found]))
+
+
+#: How much trials differ by chance: all alike, and some far more than others.
+SPREADS = [np.full(10, 0.1), np.array([0.1, 0.05, 0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0])]
+
+
+def equally_good(seed: int, spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the losses of trials with the same expected loss, but not with the same noise."""
+    rng = np.random.default_rng(seed)
+    same, own = rng.standard_normal((250, 1)), rng.standard_normal((250, len(spread)))
+    return np.asarray(np.square(same + spread * own) - spread**2)
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("block", [1, 4])
+def test_spa_equals_the_paper_and_arch(spread: NDArray[np.float64], block: int) -> None:
+    losses = equally_good(3, spread)
+    losses[:, 1] -= 0.01
+    losses[:, 7] += 1.0  # so bad that it is irrelevant
+    expected = hansen(losses, block, seed=9, reps=500)
+    assert 0.0 < spa(losses[:, 0], losses[:, 1:], block=block, seed=9, reps=500) == expected < 1.0
+    # `arch` does not divide by the deviations; if they are the same, it does not matter.
+    gains = losses[:, :1] - losses[:, 1:]
+    bootstrap = StationaryBootstrap(block, gains, seed=1)
+    deviations = bootstrap.apply(lambda sample: sample.mean(axis=0), reps=5000).std(axis=0)
+    theirs = SPA(np.zeros(len(gains)), -gains / deviations, block_size=block, reps=500, seed=9)
+    theirs.compute()
+    assert theirs.pvalues["consistent"] == pytest.approx(expected, abs=0.05)
+
+
+def test_confidence_set_equals_arch() -> None:
     losses = noise(3)
     losses[:, 4] -= 0.02
-    expected = SPA(losses[:, 0], losses[:, 1:], block_size=3, reps=500, seed=9)
-    expected.compute()
-    p_value = spa(losses[:, 0], losses[:, 1:], block=3, seed=9, reps=500)
-    assert 0.0 < p_value == expected.pvalues["consistent"] < 1.0
     members = MCS(losses, 0.1, block_size=3, reps=500, seed=9)
     members.compute()
     found = confidence_set(losses, block=3, seed=9, reps=500)
@@ -129,10 +171,13 @@ def test_spa_of_many_bars_equals_that_of_their_averages() -> None:
     assert 0.0 < spa(losses[:-1, 0], losses[:-1, 1:], block=6) < 1.0
 
 
-def test_the_p_values_of_spa_are_uniform_if_no_trial_is_better() -> None:
+@pytest.mark.parametrize("spread", SPREADS)
+def test_the_p_values_of_spa_are_uniform_if_no_trial_is_better(
+    spread: NDArray[np.float64],
+) -> None:
     found = [
         spa(losses[:, 0], losses[:, 1:], block=1, reps=200)
-        for losses in (noise(seed, trials=10) for seed in range(150))
+        for losses in (equally_good(seed, spread) for seed in range(150))
     ]
     for share in (0.05, 0.2, 0.5):
         deviation = math.sqrt(share * (1 - share) / len(found))
@@ -217,6 +262,32 @@ def test_a_better_trial_is_found(seed: int) -> None:
         f"Use trial t11: its mean loss is {found.gain:.2%} lower than that of the defaults, which "
         "luck among 30 trials does not explain (SPA p < 0.001, PBO 0.00)."
     )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bad_and_noisy_trials_do_not_hide_a_better_one(seed: int) -> None:
+    panel = noise(seed, trials=3)
+    panel[:, 1] -= 0.1 + 0.1 * np.random.default_rng(seed).standard_normal(len(panel))
+    bad = np.random.default_rng(seed + 100).standard_normal((len(panel), 10))
+    bad += 0.1 - bad.mean(axis=0)
+    for shown in (panel, np.column_stack([panel, panel[:, :1] + bad])):
+        found = judge(frame_of(shown), defaults="t0")
+        assert found.trial == "t1"
+        assert found.spa_defaults is not None
+        assert found.spa_defaults < 0.01
+
+
+def test_a_lucky_and_noisy_trial_is_not_the_best_one() -> None:
+    panel = noise(0, trials=3)
+    panel[:, 1] -= 0.1
+    random = np.random.default_rng(0).standard_normal(len(panel))
+    panel[:, 2] = panel[:, 0] - 0.15 + 10.0 * (random - random.mean())
+    found = judge(frame_of(panel), defaults="t0")
+    assert panel.mean(axis=0).argmin() == 2
+    assert (found.best, found.spa_defaults) == ("t1", 0.0)
+    # Without the better trial, it has the lowest mean loss, but is not significantly better.
+    found = judge(frame_of(panel).drop("t1"), defaults="t0")
+    assert (found.best, found.trial) == ("t2", "t0")
 
 
 def test_the_sentence_names_the_reason() -> None:

@@ -20,8 +20,8 @@ _SIGNIFICANT = 0.05
 _OVERFITTED = 0.5
 #: Fewest blocks from which a bootstrap can estimate the distribution of a mean.
 _FEWEST_BLOCKS = 10
-#: Most rows of a bootstrap; the time that `arch` takes grows with their square. Longer series are
-#: averaged over consecutive bars, which preserves their mean and the variance of the mean.
+#: Most rows of a bootstrap, for its time and memory. Longer series are averaged over consecutive
+#: bars, which preserves their mean and the variance of the mean.
 _ROWS = 2048
 #: Most different trials that a model confidence set compares.
 _COMPARED = 100
@@ -105,10 +105,13 @@ def spa(
 ) -> float:
     """Return the p-value of the hypothesis that no trial is better than the reference.
 
-    This is the consistent p-value of P. Hansen, A Test for Superior Predictive Ability (2005), as
-    computed by `arch.bootstrap.SPA` with the stationary bootstrap. It accounts for the number of
-    trials and their correlation. The test statistic is the largest mean difference, which is that
-    of the trial with the lowest mean loss, so a small p-value is evidence for this trial.
+    This is the consistent p-value of P. Hansen, A Test for Superior Predictive Ability (2005), with
+    the stationary bootstrap. It accounts for the number of trials and their correlation. The test
+    statistic is the largest `sqrt(n) * d / omega` of all trials, with the mean `d` of the `n`
+    differences between the losses of the reference and of the trial, and the long-run standard
+    deviation `omega` of these differences. `omega` is that of the mean of a bootstrap sample times
+    `sqrt(n)` (D. Politis and J. Romano, The Stationary Bootstrap, 1994). Because of `omega`, bad
+    trials with noisy losses cannot hide a good one.
 
     The result is 1 if no trial has a lower mean loss than the reference, for example if all losses
     are the same. It is 0 if a trial is better by the same amount on every bar, and NaN if there
@@ -125,15 +128,45 @@ def spa(
         ArgumentError: The shapes, `block` or `reps` are invalid, or a loss is not finite.
         MissingExtraError: `arch` is not installed.
     """
+    return float(_p_values(reference, losses, block=block, seed=seed, reps=reps).min())
+
+
+def _p_values(
+    reference: ArrayLike, losses: ArrayLike, *, block: int, seed: int, reps: int
+) -> NDArray[np.float64]:
+    """Return the p-value of each trial; the lowest one is that of `spa`.
+
+    It is the share of bootstrap samples whose largest statistic exceeds that of the trial.
+    """
     gains, bars = _gains(reference, losses)
-    rows, count = _rows_of(block, bars, len(gains)), check_count("reps", reps)
-    if not rows:
-        return math.nan
-    if gains.mean(axis=0).max() <= _ROUNDING * np.abs(np.asarray(reference, np.float64)).mean():
-        return 1.0
-    test = _bootstrap().SPA(np.zeros(len(gains)), -gains, block_size=rows, reps=count, seed=seed)
-    test.compute()
-    return float(test.pvalues["consistent"])
+    block_rows, count = _rows_of(block, bars, len(gains)), check_count("reps", reps)
+    if not block_rows:
+        return np.full(gains.shape[1], math.nan)
+    rounding = _ROUNDING * float(np.abs(np.asarray(reference, np.float64)).mean())
+    means, rows = gains.mean(axis=0), len(gains)
+    # Without a lower limit, the statistic of a trial that equals the reference would be 0 / 0.
+    least = rounding or np.finfo(np.float64).tiny
+    errors = np.maximum(_deviations(gains, block_rows), least) / math.sqrt(rows)
+    drawn = _bootstrap().StationaryBootstrap(block_rows, np.arange(rows), seed=seed)
+    times = np.array(
+        [np.bincount(places, minlength=rows) for (places,), _ in drawn.bootstrap(count)], np.float64
+    )
+    # A much worse trial keeps its negative mean, so it cannot have the largest statistic.
+    relevant = means >= -errors * math.sqrt(2.0 * math.log(math.log(rows)))
+    samples = (times @ gains / rows - np.where(relevant, means, 0.0)) / errors
+    found = (samples.max(axis=1)[:, None] > means / errors).mean(axis=0)
+    return np.where(means > rounding, found, 1.0)
+
+
+def _deviations(gains: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    """Return the standard deviation of the mean of a bootstrap sample, times sqrt(rows)."""
+    rows = len(gains)
+    spectrum = np.fft.rfft(gains - gains.mean(axis=0), axis=0)
+    covariances = np.fft.irfft(np.abs(spectrum) ** 2, rows, axis=0) / rows  # circular
+    lags = np.arange(1, rows)
+    weights = (1.0 - lags / rows) * (1.0 - 1.0 / block) ** lags
+    variances = covariances[0] + 2.0 * weights @ covariances[1:]
+    return np.asarray(np.sqrt(np.maximum(variances, 0.0)))
 
 
 def confidence_set(
@@ -197,7 +230,8 @@ class Verdict:
         keep: What to use.
         trial: The trial to use: `defaults` or `best`.
         defaults: The trial with the default options.
-        best: The trial with the lowest mean loss; the defaults if no trial is better.
+        best: The trial with the lowest mean loss, of those that are significantly better than the
+            defaults if there are any; the defaults if no trial is better.
         trials: Number of complete trials, including the defaults.
         bars: Number of timestamps at which the trials were compared.
         gain: Share by which the mean loss of `best` is lower than that of the defaults.
@@ -247,6 +281,9 @@ def judge(
     symbol and fold, and then averaged over the symbols at each timestamp. Bars for which any trial
     has no loss are left out. With too few bars for the tests, the defaults are kept.
 
+    A trial is significantly better than the defaults if the probability that the largest statistic
+    of `spa` exceeds that of the trial by luck is below 0.05.
+
     Args:
         losses: One row for each symbol and bar: `symbol`, `timestamp`, `baseline` with the loss of
             the baseline, `fold` if there are folds, and one column for each complete trial, named
@@ -265,21 +302,21 @@ def judge(
     names, reference, panel = _combined(losses, defaults)
     start, bars = names.index(defaults), len(panel)
     means = panel.mean(axis=0) if bars else np.zeros(len(names))
-    index = int(means.argmin())
+    overfitting = pbo(panel)
+    block, p_values, against_baseline = None, np.full(len(names), math.nan), math.nan
+    possible = list(range(len(names)))
+    if bars:
+        block = block_length(panel[:, start] if len(names) > 1 else reference, panel, horizon)
+        if len(names) > 1:
+            p_values = _p_values(panel[:, start], panel, block=block, seed=seed, reps=reps)
+        against_baseline = spa(reference, panel, block=block, seed=seed, reps=reps)
+        possible = confidence_set(panel, block=block, seed=seed, reps=reps)
+    against_defaults = float(p_values.min())
+    better = p_values < _SIGNIFICANT
+    index = int(np.where(better | ~better.any(), means, math.inf).argmin())
     if means[index] >= means[start] - _ROUNDING * abs(means[start]):
         index = start
     best, scale = names[index], abs(means[start])
-    others = np.delete(panel, start, axis=1)
-    overfitting = pbo(panel)
-    block, against_defaults, against_baseline = None, math.nan, math.nan
-    possible = list(range(len(names)))
-    if bars:
-        block = block_length(reference, panel, horizon)
-        if others.shape[1]:
-            block = block_length(panel[:, start], others, horizon)
-            against_defaults = spa(panel[:, start], others, block=block, seed=seed, reps=reps)
-        against_baseline = spa(reference, panel, block=block, seed=seed, reps=reps)
-        possible = confidence_set(panel, block=block, seed=seed, reps=reps)
     gain = float((means[start] - means[index]) / scale) if scale else 0.0
     use = index != start and against_defaults < _SIGNIFICANT and overfitting < _OVERFITTED
     found = f"({_p_value(against_defaults, reps)}, PBO {overfitting:.2f})"

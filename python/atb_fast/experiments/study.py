@@ -54,7 +54,7 @@ class Study:
         folder: The folder of the results.
         definition: Everything that the trials depend on, as JSON values.
         trials: The trials in the order in which they were proposed, starting with the defaults.
-        best: The id of the trial with the lowest mean loss.
+        best: The id of the best trial; see `luck.Verdict`.
         verdict: Whether to use the best trial instead of the defaults, with the figures of the
             tests; docs/sweeps.md explains them. Also has
             `left_out`, the number of trials by state that could not be judged, and `holdout`, the
@@ -269,7 +269,7 @@ def _judged(driver: Driver, made: Sequence[Trial], importance: Mapping[str, floa
     if significant and any(each.result["state"] == "pruned" for each in made):
         made = driver.without_pruning(made)
         best, verdict = verdicts.lowest(made) or best, verdicts.judged(made)
-    # By mean loss, as in the tests. Ratios of RMSE can have another order if trials are close.
+    # By the tests. Ratios of RMSE can have another order, and a lower one can be due to luck.
     best = next((each for each in made if each.trial_id == verdict.get("best")), best)
     left_out = Counter(each.result["state"] for each in made if not each.complete)
     verdict["left_out"] = dict(sorted(left_out.items()))
