@@ -154,6 +154,19 @@ def test_a_grid_is_in_order(sweep: Sweep) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("trials", "words"), [(2, ""), (3, ""), (4, "only 3 different candidates")]
+)
+def test_a_search_that_ends_early_says_so(
+    trials: int, words: str, sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="atb_fast"):
+        made = sweep(space={"seed": [1, 2]}, search="grid", trials=trials)
+    assert len(made.trials) == min(trials, 3)
+    said = [each.message for each in caplog.records if "the search found" in each.message]
+    assert [words in each for each in said] == [True] * bool(words)
+
+
 def test_a_round_is_pruned_by_the_best_before_it(sweep: Sweep) -> None:
     executor = Pretended(lambda document: 3.0 if document["options"]["seed"] % 2 else 1.0)
     made = sweep(executor, search="random")

@@ -111,7 +111,8 @@ class Driver:
                     break
                 search.tell(by_key[candidate.key].result)
             if len(fresh) < self.definition["round"]:
-                log.info("the search found only %s", counted(len(made), "different candidate"))
+                if len(made) < total:
+                    log.info("the search found only %s", counted(len(made), "different candidate"))
                 return made
 
     def _round(
