@@ -123,6 +123,9 @@ def test_what_is_printed(whole: Path, command_line: CommandLine, printed: dict[s
     assert shown.stdout.splitlines()[0] == printed["verdict"]["sentence"]
     assert printed["command"] in shown.stdout
     assert "report: study/report.html" in shown.stdout
+    # `ratio`, as in `runs ls`, is that of all bars together.
+    heading = next(each.split() for each in shown.stdout.splitlines() if each.startswith("trial "))
+    assert heading[:2] == ["trial", "value"]
     assert {path: path.stat().st_mtime_ns for path in (whole / "study").glob("*.json")} == before
     page = (whole / "study" / "report.html").read_text()
     assert all(trial["trial_id"][:8] in page for trial in printed["trials"])

@@ -221,7 +221,7 @@ def _print(made: Study) -> None:
     rows = [each for place, each in enumerate(complete) if place < _SHOWN or each.number == 0]
     first = made.trials[0].trial_id
     marks = {first: "defaults", made.best: "defaults, best" if made.best == first else "best"}
-    columns = [Column("trial", whole=True), Column("", optional=True), Column("ratio", right=True)]
+    columns = [Column("trial", whole=True), Column("", optional=True), Column("value", right=True)]
     columns += [Column(key, right=True) for key in made.definition["space"]]
     print_table(
         columns,
@@ -235,7 +235,7 @@ def _print(made: Study) -> None:
             )
             for each in rows
         ],
-        f"{len(complete)} of {counted(len(made.trials), 'trial')} complete; ratio: error divided "
+        f"{len(complete)} of {counted(len(made.trials), 'trial')} complete; value: error divided "
         "by that of the baseline, mean of all folds",
     )  # fmt: skip
     errors = Counter(each.result["error"] for each in made.trials if each.result["error"])
