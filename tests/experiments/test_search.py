@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,23 +105,60 @@ def test_unknown_search(some: Space) -> None:
         search.search_of("bayes", some, 0)  # type: ignore[arg-type]
 
 
-def test_only_tpe_needs_optuna(some: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "optuna"]:
+@pytest.mark.parametrize("package", ["optuna", "sklearn"])
+def test_only_tpe_needs_optuna(package: str, some: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'atb-fast\[sweep\]'"):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"needs {package}; .* 'atb-fast\[sweep\]'"):
         search.search_of("tpe", some, 0)
     assert search.search_of("random", some, 0).ask()
     assert search.importance(search.search_of("random", some, 0)) == {}
 
 
-def test_importance_is_that_of_what_matters(some: Space) -> None:
-    found = search.search_of("tpe", some, 0)
-    run(found, 60)
-    shares = search.importance(found)
-    assert max(shares, key=lambda key: shares[key]) == "epochs"
-    assert sum(shares.values()) == pytest.approx(1.0)
-    assert search.importance(search.search_of("tpe", some, 0)) == {}
+def planted(value: Callable[[dict[str, Any]], float], base: TrainingConfig, trials: int) -> Search:
+    """Return a search of a space whose values are known."""
+    dimensions = {
+        "network.bars": [1, 2, 3, 5],
+        "network.l2": {"low": 0.1, "high": 100, "log": True},
+    }
+    linear = replace(base, network="linear")
+    found = search.search_of("tpe", space.read(dimensions, linear), 0)
+    for _ in range(trials):
+        params = found.ask()
+        assert params is not None
+        found.tell(result(value(params)))
+    return found
+
+
+def by_bars(params: dict[str, Any]) -> float:
+    """Return a value of which the bars explain 99% of the variance."""
+    return float(1.0 + 0.01 * params["network.bars"] + 0.001 * math.log10(params["network.l2"]))
+
+
+def test_importance_is_the_share_of_the_variance(base: TrainingConfig) -> None:
+    shares = search.importance(planted(by_bars, base, 24))
+    assert shares["network.bars"] > 0.95
+    assert shares["network.l2"] < 0.05
+    assert shares == search.importance(planted(by_bars, base, 24))
+    # Ranges are as wide as they are drawn: a third of the penalties is below 1.
+    shares = search.importance(planted(lambda params: params["network.l2"] < 1, base, 24))
+    assert shares["network.l2"] > 0.8
+    # Neither explains anything without the other.
+    both = search.importance(
+        planted(lambda p: (p["network.l2"] < 3) ^ (p["network.bars"] in (1, 5)), base, 60)
+    )
+    assert sum(both.values()) < 0.5
+
+
+def test_the_importance_is_unknown_after_fewer_than_10_complete_trials(
+    base: TrainingConfig,
+) -> None:
+    found = planted(by_bars, base, 9)
+    found.ask()
+    found.tell(result(None, "failed", 0))
+    assert search.importance(found) == {}
+    assert search.importance(planted(by_bars, base, 10))
 
 
 def test_nothing_matters_if_all_trials_are_equally_good(some: Space) -> None:

@@ -260,6 +260,24 @@ def test_numbers_are_on_the_x_axis(
         assert [label.get_text() for label in axis.get_xticklabels()] == labels
 
 
+def test_a_logarithmic_range_has_a_logarithmic_axis(tmp_path: Path) -> None:
+    trials = [Point(i, "complete", 1.0, {"p": 2.0 + i, "q": 2.0 + i}) for i in range(8)]
+    for name, chart in parameter_charts(trials, None, ["p"]).items():
+        axis: Any = Figure().subplots()
+        chart.draw(axis)
+        assert axis.get_xscale() == {"p": "log", "q": "linear"}[name]
+    pages = []
+    for scale in ({}, {"log": True}):
+        document = study()
+        document["study"]["space"] = {"epochs": {"low": 10, "high": 120, **scale}}
+        write_sweep(tmp_path / "report.html", document)
+        pages.append((tmp_path / "report.html").read_text())
+    linear, logarithmic = (
+        page.partition("<h3>epochs</h3>")[2].partition("</figure>")[0] for page in pages
+    )
+    assert linear != logarithmic
+
+
 def test_names_are_on_the_y_axis() -> None:
     axis: Any = Figure().subplots()
     names = ["mlp", None, "mlp", True, "a name that is far too long"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     import optuna
 
 Kind = Literal["tpe", "random", "grid"]
+#: With fewer complete trials, a random forest cannot tell which key matters.
+_FEWEST_TRIALS = 10
 
 
 class Search:
@@ -60,21 +64,17 @@ class Tpe(Search):
     """Tree-structured Parzen estimators of Optuna (J. Bergstra et al., 2011), in memory."""
 
     def __init__(self, space: Space, seed: int) -> None:
-        """Raise MissingExtraError if Optuna is not installed."""
-        try:
-            import optuna
-        except ImportError as error:
-            raise MissingExtraError(
-                "--search tpe needs optuna; run pip install 'atb-fast[sweep]', or use --search "
-                "random"
-            ) from error
+        """Raise MissingExtraError if Optuna, or scikit-learn for `importance`, is missing."""
+        for package in ("optuna", "sklearn"):
+            if find_spec(package) is None:
+                raise MissingExtraError(
+                    f"--search tpe needs {package}; run pip install 'atb-fast[sweep]', or use "
+                    "--search random"
+                )
+        import optuna
+
         self._space, self._distributions = space, _distributions(space)
-        before = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise, it announces the study
-        try:
-            self.study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-        finally:
-            optuna.logging.set_verbosity(before)
+        self.study = _study(optuna.samplers.TPESampler(seed=seed))
         self._asked: list[optuna.trial.Trial] = []
 
     def ask(self) -> dict[str, Any]:
@@ -125,6 +125,18 @@ class Tpe(Search):
             )
 
 
+def _study(sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    """Return an empty study, in memory."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise, it announces the study
+    try:
+        return optuna.create_study(sampler=sampler)
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 def _distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
     from optuna.distributions import (
         CategoricalDistribution,
@@ -163,27 +175,49 @@ def search_of(kind: Kind, space: Space, seed: int) -> Search:
 
 
 def importance(search: Search) -> dict[str, float]:
-    """Return how much each key mattered, as shares of 1; empty if that cannot be estimated.
+    """Return the share of the variance of the values that each key explains by itself.
 
-    It is computed by PED-ANOVA (S. Watanabe et al., 2023), as in Optuna, from the complete trials.
+    This is fANOVA (F. Hutter, H. Hoos and K. Leyton-Brown, An Efficient Approach for Assessing
+    Hyperparameter Importance, 2014), as in Optuna: a random forest learns the values of the
+    complete trials, and predicts them for the whole space. Ranges with `log = true` are uniform on
+    a logarithmic scale. The rest of the variance is due to combinations of keys.
+
+    The result is empty for searches other than `tpe`, for fewer than 10 complete trials, and if all
+    of them have the same value.
     """
     if not isinstance(search, Tpe):
         return {}
-    import warnings
-
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.importance import FanovaImportanceEvaluator
     from optuna.trial import TrialState
 
     complete = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len({trial.value for trial in complete}) < 2:  # Optuna would say that all matter equally
+    if len(complete) < _FEWEST_TRIALS or len({trial.value for trial in complete}) < 2:
         return {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna warns that it is experimental
-            found = get_param_importances(search.study, evaluator=PedAnovaImportanceEvaluator())
-    except (ValueError, RuntimeError):  # too few trials
-        return {}
+    found = FanovaImportanceEvaluator(seed=0).evaluate(_linear(complete))
     return {key: float(value) for key, value in found.items()}
+
+
+def _linear(trials: Sequence[optuna.trial.FrozenTrial]) -> optuna.Study:
+    """Return a study of these trials in which logarithms replace the values of log ranges.
+
+    The fANOVA of Optuna takes every range as linear.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.trial import create_trial
+
+    ranges = trials[0].distributions
+    logs = {
+        key: FloatDistribution(math.log(each.low), math.log(each.high))
+        for key, each in ranges.items()
+        if not isinstance(each, CategoricalDistribution) and each.log
+    }
+    made = _study()
+    for trial in trials:
+        params = {
+            key: math.log(value) if key in logs else value for key, value in trial.params.items()
+        }
+        made.add_trial(create_trial(params=params, distributions=ranges | logs, value=trial.value))
+    return made
 
 
 def steps_of(result: Mapping[str, Any]) -> list[float]:

@@ -59,7 +59,8 @@ class Study:
             tests; docs/sweeps.md explains them. Also has
             `left_out`, the number of trials by state that could not be judged, and `holdout`, the
             results of the defaults and the best trial there.
-        importance: How much each key of the space mattered, as shares of 1; may be empty.
+        importance: The share of the variance of the values that each key of the space explains by
+            itself; may be empty.
         command: The command that trains the recommended trial.
     """
 

@@ -43,7 +43,7 @@ def write_sweep(path: Path, document: Mapping[str, Any]) -> None:
     ids = [trial["trial_id"] for trial in document["trials"]]
     best = ids.index(document["best"]) if document["best"] in ids else None
     reference = study.get("reference") or "the reference"
-    small = draw(parameter_charts(points, best))
+    small = draw(parameter_charts(points, best, _logarithmic(study)))
     page = render(
         "sweep.html",
         {
@@ -75,6 +75,12 @@ def write_sweep(path: Path, document: Mapping[str, Any]) -> None:
         },
     )
     write_atomic(path, page.encode(errors="replace"))  # paths may not be UTF-8
+
+
+def _logarithmic(study: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the ranges on a logarithmic scale."""
+    space = study.get("space") or {}
+    return [key for key, each in space.items() if isinstance(each, Mapping) and each.get("log")]
 
 
 def _kept(verdict: Mapping[str, Any]) -> bool:

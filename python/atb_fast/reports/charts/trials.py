@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -110,23 +110,38 @@ def _ends(values: Sequence[float]) -> tuple[float, float, float]:
     return low - margin, top + margin, top
 
 
-def parameter_charts(trials: Sequence[Point], best: int | None) -> dict[str, Chart]:
-    """Return a chart of the values by each parameter, by name; all have the same value axis."""
+def parameter_charts(
+    trials: Sequence[Point], best: int | None, logarithmic: Collection[str] = ()
+) -> dict[str, Chart]:
+    """Return a chart of the values by each parameter, by name; all have the same value axis.
+
+    Args:
+        trials: All trials.
+        best: Number of the best trial.
+        logarithmic: Names of the parameters whose axis is logarithmic.
+    """
     done = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
     ends = _ends([trial.value or 0.0 for trial in done]) if done else (0.0, 1.0, 1.0)
     names = dict.fromkeys(name for trial in trials for name in trial.params)
-    return {name: _parameter_chart(name, done, best, ends) for name in names}
+    return {
+        name: _parameter_chart(name, done, best, ends, log=name in logarithmic) for name in names
+    }
 
 
 def _parameter_chart(
-    name: str, done: Sequence[Point], best: int | None, ends: tuple[float, float, float]
+    name: str,
+    done: Sequence[Point],
+    best: int | None,
+    ends: tuple[float, float, float],
+    *,
+    log: bool,
 ) -> Chart:
     shown = [trial for trial in done if name in trial.params]
     widest = 0 if _numeric(shown, name) else max(map(len, _labels(shown, name)), default=0)
     width, height = _SMALL
     return Chart(
         f"Value by {name}",
-        lambda axis: by_parameter(axis, name, shown, best, ends),
+        lambda axis: by_parameter(axis, name, shown, best, ends, log=log),
         height,
         left=max(0.24, 0.05 + 0.026 * widest),
         width=width,
@@ -139,6 +154,8 @@ def by_parameter(
     trials: Sequence[Point],
     best: int | None,
     ends: tuple[float, float, float],
+    *,
+    log: bool = False,
 ) -> None:
     """Draw the value of trials by one parameter: numbers on the x axis, names on the y axis.
 
@@ -148,6 +165,7 @@ def by_parameter(
         trials: Complete trials that have it.
         best: Number of the best trial, which gets a ring; the defaults get a diamond.
         ends: Ends of the value axis, and the value at which larger ones are drawn.
+        log: Whether the axis of numbers is logarithmic. It also is if they differ enough.
     """
     if not trials:
         note(axis, "no complete trial has it")
@@ -157,7 +175,7 @@ def by_parameter(
     values = np.array([trial.value for trial in trials], np.float64)
     inside = values <= top
     heights = np.where(inside, values, top)
-    places = _places(axis, name, trials, numeric=numeric)
+    places = _places(axis, name, trials, numeric=numeric, log=log)
     axis.readout = Readout(
         np.array(places, np.float64),
         [Series("trial", LIGHT["model"], np.where(inside, values, np.nan))],
@@ -197,12 +215,14 @@ def _labels(trials: Sequence[Point], name: str) -> dict[str, int]:
     return {text: place for place, text in enumerate(known)}
 
 
-def _places(axis: Any, name: str, trials: Sequence[Point], *, numeric: bool) -> list[float]:
+def _places(
+    axis: Any, name: str, trials: Sequence[Point], *, numeric: bool, log: bool
+) -> list[float]:
     """Set up the axis of a parameter, and return where each trial is on it."""
     values = [trial.params[name] for trial in trials]
     if numeric and len(set(values)) > _FEW:
         axis.margins(x=0.08)
-        log = bool(min(values) > 0 and max(values) >= 30 * min(values))
+        log = bool(min(values) > 0 and (log or max(values) >= 30 * min(values)))
         if log:
             axis.set_xscale("log")
             axis.set_xlim(min(values) / 1.3, max(values) * 1.3)
