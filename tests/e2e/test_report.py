@@ -120,6 +120,9 @@ def test_a_model_shrunk_to_nothing_is_shown_next_to_its_network(
     model, network = metadata["evaluation_results"], metadata["unshrunk_results"]
     assert model["test_rmse"] == model["persistence_rmse"] == network["persistence_rmse"]
     assert model["directional_bars"] == 0 < network["directional_bars"]
+    assert "directional_accuracy" in network.keys() - model.keys()
+    listed = json.loads(atb_fast("runs", "ls", "--registry", "models", "--json").stdout)
+    assert [run["metrics"].get("directional_accuracy") for run in listed] == [None]
     page = (bundle / "report.html").read_text(encoding="utf-8")
     for text in (f"{network['test_rmse']:,.2f}", f"{network['directional_accuracy']:.1%}"):
         assert text in page.partition("Unshrunk test RMSE")[2].partition("Data and split")[0]

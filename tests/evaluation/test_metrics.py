@@ -11,7 +11,6 @@ from relabelling import relabelled
 from scipy import stats
 
 from atb_fast.evaluation.metrics import (
-    Direction,
     directional_accuracy,
     return_deciles,
 )
@@ -26,6 +25,7 @@ def test_directional_accuracy_ignores_bars_that_do_not_move() -> None:
     actual[-3:] = 100.0  # did not move
     predicted = np.where(np.arange(103) < 53, 101.0, 99.0)
     found = directional_accuracy(last, actual, predicted)
+    assert found is not None
     assert (found.share, found.bars, found.up_share) == (0.53, 100, 1.0)
     expected = stats.binomtest(53, 100).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
@@ -39,6 +39,7 @@ def test_overlapping_horizons_are_counted_once(data: WindowedData) -> None:
     scoring = scoring_of(far)
     found = scoring.figures(scoring.tested(far, predicted))
     expected = directional_accuracy(last[::4], actual[::4], predicted[::4])
+    assert expected is not None
     assert found["directional_accuracy"] == expected.share
     assert found["directional_bars"] == expected.bars == 11
     near, wide = (return_deciles(last, actual, predicted, horizon) for horizon in (1, 4))
@@ -47,9 +48,9 @@ def test_overlapping_horizons_are_counted_once(data: WindowedData) -> None:
 
 def test_directional_accuracy_of_constant_prices() -> None:
     still = np.full(5, 3.0)
-    assert directional_accuracy(still, still, still + 1) == Direction()
+    assert directional_accuracy(still, still, still + 1) is None
     # A model that predicts no move predicts no direction.
-    assert directional_accuracy(still, still + 1, still) == Direction()
+    assert directional_accuracy(still, still + 1, still) is None
 
 
 @pytest.mark.parametrize("count", [100, 403])

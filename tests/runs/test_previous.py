@@ -124,15 +124,6 @@ def test_a_repeated_run_differs_in_nothing(
     assert found.reference == "persistence"
 
 
-def test_a_model_that_forecasts_no_moves_has_no_direction(
-    home: Path, document: Document, publish: Publish
-) -> None:
-    publish(OLD, lambda old: old["evaluation_results"].update(directional_bars=0))
-    found = existing(home, document)
-    assert "directional_accuracy" in document["evaluation_results"]
-    assert "directional_accuracy" not in found.figures
-
-
 def test_only_what_differs_is_named(home: Path, document: Document, publish: Publish) -> None:
     def change(old: Document) -> None:
         old["config"] |= {"epochs": 5, "seed": 1}

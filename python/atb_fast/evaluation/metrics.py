@@ -27,8 +27,7 @@ def mape(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
 class Direction:
     """Directional accuracy: how often the predicted direction from the last close is right.
 
-    Bars that do not move and predictions of no move do not count. If no bar counts, the accuracy
-    is unknown: a share of 0.5 with an interval of 0..1.
+    Bars that do not move and predictions of no move do not count.
 
     Attributes:
         share: Share of correct directions, 0..1.
@@ -38,17 +37,17 @@ class Direction:
         up_share: Share of them whose price rose: the accuracy of always predicting up.
     """
 
-    share: float = 0.5
-    low: float = 0.0
-    high: float = 1.0
-    bars: int = 0
-    up_share: float = 0.5
+    share: float
+    low: float
+    high: float
+    bars: int
+    up_share: float
 
 
 def directional_accuracy(
     last: NDArray[np.float64], actual: NDArray[np.float64], predicted: NDArray[np.float64]
-) -> Direction:
-    """Return the directional accuracy of `predicted`.
+) -> Direction | None:
+    """Return the directional accuracy of `predicted`; None if no bar counts.
 
     Args:
         last: Last close of each window, shape (windows,).
@@ -58,7 +57,7 @@ def directional_accuracy(
     moved = (actual != last) & (predicted != last)
     count = int(moved.sum())
     if count == 0:
-        return Direction()
+        return None
     hits = np.sign(predicted - last)[moved] == np.sign(actual - last)[moved]
     share = float(np.mean(hits))
     low, high = wilson_interval(share, count)

@@ -252,14 +252,10 @@ class Returns(Scoring):
     `directional_accuracy` with `_low`, `_high` and `directional_bars`, `directional_up_share`,
     `linear_directional_accuracy`, `contrarian_accuracy`: see `metrics.Direction`, on windows whose
     horizons do not overlap; `up_share`, the share of all bars that rose.
-
-    Attributes:
-        keeps_unknown: Whether an unknown directional accuracy is 0.5 instead of left out.
     """
 
     kind = "returns"
     unit = Return.unit
-    keeps_unknown: ClassVar[bool] = False
 
     def hits(self, tested: Tested) -> NDArray[np.float64]:
         """Return whether the direction of each window was forecast; see `Scoring.hits`."""
@@ -281,18 +277,14 @@ class Returns(Scoring):
             )
             for forecasts in (tested.forecasts, linear, contrarian)
         )
-        found = {
-            "directional_accuracy": own.share,
-            "directional_accuracy_low": own.low,
-            "directional_accuracy_high": own.high,
-            "directional_up_share": own.up_share,
-        }
-        return (found if own.bars or self.keeps_unknown else {}) | {
-            "directional_bars": own.bars,
-            "linear_directional_accuracy": (
-                of_linear.share if of_linear.bars or self.keeps_unknown else None
-            ),
-            "contrarian_accuracy": opposite.share if opposite.bars else None,
+        return {
+            "directional_accuracy": own and own.share,
+            "directional_accuracy_low": own and own.low,
+            "directional_accuracy_high": own and own.high,
+            "directional_up_share": own and own.up_share,
+            "directional_bars": own.bars if own else 0,
+            "linear_directional_accuracy": of_linear and of_linear.share,
+            "contrarian_accuracy": opposite and opposite.share,
             "up_share": float(np.mean(tested.actual > unchanged)),
         }
 
@@ -305,7 +297,6 @@ class Prices(Returns):
 
     kind = "prices"
     unit = PriceScale.unit
-    keeps_unknown = True  # as in the metadata of earlier versions
 
     def _figures(self, tested: Tested) -> dict[str, Any]:
         return {

@@ -324,11 +324,6 @@ def _levels(scored: Scored) -> dict[str, Any]:
         ("ratio", "ratio", ratio_text),
         ("directional accuracy", "directional_accuracy", percent),
     ]
-    if not results["directional_bars"]:
-        figures.pop("directional_accuracy", None)
-    of_baselines = scored.tested.baselines
-    if np.array_equal(of_baselines["linear"], of_baselines["persistence"]):
-        figures.pop("linear_directional_accuracy", None)  # it predicts no move
     name = scored.reference
     note = "the forecast of the last close" if priced else "the forecast of a return of 0"
     tiles = [

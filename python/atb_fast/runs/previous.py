@@ -79,8 +79,6 @@ def _compared(version: str, live: bool, old: dict[str, Any], document: Mapping[s
         each.pop("ratio", None)
         if line.ratio is not None:
             each["ratio"] = line.ratio
-        if each.get("directional_bars") == 0:  # the model forecasts no moves
-            each.pop("directional_accuracy", None)
     reference = lines[1].reference or "the baseline"
     return Before(
         version,
