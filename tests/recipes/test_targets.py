@@ -292,6 +292,23 @@ def test_a_class_without_a_training_window_is_a_warning(
     assert found.startswith("no training window has the class 1, so the model cannot learn it; ")
 
 
+@pytest.mark.parametrize(("take_profit", "warned"), [(0.06, False), (0.07, True)])
+def test_a_large_weight_of_a_rare_class_is_a_warning(
+    candles: pl.DataFrame, caplog: pytest.LogCaptureFixture, take_profit: float, warned: bool
+) -> None:
+    target = TripleBarrier(horizon=9, take_profit=take_profit, stop_loss=0.02)
+    windows(candles, target)
+    assert not caplog.messages  # without weights, a rare class does no harm
+    data = windows(candles, replace(target, class_weights="balanced"))
+    share = np.mean(data.fitted(data.train) == 2)
+    assert (3 * share < 0.1) == warned
+    found = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    assert len(found) == warned
+    for message in found:
+        weight = f"the class 1 has {share:.1%} of the training windows and the weight "
+        assert message.startswith(f"{weight}{1 / (3 * share):.3g}, so few windows ")
+
+
 def test_shares_of_classes_are_logged_without_weights(
     candles: pl.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Largest horizon, in bars; that of `Output`.
 _MOST_BARS = 1 << 20
+#: A class with a larger weight has less than a tenth of an equal share of the windows.
+_LARGE_WEIGHT = 10.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,17 @@ class Classifier(Anchored):
                 for label, count, weight in zip(self.class_labels, counts, weights, strict=True)
             ),
         )
-        for label, count in zip(self.class_labels, counts, strict=True):
+        for label, count, weight in zip(self.class_labels, counts, weights, strict=True):
+            if weight > _LARGE_WEIGHT:
+                log.warning(
+                    "the class %d has %.1f%% of the training windows and the weight %.3g, so few "
+                    "windows dominate the fit and the weighted log loss; pass "
+                    "--target-class-weights none, or %s",
+                    label,
+                    100 * count / total,
+                    weight,
+                    self.remedy,
+                )
             if not count:
                 log.warning(
                     "no training window has the class %d, so the model cannot learn it; %s",
