@@ -1,9 +1,22 @@
-"""The listener that receives the progress of long-running work."""
+"""What reports the progress of long-running work: a listener, and the beginning of log lines."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
+
+#: What log lines begin with while several threads do the same work; empty otherwise.
+WORK: ContextVar[str] = ContextVar("WORK", default="")
+
+
+class Formatter(logging.Formatter):
+    """Formats log records as lines that say which work they belong to."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record. Call it in the thread that logged it, as handlers do."""
+        return f"{WORK.get()}{super().format(record)}"
 
 
 class Listener:

@@ -77,6 +77,11 @@ def test_a_walk_forward_evaluation(kind: str, tmp_path: Path, command_line: Comm
     # It fits into a terminal of the usual width.
     assert max(map(len, (head, *rows))) <= 80
     assert verdict.startswith("On all ")
+    # Folds run in parallel, so each of their log lines names the fold.
+    of_folds = [line for line in done.stderr.splitlines() if "training windows: " in line]
+    of_folds += [line for line in done.stderr.splitlines() if "shrinkage factor" in line]
+    assert {line[:13] for line in of_folds} <= {"fold 1 of 2: ", "fold 2 of 2: "}
+    assert len(of_folds) == 2 or kind in ("prices", "returns", "volatility")
     if kind != "prices":
         assert not re.search("quote currency|price", done.stdout.replace("--", ""))
     as_json = json.loads(command_line.run(*command, "--json", cwd=tmp_path).stdout)

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from atb_fast.callbacks import Formatter
 from atb_fast.cli import settings
 from atb_fast.cli.config import config
 from atb_fast.cli.data import data
@@ -95,7 +96,7 @@ def _set_up_streams() -> None:
     logging.getLogger("atb_fast").setLevel(logging.INFO)
 
 
-class _Formatter(logging.Formatter):
+class _Formatter(Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record; see `printable`."""
         return printable(super().format(record))

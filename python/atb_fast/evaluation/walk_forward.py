@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from atb_fast import recipes
-from atb_fast.callbacks import SILENT, Listener
+from atb_fast.callbacks import SILENT, WORK, Listener
 from atb_fast.config import OPTIONS
 from atb_fast.errors import ArgumentError, DataError, TrainingError, counted
 from atb_fast.evaluation.predictions import out_of_fold
@@ -325,7 +325,11 @@ def walk_forward(
     # Keras' own loop does not train a model independently of other threads.
     together = policy.engine != "keras" and not policy.gpus
     works = [
-        partial(_evaluated, config, prepared, policy, (number, parts))
+        partial(
+            _named,
+            f"fold {number} of {folds}: " if folds > 1 else "",
+            partial(_evaluated, config, prepared, policy, (number, parts)),
+        )
         for number, parts in enumerate(plan, 1)
     ]
 
@@ -441,6 +445,15 @@ def _made_from(
             "choose an earlier time, or a longer range"
         )
     return count
+
+
+def _named(name: str, work: Callable[[Listener], _Done], listener: Listener) -> _Done:
+    """Return the result of `work`, whose log lines begin with `name`."""
+    before = WORK.set(name)
+    try:
+        return work(listener)
+    finally:
+        WORK.reset(before)
 
 
 def _evaluated(

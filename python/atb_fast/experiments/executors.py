@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any, Protocol
 
-from atb_fast.callbacks import SILENT, Listener
+from atb_fast.callbacks import SILENT, Formatter, Listener
 from atb_fast.errors import INTERRUPTED, AtbFastError, message_and_code
 from atb_fast.runs import interrupts
 from atb_fast.training.environment import INTER_OP, INTRA_OP, cores
@@ -418,7 +418,9 @@ def _work(pipe: Connection) -> None:
         ):  # the parent has ended, and this process will end soon
             pipe.send((kind, content))
 
-    logging.basicConfig(handlers=[_Sending(send)], format="%(message)s", level=logging.WARNING)
+    handler = _Sending(send)
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("atb_fast").setLevel(logging.INFO)
     contents: dict[str, bytes] = {}
     try:
