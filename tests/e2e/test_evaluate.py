@@ -37,11 +37,11 @@ ERRORS = {
     "volatility": "RMSE",
 }
 COLUMNS = {
-    "prices": "tested trained RMSE pers. ratio linear right up rev.",
-    "returns": "tested trained RMSE pers. ratio linear right up rev.",
-    "two": "tested trained log loss shares ratio linear right maj. rev.",
-    "three": "tested trained log loss shares ratio linear right maj. rev.",
-    "volatility": "tested trained RMSE ratio HAR EWMA linear R² QLIKE band",
+    "prices": "tested train RMSE pers. / pers. linear right up rev.",
+    "returns": "tested train RMSE pers. / pers. linear right up rev.",
+    "two": "tested train log loss shares / shares linear right maj. rev.",
+    "three": "tested train log loss shares / shares linear right maj. rev.",
+    "volatility": "tested train RMSE / pers. HAR EWMA linear R² QLIKE band",
 }
 
 
@@ -222,7 +222,8 @@ def test_the_line_of_all_symbols(home: Path, several: Any, command_line: Command
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("all folds") == 2
     head, _, *rows = done.stdout.strip().splitlines()[-5:]
-    assert head.split() == ["symbol", "bars", "RMSE", "persistence", "ratio", "worse", "in"]
+    names = ["symbol", "bars", "RMSE", "persistence", "/ persistence", "worse in"]
+    assert re.split("  +", head) == names
     of_all = [document for document in several if "pooled" in document]
     for row, document in zip(rows, of_all, strict=False):
         pooled, symbol = document["pooled"], document["config"]["symbol"]

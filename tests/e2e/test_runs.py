@@ -68,7 +68,8 @@ def test_the_table(home: Path, command_line: CommandLine, records: list[dict[str
     done = command_line.run("runs", "ls", "--registry", "models", cwd=home)
     assert done.returncode == 0
     head, _, *lines = done.stdout.splitlines()
-    assert head.split() == ["id", "when", "symbol", "run", "what", "error", "ratio", "s"]
+    names = ["id", "when", "symbol", "run", "what", "error", "/ pers.", "s"]
+    assert re.split("  +", head) == names
     assert [line.split()[0] for line in lines] == [each["id"][:6] for each in records]
     assert "causal, linear" in lines[0]
     assert "seed 1" in lines[2]

@@ -90,7 +90,7 @@ def test_the_page_is_complete_and_self_contained(
     headline = f"The model is {made.verdict}."
     assert headline.endswith(f" {reference}.")
     assert banner.text.startswith(headline)
-    assert page.text.index(headline) < page.text.index(tile) < page.text.index("Ratio by fold")
+    assert page.text.index(headline) < page.text.index(tile) < page.text.index("Ratio to ")
     assert "Synthetic sample market." in page.text
     assert "Not drawn" not in page.text
     assert "3 folds, expanding window" in page.text
@@ -202,6 +202,10 @@ def test_several_symbols_have_a_section_each(tmp_path: Path, evaluated: Evaluate
     assert {"ETHUSDT 1d", "ETHUSDT: folds", "XRPUSDT"} <= set(headings)
     ratio = made.pooled["rmse"] / made.pooled["har_rmse"]
     assert f"{ratio:.3f}" in page.rows["ETHUSDT"].split()
+    # Every ratio says what it divides by: this one, that of the chart, and those of the tables.
+    assert {"/ HAR", "/ persistence"} <= {head.text for head in page.find("th")}
+    assert "ratio" not in {head.text for head in page.find("th")}
+    assert "Ratio to HAR by fold" in [title.text for title in page.find("h3")]
     assert page.rows["XRPUSDT"].startswith("not evaluated")
 
 

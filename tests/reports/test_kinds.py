@@ -286,7 +286,7 @@ def test_tiles_and_table_of_classes_equal_scikit_learn(
     tiles, rows = page.tiles, cells(page)
     assert tiles["Test log loss"].split()[0] == f"{losses[0]:#.5g}"
     assert tiles["Log loss of the class shares"].split()[0] == f"{losses[1]:#.5g}"
-    assert tiles["Log loss ratio"].split()[0] == f"{losses[0] / losses[1]:.3f}"
+    assert tiles["Log loss ratio to class shares"].split()[0] == f"{losses[0] / losses[1]:.3f}"
     assert tiles["Brier score"] == f"{briers[0]:#.5g} class shares {briers[1]:#.5g}"
     text = f"{right:.1%} of {len(actual):,} bars; 95% interval {interval.low:.1%} to "
     assert tiles["Accuracy"].startswith(f"{text}{interval.high:.1%}; ")
@@ -533,15 +533,15 @@ def test_tiles_and_table_of_volatility(tmp_path: Path, record_of: RecordOf) -> N
     assert page.tiles["Test RMSE"] == f"{rmse(predicted):#.5g} log sigma"
     assert page.tiles["RMSE of HAR"].startswith(f"{rmse(har):#.5g} ")
     ratio = rmse(predicted) / rmse(unchanged)
-    assert page.tiles["RMSE ratio"].startswith(f"{ratio:.3f} ")
+    assert page.tiles["RMSE ratio to persistence"].startswith(f"{ratio:.3f} ")
     scores = [r2_score(actual, each) for each in (predicted, har)]
     expected = " HAR ".join(f"{score:.3f}".replace("-", "−") for score in scores)
     assert page.tiles["R²"] == expected
     assert page.tiles["QLIKE"] == f"{results['qlike']:.3f} HAR {results['har_qlike']:.3f}"
     rows = cells(page)
     assert list(rows) == ["model", "persistence", "EWMA", "HAR", "linear model"]
-    assert rows["model"][:3] == [f"{rmse(predicted):#.5g}", f"{ratio:.3f}", f"{ratio**2:.3f}"]
-    assert rows["persistence"][1:3] == ["1.000", "1.000"]
+    assert rows["model"][:2] == [f"{rmse(predicted):#.5g}", f"{ratio:.3f}"]
+    assert rows["persistence"][1] == "1.000"
     assert rows["HAR"][0] == f"{rmse(har):#.5g}"
     assert rows["EWMA"][-1] == f"{results['ewma_qlike']:.3f}"
     statistic = results["qlike_diebold_mariano"]

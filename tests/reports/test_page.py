@@ -87,7 +87,7 @@ def test_the_verdict_comes_first(
     banner = record_page.find("p", "banner")[0]
     assert banner.text.startswith(headline)
     assert banner.attributes["class"] == f"banner {tone}"
-    assert record_page.text.index(headline) < record_page.text.index("RMSE ratio")
+    assert record_page.text.index(headline) < record_page.text.index("RMSE ratio to persistence")
     statistic = document["evaluation_results"]["diebold_mariano"]
     assert (statistic > 2) == (verdict == "better than")
     assert (statistic < -2) == (verdict == "worse than")
@@ -120,7 +120,7 @@ def test_the_network_before_shrinkage_is_shown_next_to_the_model(
     tiles = page.tiles
     assert tiles["Unshrunk test RMSE"] == f"{errors['test_rmse']:,.2f} quote currency"
     ratio = errors["test_rmse"] / errors["persistence_rmse"]
-    assert tiles["Unshrunk RMSE ratio"].startswith(f"{ratio:.3f} ")
+    assert tiles["Unshrunk RMSE ratio to persistence"].startswith(f"{ratio:.3f} ")
     share = 100 * errors["directional_accuracy"]
     assert tiles["Unshrunk directional accuracy"].startswith(f"{share:.1f}% ")
     assert tiles["Directional accuracy"] == "undefined the model predicts no move"
@@ -158,7 +158,7 @@ def test_promotion_is_stated_near_the_headline(
     banner = page.find("p", "banner")[1]
     assert banner.text == f"{title} T{reason[1:]} (promotion policy: gate)."
     assert banner.attributes["class"] == f"banner {tone}"
-    assert page.text.index(title) < page.text.index("RMSE ratio")
+    assert page.text.index(title) < page.text.index("RMSE ratio to persistence")
 
 
 def test_the_page_names_the_dashed_line_only_if_it_is_drawn(
@@ -265,7 +265,7 @@ def test_figures_are_those_of_the_metadata(write: Write, data: WindowedData) -> 
     tiles, rows = page.tiles, page.rows
     assert tiles["Test RMSE"] == f"{error:,.2f} quote currency"
     assert tiles["RMSE of persistence"] == f"{unchanged:,.2f} the forecast of the last close"
-    assert tiles["RMSE ratio"] == f"{error / unchanged:.3f} below 1 beats persistence"
+    assert tiles["RMSE ratio to persistence"] == f"{error / unchanged:.3f} below 1 is better"
     assert tiles["MAPE"] == f"{results['mape']:.2f}% persistence {results['persistence_mape']:.2f}%"
     assert rows["train"].startswith(f"{dataset['train_windows']:,} windows, ")
     assert rows["test"].startswith(f"{dataset['test_windows']:,} windows, ")

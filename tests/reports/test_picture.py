@@ -72,7 +72,11 @@ def test_the_figure_shows_the_network_before_shrinkage(
         ("three", ["Loss by epoch", "Confusion matrix", "Calibration of probabilities"]),
         (
             "volatility",
-            ["Ratio by month", "Realized by predicted volatility", "Last 100 test predictions"],
+            [
+                "Ratio to HAR by month",
+                "Realized by predicted volatility",
+                "Last 100 test predictions",
+            ],
         ),
     ],
 )

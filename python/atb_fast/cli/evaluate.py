@@ -335,7 +335,10 @@ def _print_symbols(made: Sequence[tuple[str, WalkForward]], failures: Sequence[F
     print_table(
         [
             Column("symbol"),
-            *(Column(name, right=True) for name in ("bars", error, reference, "ratio", "worse in")),
+            *(
+                Column(name, right=True)
+                for name in ("bars", error, reference, f"/ {reference}", "worse in")
+            ),
         ],
         rows,
     )
@@ -362,7 +365,7 @@ def _print_folds(config: TrainingConfig, made: WalkForward) -> None:
     print_table(
         [
             Column("tested"),
-            Column("trained", right=True),
+            Column("train", right=True),
             *(Column(name, right=True, optional=True) for name in columns),
         ],
         [
@@ -430,7 +433,7 @@ def _right(key: str) -> _Cell:
     return cell
 
 
-_RATIO = {"ratio": _of("ratio", ".3f")}
+_RATIO = _of("ratio", ".3f")
 _LINEAR = {"linear": _of("linear_ratio", ".3f")}
 _DIRECTIONS = {
     "right": _right("directional_accuracy"),
@@ -438,7 +441,7 @@ _DIRECTIONS = {
     "rev.": _of("contrarian_accuracy", ".0%"),
 }
 _OF_DIRECTIONS = (
-    "pers.: RMSE of persistence; ratio: RMSE divided by that of persistence; linear: the same for "
+    "pers.: RMSE of persistence; / pers.: RMSE divided by that; linear: the same for "
     "least squares on the last bar; right: directional accuracy on {bars} in total, with its 95% "
     "interval; up: share of all bars that rose; rev.: accuracy of a reversal of the last return "
     "(contrarian)."
@@ -450,7 +453,7 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
         {
             "RMSE": _of("rmse", ",.2f"),
             "pers.": _of("persistence_rmse", ",.2f"),
-            **_RATIO,
+            "/ pers.": _RATIO,
             **_LINEAR,
             **_DIRECTIONS,
         },
@@ -460,7 +463,7 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
         {
             "RMSE": _of("rmse", ".5f"),
             "pers.": _of("persistence_rmse", ".5f"),
-            **_RATIO,
+            "/ pers.": _RATIO,
             **_LINEAR,
             **_DIRECTIONS,
         },
@@ -470,21 +473,21 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
         {
             "log loss": _of("log_loss", ".4f"),
             "shares": _of("class_shares_log_loss", ".4f"),
-            **_RATIO,
+            "/ shares": _RATIO,
             **_LINEAR,
             "right": _right("accuracy"),
             "maj.": _of("majority_accuracy", ".0%"),
             "rev.": _of("contrarian_accuracy", ".0%"),
         },
-        "shares: log loss of the class shares of the training bars; ratio: log loss divided by "
-        "that; linear: the same for logistic regression on the last bar; right: accuracy on {bars} "
-        "in total, with its 95% interval{fewer}; maj.: accuracy of the majority class; rev.: of a "
-        "reversal of the last return (contrarian).",
+        "shares: log loss of the class shares of the training bars; / shares: log loss divided "
+        "by that; linear: the same for logistic regression on the last bar; right: accuracy on "
+        "{bars} in total, with its 95% interval{fewer}; maj.: accuracy of the majority class; "
+        "rev.: of a reversal of the last return (contrarian).",
     ),
     "volatility": (
         {
             "RMSE": _of("rmse", ".3f"),
-            **_RATIO,
+            "/ pers.": _RATIO,
             "HAR": _of("har_ratio", ".3f"),
             "EWMA": _of("ewma_ratio", ".3f"),
             **_LINEAR,
@@ -492,7 +495,7 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
             "QLIKE": _of("qlike_ratio", ".3f"),
             "band": _of("coverage", ".1%"),
         },
-        "RMSE of the logarithm of volatility. ratio: RMSE divided by that of persistence; HAR, "
+        "RMSE of the logarithm of volatility. / pers.: RMSE divided by that of persistence; HAR, "
         f"EWMA, linear: the same for these baselines; QLIKE: divided by that of HAR{_BAND}.",
     ),
 }

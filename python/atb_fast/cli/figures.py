@@ -26,6 +26,12 @@ def number(value: Any, digits: int = 5) -> str:
     return rows.number(value, digits) if known else ""
 
 
+def over(reference: str | None) -> str:
+    """Return the head of a column of errors divided by those of a baseline; see `NAMES`."""
+    brief = {"persistence": "pers.", "the class shares": "shares"}
+    return f"/ {brief.get(reference, reference) if reference else 'baseline'}"
+
+
 def sentences(results: Mapping[str, Any]) -> dict[str, str]:
     """Return the figures of a bundle that have another unit than its error, as text, by name.
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from atb_fast.cli import completion
-from atb_fast.cli.figures import number
+from atb_fast.cli.figures import number, over
 from atb_fast.cli.options import Whole, as_json, print_json, registry_option
 from atb_fast.cli.tables import Column, echo, print_facts, print_table, print_text
 from atb_fast.errors import ArgumentError, MissingExtraError, counted
@@ -72,8 +72,8 @@ def list_runs(
 ) -> None:
     """List runs, newest first, with their options and errors.
 
-    The ratio is the error divided by that of the baseline that the model has to beat: persistence,
-    the class shares, or HAR. Options that all listed runs share are left out.
+    The column after the error is the error divided by that of the baseline that the model has to
+    beat: persistence, the class shares, or HAR. Options that all listed runs share are left out.
     """
     records = _read(registry)
     every = len(records)
@@ -119,7 +119,7 @@ def show(run: str, registry: Path, as_json: bool) -> None:
     print_table(
         [Column("figure"), Column("value", right=True)],
         [
-            (name, value if isinstance(value, int) else number(value))
+            (name + _divided_by(name, record), value if isinstance(value, int) else number(value))
             for name, value in record["metrics"].items()
         ],
     )
@@ -260,6 +260,7 @@ def _print_runs(registry: Path, records: Sequence[dict[str, Any]], sort: str | N
 
     digits = _digits([record["id"] for record in records])
     lines = [ledger.headline(record["metrics"]) for record in records]
+    references = {line.reference for line in lines}
     extra = (
         sort if sort and sort not in ("seconds", "ratio", *(line.name for line in lines)) else ""
     )
@@ -271,7 +272,9 @@ def _print_runs(registry: Path, records: Sequence[dict[str, Any]], sort: str | N
             Column("run", whole=True),
             Column("what"),
             Column("error", right=True, whole=True),
-            Column("ratio", right=True, whole=True),
+            Column(
+                over(references.pop() if len(references) == 1 else None), right=True, whole=True
+            ),
             Column(extra, right=True, optional=True),
             Column("s", right=True, optional=True, whole=True),
         ],
@@ -366,8 +369,21 @@ def _facts(registry: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         + (f" ({beside})" if beside else ""),
     }
     if line.ratio is not None:
-        found["ratio"] = f"{line.ratio:.3f}"
+        reference = (line.reference or "the baseline").removeprefix("the ")
+        found[f"ratio to {reference}"] = f"{line.ratio:.3f}"
     return {name: value for name, value in found.items() if value not in (None, "")}
+
+
+def _divided_by(name: str, record: Mapping[str, Any]) -> str:
+    """Return the baseline of a figure that is a ratio; empty for others, or if it is unknown."""
+    from atb_fast.runs import ledger
+
+    reference = ledger.headline(record["metrics"]).reference
+    if reference is None or not f"_{name}".endswith("_ratio"):
+        return ""
+    if reference == "HAR" and name != "qlike_ratio":
+        reference = "persistence"  # as docs/evaluate.md says
+    return f" (to {reference.removeprefix('the ')})"
 
 
 def _print_comparison(document: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from atb_fast.reports.rows import (
     Pair,
     Row,
     accuracy_text,
+    over,
     percent,
     ratio_text,
 )
@@ -173,11 +174,12 @@ def _symbols(evaluations: Sequence[Evaluated]) -> Comparison:
         rows.append(Row(symbol, texts))
     name = next((_scored(made).reference for _, made in evaluations if made), "the reference")
     notes = [
-        f"Ratio: error divided by that of {name}; below 1 is better. Standard errors: how many "
-        "standard errors lower the losses are (Diebold-Mariano); between −2 and 2, the difference "
-        "can be due to chance. Even if no model differs, about one symbol in 20 is beyond −2 or 2."
+        f"{over(name)}: error divided by that of {name}; below 1 is better. Standard errors: how "
+        "many standard errors lower the losses are (Diebold-Mariano); between −2 and 2, the "
+        "difference can be due to chance. Even if no model differs, about one symbol in 20 is "
+        "beyond −2 or 2."
     ]
-    columns = ["verdict", "ratio", "standard errors", "worse folds", "bars"]
+    columns = ["verdict", over(name), "standard errors", "worse folds", "bars"]
     return Comparison("Symbols", columns, rows, notes)
 
 
@@ -225,7 +227,7 @@ def _charts(made: WalkForward, scored: Scored, symbol: str) -> dict[str, Chart]:
     ratios = _ratios(folds, scoring, tested)
     name = scored.reference.removeprefix("the ")
     shown = Ratios(first, last, ratios.pop(""), ratios, name)
-    charts = {"ratios": ratio_chart(shown, "Ratio by fold")}
+    charts = {"ratios": ratio_chart(shown, f"Ratio to {name} by fold")}
     charts |= period_charts(scoring, tested, name, first[1:])
     charts |= forecast_charts(scoring, tested)
     if not symbol:
@@ -265,6 +267,9 @@ def _options(config: Mapping[str, Any]) -> list[Pair]:
     return shown
 
 
+#: Columns of the baselines in the table of folds, and the names of their figures.
+_RATIOS = {"HAR": "har", "EWMA": "ewma", "linear": "linear"}
+
 _Cell = Callable[[Mapping[str, Any]], str]
 
 
@@ -294,12 +299,11 @@ def _columns(scored: Scored) -> dict[str, _Cell]:
         error: _figure(key, scored.text),
         f"{error} of {name}": _figure(f"{other}_{key}", scored.text),
         "standard errors": _figure("diebold_mariano", _signed),
-        "ratio": _figure("ratio", ratio_text),
+        over(NAMES[scored.scoring.unchanged]): _figure("ratio", ratio_text),
     }
-    ratios = {"HAR": "har", "EWMA": "ewma", "linear": "linear"}
     found |= {
         title: _figure(f"{prefix}_ratio", ratio_text)
-        for title, prefix in ratios.items()
+        for title, prefix in _RATIOS.items()
         if f"{prefix}_ratio" in scored.results
     }
     if kind == "classes":
@@ -335,8 +339,11 @@ def _folds(made: WalkForward, scored: Scored) -> Comparison:
         cells = [cell(scored.results) for cell in columns.values()]
         empty = [""] * (1 + shrunk)
         rows.append(Row("all folds", [*cells, *empty, f"{scored.results['test']:,}"]))
+    unchanged = NAMES[made.scoring.unchanged]
+    others = [name for name in _RATIOS if name in columns]
     notes = [
-        f"Ratios: errors divided by that of {NAMES[made.scoring.unchanged]}. Standard errors: how "
+        f"{over(unchanged)}: {made.scoring.name} divided by that of {unchanged}; "
+        f"{', '.join(others)}: the same for baselines. Standard errors: how "
         f"many standard errors lower the losses of the model are than those of {scored.reference} "
         "(Diebold-Mariano); between −2 and 2, the difference can be due to chance. Trained and "
         "tested: numbers of windows.",

@@ -142,6 +142,11 @@ def notes_of(figures: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def over(baseline: str) -> str:
+    """Return the head of a column of errors divided by those of a baseline; see `NAMES`."""
+    return f"/ {baseline.removeprefix('the ')}"
+
+
 def percent(share: float) -> str:
     """Format a share of 0..1 as 12.3%."""
     return f"{100 * share:.1f}%"

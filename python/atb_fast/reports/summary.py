@@ -32,6 +32,7 @@ from atb_fast.reports.rows import (
     accuracy_text,
     fewer_text,
     number,
+    over,
     percent,
     ratio_text,
 )
@@ -235,7 +236,7 @@ def regime_table(record: RunRecord) -> Comparison | None:
     low, high = (f"{100 * limit:.2g}%" for limit in found.limits)
     names = f"low, up to {low}", f"medium, up to {high}", f"high, above {high}"
     shares = "accuracy" if scored.kind == "classes" else "directional accuracy"
-    of_errors = [f"{name} ratio" for name in groups.ratios]
+    of_errors = [f"{name} {over(scored.reference)}" for name in groups.ratios]
     accurate = scored.kind != "volatility"
     rows = [
         Row(name, [f"{groups.windows[i]:,}", *_cells(groups, i, accurate)])
@@ -245,8 +246,7 @@ def regime_table(record: RunRecord) -> Comparison | None:
     notes = [
         f"Volatility is the root mean square of the log returns over the {found.bars:,} bars "
         "before the forecast. The limits are the terciles of the training windows, so the test "
-        "windows are not spread evenly. Ratios are relative to the error of "
-        f"{scored.reference}.",
+        "windows are not spread evenly.",
     ]
     if scored.overlapping:
         notes.append(N_OF_INTERVALS)
@@ -279,11 +279,19 @@ def unshrunk_tiles(record: RunRecord) -> list[Tile]:
     beside = _beside(results["diebold_mariano"], scored.reference)
     tiles = [
         Tile("Unshrunk test RMSE", scored.text(results["test_rmse"]), _unit(scored)),
-        Tile("Unshrunk RMSE ratio", ratio_text(results.get("ratio")), beside),
+        _ratio(scored, results, beside, "Unshrunk "),
     ]
     if scored.kind != "volatility":
         tiles.append(_direction("Unshrunk directional accuracy", results, scored.tested))
     return tiles
+
+
+def _ratio(scored: Scored, results: _Results, note: str, prefix: str = "") -> Tile:
+    """Return `ratio`, which is not always the ratio to the forecast that the model has to beat."""
+    scoring, other = scored.scoring, scored.scoring.unchanged
+    title = f"{prefix}{scoring.name} ratio to {NAMES[other].removeprefix('the ')}"
+    tone = scored.tone if not prefix and other == scoring.reference(scored.tested) else ""
+    return Tile(f"{title[:1].upper()}{title[1:]}", ratio_text(results.get("ratio")), note, tone)
 
 
 def _unit(scored: Scored) -> str:
@@ -321,7 +329,7 @@ def _levels(scored: Scored) -> dict[str, Any]:
         figures["contrarian_directional_accuracy"] = results["contrarian_accuracy"]
     columns: list[Column] = [
         ("RMSE", "rmse", scored.text),
-        ("ratio", "ratio", ratio_text),
+        (over("persistence"), "ratio", ratio_text),
         ("directional accuracy", "directional_accuracy", percent),
     ]
     name = scored.reference
@@ -329,7 +337,7 @@ def _levels(scored: Scored) -> dict[str, Any]:
     tiles = [
         Tile(f"{scored.part} RMSE", scored.text(results["rmse"]), _unit(scored)),
         Tile(f"RMSE of {name}", scored.text(results["persistence_rmse"]), note),
-        Tile("RMSE ratio", ratio_text(results.get("ratio")), f"below 1 beats {name}", scored.tone),
+        _ratio(scored, results, "below 1 is better"),
     ]
     if priced:
         beside = f"persistence {results['persistence_mape']:.2f}%"
@@ -411,7 +419,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
         figures["class_shares_ratio"] = 1.0
     columns: list[Column] = [
         ("log loss", "log_loss", number),
-        ("ratio", "ratio", ratio_text),
+        (over(scored.reference), "ratio", ratio_text),
         ("Brier", "brier_score", number),
         ("accuracy", "accuracy", percent),
         ("balanced", "balanced_accuracy", percent),
@@ -447,12 +455,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
             number(results["class_shares_log_loss"]),
             "the forecast to beat",
         ),
-        Tile(
-            "Log loss ratio",
-            ratio_text(results.get("ratio")),
-            "below 1 beats the class shares",
-            scored.tone,
-        ),
+        _ratio(scored, results, "below 1 is better"),
         Tile(
             "Brier score",
             number(results["brier_score"]),
@@ -491,17 +494,16 @@ def _volatility(scored: Scored) -> dict[str, Any]:
     assert isinstance(scoring, LogVolatility)
     figures = dict(results)
     if "ratio" in results:
-        figures |= {"persistence_ratio": 1.0, "persistence_mse_ratio": 1.0}
+        figures["persistence_ratio"] = 1.0
     columns: list[Column] = [
         ("RMSE", "rmse", number),
-        ("ratio", "ratio", ratio_text),
-        ("MSE ratio", "mse_ratio", ratio_text),
+        (over("persistence"), "ratio", ratio_text),
         ("R²", "r2", _three),
         ("QLIKE", "qlike", _three),
     ]
     notes = [
-        "Ratios: divided by the error of persistence. QLIKE: a loss of variances that does not "
-        "favor forecasts that are too low; smaller is better.",
+        "/ persistence: RMSE divided by that of persistence. QLIKE: a loss of variances that does "
+        "not favor forecasts that are too low; smaller is better.",
         "Persistence: the volatility of the last bars. EWMA: that of RiskMetrics. HAR: least "
         "squares on means of past volatility over short and long periods.",
         _LINEAR.format("least squares"),
@@ -510,7 +512,7 @@ def _volatility(scored: Scored) -> dict[str, Any]:
     tiles = [
         Tile(f"{scored.part} RMSE", number(results["rmse"]), scoring.unit),
         Tile(f"RMSE of {name}", number(results[f"{other}_rmse"]), "the forecast to beat"),
-        Tile("RMSE ratio", ratio_text(results.get("ratio")), "to persistence; below 1 is better"),
+        _ratio(scored, results, "below 1 is better"),
         *(
             Tile(title, _three(results[key]), f"{name} {_three(results[f'{other}_{key}'])}")
             for title, key in (("R²", "r2"), ("QLIKE", "qlike"))

@@ -56,7 +56,8 @@ def period_charts(
             f"Rolling {error}", lambda axis: rolling_error(axis, times, error, rolled, name)
         ),
         "months": Chart(
-            "Ratio by month", lambda axis: ratios_by_month(axis, numbers, times, groups, name)
+            f"Ratio to {name} by month",
+            lambda axis: ratios_by_month(axis, numbers, times, groups, name),
         ),
     }
     if scoring.kind != "volatility":
