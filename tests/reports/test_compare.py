@@ -66,7 +66,7 @@ def panel(frame: pl.DataFrame, **changes: Any) -> dict[str, Any]:
 def document(**changes: Any) -> dict[str, Any]:
     return {
         "runs": [run("aaaaaaaa"), run("bbbbbbbb")],
-        "same": {"recipe": "causal", "force_sentiment": False},
+        "same": {"recipe": "causal", "candles": "BTCUSDT_1h_2024-01-01", "force_sentiment": False},
         "options": {"epochs": [20, None], "network": ["mlp", "tcn"]},
         "metrics": [ratio((0.95, 0.94, 0.96), (0.99, 0.97, 1.01))],
         "losses": [
@@ -103,6 +103,9 @@ def test_the_page_is_complete_and_self_contained(tmp_path: Path) -> None:
         == "0.95000 (0.94000 to 0.96000) 0.99000 (0.97000 to 1.0100)"
     )
     assert page.rows["force_sentiment"] == "no"
+    # Names break at separators, and dates nowhere.
+    assert 'BTCUSDT_<wbr>1h_<wbr><span class="date">2024-01-01</span>' in page.source
+    assert page.rows["candles"] == "BTCUSDT_1h_2024-01-01"
     assert "2026-01-02" in [date.text for date in page.find("span", "date")]
     assert page.rows["aaaaaa"] == (
         "BTCUSDT 1d causal 1, 2, 3 2026-01-02 03:04 live BTCUSDT/causal/aaaaaaaa"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "wbr"}
 
 
 def wilson_percent(share: float, count: int) -> tuple[float, float]:

@@ -334,7 +334,7 @@ def _say(report: Report) -> None:
 
 def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
     columns = [
-        Column("bundle"),
+        Column("bundle", whole=True, apart=True),
         Column("live", optional=True),
         Column("trainer", optional=True),
         Column("market", optional=True),
@@ -344,7 +344,7 @@ def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
         Column("epochs", right=True, optional=True),
         Column("horizon", optional=True),
         *(
-            Column(name, right=True, optional=True)
+            Column(name, right=True, optional=True, whole=True)
             for name in ("test log loss", "class shares", "test RMSE", "HAR", "persistence")
         ),
         Column("not verified", optional=True),

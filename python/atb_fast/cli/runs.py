@@ -8,7 +8,7 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import click
@@ -270,7 +270,7 @@ def _print_runs(registry: Path, records: Sequence[dict[str, Any]], sort: str | N
             Column("when"),
             Column("symbol"),
             Column("run", whole=True),
-            Column("what"),
+            Column("what", apart=True),
             Column("error", right=True, whole=True),
             Column(
                 over(references.pop() if len(references) == 1 else None), right=True, whole=True
@@ -340,14 +340,25 @@ def _what(record: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str
 
 
 def _own(values: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the values that not all of `others` have, as texts."""
-    from atb_fast.runs.facts import plain
-
+    """Return the values that not all of `others` have, as short texts."""
     return [
-        name if value is True else str(plain(value)) if name == "kind" else f"{name} {plain(value)}"
+        name if value is True else f"{name} {_short(name, value)}".removeprefix("kind ")
         for name, value in values.items()
         if any(other.get(name) != value for other in others)
     ]
+
+
+def _short(name: str, value: Any) -> str:
+    """Format the value of an option: numbers with four digits, files without their extension."""
+    from atb_fast.runs.facts import plain
+
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if name == "extra" and isinstance(value, dict):
+        value = {series: PurePath(str(path)).stem for series, path in value.items()}
+    elif name in ("candles", "sentiment"):
+        value = PurePath(str(value)).stem
+    return str(plain(value))
 
 
 def _facts(registry: Path, record: Mapping[str, Any]) -> dict[str, Any]:

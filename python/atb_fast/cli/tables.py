@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from atb_fast.errors import printable
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 #: Width without a terminal, so that programs and files get whole values.
 _UNLIMITED = 10_000
-#: Smallest width of a column whose cells are folded, and the space between two columns.
-_FOLDED, _GAP = 8, 2
+#: Smallest width of a column whose cells are folded, that of one that may be apart, and the space
+#: between two columns.
+_FOLDED, _READABLE, _GAP = 8, 40, 2
+#: Stands for a cell that has lines of its own; control characters in cells are escaped.
+_APART = "\0"
 
 
 class Column(NamedTuple):
     """A column of a table.
 
     An `optional` column is left out if all of its cells are empty. The cells of a `whole` column
-    stay on one line, unless the terminal is too narrow even if all other columns are folded.
+    stay on one line, unless the terminal is too narrow even if all other columns are folded. If it
+    is, the cells of a column that may be `apart` have lines of their own, above the others if it is
+    the first column and below them otherwise.
     """
 
     name: str
     right: bool = False
     optional: bool = False
     whole: bool = False
+    apart: bool = False
 
 
 def terminal_width() -> int:
@@ -56,14 +65,22 @@ def print_table(
     shown = [
         i for i, column in enumerate(columns) if not column.optional or any(row[i] for row in texts)
     ]
-    console = Console(highlight=False, width=terminal_width())
-    least = {
-        i: max(cell_len(text) for text in (columns[i].name, *(row[i] for row in texts)))
-        if columns[i].whole
-        else _FOLDED
-        for i in shown
-    }
-    fits = sum(least.values()) + _GAP * (len(shown) - 1) <= console.width
+    least = {}
+    for i in shown:
+        column = columns[i]
+        least[i] = max(cell_len(text) for text in (column.name, *(row[i] for row in texts)))
+        if not column.whole:
+            least[i] = min(least[i], _READABLE if column.apart else _FOLDED)
+
+    def fits(width: int) -> bool:
+        return sum(least[i] for i in shown) + _GAP * (len(shown) - 1) <= width
+
+    width = terminal_width()
+    apart = None if fits(width) else next((i for i in shown if columns[i].apart), None)
+    if apart is not None:
+        shown.remove(apart)
+        width -= _GAP  # one of both is indented
+    console = Console(highlight=False, width=width)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for i in shown:
         # Without folding, rich crops cells that do not fit, which would drop digits.
@@ -71,15 +88,37 @@ def print_table(
             columns[i].name,
             justify="right" if columns[i].right else "left",
             overflow="fold",
-            no_wrap=columns[i].whole and fits,
+            no_wrap=columns[i].whole and fits(width),
         )
     for row in texts:
+        if apart == 0:
+            table.add_row(_APART)
         table.add_row(*(Text(row[i]) for i in shown))
+        if apart:
+            table.add_row(_APART)
     with console.capture() as captured:
         console.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    if apart is not None:
+        cells = iter(_cells(columns[apart], [row[apart] for row in texts], console))
+        lines.insert(next(i for i, line in enumerate(lines) if "─" in line) if apart else 0, _APART)
+        indent = " " * _GAP * (apart == 0)
+        lines = [next(cells) if _APART in line else indent + line for line in lines]
     if title:
         print_text(title)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    click.echo("\n".join(lines))
+
+
+def _cells(column: Column, texts: Sequence[str], console: Console) -> Iterator[str]:
+    """Yield the head and the cells of a column that has lines of its own."""
+    from rich.text import Text
+
+    for text in (column.name, *texts):
+        if column.whole:
+            yield text
+        else:
+            lines = Text(text).wrap(console, console.width, overflow="fold")
+            yield "\n".join(f"{'':{_GAP}}{line.plain.rstrip()}" for line in lines)
 
 
 def echo(text: object = "", *, nl: bool = True, err: bool = False) -> None:

@@ -19,8 +19,9 @@ SYNTHETIC = Banner(
 )
 
 
-#: A date. Browsers break lines at its hyphens unless a CSS class forbids it.
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+#: A date, or a separator within a name. Browsers break lines at the hyphens of dates unless a CSS
+#: class forbids it, but not at these separators.
+_DATE_OR_SEPARATOR = re.compile(r"(\d{4}-\d\d-\d\d)|[_/](?=\w)")
 
 
 def render(name: str, values: Mapping[str, Any]) -> str:
@@ -47,8 +48,13 @@ def render(name: str, values: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["dates"] = lambda value: Markup(  # noqa: S704 - `escape` has escaped it
-        _DATE.sub(r'<span class="date">\g<0></span>', str(escape(value)))
+    environment.filters["breaks"] = lambda value: Markup(  # noqa: S704 - `escape` has escaped it
+        _DATE_OR_SEPARATOR.sub(
+            lambda found: (
+                f'<span class="date">{found[1]}</span>' if found[1] else f"{found[0]}<wbr>"
+            ),
+            str(escape(value)),
+        )
     )
     script = folder.joinpath("page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
