@@ -159,14 +159,10 @@ def test_predictions_in_sample_are_reported_once(
     assert until.trained_until is not None
     before = closing_at(daily, until.trained_until - timedelta(days=1))
     if way == "predict":
-        # The last row is predicted at its open.
-        first = until.predict(daily.tail(400)).drop_nulls()["timestamp"][0]
-        warm_up = daily["timestamp"].search_sorted(first) - (len(daily) - 400)
-        after = daily.filter(pl.col("timestamp") >= until.trained_until - timedelta(days=warm_up))
+        seen = daily["timestamp"].search_sorted(until.trained_until)
+        first = seen - until.lookback - until.sequence_length
+        after, before = daily[first:], daily[first - 1 :]
         assert until.predict(after).drop_nulls()["timestamp"][0] == until.trained_until
-        before = daily.filter(
-            pl.col("timestamp") >= until.trained_until - timedelta(days=warm_up + 1)
-        )
     else:
         after = closing_at(daily, until.trained_until)
     bundle, to = load_bundle(until.path), KINDS[kind]
@@ -175,6 +171,7 @@ def test_predictions_in_sample_are_reported_once(
     assert message.startswith(
         f"{bundle!r} was fitted and selected on prices until 2024-06-02 00:00"
     )
+    assert f"the {bundle.lookback + bundle.sequence_length} before them" in message
     assert warned(lambda: [bundle.predict_last(to(before)), bundle.predict(to(before))]) == []
     copy = pickle.loads(pickle.dumps(bundle))
     frame = to(before)
