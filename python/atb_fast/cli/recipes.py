@@ -137,8 +137,8 @@ def check(
         check_plot_name(picture)
     seen = None
     options["recipe"] = recipe
-    if symbol is None:  # without a market, its options do not matter
-        own = {name: options[name] for name in _OF_RECIPES}
+    if symbol is None:  # without a market, most of its options do not matter
+        own = {name: options[name] for name in (*_OF_RECIPES, "force_price_only")}
         config = training_config(context, "BTCUSDT", own | {"source": "sample"})
     else:
         config = training_config(context, symbol.upper(), options)

@@ -24,8 +24,9 @@ _TIMEFRAME, _LENGTH = "1d", 120
 def describe(recipe: BaseRecipe, options: TrainingConfig | None = None) -> dict[str, Any]:
     """Return what is known about a recipe without a market, as JSON values.
 
-    Timeframe, sequence length and horizon are those of `options`, by default those of the recipe;
-    without options, features of other timeframes are included, but do not count.
+    Timeframe, sequence length, horizon and use of the index are those of `options`, by default
+    those of the recipe; without options, features of other timeframes are included, but do not
+    count.
     `warmup` and `lookback` are in bars: those at the start of a frame that have no features, and
     those before a window that its features depend on. `purge` is the number of windows that are
     dropped before the validation and test parts because they overlap them.
@@ -33,10 +34,11 @@ def describe(recipe: BaseRecipe, options: TrainingConfig | None = None) -> dict[
     if not isinstance(recipe, Recipe):
         return {"name": recipe.name, **to_document(recipe)}
     timeframe, length = recipe.timeframe or _TIMEFRAME, recipe.sequence_length or _LENGTH
-    horizon = recipe.target.horizon
+    horizon, index = recipe.target.horizon, "index" in recipe.traits
     if options is not None:
         timeframe, length, horizon = options.timeframe, options.sequence_length, options.horizon
-    features = _features(recipe.specs, timeframe)
+        index = index and not options.force_price_only
+    features = _features(recipe.used(index=index), timeframe)
     present = [each for each in features if timeframe in (each["timeframes"] or TIMEFRAMES)]
     return {
         "name": recipe.name,
@@ -50,7 +52,7 @@ def describe(recipe: BaseRecipe, options: TrainingConfig | None = None) -> dict[
         "split": recipe.split,
         "fit_scalers_on": recipe.fit_scalers_on,
         "extra": list(recipe.extra),
-        "index": "index" in recipe.traits,
+        "index": index,
         "warmup": max((feature["warmup"] for feature in present), default=0),
         "lookback": max((feature["lookback"] for feature in present), default=0),
         "purge": length - 1 + recipe.lag + horizon if recipe.split == "purged" else 0,
