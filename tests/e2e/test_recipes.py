@@ -206,7 +206,8 @@ def test_recipes_are_shown_and_checked(home: Path, command_line: CommandLine) ->
     assert "have a value for every feature" in recipes("check", "families.toml", *market)
     for arguments in ([], market):
         text = recipes("check", "families.toml", *arguments, "--force-price-only")
-        assert "fear" not in text.lower() and "inputs: candles\n" in text
+        assert "fear" not in text.lower()
+        assert "inputs: candles\n" in text
     done = command_line.run("recipes", "check", "families.toml", "--plot", "x.png", cwd=home)
     assert done.returncode == ArgumentError.exit_code
     (home / "wrong.toml").write_text(RECIPE.replace("fear_greed", "fear_gred"))

@@ -262,7 +262,7 @@ def test_facts_are_texts_and_numbers(registry: Path) -> None:
         registry, "a", recipe="volatility", timeframe="1h", data={"BTCUSDT": {"candles": "ab" * 32}}
     )
     found = facts(made)
-    assert found["BTCUSDT candles as data"] == "abababab"
+    assert found["BTCUSDT candles sha256"] == "abababab"
     assert found["target_quantiles"] == "0.05, 0.25, 0.5, 0.75, 0.95"
     assert all(isinstance(value, str | int | float) for value in found.values())
 

@@ -107,7 +107,8 @@ def test_constant_prices_are_named(market: Market, caplog: pytest.LogCaptureFixt
     # 14 differences of 0 end at each of the bars 114 to 130.
     assert len(made.matrix) == len(flat) - 29 - 17
     assert (
-        "46 of 2,557 candles left out: 29 in the warm-up; undefined: rsi_scaled in 17"
+        "46 of 2,557 candles left out: 29 in the warm-up, 17 after it; by feature, after its own "
+        "warm-up: undefined: rsi_scaled in 17"
     ) in caplog.text
 
 

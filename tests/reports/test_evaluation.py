@@ -29,6 +29,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "classes": {"recipe": "causal", "target": "binary_direction", "horizon": 5},
     "volatility": {"recipe": "volatility", "timeframe": "1d"},
 }
+#: What the title says in addition to the recipe.
+TITLES = {
+    "returns": ", target smoothed_return, horizon 5",
+    "classes": ", target binary_direction, horizon 5",
+}
 #: The tile of the error, and the forecast to beat.
 SHOWN = {
     "prices": ("Out-of-sample RMSE", "persistence"),
@@ -58,6 +63,7 @@ def evaluated() -> Evaluate:
             result = walk_forward(config, folds=folds)
             document = {
                 "config": config.to_dict() | {"embargo": None},
+                "title": config.title,
                 "window": "expanding",
                 "folds": [fold.to_dict() for fold in result.folds],
             }
@@ -84,6 +90,8 @@ def test_the_page_is_complete_and_self_contained(
     document, made = evaluated(kind)
     page = page_of(tmp_path, (document, made))
     check_self_contained(page)
+    changed = TITLES.get(kind, "")
+    assert page.find("h1")[0].text.endswith(f" recipe{changed}, synthetic sample market")
     assert page_of(tmp_path, (document, made)).source == page.source
     tile, reference = SHOWN[kind]
     banner = page.find("p", "banner")[0]
@@ -261,6 +269,7 @@ def test_only_failed_symbols_still_make_a_page(tmp_path: Path, evaluated: Evalua
 def test_hostile_names_are_escaped(tmp_path: Path, evaluated: Evaluate) -> None:
     document, made = evaluated("prices")
     hostile = named(document, ATTACK) | {"notes": [ATTACK]}
+    hostile |= {"title": ATTACK}
     hostile["config"] |= {"recipe": ATTACK, "timeframe": ATTACK}
     failed = named(document, f"{ATTACK}2") | {"failure": ATTACK}
     page = page_of(tmp_path, (hostile, made), (failed, None))

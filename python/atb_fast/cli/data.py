@@ -278,11 +278,12 @@ def _raise(errors: list[AtbFastError]) -> None:
 
 
 def _report(finding: Finding, *, stored: bool) -> dict[str, Any]:
+    from atb_fast.ingestion.quality import step_text
+
     row: dict[str, Any] = {"series": finding.name, "sound": not finding.problems}
     if finding.quality:
         quality = finding.quality.to_dict()
-        hours = quality.pop("longest_step_ms") / 3_600_000
-        quality["longest_step"] = f"{hours:.4g} h" if hours >= 1 else f"{hours * 60:.4g} min"
+        quality["longest_step"] = step_text(quality.pop("longest_step_ms"))
         row |= quality
         if stored:
             row["outages"] = finding.outages

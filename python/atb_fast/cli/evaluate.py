@@ -233,9 +233,12 @@ def _write(
         from atb_fast.reports import evaluation as page
 
         pages = [
-            ({"config": config.to_dict(), "failure": document["error"]}, None)
+            (
+                {"config": config.to_dict(), "title": config.title, "failure": document["error"]},
+                None,
+            )
             if each is None
-            else (document | {"notes": _notes(config)}, each)
+            else (document | {"title": config.title, "notes": _notes(config)}, each)
             for config, document, each in zip(configs, documents, made, strict=True)
         ]
         page.write_evaluation(report, pages)
@@ -350,7 +353,7 @@ def _print_folds(config: TrainingConfig, made: WalkForward) -> None:
     ratios, other = made.ratios, made.reference
     shrunk = sum(fold.shrinkage == 0.0 for fold in made.folds)
     print_text(
-        f"{config.symbol} {config.timeframe}, {config.recipe} recipe: {made.scoring.name} is "
+        f"{config.symbol} {config.timeframe}, {config.title}: {made.scoring.name} is "
         f"{min(ratios):.3f} to {max(ratios):.3f} times that of {other}, worse than {other} "
         f"in {sum(ratio > 1.0 for ratio in ratios)} of {counted(len(ratios), 'fold')}"
         + (f", a shrinkage factor of 0 in {shrunk}" if shrunk else "")
@@ -373,8 +376,8 @@ def _print_folds(config: TrainingConfig, made: WalkForward) -> None:
             for first, train, found in rows
         ],
     )
-    # Without quantiles, the table has no such column.
-    legend = legend if "coverage" in made.pooled else legend.replace(_BAND, "")
+    for figure, text in _SOMETIMES.items():
+        legend = legend if figure in made.pooled else legend.replace(text, "")
     bars = made.pooled.get("directional_bars", made.pooled["test"])
     fewer = fewer_text(made.pooled.get("accuracy_bars", bars), bars)
     print_text(legend.format(bars=f"{bars:,} bars", fewer=fewer))
@@ -446,7 +449,11 @@ _OF_DIRECTIONS = (
     "interval; up: share of all bars that rose; rev.: accuracy of a reversal of the last return "
     "(contrarian)."
 )
-_BAND = "; band: share of the returns between the lowest and the highest quantile"
+#: The part of a legend about a column that is missing without this figure.
+_SOMETIMES = {
+    "contrarian_accuracy": "; rev.: of a reversal of the last return (contrarian)",
+    "coverage": "; band: share of the returns between the lowest and the highest quantile",
+}
 #: The columns of each kind of forecasts, and what they mean. They fit into 80 characters.
 _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
     "prices": (
@@ -481,8 +488,8 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
         },
         "shares: log loss of the class shares of the training bars; / shares: log loss divided "
         "by that; linear: the same for logistic regression on the last bar; right: accuracy on "
-        "{bars} in total, with its 95% interval{fewer}; maj.: accuracy of the majority class; "
-        "rev.: of a reversal of the last return (contrarian).",
+        "{bars} in total, with its 95% interval{fewer}; maj.: accuracy of the majority class"
+        f"{_SOMETIMES['contrarian_accuracy']}.",
     ),
     "volatility": (
         {
@@ -496,13 +503,14 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
             "band": _of("coverage", ".1%"),
         },
         "RMSE of the logarithm of volatility. / pers.: RMSE divided by that of persistence; HAR, "
-        f"EWMA, linear: the same for these baselines; QLIKE: divided by that of HAR{_BAND}.",
+        "EWMA, linear: the same for these baselines; QLIKE: divided by that of HAR"
+        f"{_SOMETIMES['coverage']}.",
     ),
 }
 
 
 def _print_leaks(config: TrainingConfig, report: LeakReport) -> None:
-    title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe, "
+    title = f"{config.symbol} {config.timeframe}, {config.title}, "
     title += counted(report.cuts, "cut")
     if not report.leaks:
         print_text(f"{title}: no look-ahead bias in features, target or split")

@@ -251,7 +251,7 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     names = metadata.get("feature_names")
     rows = listed(metadata, sequence_length="{} rows")
     columns = ", ".join(map(str, names)) if isinstance(names, list) else ""
-    ends = [str(dataset[key]) for key in ("first", "last") if dataset.get(key)]
+    ends = [str(dataset[key]) for key in ("candles_first", "candles_last") if dataset.get(key)]
     from_candles = number(results.get("test_rmse_from_candles"))
     horizon, recipe = _horizon(metadata), _part(metadata, "recipe_document")
     facts = {

@@ -155,7 +155,7 @@ def check(
         if picture is not None:
             from atb_fast.reports.preview import plot_features
 
-            title = f"{config.symbol} {config.timeframe}, {config.recipe} recipe"
+            title = f"{config.symbol} {config.timeframe}, {config.title}"
             plot_features(picture, seen.timestamps, seen.values, title)
     elif picture is not None:
         raise ArgumentError(

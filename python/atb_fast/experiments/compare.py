@@ -170,7 +170,7 @@ def _entry(registry: Path, group: Sequence[Mapping[str, Any]], label: str) -> di
 def _incomparable(options: Mapping[str, Any]) -> list[str]:
     """Return why the errors of the runs cannot be compared."""
     found = [name for name in ("symbol", "timeframe", "target", "horizon") if name in options]
-    found += ["data"] * any(name.endswith("candles as data") for name in options)
+    found += ["data"] * any(name.endswith("candles sha256") for name in options)
     found += ["kind of run"] * ("kind" in options)
     if not found:
         return []

@@ -137,7 +137,8 @@ def check_coverage(extras: Iterable[Extra], candles: pl.DataFrame, options: Mark
                     "pass a file of their range"
                 )
             if missing:
-                log.info("%s: %s of %d candles have no %s", where, missing, len(joined), name)
+                total = counted(len(joined), "candle")
+                log.info("%s: %s of %s have no %s", where, f"{missing:,}", total, name)
         longest = np.diff(times.to_physical().to_numpy()).max(initial=_REPORTED_MS)
         if last - times[-1] - lag > timedelta(milliseconds=int(longest)):
             log.warning(

@@ -13,12 +13,12 @@ import polars as pl
 
 from atb_fast.callbacks import SILENT, Listener
 from atb_fast.config import CANDLE_COLUMNS, TIMEFRAMES, MarketOptions, check_cache_dir
-from atb_fast.errors import DataError
+from atb_fast.errors import DataError, counted
 from atb_fast.ingestion import files, sample
 from atb_fast.ingestion.exchange.errors import UnreachableError
 from atb_fast.ingestion.extras import Extra, check_coverage, read_extras, with_extras
 from atb_fast.ingestion.fetch import Fetcher
-from atb_fast.ingestion.quality import bar_length, impossible, off_grid, suspicious
+from atb_fast.ingestion.quality import bar_length, impossible, off_grid, step_text, suspicious
 from atb_fast.options import check_type
 
 log = logging.getLogger(__name__)
@@ -176,17 +176,17 @@ def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:
     missing = gaps(inside["timestamp"], options.bar_ms)
     if missing:
         log.info(
-            "%d gaps in the candles, the longest %s; moving averages and windows span them",
-            len(missing),
-            max(missing),
+            "%s in the candles, the longest %s; moving averages and windows span them",
+            counted(len(missing), "gap"),
+            step_text(max(missing) // timedelta(milliseconds=1)),
         )
     if options.source == "files":  # the exchange clients and the store reject such bars
         _check_bars(inside, options)
     astray = int(off_grid(inside, options.bar_ms).sum())
     if astray:
         log.info(
-            "%d candles are off the %s grid",
-            astray,
+            "%s off the %s grid",
+            "1 candle is" if astray == 1 else f"{astray:,} candles are",
             options.timeframe,
         )
     return inside
@@ -222,16 +222,16 @@ def _warn_of_missing_ends(times: pl.Series, options: MarketOptions) -> None:
     first, last = times[0], times[-1] + timedelta(milliseconds=options.bar_ms)
     if options.start and first - options.start > _REPORTED:
         log.warning(
-            "the candles begin on %s, %d days after --start-date %s",
+            "the candles begin on %s, %s after --start-date %s",
             first.date(),
-            (first - options.start).days,
+            counted((first - options.start).days, "day"),
             options.start_date,
         )
     if options.end and options.end - last > _REPORTED:
         log.warning(
-            "the candles end on %s, %d days before --end-date %s",
+            "the candles end on %s, %s before --end-date %s",
             times[-1].date(),
-            (options.end - last).days,
+            counted((options.end - last).days, "day"),
             options.end_date,
         )
 

@@ -51,6 +51,14 @@ class Quality:
         return asdict(self)
 
 
+def step_text(milliseconds: int) -> str:
+    """Return the length of a step between two candles, for example 5 min, 34 h or 11 days."""
+    hours = milliseconds / 3_600_000
+    if hours > 48:
+        return f"{hours / 24:.4g} days"
+    return f"{hours:.4g} h" if hours >= 1 else f"{hours * 60:.4g} min"
+
+
 def inspect(candles: pl.DataFrame, bar_ms: int) -> Quality:
     """Return the quality of `candles` whose bars last `bar_ms` milliseconds."""
     times = timestamps_ms(candles)

@@ -150,6 +150,15 @@ class TrainingConfig(
                 options=("sequence_length", "recipe"),
             )
 
+    @property
+    def title(self) -> str:
+        """The recipe, and its target and horizon if options change them."""
+        made = self.definition
+        own = (made.original or made).target
+        changed = f", target {made.target.kind}" if made.target.kind != own.kind else ""
+        changed += f", horizon {self.horizon}" if self.horizon != own.horizon else ""
+        return f"{self.recipe} recipe{changed}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return every option as a JSON value."""
         values = {name: getattr(self, name) for name in ("symbol", *OPTIONS)}

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from atb_fast.config import MarketOptions, RecipeOptions
-from atb_fast.errors import DataError
+from atb_fast.errors import DataError, counted
 from atb_fast.features.frames import ends
 from atb_fast.features.hashing import content_hash
 from atb_fast.features.sentiment import (
@@ -86,9 +86,9 @@ def _report_missing(frame: pl.DataFrame) -> None:
         )
     if missing.any():
         log.info(
-            "%d of %d candles have no sentiment of their day; it is filled forward and flagged",
-            int(missing.sum()),
-            len(missing),
+            "%s of %s have no sentiment of their day; it is filled forward and flagged",
+            f"{missing.sum():,}",
+            counted(len(missing), "candle"),
         )
 
 

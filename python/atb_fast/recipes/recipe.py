@@ -334,10 +334,9 @@ def _report_dropped(
         nulls = dict(zip(pipeline.names, pipeline.nulls(frame), strict=True))
         lacking = [f"{name} in {n['input']:,}" for name, n in nulls.items() if n["input"]]
         undefined = [f"{name} in {n['undefined']:,}" for name, n in nulls.items() if n["undefined"]]
-        if lacking:
-            text += f"; missing input: {', '.join(lacking)}"
-        if undefined:
-            text += f"; undefined: {', '.join(undefined)}"
+        text += f", {dropped - warmup:,} after it; by feature, after its own warm-up: "
+        reasons = {"missing input": lacking, "undefined": undefined}
+        text += "; ".join(f"{why}: {', '.join(each)}" for why, each in reasons.items() if each)
     if not len(rows) and dropped > warmup:
         index = not set(pipeline.columns).isdisjoint(INDEX_COLUMNS)
         flag = " (--force-price-only removes those of the Fear & Greed index)" if index else ""

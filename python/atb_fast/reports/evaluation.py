@@ -55,8 +55,9 @@ def write_evaluation(path: Path, evaluations: Sequence[Evaluated]) -> None:
     Args:
         path: The file.
         evaluations: For each symbol, what `evaluate --json` prints (`config`, `window`, `folds`),
-            and the result that it was created from. `notes`, a list of sentences, is shown at the
-            top. If a symbol failed, `failure` in its document is the message.
+            and the result that it was created from. `title` names the recipe. `notes`, a list of
+            sentences, is shown at the top. If a symbol failed, `failure` in its document is the
+            message.
 
     Raises:
         ImportError: Jinja2 or matplotlib is not installed.
@@ -73,7 +74,7 @@ def write_evaluation(path: Path, evaluations: Sequence[Evaluated]) -> None:
         {
             "symbols": [document["config"]["symbol"] for document, _ in evaluations],
             "timeframe": config["timeframe"],
-            "recipe": config["recipe"],
+            "title": evaluations[0][0]["title"],
             "about": _about(evaluations[0][0], done),
             "banners": list(_banners(evaluations)),
             "synthetic": config.get("source") == "sample",

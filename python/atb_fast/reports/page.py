@@ -100,7 +100,6 @@ def _values(
         "fit": list(_fit(record, document)),
         "stages": _stages(stages, total),
         "total": f"{total:.1f}",
-        "robustness_measured": bool(document["robustness_results"]),
         "robustness": _robustness(record, document),
         "has_sentiment": document["has_sentiment"],
         "checks": list(_checks(record, document)),
@@ -258,13 +257,14 @@ def _checks(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Check]:
 
 def _steps(record: RunRecord, document: Mapping[str, Any]) -> Iterator[Check]:
     """Return what became of the optional steps."""
-    config, failures = record.config, dict(document["diagnostic_failures"])
-    for name, done, wanted in (
-        ("robustness", "measured", not config.skip_robustness),
-        ("plots", "written", True),
-    ):
-        state = done if document["diagnostics"][name] else "failed" if wanted else "skipped"
-        yield Check(name, state, failures.pop(name, ""))
+    done, failures = document["diagnostics"], dict(document["diagnostic_failures"])
+    skipped = record.config.skip_robustness
+    state = "measured" if done["robustness"] else "skipped" if skipped else "failed"
+    if state == "measured" and not document["has_sentiment"]:
+        yield Check("robustness", "skipped", "no sentiment")
+    else:
+        yield Check("robustness", state, failures.pop("robustness", ""))
+    yield Check("plots", "written" if done["plots"] else "failed", failures.pop("plots", ""))
     for name, text in failures.items():
         yield Check(name, "failed", text)
 

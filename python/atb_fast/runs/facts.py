@@ -19,7 +19,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "symbol": ", ".join(record["symbols"]),
         "timeframe": record["timeframe"],
         "recipe": record["recipe"],
-        "recipe as data": _short(record["recipe_sha256"]),
+        "recipe sha256": _short(record["recipe_sha256"]),
     }
     for part in ("target", "network"):
         for key, value in record[part].items():
@@ -29,7 +29,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
         if name != "seed":
             found[name] = plain(value)
     for name, value in _flat(record["data"]):
-        found[f"{name} as data"] = _short(value)
+        found[f"{name} sha256"] = _short(value)
     found |= {name: record["versions"].get(name) for name in _VERSIONS}
     found |= {name: plain(record["machine"].get(name)) for name in _MACHINE}
     found["commit"] = _short((record["git"] or {}).get("commit"))

@@ -21,7 +21,7 @@ from atb_fast.bundles.publishing import Draft
 from atb_fast.bundles.samples import write_samples
 from atb_fast.bundles.workspace import open_workspace
 from atb_fast.callbacks import SILENT, Listener
-from atb_fast.errors import BundleError, ExportError, StorageError, TrainingError, remedy
+from atb_fast.errors import BundleError, ExportError, StorageError, TrainingError, counted, remedy
 from atb_fast.evaluation.record import RunRecord
 from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import load_market
@@ -158,18 +158,17 @@ def _load(
     with timer.stage("dataset"):
         data = recipes.split(prepared, config)
     log.info(
-        "%s %s, %s model%s: %d candles, windows of %d bars x %d features, %d to train, %s%d to "
-        "test",
+        "%s %s, %s model%s: %s, windows of %s x %s, %s to train, %s%s to test",
         config.symbol,
         config.timeframe,
         prepared.model_type,
-        "" if config.horizon == 1 else f", {config.horizon} bars ahead",
-        prepared.candles,
-        data.length,
-        prepared.matrix.shape[1],
-        len(data.train),
-        "" if data.validation is data.test else f"{len(data.validation)} to validate, ",
-        len(data.test),
+        "" if config.horizon == 1 else f", {config.horizon:,} bars ahead",
+        counted(prepared.candles, "candle"),
+        counted(data.length, "bar"),
+        counted(prepared.matrix.shape[1], "feature"),
+        f"{len(data.train):,}",
+        "" if data.validation is data.test else f"{len(data.validation):,} to validate, ",
+        f"{len(data.test):,}",
     )
     return data
 

@@ -63,7 +63,7 @@ def _compared(version: str, live: bool, old: dict[str, Any], document: Mapping[s
     named = [_facts(record, each) for record, each in zip((before, now), documents, strict=True)]
     _, differs = split(named)
     if "candles" in differs:  # other candles have another hash
-        differs.pop("candles as data", None)
+        differs.pop("candles sha256", None)
     if "columns" in differs:
         differs["columns"] = _added(*(each.get("columns", "") for each in named))
     lines = [ledger.headline(record["metrics"]) for record in (before, now)]

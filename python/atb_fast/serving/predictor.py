@@ -440,9 +440,9 @@ class Bundle:
         self._in_sample_before = 0
         warnings.warn(
             f"{self!r} was fitted and selected on prices until {until:%Y-%m-%d %H:%M} UTC, so "
-            "earlier predictions are in sample and look too good in a backtest; pass later bars and "
-            f"the {self.lookback + self.sequence_length:,} before them that a forecast depends on, "
-            "or use the out-of-sample predictions of atb-fast evaluate --predictions FILE",
+            "earlier predictions are in sample and look too good in a backtest; pass later bars "
+            f"and the {self.lookback + self.sequence_length:,} before them that a forecast depends "
+            "on, or use the out-of-sample predictions of atb-fast evaluate --predictions FILE",
             InSampleWarning,
             stacklevel=3,
         )

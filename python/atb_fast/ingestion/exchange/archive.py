@@ -18,7 +18,7 @@ import requests
 
 from atb_fast._core import read_archive
 from atb_fast.config import TIMEFRAMES
-from atb_fast.errors import FetchError
+from atb_fast.errors import FetchError, counted
 from atb_fast.ingestion.exchange.binance import Binance, Progress
 from atb_fast.ingestion.exchange.http import Http
 from atb_fast.ingestion.spans import DAY_MS, Span, joined
@@ -99,9 +99,9 @@ class Archive:
             self.used[self._base] = None
         if len(there) < len(days):
             log.info(
-                "archive: %d of %d days are missing or corrupt; downloading them from the REST API",
-                len(days) - len(there),
-                len(days),
+                "archive: %s of %s missing or corrupt; downloading them from the REST API",
+                f"{len(days) - len(there):,}",
+                counted(len(days), "day"),
             )
         return frame, joined((day, day + DAY_MS) for day in days if day not in there)
 

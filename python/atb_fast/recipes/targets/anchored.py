@@ -20,7 +20,7 @@ from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Labels, Parts
 from atb_fast.ingestion.quality import bar_length
 from atb_fast.recipes.keys import key
-from atb_fast.recipes.targets.base import Target
+from atb_fast.recipes.targets.base import Target, log_left_out
 from atb_fast.recipes.targets.labels import binary_direction, smoothed_return
 
 log = logging.getLogger(__name__)
@@ -77,15 +77,11 @@ class Anchored(Target):
             f"with a gap within the horizon of {counted(horizon, 'bar')}": gap,
             f"with {self.unknown}": price,
         }
-        left = late + early + gap + price
-        if left:
-            reasons = [f"{count:,} {reason}" for reason, count in counts.items() if count]
-            total = counted(late + every, "window")
-            log.info("%s of %s left out: %s", f"{left:,}", total, ", ".join(reasons))
+        log_left_out(late + every, counts)
         if every - early >= 2 > known.sum():
             shorter = ", or a shorter --horizon" if horizon > 1 else " and with valid prices"
             raise DataError(
-                f"only {known.sum()} of {every:,} windows have a label: of the others, {gap:,} "
+                f"only {known.sum():,} of {every:,} windows have a label: of the others, {gap:,} "
                 f"have a gap within the horizon of {counted(horizon, 'bar')}, and {price:,} have "
                 f"{self.unknown}; use candles without gaps{shorter}"
             )
@@ -158,8 +154,8 @@ class Classifier(Anchored):
         if self.class_weights == "balanced":  # as in scikit-learn
             weights[found] = total / (found.sum() * counts[found])
         log.info(
-            "classes of the %d training windows: %s",
-            total,
+            "classes of the %s: %s",
+            counted(total, "training window"),
             ", ".join(
                 f"{label} {count / total:.1%} (weight {weight:.3g})"
                 for label, count, weight in zip(self.class_labels, counts, weights, strict=True)

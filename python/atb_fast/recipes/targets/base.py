@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atb_fast.config import RecipeOptions
+from atb_fast.errors import counted
 from atb_fast.features.heads import LINEAR, Head, Output
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.specs import Specs
 from atb_fast.features.windows import Labels, Parts, WindowedData
 from atb_fast.recipes.keys import Part
+
+log = logging.getLogger(__name__)
 
 #: Returns the outputs of a fitted model for the windows at these starts.
 Predict = Callable[[NDArray[np.int64]], NDArray[np.float64]]
@@ -87,3 +91,11 @@ class Target(Part):
             predict: Returns the outputs of the fitted model.
         """
         return data.output
+
+
+def log_left_out(windows: int, counts: Mapping[str, int]) -> None:
+    """Log how many of `windows` are left out, for each reason that applies to any."""
+    reasons = [f"{count:,} {reason}" for reason, count in counts.items() if count]
+    if reasons:
+        left, total = sum(counts.values()), counted(windows, "window")
+        log.info("%s of %s left out: %s", f"{left:,}", total, ", ".join(reasons))

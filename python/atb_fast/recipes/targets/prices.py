@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +14,7 @@ from atb_fast.features.prepared import PreparedData
 from atb_fast.features.price import PriceScale
 from atb_fast.features.windows import Labels, Parts
 from atb_fast.recipes.keys import key
-from atb_fast.recipes.targets.base import Target
-
-log = logging.getLogger(__name__)
+from atb_fast.recipes.targets.base import Target, log_left_out
 
 #: Minimum range of the closes in a window, relative to the price. Prices that do not move for 120
 #: bars are an outage, and any move after it would have a label in the thousands.
@@ -67,15 +64,12 @@ class WindowClose(Target):
         starts = np.intersect1d(starts, usable, assume_unique=True)
         low, high = matrix.ranges("close", starts, options.sequence_length)
         moving = starts[high - low > _LEAST_RANGE * high]
-        if len(moving) < every:
-            log.info(
-                "%d of %d windows left out: %d have a value that is missing, 0 or negative, which "
-                "engines reject; in %d the close does not move",
-                every - len(moving),
-                every,
-                every - len(starts),
-                len(starts) - len(moving),
-            )
+        counts = {
+            "with a value that is missing, 0 or negative, which engines reject": every
+            - len(starts),
+            "in which the close does not move": len(starts) - len(moving),
+        }
+        log_left_out(every, counts)
         if every >= 2 and len(moving) < 2:
             raise DataError(
                 f"only {len(moving):,} of {every:,} windows of {options.sequence_length:,} bars "
