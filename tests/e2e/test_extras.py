@@ -97,6 +97,9 @@ def test_a_frame_to_score_has_the_columns(home: Path, bundle: Path) -> None:
     options |= {"extra": {"funding": home / "funding.csv", "eth": home / "eth.parquet"}}
     config = TrainingConfig(symbol="BTCUSDT", **options, extra_lag={"funding": "8h"})
     market, loaded = load_market(config), load_bundle(bundle)
+    # Candles of the same timeframe close at the same time, so they need no lag.
+    other = sample.candles("ETHUSDT", "1d").select("timestamp", eth_close="close")
+    assert market.frame.select("timestamp", "eth_close").equals(other)
     predictions = loaded.predict(market.frame)["prediction"]
     last = loaded.predict_last(market.frame)
     assert predictions.count() > 600
@@ -130,7 +133,12 @@ def test_a_repeated_run_finds_a_changed_file(
 def test_series_and_recipe_must_fit(home: Path, command_line: CommandLine) -> None:
     command = ["train", "model", "BTCUSDT", "--source", "sample", "--epochs", "1"]
     for arguments, code, message in (
-        (["--recipe", "funded.toml", *EXTRAS[2:]], DataError.exit_code, "funding"),
+        (
+            ["--recipe", "funded.toml", *EXTRAS[:2]],
+            DataError.exit_code,
+            "--extra eth_close=FILE with one column of values, or --extra NAME=FILE with several, "
+            "which are read as NAME_COLUMN (--extra gave funding)",
+        ),
         (
             ["--recipe", "funded.toml", *EXTRAS, "--extra", "unused=funding.csv"],
             ArgumentError.exit_code,

@@ -105,6 +105,8 @@ def test_ls_show_verify(atb_fast: Run, root: Path) -> None:
     assert facts["promotion"].startswith("promoted although the model is significantly worse")
     as_json = atb_fast("models", "show", "BTCUSDT:1h:basic", "--registry", root, "--json")
     document = json.loads(as_json.stdout)
+    dataset = document["metadata"]["dataset"]
+    assert facts["candles"] == f"{dataset['candles_first']} to {dataset['candles_last']}"
     assert document["synthetic"] is True
     assert document["metadata"]["model_type"] == "basic"
     results = document["metadata"]["evaluation_results"]

@@ -119,8 +119,6 @@ def test_every_page_is_complete(tmp_path: Path, record_of: RecordOf, kind: str) 
     captions = [element.text for element in page.find("figcaption")]
     assert len(captions) == len(set(captions)) == len(names)
     assert "Not drawn" not in page.text
-    assert "The model does not use sentiment." in page.text
-    assert page.rows["robustness"] == "– skipped no sentiment"
     assert not re.search(r"\b(nan|inf|None|undefined)\b", page.text)
     ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
     assert len(ids) == len(set(ids))

@@ -181,6 +181,15 @@ def test_steps_are_not_checks(write: Write) -> None:
     assert "Optional steps" in captions
 
 
+def test_robustness_of_a_model_without_sentiment(
+    write: Write, make_record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    _, document = write()
+    page = write_page(tmp_path, make_record(), document | {"has_sentiment": False})
+    assert "The model does not use sentiment." in page.text
+    assert page.rows["robustness"] == "– skipped no sentiment"
+
+
 def test_synthetic_prices_are_named_at_the_top(write: Write) -> None:
     page, _ = write()
     titles = [banner.text for banner in page.find("p", "banner")]

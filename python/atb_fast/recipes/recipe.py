@@ -214,7 +214,8 @@ class Recipe(BaseRecipe):
             got = f" (--extra gave {', '.join(sorted(found))})" if found else ""
             raise DataError(
                 f"the {self.name} recipe reads the column {missing[0]}, which the market lacks; "
-                f"pass --extra {missing[0]}=FILE, with one column of values{got}"
+                f"pass --extra {missing[0]}=FILE with one column of values, or --extra NAME=FILE "
+                f"with several, which are read as NAME_COLUMN{got}"
             )
 
     def used(self, *, index: bool) -> Specs:
