@@ -407,7 +407,8 @@ class RecipeOptions(_Group):
     recipe: str | Any = option("legacy", recipe_help(RECIPES))
     sequence_length: int = option(
         120,
-        f"Bars in a window, at least {MIN_SEQUENCE_LENGTH}.",
+        f"Bars in a window, at least {MIN_SEQUENCE_LENGTH}, except for recipes that fix another "
+        "number.",
         minimum=1,  # for recipes whose windows have a fixed length of 1
         needs="length",
         from_recipe=True,

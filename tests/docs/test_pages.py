@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from pages import PAGES, ROOT, anchors, blocks, inline_code, name, prose
 
 from atb_fast import errors
 from atb_fast.cli.main import cli
-from atb_fast.config import CANDLE_COLUMNS
+from atb_fast.config import CANDLE_COLUMNS, MODEL_TYPES
 from atb_fast.features.signatures import FUNCTIONS
 from atb_fast.features.specs import INDEX_COLUMNS, SCALERS
 from atb_fast.recipes.keys import keys
@@ -166,6 +167,31 @@ def test_every_key_of_a_target_or_a_network_is_in_the_reference_with_its_default
         }
         expected = {f"`{name}` {default}" for name, default in defaults.items()} or {""}
         assert described[kind] == expected
+
+
+def test_every_extra_is_in_the_table() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    page = (ROOT / "docs" / "getting-started.md").read_text("utf-8")
+    assert [each for each in project["optional-dependencies"] if f"| `{each}` |" not in page] == []
+
+
+def test_every_type_of_models_is_named() -> None:
+    page = (ROOT / "docs" / "concepts.md").read_text("utf-8")
+    types = page.partition("**Type**")[2].partition("\n\n")[0]
+    assert [each for each in MODEL_TYPES if f"`{each}`" not in types] == []
+
+
+def test_every_command_that_works_offline_is_named() -> None:
+    page = (ROOT / "docs" / "data.md").read_text("utf-8")
+    named = page.partition("`--offline` opens no connection.")[2].partition(" have it.")[0]
+    offline = {
+        path.removeprefix("atb-fast ")
+        .replace("train model", "train")
+        .replace("train price", "train")
+        for path, command in COMMANDS.items()
+        if any("--offline" in each.opts for each in command.params)
+    }
+    assert offline == set(re.findall("`([^`]+)`", named))
 
 
 def test_every_exit_code_is_in_the_reference() -> None:

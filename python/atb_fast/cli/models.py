@@ -198,7 +198,7 @@ def prune(keep: int, dry_run: bool, registry: Path, as_json: bool) -> None:
         return
     for path_name in removed:
         echo(f"{'would delete' if dry_run else 'deleted'} {path_name}")
-    echo(f"{len(removed)} versions {'would be ' if dry_run else ''}deleted")
+    echo(f"{counted(len(removed), 'version')} {'would be ' if dry_run else ''}deleted")
 
 
 def _say_live(path: Path, before: str | None, as_json: bool) -> None:

@@ -74,7 +74,7 @@ def _old_candles(path: Path, bar: int) -> pl.DataFrame:
     if quality.off_grid > len(candles) // 2:
         raise DataError(f"{path}: the candles do not open on the grid; timestamps must be in UTC")
     if not quality.sound:
-        raise DataError(f"{path}: {quality.bad_bars} impossible bars")
+        raise DataError(f"{path}: {quality.bad_bars:,} impossible bars")
     return candles
 
 

@@ -259,7 +259,7 @@ def _with_live(record: RunRecord, forecasts: NDArray[np.float64], path: Path) ->
         least, bars = LEAST_HORIZONS, "test bars whose horizons do not overlap"
     if count < least:
         raise BundleError(
-            f"{count} {bars} are later than its training and validation, which end at "
+            f"{count:,} {bars} are later than its training and validation, which end at "
             f"{seen:%Y-%m-%d %H:%M}, but at least {least} are needed"
         )
     new = forecasts[np.isin(data.test, starts)]
