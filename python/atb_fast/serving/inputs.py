@@ -99,8 +99,8 @@ class ModelInput(ABC):
 
     def _too_few(self, length: int, rows: int, bars: int) -> str:
         return (
-            f"a window needs {length:,} complete rows, got {rows:,} from {counted(bars, 'candle')}; "
-            "pass more candles"
+            f"a window needs {length:,} complete rows, got {rows:,} from "
+            f"{counted(bars, 'candle')}; pass more candles"
         )
 
 
@@ -195,9 +195,9 @@ class FeatureWindows(ModelInput):
 
     def _too_few(self, length: int, rows: int, bars: int) -> str:
         return (
-            f"a window needs {length:,} complete rows, got {rows:,} from {counted(bars, 'candle')}; "
-            f"pass at least {self.pipeline.warmup + length} candles without missing values, "
-            f"because the first {self.pipeline.warmup} are warm-up"
+            f"a window needs {length:,} complete rows, got {rows:,} from "
+            f"{counted(bars, 'candle')}; pass at least {self.pipeline.warmup + length:,} candles "
+            f"without missing values, because the first {self.pipeline.warmup:,} are warm-up"
         )
 
 
