@@ -284,7 +284,8 @@ class MarketOptions(_Group):
     extra_lag: dict[str, str] | None = option(
         None,
         "Delay between the timestamp of a row of --extra NAME and the time its values were known, "
-        "for example 30m, 8h or 1d. Can be repeated. Default: 0.",
+        "for example 30m, 8h or 1d. Candles of another symbol with the same timeframe need none. "
+        "Can be repeated. Default: 0.",
         metavar="NAME=LAG",
         needs="extra",
     )
