@@ -57,6 +57,7 @@ WHOLE = "must be a whole number of bars from"
         # Columns and functions.
         ("volme", 0, "volme", "no such column; did you mean `volume`?"),
         ("log(close / Open)", 12, "Open", "no such column; did you mean `open`?"),
+        ("eth_close", 0, "eth_close", 'for a column of --extra, write extra = ["eth_close"] in'),
         ("xyz", 0, "xyz", "no such column; found: open, high, low, close, volume, fear_"),
         ('col("funding_rate")', 0, 'col("funding_rate")', 'did you mean `col("funding rate")`?'),
         ("mena(close, 5)", 0, "mena", "no such function; did you mean `mean`?"),

@@ -387,7 +387,7 @@ def test_a_feature_that_cannot_be_scaled(market: Market) -> None:
             "exp(close / 1000) ** 40",
             "values of feature x are too large to scale|no candle has a value for every",
         ),
-        ("log(-close)", "no candle has a value for every feature: .*; undefined: x in 2,557"),
+        ("log(-close)", "no candle has a value for every feature: .*: undefined: x in 2,557"),
     ):
         recipe = Recipe(name="odd", features={"x": expression})
         config = TrainingConfig(symbol="BTCUSDT", source="sample", recipe=recipe)

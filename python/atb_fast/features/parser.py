@@ -196,6 +196,8 @@ class _Parser:
             texts = {each: column_text(each) for each in self.columns}
             known = ", ".join([*texts.values()][:20])
             hint = _near(name, texts) or f"found: {known}; a recipe lists other columns in `extra`"
+            if any(name.endswith(f"_{each}") for each in self.columns):  # as of another symbol
+                hint = f'for a column of --extra, write extra = ["{name}"] in the recipe'
             raise self._invalid(f"no such column; {hint}", first)
         return column
 
