@@ -173,6 +173,19 @@ def test_the_log_names_only_reasons_that_occur(
     assert "1 of 1,001 windows left out: 1 too new to have a label" in caplog.messages
 
 
+def test_the_log_of_window_close_names_only_reasons_that_occur(
+    candles: pl.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = pl.when(pl.int_range(pl.len()) == 500).then(0.0).otherwise(pl.col("volume") + 1)
+    given = TrainingConfig(symbol="BTCUSDT", source="sample", timeframe="1h", recipe="basic")
+    with caplog.at_level(logging.INFO):
+        split(prepare(Market(candles.with_columns(volume=bad), None), given), given)
+    assert caplog.messages == [
+        "120 of 780 windows left out: 120 with a value that is missing, 0 or negative, which "
+        "engines reject"
+    ]
+
+
 @EVERY_TARGET
 def test_windows_of_raw_candles_with_a_price_of_0_are_left_out(
     candles: pl.DataFrame, target: Target

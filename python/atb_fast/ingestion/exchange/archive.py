@@ -99,7 +99,7 @@ class Archive:
             self.used[self._base] = None
         if len(there) < len(days):
             log.info(
-                "archive: %s of %s missing or corrupt; downloading them from the REST API",
+                "archive: %s of %s are missing or corrupt; downloading them from the REST API",
                 f"{len(days) - len(there):,}",
                 counted(len(days), "day"),
             )
