@@ -96,6 +96,14 @@ CALLS: list[tuple[Callable[[], Any], str]] = [
         lambda: API.Market(FRAME, FRAME),
         "sentiment has no column value (found: timestamp, open, high, low, close, volume); expec",
     ),
+    *(
+        (
+            partial(call, MARKET, TrainingConfig(symbol="BTCUSDT", source="sample", recipe=recipe)),
+            "the market has no sentiment, but the recipe has features of the Fear & Greed index",
+        )
+        for recipe in ("legacy", "causal")
+        for call in (API.prepare, API.find_leaks)
+    ),
     (lambda: API.read_run(3), "got 3, expected a directory or SYMBOL:TIMEFRAME:TYPE"),
     (lambda: API.load_bundle(3), "got 3, expected a directory or SYMBOL:TIMEFRAME:TYPE"),
     *(

@@ -48,10 +48,9 @@ def as_of(market: Market, options: RecipeOptions, context: Context) -> Joined:
     """Join the newest value that was known when a candle opened; see `index_columns`.
 
     Raises:
-        DataError: The index has no day in the range of the candles.
+        DataError: The market has no index, or it has no day in the range of the candles.
     """
-    candles, index = market.candles, market.sentiment
-    assert index is not None  # loaded by load_market
+    candles, index = market.candles, _index_of(market)
     last = candles["timestamp"][-1]
     end = context.asked.end or last.replace(hour=23, minute=59, second=59)
     # No feature uses later days, so they must not change the assessment.
@@ -71,10 +70,24 @@ def as_of(market: Market, options: RecipeOptions, context: Context) -> Joined:
 
 def joined_as_of(market: Market, options: RecipeOptions) -> pl.DataFrame:
     """Return the candles with the columns of the index; see `as_of`."""
-    assert market.sentiment is not None
     lag_days = options.sentiment_lag_days
     frame = market.frame
-    return frame.hstack(index_columns(frame, market.sentiment, lag_days=lag_days))
+    return frame.hstack(index_columns(frame, _index_of(market), lag_days=lag_days))
+
+
+def _index_of(market: Market) -> pl.DataFrame:
+    """Return the index of `market`.
+
+    Raises:
+        DataError: It has none.
+    """
+    if market.sentiment is None:
+        raise DataError(
+            "the market has no sentiment, but the recipe has features of the Fear & Greed index; "
+            "pass it as `sentiment` of the Market, or force_price_only=True to train without "
+            "sentiment"
+        )
+    return market.sentiment
 
 
 def _report_missing(frame: pl.DataFrame) -> None:
@@ -98,13 +111,13 @@ def resampled(market: Market, options: RecipeOptions, context: Context) -> Joine
     The index is not used if it covers too few of the candles, unless `force_sentiment` is set.
 
     Raises:
-        DataError: `force_sentiment` is set, and the index has no day in the range of the candles.
+        DataError: The market has no index; or `force_sentiment` is set, and the index has no day in
+            the range of the candles.
     """
-    asked, candles = context.asked, market.candles
-    assert market.sentiment is not None  # loaded by load_market
-    sentiment = _in_range(sentiment_features(market.sentiment), candles, asked)
+    asked, candles, index = context.asked, market.candles, _index_of(market)
+    sentiment = _in_range(sentiment_features(index), candles, asked)
     if options.force_sentiment and sentiment.is_empty():
-        first, last = ends(market.sentiment)
+        first, last = ends(index)
         raise DataError(
             f"--force-sentiment is set, but the sentiment ({first:%Y-%m-%d} to {last:%Y-%m-%d}) "
             "has no day in the range of the candles; use sentiment of that range"
