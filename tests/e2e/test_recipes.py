@@ -263,6 +263,12 @@ def test_a_recipe_in_python_says_what_scoring_needs(
         "python": "smooth_recipe:Smooth",
     }
     assert bundle.metadata["verification"]["feature_skew"] == 0.0
+    shown = command_line.run("recipes", "show", "smooth_recipe:Smooth", "--toml", cwd=home)
+    assert shown.returncode == ArgumentError.exit_code
+    assert shown.stderr == (
+        "error: --toml: smooth_recipe:Smooth is a Python class, which cannot be written as a "
+        "recipe file\n"
+    )
     smooth = market.candles["close"].ewm_mean(half_life=5).alias("centre")
     assert np.isfinite(bundle.predict_last(market.candles.with_columns(smooth)))
     # The module is imported again only if the command line names it.

@@ -76,17 +76,17 @@ def show(recipe: str, as_toml: bool, as_json: bool) -> None:
     from atb_fast.recipes.documents import to_document, to_toml
 
     made = library.find(recipe)
-    document = describe(made)
     if as_toml:
+        document = to_document(made)
         if "features" not in document:
             raise ArgumentError(
                 f"--toml: {recipe} is a Python class, which cannot be written as a recipe file"
             )
-        click.echo(to_toml(to_document(made)), nl=False)
+        click.echo(to_toml(document), nl=False)
     elif as_json:
-        print_json(document)
+        print_json(describe(made))
     else:
-        _print_recipe(document, defaults=True)
+        _print_recipe(describe(made), defaults=True)
 
 
 @recipes.command()
