@@ -123,3 +123,47 @@ def test_another_program_keeps_its_garbage_collection() -> None:
     with quick_startup():  # pytest writes to stderr
         assert gc.isenabled()
         assert sys.modules.get("scipy", sys) is not None
+
+
+PROGRAM = """
+import os, sys
+if "before" in sys.argv:
+    import tensorflow
+from atb_fast.training.device import import_tensorflow
+import_tensorflow()
+print(os.environ.get("TF_CPP_MIN_LOG_LEVEL"), import_tensorflow().level)
+"""
+TENSORFLOW = f"""
+import os, sys
+os.write(2, {NOISE + ERROR!r}.encode())
+level = "INFO"
+class get_logger:
+    def setLevel(self, name):
+        sys.modules["tensorflow"].level = name
+"""
+KERAS = "class backend:\n    backend = staticmethod(lambda: 'tensorflow')\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "before", "shown", "left"),
+    [
+        (None, [], ERROR, "2 ERROR"),
+        ("0", [], NOISE + ERROR, "0 ERROR"),
+        (None, ["before"], NOISE + ERROR, "None INFO"),
+    ],
+)
+def test_another_program_is_quiet_unless_it_imports_tensorflow_itself(
+    given: str | None, before: list[str], shown: str, left: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tensorflow.py").write_text(TENSORFLOW)
+    (tmp_path / "keras.py").write_text(KERAS)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py", *before],
+        env=environment | ({"TF_CPP_MIN_LOG_LEVEL": given} if given else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stderr, done.stdout) == (shown, f"{left}\n")

@@ -82,14 +82,18 @@ def import_tensorflow() -> Any:
         MissingExtraError: It is not installed.
         MemoryError: There is too little memory.
     """
-    # Unless the user asks for more, C++ code logs only errors.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the user may have configured another one
     try:
         # Only one thread may redirect stderr; the others wait until it has imported TensorFlow.
-        with _importing, nullcontext() if "tensorflow" in sys.modules else quick_startup():
-            import keras
-            import tensorflow as tf
+        with _importing:
+            first = "tensorflow" not in sys.modules
+            if first:  # unless the user asks for more, C++ code logs only errors
+                os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+            with quick_startup() if first else nullcontext():
+                import keras
+                import tensorflow as tf
+            if first:
+                tf.get_logger().setLevel("ERROR")
     except Exception as error:
         if lacks_memory(error):
             why = str(error) or type(error).__name__
@@ -102,7 +106,6 @@ def import_tensorflow() -> Any:
             f"Keras was imported with the backend {keras.backend.backend()}, expected tensorflow; "
             "set KERAS_BACKEND=tensorflow before Keras is imported"
         )
-    tf.get_logger().setLevel("ERROR")
     return tf
 
 

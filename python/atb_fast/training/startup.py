@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from threading import Thread
 
 #: A program that copies stdin to stderr, without messages of C++ code below errors.
@@ -107,10 +107,12 @@ def quick_startup() -> Iterator[None]:
     pandas for datasets; that takes a third of the whole import. Garbage collection takes a fifth of
     the rest, and finds nothing: these packages stay until the process ends.
 
-    In a process of another program, which may need those packages, the import is only quiet.
+    In a process of another program, which may need those packages, the import is only quiet. What
+    that program writes to stderr meanwhile arrives line by line.
     """
     if not owns_stderr():
-        yield
+        with _without_messages():
+            yield
         return
     unused = [name for name in _UNUSED if name not in sys.modules]
     gc.disable()
@@ -133,7 +135,14 @@ def quiet() -> Iterator[None]:
     if Python itself writes to descriptor 2, or if TF_CPP_MIN_LOG_LEVEL asks for the messages. Only
     one thread at a time may use it.
     """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1") or not owns_stderr():
+    with _without_messages() if owns_stderr() else nullcontext():
+        yield
+
+
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Do the same as `quiet`, also if Python itself writes to descriptor 2."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
         yield
         return
     try:
