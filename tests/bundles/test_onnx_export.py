@@ -223,9 +223,13 @@ def test_names_and_properties_of_the_file(computed: CandleFeatures, model: Any) 
 def test_a_graph_with_a_loop_is_rejected() -> None:
     import keras
 
-    layers = [keras.layers.Input((LENGTH, 5)), keras.layers.GRU(4), keras.layers.Dense(1)]
+    def with_gru(**options: bool) -> Any:
+        layers = [keras.layers.GRU(4, **options), keras.layers.Dense(1)]
+        return keras.Sequential([keras.layers.Input((10, 5)), *layers])
+
     with pytest.raises(ExportError, match="contains a Loop, which engines run 15 to 40"):
-        convert(keras.Sequential(layers), properties={})
+        convert(with_gru(), properties={})
+    convert(with_gru(unroll=True), properties={})
 
 
 def test_windows_across_a_day_without_sentiment(shared: Path, tmp_path: Path) -> None:

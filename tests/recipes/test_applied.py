@@ -320,6 +320,10 @@ class Declared(Recipe):
     def __init__(self):
         super().__init__(name="declared", features={"x": "log(close / open)"})
 
+class Networked(Declared):
+    def build(self, length, features, **_):
+        raise NotImplementedError
+
 class Own(BaseRecipe):
     name = "own"
     target = LogReturn()
@@ -361,6 +365,23 @@ def test_recipes_in_python(name: str, module: str, market: Market) -> None:
     found_leaks = find_leaks(market, made, cuts=2).leaks
     # The default split of a class of one's own is that of the old trainer.
     assert {leak.what for leak in found_leaks} == ({"split"} if name == "Own" else set())
+
+
+def test_a_class_with_its_own_network_refuses_options_of_networks(module: str) -> None:
+    found = f"{module}:Networked"
+    made = config(recipe=found)
+    assert describe(made.definition, made)["network"] == {"kind": "own"}
+    assert to_document(made.definition) == {"python": found, "network": {"kind": "own"}}
+    assert config(recipe=found, horizon=3).definition.target == LogReturn(3)
+    for name, value in {"network": "mlp", "network_units": 8}.items():
+        flag = f"--{name.replace('_', '-')}"
+        with pytest.raises(
+            ArgumentError, match=f"{flag} does not apply to the declared recipe, whose class makes"
+        ) as caught:
+            config(recipe=found, **{name: value})
+        assert caught.value.options == (name, "recipe")
+    with pytest.raises(ArgumentError, match="--engine exact does not fit the network own"):
+        config(recipe=found, engine="exact")
 
 
 def test_engine_recipe_for_strategies(market: Market) -> None:

@@ -6,8 +6,11 @@ import json
 import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
-from atb_fast import Listener, TrainingConfig, run_training_pipeline
+import pytest
+
+from atb_fast import ExportError, Listener, Recipe, TrainingConfig, run_training_pipeline
 from atb_fast.bundles import publishing
 from atb_fast.serving.registry import age
 
@@ -90,3 +93,37 @@ def test_a_model_that_another_process_has_overtaken(models: Path, tmp_path: Path
     assert document["promotion"]["policy"] == "gate"
     assert document["promotion"]["promoted"] is False
     assert document["promotion"]["reason"] == result.promotion
+
+
+class Gru(Recipe):
+    """Its network becomes a loop in ONNX."""
+
+    def build(self, length: int, features: int, **_: Any) -> Any:
+        from keras import Input, Sequential, layers
+
+        return Sequential([Input((length, features)), layers.GRU(4), layers.Dense(1)])
+
+
+class Stages(Listener):
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.names.append(name)
+
+
+def test_a_network_that_cannot_be_exported_is_reported_before_it_is_trained(tmp_path: Path) -> None:
+    config = TrainingConfig(
+        symbol="BTCUSDT",
+        source="sample",
+        start_date=date(2023, 1, 1),
+        end_date=date(2023, 6, 30),
+        recipe=Gru(name="gru", features={"move": "log(close / open)"}),
+        sequence_length=10,
+        registry=tmp_path / "models",
+    )
+    seen = Stages()
+    with pytest.raises(ExportError, match=r"contains a Loop.*unroll=True"):
+        run_training_pipeline(config, listener=seen)
+    assert "training" not in seen.names
+    assert not [*(tmp_path / "models").rglob("model.keras")]

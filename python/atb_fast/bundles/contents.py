@@ -182,7 +182,7 @@ def _training(record: RunRecord) -> dict[str, Any]:
         "dtype_policy": policy.dtype_policy,
         "loss": record.data.output.head.loss,
     }
-    network = config.definition.network
+    network = config.definition.trained_network
     if fitted.engine == "exact" and isinstance(network, Linear):
         return made | {"l2": network.l2}
     return made | {

@@ -140,7 +140,8 @@ def _canonical(
         if any(attribute.type in subgraphs for attribute in node.attribute):
             raise ExportError(
                 f"the ONNX graph contains a {node.op_type}, which engines run 15 to 40 times "
-                "slower than an LSTM; train in float32 and without recurrent dropout"
+                "slower than an LSTM; pass unroll=True to recurrent layers, except to a float32 "
+                "LSTM without recurrent dropout, or pass --skip-onnx, which publishes no bundle"
             )
         clean = helper.make_node(
             node.op_type,

@@ -320,7 +320,9 @@ def walk_forward(
     if policy.engine == "auto":
         # All folds have the same layers, so one network tells which engine trains them.
         model = recipe.build(config.sequence_length, prepared.matrix.shape[1])
-        engine = choose(policy.engine, model, head=recipe.target.head, network=recipe.network)
+        engine = choose(
+            policy.engine, model, head=recipe.target.head, network=recipe.trained_network
+        )
         policy = replace(policy, engine=engine)
     # Keras' own loop does not train a model independently of other threads.
     together = policy.engine != "keras" and not policy.gpus

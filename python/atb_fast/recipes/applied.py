@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from atb_fast.config import OPTIONS, TARGETS_OF_THE_BOT, TIMEFRAMES
+from atb_fast.config import OPTIONS, TARGETS_OF_THE_BOT, TIMEFRAMES, NetworkOptions, names
 from atb_fast.errors import ArgumentError
 from atb_fast.recipes.base import BaseRecipe
 from atb_fast.recipes.checks import check_choice
 from atb_fast.recipes.keys import Part, keys
-from atb_fast.recipes.networks import NETWORKS
+from atb_fast.recipes.networks import NETWORKS, OwnNetwork
 from atb_fast.recipes.recipe import Recipe
 from atb_fast.recipes.targets import TARGETS
 
@@ -35,6 +35,8 @@ def applied(recipe: BaseRecipe, options: Mapping[str, Any]) -> BaseRecipe:
             timeframe.
     """
     changes: dict[str, Any] = {}
+    if isinstance(recipe.trained_network, OwnNetwork):
+        _check_no_network(recipe, options)
     for name, kinds in _PARTS.items():
         own = getattr(recipe, name)
         part = _part(name, own, kinds, options)
@@ -62,7 +64,7 @@ def values(recipe: BaseRecipe) -> dict[str, Any]:
     """Return the target, the network and their keys, by name of the option."""
     found: dict[str, Any] = {}
     for name in _PARTS:
-        part = getattr(recipe, name)
+        part = recipe.trained_network if name == "network" else recipe.target
         found[name] = part.kind
         found |= {f"{name}_{key}": value for key, value in part.values.items()}
     return {name: value for name, value in found.items() if name in OPTIONS}
@@ -124,6 +126,18 @@ def _not_applicable(
         f"{instead}",
         options=(option, name),
     )
+
+
+def _check_no_network(recipe: BaseRecipe, options: Mapping[str, Any]) -> None:
+    """Raise ArgumentError if an option is about the network, which the class makes itself."""
+    for name in names(NetworkOptions):
+        if options[name] is not None:
+            raise ArgumentError(
+                f"{OPTIONS[name].flag} does not apply to the {recipe.name} recipe, whose class "
+                f"makes its own network in `build`; remove it, and change "
+                f"{type(recipe).__qualname__}.build instead",
+                options=(name, "recipe"),
+            )
 
 
 def _check_target(recipe: BaseRecipe, kind: str) -> None:

@@ -19,7 +19,8 @@ from atb_fast.errors import ArgumentError, AtbFastError, DataError, lacks_memory
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
 from atb_fast.ingestion.market import Market
-from atb_fast.recipes.networks import Base, CnnLstm, Network
+from atb_fast.recipes.keys import Part
+from atb_fast.recipes.networks import Base, CnnLstm, Network, OwnNetwork
 from atb_fast.recipes.split import shared_test
 from atb_fast.recipes.targets import Close, Predict, Target
 
@@ -103,7 +104,8 @@ class BaseRecipe(ABC):
         sentiment_lag_days: As `timeframe`.
         fit_scalers_on: The rows that scalers are fitted on, `training` or `all`.
         target: What its models predict.
-        network: The network that learns it.
+        network: The network that learns it, unless a class overrides `build`; see
+            `trained_network`.
         original: The recipe before options changed it; None if they have not.
         lag: Bars from the last bar of a window to the bar at whose close a label starts; 1 for
             engines that act at the close of the bar after a window.
@@ -137,6 +139,11 @@ class BaseRecipe(ABC):
             "horizon": self.target.horizon,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def trained_network(self) -> Part:
+        """The network that `build` returns: `network`, or an `OwnNetwork` if it is overridden."""
+        return self.network if type(self).build is BaseRecipe.build else OwnNetwork()
 
     @property
     def further_metadata(self) -> Mapping[str, Any]:
@@ -191,7 +198,10 @@ class BaseRecipe(ABC):
         dtype_policy: str = "float32",
         base: Base | None = None,
     ) -> Any:
-        """Return the uncompiled network; see `Network.build`."""
+        """Return the uncompiled network; see `Network.build`.
+
+        Override it to train any Keras network; docs/recipes.md explains how.
+        """
         return self.network.build(
             length,
             features,

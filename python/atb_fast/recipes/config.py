@@ -111,10 +111,11 @@ class TrainingConfig(
                 f"{given} does not apply to {owner}; remove it, or use {instead}",
                 options=(item.name, "target" if self.recipe in others else "recipe"),
             )
-        if self.engine == "exact" and made.network.kind != "linear":
+        network = made.trained_network
+        if self.engine == "exact" and network.kind != "linear":
             raise ArgumentError(
-                f"--engine exact does not fit the network {made.network.kind}; use --network "
-                "linear, or another --engine",
+                f"--engine exact does not fit the network {network.kind}; use --network linear, or "
+                "another --engine",
                 options=("engine", "network"),
             )
         if self.network_l2 is not None and self.engine in ("compiled", "keras"):
@@ -133,7 +134,7 @@ class TrainingConfig(
                 f"{MIN_SEQUENCE_LENGTH}",
                 options=["sequence_length"],
             )
-        bars = made.network.values.get("bars", 1)
+        bars = made.trained_network.values.get("bars", 1)
         if bars > self.sequence_length:
             raise ArgumentError(
                 f"--network-bars is {bars}, but a window has --sequence-length "

@@ -48,7 +48,7 @@ def describe(recipe: BaseRecipe, options: TrainingConfig | None = None) -> dict[
         "features": features,
         "lag": recipe.lag,
         "target": {"kind": recipe.target.kind, **recipe.target.values},
-        "network": {"kind": recipe.network.kind, **recipe.network.values},
+        "network": {"kind": recipe.trained_network.kind, **recipe.trained_network.values},
         "split": recipe.split,
         "fit_scalers_on": recipe.fit_scalers_on,
         "extra": list(recipe.extra),

@@ -17,7 +17,7 @@ from atb_fast.recipes.base import BaseRecipe
 from atb_fast.recipes.joining import JOINS
 from atb_fast.recipes.keys import Key, Part, keys
 from atb_fast.recipes.meta_label import MetaLabelRecipe
-from atb_fast.recipes.networks import NETWORKS
+from atb_fast.recipes.networks import NETWORKS, OwnNetwork
 from atb_fast.recipes.recipe import FIT_SCALERS_ON, Recipe
 from atb_fast.recipes.split import SPLITS
 from atb_fast.recipes.targets import TARGETS
@@ -112,10 +112,12 @@ def _part(key: str, given: Any, kinds: Mapping[str, type[Kind]]) -> Kind:
 def to_document(recipe: BaseRecipe) -> dict[str, Any]:
     """Return the document of a recipe, as JSON values; only what differs from the defaults.
 
-    A class of a user has none; instead, the document says where it is.
+    A class of a user has none; instead, the document says where it is, and whether it makes its own
+    network.
     """
     if not isinstance(recipe, Recipe) or type(recipe) not in (Recipe, *_CLASSES.values()):
-        return {"python": f"{type(recipe).__module__}:{type(recipe).__qualname__}"}
+        own = {"network": {"kind": "own"}} if isinstance(recipe.trained_network, OwnNetwork) else {}
+        return {"python": f"{type(recipe).__module__}:{type(recipe).__qualname__}", **own}
     defaults = {item.name: item.default for item in fields(Recipe)}
     plain: dict[str, Any] = {}
     for key in _PLAIN:

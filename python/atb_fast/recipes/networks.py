@@ -324,6 +324,12 @@ def _based(windows: Any, base: Base) -> Any:
     return forecast
 
 
+class OwnNetwork(Part):
+    """What a recipe trains whose class overrides `build`: any Keras network."""
+
+    kind = "own"
+
+
 #: The networks that a recipe can name.
 NETWORKS: dict[str, type[Network]] = {
     made.kind: made for made in (Linear, DLinear, Mlp, Tcn, Lstm, CnnLstm)

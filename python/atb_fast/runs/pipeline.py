@@ -27,6 +27,7 @@ from atb_fast.features.windows import WindowedData
 from atb_fast.ingestion.market import load_market
 from atb_fast.options import check_type
 from atb_fast.recipes.config import TrainingConfig
+from atb_fast.recipes.networks import OwnNetwork
 from atb_fast.reports.page import write_report
 from atb_fast.runs import ledger, records
 from atb_fast.runs.assessment import Trained, assess, optional
@@ -44,7 +45,7 @@ from atb_fast.training.engine import FitResult
 from atb_fast.training.environment import environment, versions
 from atb_fast.training.predict import predict_outputs
 from atb_fast.training.startup import ahead
-from atb_fast.training.train import save, train
+from atb_fast.training.train import build, save, train
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +187,9 @@ def _train(
     log.info("%s", policy.reason)
     if recorded:
         recorded.warn_of_differences(versions(), environment())
+    if isinstance(config.definition.trained_network, OwnNetwork) and not config.skip_onnx:
+        with timer.stage("onnx"):  # hours of training would be lost if this failed afterwards
+            onnx_export.convert(build(config.definition, data), properties={})
     ahead(lambda: _import_late_packages(config))
     with timer.stage("training"):
         model, fitted = train(

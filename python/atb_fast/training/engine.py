@@ -22,7 +22,8 @@ from atb_fast.config import Engine, FitOptions
 from atb_fast.errors import TrainingError
 from atb_fast.features.heads import LINEAR, Head
 from atb_fast.features.windows import WindowedData
-from atb_fast.recipes.networks import Linear, Network
+from atb_fast.recipes.keys import Part
+from atb_fast.recipes.networks import Linear
 from atb_fast.training.device import CPU_BATCH_SIZE
 from atb_fast.training.tf_data import epoch_order, gathered_dataset
 
@@ -71,7 +72,7 @@ def fit(
     data: WindowedData,
     options: FitOptions,
     *,
-    network: Network | None = None,
+    network: Part | None = None,
     listener: Listener = SILENT,
     callbacks: Sequence[Any] = (),
     checkpoints: Path | None = None,
@@ -88,7 +89,7 @@ def fit(
         data: Training and validation windows.
         options: The engine `auto` is `exact` for the linear network, else `compiled` if that
             supports the model and the callbacks, else `keras`, and the log says why.
-        network: The network that built the model; None if a recipe built it itself.
+        network: What made the model; None if it is not known.
         listener: Receives the progress of epochs and of the windows within them.
         callbacks: Keras callbacks. The compiled engine does not support callbacks on batches.
             Checkpoints do not include their state.
@@ -306,7 +307,7 @@ def choose(
     callbacks: Sequence[Any] = (),
     *,
     head: Head = LINEAR,
-    network: Network | None = None,
+    network: Part | None = None,
 ) -> Engine:
     """Return the engine that `fit` uses for `model`: `keras`, `compiled` or `exact`.
 

@@ -58,17 +58,12 @@ def train(
     """
     import keras
 
-    shape = (data.length, data.prepared.matrix.shape[1])
-    # Other recipes may have their own `build` without that argument.
-    given: dict[str, Any] = {} if data.labels.base is None else {"base": data.labels.base}
-    # A `build` of its own may make something else.
-    own = type(recipe).build is not BaseRecipe.build
-    network = None if own else recipe.network
+    network = recipe.trained_network
     if type(network) is Linear:  # no device is faster than the exact engine
         policy = replace(policy, engine=options.engine, dtype_policy="float32")
     with _building:
         keras.utils.set_random_seed(options.seed)
-        model = recipe.build(*shape, dtype_policy=policy.dtype_policy, **given)
+        model = build(recipe, data, policy.dtype_policy)
     fitted = fit(
         model,
         data,
@@ -79,7 +74,7 @@ def train(
         checkpoints=checkpoints,
     )
     if policy.dtype_policy != "float32":
-        twin = recipe.build(*shape, **given)
+        twin = build(recipe, data)
         twin.set_weights(model.get_weights())
         model = twin
     shrinkage = recipe.shrinkage(data, lambda starts: predict_outputs(model, data, starts))
@@ -104,6 +99,14 @@ def train(
             shrinkage,
         )
     return model, replace(fitted, shrinkage=shrinkage, unshrunk=unshrunk)
+
+
+def build(recipe: BaseRecipe, data: WindowedData, dtype_policy: str = "float32") -> Any:
+    """Return the uncompiled network of `recipe` for `data`; see `BaseRecipe.build`."""
+    # Other recipes may have their own `build` without that argument.
+    base: dict[str, Any] = {} if data.labels.base is None else {"base": data.labels.base}
+    shape = (data.length, data.prepared.matrix.shape[1])
+    return recipe.build(*shape, dtype_policy=dtype_policy, **base)
 
 
 def save(model: Any, path: Path) -> None:
