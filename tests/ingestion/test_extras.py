@@ -257,6 +257,14 @@ def test_what_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
         "its last value is carried forward"
     )
     caplog.clear()
+    rows = [f"2024-01-{day:02},{day},{day if day > 9 else ''},{day}" for day in range(3, 31)]
+    load(write(path, "\n".join(["timestamp,high,open,low", *rows])), **options)
+    (missing,) = (each for each in caplog.messages if "candles have no" in each)
+    assert missing == (
+        f"--extra funding ({path}): 2 of 91 candles have no funding_high, funding_low; 9 of 91 "
+        "candles have no funding_open"
+    )
+    caplog.clear()
     # A step as long as this is normal for a series that has one.
     write(path, "timestamp,value\n2023-01-01,1\n2024-02-01,2\n")
     load(path, **options)

@@ -129,6 +129,7 @@ def check_coverage(extras: Iterable[Extra], candles: pl.DataFrame, options: Mark
                 "range"
             )
         joined = with_extras(candles.select("timestamp"), [extra])
+        lacking: dict[int, list[str]] = {}  # the columns by the number of candles without a value
         for name in extra.columns:
             missing = joined[name].null_count()
             if missing == len(joined):
@@ -137,8 +138,11 @@ def check_coverage(extras: Iterable[Extra], candles: pl.DataFrame, options: Mark
                     "pass a file of their range"
                 )
             if missing:
-                total = counted(len(joined), "candle")
-                log.info("%s: %s of %s have no %s", where, f"{missing:,}", total, name)
+                lacking.setdefault(missing, []).append(name)
+        if lacking:
+            total = counted(len(joined), "candle")
+            parts = [f"{n:,} of {total} have no {', '.join(of)}" for n, of in lacking.items()]
+            log.info("%s: %s", where, "; ".join(parts))
         longest = np.diff(times.to_physical().to_numpy()).max(initial=_REPORTED_MS)
         if last - times[-1] - lag > timedelta(milliseconds=int(longest)):
             log.warning(
