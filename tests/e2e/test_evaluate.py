@@ -194,13 +194,14 @@ def test_several_symbols_are_evaluated_like_each_alone(
     home: Path, several: Any, command_line: CommandLine
 ) -> None:
     first, failed, other = several
-    assert failed.keys() == {"symbol", "error", "exit_code"}
+    assert failed.keys() == {"symbol", "failure", "exit_code"}
     assert (failed["symbol"], failed["exit_code"]) == ("SOLUSDT", DataError.exit_code)
-    assert "SOLUSDT.parquet: no such file" in failed["error"]
+    assert "SOLUSDT.parquet: no such file" in failed["failure"]
     written = pl.read_parquet(home / "all.parquet")
     assert written["symbol"].unique(maintain_order=True).to_list() == ["BTCUSDT", "ETHUSDT"]
     for document in (first, other):
         symbol = document["config"]["symbol"]
+        assert document["symbol"] == symbol
         options = [*OPTIONS, "--predictions", f"{symbol}_alone.csv", "--json"]
         done = command_line.run("evaluate", symbol, *options, cwd=home)
         alone = json.loads(done.stdout)

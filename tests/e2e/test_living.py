@@ -49,7 +49,7 @@ def test_a_failed_symbol_does_not_stop_the_others(
     eth, btc, sol = json.loads(done.stdout)
     assert eth == {
         "symbol": "ETHUSDT",
-        "error": "ETHUSDT.parquet: no such file; check the path",
+        "failure": "ETHUSDT.parquet: no such file; check the path",
         "exit_code": 3,
     }
     assert sol["symbol"] == "SOLUSDT"

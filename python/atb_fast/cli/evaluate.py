@@ -202,6 +202,7 @@ def _evaluated(
 def _document(config: TrainingConfig, plan: Mapping[str, Any], made: WalkForward) -> dict[str, Any]:
     """Return what --json prints about an evaluation."""
     return {
+        "symbol": config.symbol,
         "config": config.to_dict() | {"embargo": plan["embargo"]},
         "window": plan["window"],
         "error": made.scoring.name,
@@ -234,7 +235,7 @@ def _write(
 
         pages = [
             (
-                {"config": config.to_dict(), "title": config.title, "failure": document["error"]},
+                {"config": config.to_dict(), "title": config.title, "failure": document["failure"]},
                 None,
             )
             if each is None

@@ -222,7 +222,7 @@ def training_configs(
 
 def failure_document(failure: Failure) -> dict[str, Any]:
     """Return what --json prints about a symbol that failed."""
-    return {"symbol": failure.name, "error": failure.error, "exit_code": failure.exit_code}
+    return {"symbol": failure.name, "failure": failure.error, "exit_code": failure.exit_code}
 
 
 def fail_if_any(outcomes: Sequence[object]) -> None:
