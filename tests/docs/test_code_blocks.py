@@ -2,7 +2,7 @@
 
 The blocks of a page run from top to bottom, in a separate directory:
 
-- `python` blocks of a page share one namespace.
+- `python` blocks of a page share one namespace, and pass `mypy --strict`.
 - `bash` blocks: `atb-fast ...` runs in this process, against a local exchange that serves the
   sample market, and with the short options of `QUICK`. `make ...` must have its targets,
   `pip install ...` its extras or packages, and `python SCRIPT ...` must accept its options. A line
@@ -122,6 +122,18 @@ def test_blocks_of(page: Path) -> None:
     for block in blocks(page):
         if not block.tag.startswith("no-run"):
             RUNNERS[block.language](block, namespace)
+
+
+def test_python_blocks_pass_mypy(tmp_path: Path) -> None:
+    files: list[Path] = []
+    for page in PAGES:
+        if code := [block.code for block in blocks(page) if block.language == "python"]:
+            files.append(tmp_path / f"{page.stem.replace('-', '_')}.py")
+            files[-1].write_text("\n".join(code))
+    # With the settings and the cache of `make lint`.
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", *map(str, files)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout + done.stderr == ""
 
 
 def test_blocks_are_tagged_and_few_are_not_run() -> None:

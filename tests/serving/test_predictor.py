@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import numpy as np
 import onnxruntime
@@ -28,6 +28,7 @@ import atb_fast
 from atb_fast import Bundle, FeatureMatrix, load_bundle
 from atb_fast.bundles import publishing
 from atb_fast.errors import ArgumentError, BundleError, DataError, StorageError
+from atb_fast.features.frames import ArrowFrame, PandasFrame
 from atb_fast.features.sentiment import merge_sentiment, sentiment_features
 from atb_fast.ingestion import sample
 
@@ -333,6 +334,13 @@ def test_sentiment_is_never_left_out_silently(models: Path) -> None:
     assert bundle.predict(candles, still)["prediction"].equals(neutral)
     assert not with_index.equals(neutral)
     assert bundle.predict(candles, index.to_arrow())["prediction"].equals(with_index)
+
+
+def of_mypy(bundle: Bundle, given: pl.DataFrame, frame: PandasFrame, other: ArrowFrame) -> None:
+    """Mypy checks which frame `predict` returns for which."""
+    assert_type(bundle.predict(given), pl.DataFrame)
+    assert_type(bundle.predict(frame), PandasFrame)
+    assert_type(bundle.predict(other), pl.DataFrame)
 
 
 @pytest.mark.parametrize(

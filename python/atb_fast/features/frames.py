@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,14 @@ class ArrowFrame(Protocol):
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return the columns as an Arrow stream, wrapped in a PyCapsule."""
+
+
+class PandasFrame(ArrowFrame, Protocol):
+    """A pandas frame, for type checkers, which may know nothing about pandas."""
+
+    @property
+    def iloc(self) -> Any:
+        """The rows by position, which only pandas has."""
 
 
 def epoch_ms(times: pl.Series) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,9 @@ from atb_fast.serving.sentiment import Sentiment
 if TYPE_CHECKING:
     import polars as pl
 
-    from atb_fast.features.frames import ArrowFrame
+    from atb_fast.features.frames import ArrowFrame, PandasFrame
+
+    Pandas = TypeVar("Pandas", bound=PandasFrame)
 
 #: Windows in a batch. Larger ones are slower in onnxruntime, see docs/benchmarks.md. Predictions do
 #: not depend on it.
@@ -215,7 +217,12 @@ class Bundle:
     def predict(self, frame: pl.DataFrame, sentiment: Sentiment = None) -> pl.DataFrame: ...
 
     @overload
-    def predict(self, frame: ArrowFrame, sentiment: Sentiment = None) -> Any: ...
+    def predict(  # type: ignore[overload-overlap]  # a pandas frame is an ArrowFrame, too
+        self, frame: Pandas, sentiment: Sentiment = None
+    ) -> Pandas: ...
+
+    @overload
+    def predict(self, frame: ArrowFrame, sentiment: Sentiment = None) -> pl.DataFrame: ...
 
     def predict(self, frame: ArrowFrame, sentiment: Sentiment = None) -> Any:
         """Return the forecast for each bar of `frame` from the bars before it.
