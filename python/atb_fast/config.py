@@ -44,7 +44,7 @@ TIMEFRAMES = {
 CANDLE_COLUMNS = ("open", "high", "low", "close", "volume")
 #: Larger than any price or volume, and its square still fits float32.
 LARGEST_VALUE = 1e15
-#: Larger than any figure of a run; sums and axes of such figures still fit float64.
+#: The largest figure that is read from a file of a run; sums and axes of larger ones can overflow.
 LARGEST_FIGURE = 1e100
 
 #: Names that an extra column cannot have.

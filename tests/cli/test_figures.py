@@ -8,6 +8,10 @@ import pytest
 
 from atb_fast.cli.figures import sentences
 
+#: Confusion matrices that are none.
+UNKNOWN: list[Any] = [None, 5, "", [], {}, [1], [["1"]], [[-10]], [[1e308, 1e308]], [[True] * 20]]
+UNKNOWN += [[[0.5, 10**400]], [[9]]]
+
 
 @pytest.mark.parametrize(
     ("matrix", "text"),
@@ -15,12 +19,10 @@ from atb_fast.cli.figures import sentences
         ([[3, 4], [2, 1]], "10 bars (95% interval 40.0% to 60.0%)"),
         (
             [[30, 14], [2, 4]],
-            "50 bars (95% interval 40.0% to 60.0% for 10 whose horizons do not overlap)",
+            "50 bars (95% interval 40.0% to 60.0%, based on the 10 bars whose horizons do not "
+            "overlap)",
         ),
-        *(
-            (unknown, "bars (95% interval 40.0% to 60.0%)")
-            for unknown in (None, 5, "text", [1], [["1"]], [[1e308, 1e308]], [[0.5, 10**400]])
-        ),
+        *((each, "bars (95% interval 40.0% to 60.0%, n = 10)") for each in UNKNOWN),
     ],
 )
 def test_an_accuracy_has_the_number_of_its_bars_if_it_is_known(matrix: Any, text: str) -> None:

@@ -138,7 +138,7 @@ def test_a_comparison(home: Path, command_line: CommandLine, records: list[dict[
     assert "ratio to persistence" in done.stdout
     assert "95% confidence interval" in done.stdout
     assert ", n = " in done.stdout
-    assert "\nn: test bars whose horizons do not overlap." in done.stdout
+    assert "\nn: test bars. If horizons overlap, only bars" in done.stdout
 
 
 def test_a_table_for_spreadsheets(

@@ -20,6 +20,7 @@ from atb_fast.recipes.networks import Linear
 from atb_fast.recipes.targets import BinaryDirection
 
 BARS = 900
+# With a weaker penalty, the defaults would fit noise, so others would be really better than they.
 RECIPE = Recipe(
     name="moves",
     features={
@@ -28,7 +29,7 @@ RECIPE = Recipe(
         "range": "high / low - 1",
     },
     target=BinaryDirection(),
-    network=Linear(),
+    network=Linear(l2=1000.0),
     sequence_length=30,
 )
 SPACE = {

@@ -260,9 +260,18 @@ def test_defaults_that_fail_cannot_be_compared_with(sweep: Sweep) -> None:
         (
             "2023-01-01",
             {"holdout": 0.1},
-            "^the range before the holdout has 657 candles, expected ",
+            "^the range before the holdout has 657 candles, expected .*, or a shorter [^,]*$",
         ),
-        ("2018-01-01", {"holdout": 0.001}, "^no forecast is made from .* no holdout to test; "),
+        (
+            "2021-10-01",
+            {"holdout": 0.3},
+            "^the range before the holdout has 8.. candles, expected .*, or a smaller --holdout$",
+        ),
+        (
+            "2018-01-01",
+            {"holdout": 0.001},
+            "^no forecast is made from .* no holdout to test; make it longer",
+        ),
     ],
 )
 def test_too_few_candles_for_the_defaults_are_an_error_before_the_first_trial(
@@ -278,7 +287,7 @@ def test_too_few_candles_for_the_defaults_are_an_error_before_the_first_trial(
         sweep(config=[made, replace(made, symbol="ETHUSDT")], **options)
 
 
-def test_too_few_candles_for_a_candidate_are_a_failed_trial(sweep: Sweep) -> None:
+def test_candidates_are_not_checked_before_the_first_trial(sweep: Sweep) -> None:
     executor = Pretended()
     sweep(executor, space={"sequence_length": [120, 5000]}, search="grid")
     assert len(executor.ran) == 2

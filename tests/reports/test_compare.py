@@ -223,7 +223,7 @@ def test_accuracies_have_the_number_of_their_bars(tmp_path: Path) -> None:
         value["bars"] = bars
     page = page_of(tmp_path, document(metrics=[metric | {"name": "accuracy"}]))
     assert page.rows["accuracy"] == "0.550 (0.540 to 0.560), n = 40 0.500, n = 4,000"
-    assert "n: test bars whose horizons do not overlap." in page.text
+    assert "n: test bars. If horizons overlap, only bars" in page.text
     assert "n: test bars" not in page_of(tmp_path, document()).text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from atb_fast.reports import rows
@@ -68,12 +67,15 @@ def _interval(results: Mapping[str, Any], key: str, of: str, fewer: str = "") ->
 
 
 def _accuracy(results: Mapping[str, Any]) -> str:
-    matrix: Any = results.get("confusion_matrix")
-    windows, bars = None, figure(results.get("accuracy_bars"))
-    with suppress(TypeError, OverflowError):
-        windows = figure(sum(sum(row) for row in matrix))
-    if windows is None or bars is None:
+    matrix, bars = results.get("confusion_matrix"), figure(results.get("accuracy_bars"))
+    windows = 0
+    if isinstance(matrix, list) and all(isinstance(row, list) for row in matrix):
+        counts = [count for row in matrix for count in row]
+        windows = sum(counts) if all(type(count) is int for count in counts) else 0
+    if bars is None:
         return _interval(results, "accuracy", "bars")
+    if windows < bars:  # unknown
+        return _interval(results, "accuracy", "bars", f", n = {bars:,}")
     return _interval(results, "accuracy", f"{windows:,} bars", rows.fewer_text(bars, windows))
 
 

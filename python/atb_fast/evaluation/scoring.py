@@ -453,12 +453,16 @@ class WeightedClasses(ClassProbabilities):
         right, majority = (self._chosen(each) == actual for each in both)
         share, share_of_majority = float(np.mean(right)), float(np.mean(majority))
         test = mcnemar(right[tested.apart], majority[tested.apart])
+        briers, shares = f"{brier:.5f}", f"{brier_of_shares:.5f}"
+        accuracies = f"{share:.1%}", f"{share_of_majority:.1%}"
         contrary = []
-        if verdict(brier, brier_of_shares, statistic, "").startswith(other):
-            contrary.append(f"Brier score {brier:.5f} (class shares {brier_of_shares:.5f})")
+        # Figures that look equal contradict nothing.
+        if verdict(brier, brier_of_shares, statistic, "").startswith(other) and briers != shares:
+            contrary.append(f"Brier score {briers} (class shares {shares})")
         # The test counts fewer windows than the shares, which may differ in the other direction.
-        if test.word == other == ("better" if share > share_of_majority else "worse"):
-            contrary.append(f"accuracy {share:.1%} (majority class {share_of_majority:.1%})")
+        same = test.word == other == ("better" if share > share_of_majority else "worse")
+        if same and len({*accuracies}) == 2:
+            contrary.append(f"accuracy {accuracies[0]} (majority class {accuracies[1]})")
         if not contrary:
             return ""
         return f"Without class weights, the model is significantly {other}: {', '.join(contrary)}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -192,7 +192,7 @@ class WalkForward:
         """How the models of all folds compare with the reference; see `significance.verdict`."""
         return self.scoring.verdict(self.tested, self.pooled[self.scoring.key], self.pooled)
 
-    @property
+    @cached_property
     def caveat(self) -> str:
         """Which figures contradict the verdict, in a sentence; see `Scoring.caveat`."""
         return self.scoring.caveat(self.tested, self.pooled[self.scoring.key], self.pooled)
@@ -376,15 +376,18 @@ def planned(
     Raises:
         DataError: There are too few candles for the folds, or no window is in the holdout.
     """
-    recipe, what = config.definition, "the range"
+    recipe, what, later = config.definition, "the range", 0
     if until is not None:
-        market, what = known_at(market, until, config.bar_ms), "the range before the holdout"
-        now = market.candles["timestamp"][-1]
+        everything, what = market, "the range before the holdout"
+        market = known_at(market, until, config.bar_ms)
+        now, later = market.candles["timestamp"][-1], len(everything.candles) - len(market.candles)
     try:
         prepared = recipes.prepare(market, config, now=now, cache=config.cache_dir / "features")
     except TooFewCandlesError as error:
-        # Not enough for one window. Below, this is the same error with the number for the folds.
         prepared = error.prepared
+        if len(prepared.matrix) >= config.sequence_length + recipe.reach(config):
+            raise  # a user's class needs more than one window
+        # Below, this is the same error with the number of candles for the folds.
     starts = recipe.starts(prepared, config)
     held_out = None if holdout is None else _made_from(holdout, prepared, starts, config)
 
@@ -392,6 +395,9 @@ def planned(
         return lambda starts, _, beyond: fold_parts(
             starts, folds, window, beyond=beyond, tested=held_out
         )
+
+    def without_holdout(starts: NDArray[np.int64], reach: int, beyond: int) -> Iterable[Parts]:
+        return split(folds)(np.arange(len(starts) + later), reach, beyond)
 
     return prepared, divided(
         split(folds),
@@ -402,7 +408,8 @@ def planned(
         embargo=config.embargo if embargo is None else embargo,
         purpose=f"test {counted(folds, 'fold')}" if holdout is None else "test the holdout",
         what=what,
-        smaller={"fewer --folds": split(1)},
+        smaller={"fewer --folds": split(1)}
+        | ({"a smaller --holdout": without_holdout} if later else {}),
     )
 
 
@@ -437,14 +444,14 @@ def _made_from(
     """Return how many windows forecast from `time` on.
 
     Raises:
-        DataError: No window does.
+        TooFewCandlesError: No window does.
     """
     last = prepared.timestamps.gather(starts + config.sequence_length - 1)
     count = int((last >= time - timedelta(milliseconds=config.bar_ms)).sum())
     if not count:
-        raise DataError(
+        raise TooFewCandlesError(
             f"no forecast is made from {time:%Y-%m-%d %H:%M} on, so there is no holdout to test; "
-            "choose an earlier time, or a longer range"
+            "make it longer (in a sweep, with a larger --holdout)"
         )
     return count
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from atb_fast.config import LARGEST_FIGURE
 from atb_fast.errors import StorageError
 from atb_fast.experiments import search as searches
 from atb_fast.experiments import trial
@@ -143,7 +144,7 @@ def read_result(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
             valid &= {*found["pooled"]} == {market["symbol"] for market in document["markets"]}
         else:
             valid &= found["value"] is None
-        valid &= bool(np.isfinite(numbers).all())
+        valid &= bool((np.abs(numbers) <= LARGEST_FIGURE).all())
     except (
         *(KeyError, TypeError, ValueError, AttributeError, OverflowError),
         pl.exceptions.PolarsError,

@@ -303,15 +303,15 @@ def judge(
     start, bars = names.index(defaults), len(panel)
     means = panel.mean(axis=0) if bars else np.zeros(len(names))
     overfitting = pbo(panel)
-    block, p_values, against_baseline = None, np.full(len(names), math.nan), math.nan
+    block, p_values, of_baseline = None, *np.full((2, len(names)), math.nan)
     possible = list(range(len(names)))
     if bars:
         block = block_length(panel[:, start] if len(names) > 1 else reference, panel, horizon)
         if len(names) > 1:
             p_values = _p_values(panel[:, start], panel, block=block, seed=seed, reps=reps)
-        against_baseline = spa(reference, panel, block=block, seed=seed, reps=reps)
+        of_baseline = _p_values(reference, panel, block=block, seed=seed, reps=reps)
         possible = confidence_set(panel, block=block, seed=seed, reps=reps)
-    against_defaults = float(p_values.min())
+    against_defaults, against_baseline = float(p_values.min()), float(of_baseline.min())
     better = p_values < _SIGNIFICANT
     index = int(np.where(better | ~better.any(), means, math.inf).argmin())
     if means[index] >= means[start] - _ROUNDING * abs(means[start]):
@@ -349,8 +349,9 @@ def judge(
     if math.isnan(against_baseline):
         baseline_sentence = f"There are too few bars to compare the trials with {baseline}."
     elif against_baseline < _SIGNIFICANT:
+        which = "The best trial" if of_baseline[index] < _SIGNIFICANT else "Another trial"
         baseline_sentence = (
-            f"The best trial is better than {baseline} ({_p_value(against_baseline, reps)})."
+            f"{which} is better than {baseline} ({_p_value(against_baseline, reps)})."
         )
     else:
         baseline_sentence = (

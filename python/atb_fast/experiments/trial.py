@@ -50,6 +50,7 @@ from atb_fast.ingestion.market import Market
 from atb_fast.recipes.base import BaseRecipe
 from atb_fast.recipes.config import TrainingConfig, from_plain
 from atb_fast.recipes.documents import to_document
+from atb_fast.recipes.split import TooFewCandlesError
 from atb_fast.runs import interrupts
 from atb_fast.training.device import import_tensorflow
 from atb_fast.training.environment import INTRA_OP, environment, versions
@@ -206,6 +207,8 @@ def check_candles(
 ) -> None:
     """Raise DataError if there are too few candles for a trial. This trains nothing.
 
+    Whatever else is wrong is left to the trial, because other candidates may not have it.
+
     Args:
         configs: Those of the document.
         document: See `document`.
@@ -216,10 +219,12 @@ def check_candles(
         try:
             with _quiet():
                 planned(market, config, now=market.candles["timestamp"][-1], **_plan(document))
-        except DataError as error:
+        except TooFewCandlesError as error:
             if len(configs) == 1:
                 raise
             raise DataError(f"{config.symbol}: {error}") from error
+        except AtbFastError:
+            pass
 
 
 def run_trial(

@@ -34,7 +34,7 @@ class TooFewCandlesError(DataError):
     """There are too few candles for a window in each part.
 
     Attributes:
-        prepared: What there is.
+        prepared: What there is, if `divided` raises the error.
     """
 
     prepared: PreparedData

@@ -18,7 +18,6 @@ from atb_fast.reports.charts.folds import Ratios, ratio_chart
 from atb_fast.reports.charts.periods import period_charts
 from atb_fast.reports.rendering import SYNTHETIC, render
 from atb_fast.reports.rows import (
-    N_OF_INTERVALS,
     Banner,
     Comparison,
     Pair,
@@ -353,7 +352,7 @@ def _folds(made: WalkForward, scored: Scored) -> Comparison:
             if shrunk
             else []
         ),
-        *([N_OF_INTERVALS] if scored.overlapping else []),
+        *scored.count_notes,
     ]
     further = ["shrinkage"] * shrunk + ["trained", "tested"]
     return Comparison("Folds by test period", [*columns, *further], rows, notes)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-#: What `n` counts in `accuracy_text` if these are not all windows.
-N_OF_INTERVALS = (
-    "n: windows whose horizons do not overlap. The interval counts only these, the accuracy all."
+#: What `n` counts in `accuracy_text` if horizons overlap: for classes, and for directions.
+N_OF_CLASSES = (
+    "n: bars whose horizons do not overlap. The interval counts only these, the accuracy all."
 )
+N_OF_DIRECTIONS = "n: bars that moved and whose horizons do not overlap. Only these count."
 #: Color and sign of each state. A step that only ran does not judge the model, so it has neither.
 _STATES = {
     "passed": ("good", "✓"),
@@ -137,8 +138,8 @@ def notes_of(figures: Iterable[Mapping[str, Any]]) -> list[str]:
     if not any("bars" in value for each in figures for value in each["values"] if value):
         return []
     return [
-        "n: test bars whose horizons do not overlap. The accuracy of classes is that of all test "
-        "bars."
+        "n: test bars. If horizons overlap, only bars whose horizons do not overlap count; the "
+        "accuracy of classes is still that of all test bars."
     ]
 
 
@@ -156,7 +157,7 @@ def fewer_text(independent: float, windows: float) -> str:
     """Return how many windows the interval of an accuracy counts; empty if it counts all."""
     if independent == windows:
         return ""
-    return f" for {independent:,} whose horizons do not overlap"
+    return f", based on the {independent:,} bars whose horizons do not overlap"
 
 
 def accuracy_text(share: float, low: float, high: float, count: int) -> str:

@@ -22,7 +22,8 @@ from atb_fast.evaluation.scoring import (
 )
 from atb_fast.evaluation.significance import LEVEL, diebold_mariano, equal, p_value
 from atb_fast.reports.rows import (
-    N_OF_INTERVALS,
+    N_OF_CLASSES,
+    N_OF_DIRECTIONS,
     Banner,
     Comparison,
     Interval,
@@ -118,9 +119,13 @@ class Scored:
         return self.scoring.caveat(self.tested, self.error, self.results)
 
     @property
-    def overlapping(self) -> bool:
-        """Whether the intervals of accuracies count fewer windows: horizons overlap."""
-        return self.kind == "classes" and not self.tested.apart.all()
+    def count_notes(self) -> list[str]:
+        """What `n` counts in accuracies; empty if that is every window, or there are none."""
+        if self.kind == "classes":
+            independent: int = self.results["accuracy_bars"]
+            return [N_OF_CLASSES] if independent < len(self.tested.times) else []
+        overlap = self.kind != "volatility" and self.tested.horizon > 1
+        return [N_OF_DIRECTIONS] if overlap else []
 
     @property
     def tone(self) -> str:
@@ -248,8 +253,7 @@ def regime_table(record: RunRecord) -> Comparison | None:
         "before the forecast. The limits are the terciles of the training windows, so the test "
         "windows are not spread evenly.",
     ]
-    if scored.overlapping:
-        notes.append(N_OF_INTERVALS)
+    notes += scored.count_notes
     few = [
         f"{name.partition(',')[0]} has {groups.windows[i]}"
         for i, name in enumerate(names)
