@@ -1,4 +1,4 @@
-"""What reports the progress of long-running work: a listener, and the beginning of log lines."""
+"""The progress of long-running work: the listener, and the prefix of log lines."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
-#: What log lines begin with while several threads do the same work; empty otherwise.
+#: The prefix of log lines, which names the work of this thread; empty by default.
 WORK: ContextVar[str] = ContextVar("WORK", default="")
 
 
 class Formatter(logging.Formatter):
-    """Formats log records as lines that say which work they belong to."""
+    """Formats log records as lines that begin with `WORK`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record. Call it in the thread that logged it, as handlers do."""

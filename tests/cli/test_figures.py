@@ -19,8 +19,7 @@ UNKNOWN += [[[0.5, 10**400]], [[9]]]
         ([[3, 4], [2, 1]], "10 bars (95% interval 40.0% to 60.0%)"),
         (
             [[30, 14], [2, 4]],
-            "50 bars (95% interval 40.0% to 60.0%, based on the 10 bars whose horizons do not "
-            "overlap)",
+            "50 bars (95% interval 40.0% to 60.0% from 10 bars whose horizons do not overlap)",
         ),
         *((each, "bars (95% interval 40.0% to 60.0%, n = 10)") for each in UNKNOWN),
     ],

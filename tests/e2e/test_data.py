@@ -303,7 +303,7 @@ NO_SENTIMENT = ". To do without sentiment, pass "
         ("fng", Answer(404), [], "check the address", 8),
     ],
 )
-def test_only_what_helps_follows_a_failed_download(
+def test_a_failed_download_suggests_only_what_helps(
     fault: str,
     answer: Answer,
     options: list[str],

@@ -88,8 +88,7 @@ def test_a_walk_forward_evaluation(kind: str, tmp_path: Path, command_line: Comm
     assert f"the model is {as_json['verdict']} (Diebold-Mariano" in verdict
     pooled = as_json["pooled"]
     bars = pooled.get("directional_bars", pooled["test"])
-    fewer = f", based on the {-(-bars // 5):,} bars whose horizons do not overlap"
-    fewer = fewer if kind == "three" else ""
+    fewer = f" from {-(-bars // 5):,} bars whose horizons do not overlap" if kind == "three" else ""
     assert (f"on {bars:,} bars in total, with its 95% interval{fewer}; " in done.stdout) is (
         kind != "volatility"
     )
@@ -140,8 +139,11 @@ def test_the_result_of_a_training(kind: str, tmp_path: Path, command_line: Comma
         assert f"\n{text}" in done.stdout
     if ERRORS[kind] == "log loss":
         count = metadata["dataset"]["test_windows"]
-        fewer = f", based on the {-(-count // 5):,} bars whose horizons do not overlap"
-        fewer = fewer if kind == "three" else ""
+        fewer = (
+            f" from {-(-count // 5):,} bars whose horizons do not overlap"
+            if kind == "three"
+            else ""
+        )
         text = rf"^accuracy: right in \S+% of {count:,} bars \(95% interval \S+% to \S+%{fewer}\)$"
         assert re.search(text, done.stdout, re.MULTILINE)
     if kind != "prices":

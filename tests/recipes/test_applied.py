@@ -376,7 +376,7 @@ def test_a_class_with_its_own_network_refuses_options_of_networks(module: str) -
     for name, value in {"network": "mlp", "network_units": 8}.items():
         flag = f"--{name.replace('_', '-')}"
         with pytest.raises(
-            ArgumentError, match=f"{flag} does not apply to the declared recipe, whose class makes"
+            ArgumentError, match=f"{flag} does not apply to the declared recipe, whose class builds"
         ) as caught:
             config(recipe=found, **{name: value})
         assert caught.value.options == (name, "recipe")

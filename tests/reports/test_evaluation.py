@@ -135,7 +135,7 @@ def test_the_table_of_folds_has_the_figures_of_each(
             low, high = wilson_percent(fold["accuracy"], count)
             text = f"{fold['accuracy']:.1%} ({low:.0f}–{high:.0f}, n = {count:,})"
             assert text in " ".join(row)
-    assert ("n: bars whose horizons do not overlap." in page.text) is (kind == "classes")
+    assert ("n: test bars whose horizons do not overlap." in page.text) is (kind == "classes")
     if any(fold["shrinkage"] != 1 for fold in document["folds"]):
         assert "shrinkage" in [head.text for head in page.find("th")]
 

@@ -320,8 +320,8 @@ def test_intervals_and_mcnemar_count_bars_whose_horizons_do_not_overlap(
     count, tested = -(-len(far.test) // 7), record.evaluation.tested
     hits = tested.forecasts.argmax(axis=1) == tested.actual
     low, high = wilson_percent(hits.mean(), count)
-    text = f"{hits.mean():.1%} of {len(hits):,} bars; 95% interval {low:.1f}% to {high:.1f}%, "
-    text += f"based on the {count} bars whose horizons do not overlap; "
+    text = f"{hits.mean():.1%} of {len(hits):,} bars; 95% interval {low:.1f}% to {high:.1f}% "
+    text += f"from {count} bars whose horizons do not overlap; "
     assert page.tiles["Accuracy"].startswith(text)
     assert f"Of the {count} bars whose horizons do not overlap, those that only the" in page.text
 
@@ -336,7 +336,7 @@ def test_accuracies_by_volatility_say_how_many_windows_their_interval_counts(
     table = next(each.text for each in page.find("table") if "accuracy (95%)" in each.text)
     found = re.findall(r"([\d.]+)% \((\d+)–(\d+), n = (\d+)\)", table)
     assert sum(int(count) for *_, count in found) == -(-len(data.test) // horizon)
-    assert ("n: bars whose horizons do not overlap." in page.text) is (horizon > 1)
+    assert ("n: test bars whose horizons do not overlap." in page.text) is (horizon > 1)
     for share, low, high, count in found:
         ends = wilson_percent(float(share) / 100, int(count))
         assert ends == pytest.approx((int(low), int(high)), abs=0.6)
@@ -486,7 +486,7 @@ def test_a_verdict_with_weights_names_the_figures_that_contradict_it(
 def test_accuracies_say_how_many_windows_they_count(tmp_path: Path, record_of: RecordOf) -> None:
     record = record_of("two")
     page, _ = page_of(tmp_path, record)
-    assert f"Accuracies are shares of {len(record.data.test):,} windows." in page.text
+    assert f"Accuracies are shares of {len(record.data.test):,} bars." in page.text
     data = record_of("returns").data
     far = replace(data, labels=replace(data.labels, output=Return(24, 1)))
     page, document = page_of(tmp_path, record_of("returns", None, far))

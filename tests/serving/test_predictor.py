@@ -665,7 +665,7 @@ def test_references_to_nothing(models: Path, reference: str, message: str) -> No
         load_bundle(reference, registry=models)
 
 
-def test_a_registry_is_no_bundle(models: Path) -> None:
+def test_a_registry_is_not_a_bundle(models: Path) -> None:
     message = f"{models}/metadata.json is missing, so {models} is not a complete bundle; pass the "
     with pytest.raises(BundleError, match=f"^{re.escape(message)}directory of a version"):
         load_bundle(models)

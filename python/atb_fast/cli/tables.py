@@ -25,9 +25,9 @@ class Column(NamedTuple):
     """A column of a table.
 
     An `optional` column is left out if all of its cells are empty. The cells of a `whole` column
-    stay on one line, unless the terminal is too narrow even if all other columns are folded. If it
-    is, the cells of a column that may be `apart` have lines of their own, above the others if it is
-    the first column and below them otherwise.
+    stay on one line if the terminal is wide enough for that when all other columns are folded. If
+    it is too narrow, the cells of a column that may be `apart` get their own lines: above the row
+    if it is the first column, else below it.
     """
 
     name: str

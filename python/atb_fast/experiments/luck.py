@@ -151,7 +151,7 @@ def _p_values(
     times = np.array(
         [np.bincount(places, minlength=rows) for (places,), _ in drawn.bootstrap(count)], np.float64
     )
-    # A much worse trial keeps its negative mean, so it cannot have the largest statistic.
+    # A much worse trial keeps its negative mean, so it almost never has the largest statistic.
     relevant = means >= -errors * math.sqrt(2.0 * math.log(math.log(rows)))
     samples = (times @ gains / rows - np.where(relevant, means, 0.0)) / errors
     found = (samples.max(axis=1)[:, None] > means / errors).mean(axis=0)

@@ -54,8 +54,8 @@ class Study:
         folder: The folder of the results.
         definition: Everything that the trials depend on, as JSON values.
         trials: The trials in the order in which they were proposed, starting with the defaults.
-        best: The id of the trial with the lowest mean loss, of those that are significantly better
-            than the defaults if there are any.
+        best: The id of the trial with the lowest mean loss among those that are significantly
+            better than the defaults, or among all if none is.
         verdict: Whether to use the best trial instead of the defaults, with the figures of the
             tests; docs/sweeps.md explains them. Also has
             `left_out`, the number of trials by state that could not be judged, and `holdout`, the

@@ -28,7 +28,7 @@ class ArrowFrame(Protocol):
 
 
 class PandasFrame(ArrowFrame, Protocol):
-    """A pandas frame, for type checkers, which may know nothing about pandas."""
+    """A pandas frame, for type checkers that lack the types of pandas."""
 
     @property
     def iloc(self) -> Any:

@@ -129,12 +129,12 @@ def _not_applicable(
 
 
 def _check_no_network(recipe: BaseRecipe, options: Mapping[str, Any]) -> None:
-    """Raise ArgumentError if an option is about the network, which the class makes itself."""
+    """Raise ArgumentError for options of the network, because the class builds its own."""
     for name in names(NetworkOptions):
         if options[name] is not None:
             raise ArgumentError(
                 f"{OPTIONS[name].flag} does not apply to the {recipe.name} recipe, whose class "
-                f"makes its own network in `build`; remove it, and change "
+                f"builds its own network in `build`; remove it, and change "
                 f"{type(recipe).__qualname__}.build instead",
                 options=(name, "recipe"),
             )

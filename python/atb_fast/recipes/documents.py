@@ -112,8 +112,8 @@ def _part(key: str, given: Any, kinds: Mapping[str, type[Kind]]) -> Kind:
 def to_document(recipe: BaseRecipe) -> dict[str, Any]:
     """Return the document of a recipe, as JSON values; only what differs from the defaults.
 
-    A class of a user has none; instead, the document says where it is, and whether it makes its own
-    network.
+    A class of a user has none; instead, the document says where it is, and whether it builds its
+    own network.
     """
     if not isinstance(recipe, Recipe) or type(recipe) not in (Recipe, *_CLASSES.values()):
         own = {"network": {"kind": "own"}} if isinstance(recipe.trained_network, OwnNetwork) else {}

@@ -325,7 +325,7 @@ def _based(windows: Any, base: Base) -> Any:
 
 
 class OwnNetwork(Part):
-    """What a recipe trains whose class overrides `build`: any Keras network."""
+    """The network of a recipe class that overrides `build`: any Keras network."""
 
     kind = "own"
 

@@ -34,7 +34,7 @@ class TooFewCandlesError(DataError):
     """There are too few candles for a window in each part.
 
     Attributes:
-        prepared: What there is, if `divided` raises the error.
+        prepared: The features of these candles, if `divided` raises the error.
     """
 
     prepared: PreparedData
@@ -128,7 +128,7 @@ def divided(
         reach: Rows after the last row of a window that its label depends on.
         embargo: Rows dropped between two parts; None for 1% of them.
         purpose: What the parts are for, for messages.
-        what: What has the candles, for messages.
+        what: The range that the candles are from, for messages.
         smaller: Other splits, which may need fewer windows, by the option that leads to them.
 
     Raises:

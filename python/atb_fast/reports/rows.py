@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 #: What `n` counts in `accuracy_text` if horizons overlap: for classes, and for directions.
 N_OF_CLASSES = (
-    "n: bars whose horizons do not overlap. The interval counts only these, the accuracy all."
+    "n: test bars whose horizons do not overlap. The interval counts only these; the accuracy "
+    "counts all."
 )
-N_OF_DIRECTIONS = "n: bars that moved and whose horizons do not overlap. Only these count."
+N_OF_DIRECTIONS = "n: test bars that moved and whose horizons do not overlap. Only these count."
 #: Color and sign of each state. A step that only ran does not judge the model, so it has neither.
 _STATES = {
     "passed": ("good", "✓"),
@@ -154,14 +155,14 @@ def percent(share: float) -> str:
 
 
 def fewer_text(independent: float, windows: float) -> str:
-    """Return how many windows the interval of an accuracy counts; empty if it counts all."""
+    """Return how many bars the interval of an accuracy counts; empty if it counts all."""
     if independent == windows:
         return ""
-    return f", based on the {independent:,} bars whose horizons do not overlap"
+    return f" from {independent:,} bars whose horizons do not overlap"
 
 
 def accuracy_text(share: float, low: float, high: float, count: int) -> str:
-    """Format an accuracy, its 95% interval, and how many windows the interval counts."""
+    """Format an accuracy, its 95% interval, and how many bars the interval counts."""
     return f"{percent(share)} ({100 * low:.0f}–{100 * high:.0f}, n = {count:,})"
 
 

@@ -432,7 +432,7 @@ def _classes(scored: Scored) -> dict[str, Any]:
         "Class shares: the probability of each class is its share of the training windows. "
         "Majority class: the one with the largest share.",
         _LINEAR.format("logistic regression"),
-        f"Accuracies are shares of {count:,} windows.",
+        f"Accuracies are shares of {count:,} bars.",
     ]
     if isinstance(scoring, WeightedClasses):
         notes.append(

@@ -1,4 +1,4 @@
-"""The records of the ledger: how they are made. `ledger` lists their keys."""
+"""Makes the records of the ledger; `ledger` lists their keys."""
 
 from __future__ import annotations
 

@@ -107,8 +107,8 @@ def quick_startup() -> Iterator[None]:
     pandas for datasets; that takes a third of the whole import. Garbage collection takes a fifth of
     the rest, and finds nothing: these packages stay until the process ends.
 
-    In a process of another program, which may need those packages, the import is only quiet. What
-    that program writes to stderr meanwhile arrives line by line.
+    In another program, which may need those packages, the import is only quiet. In the meantime,
+    what that program writes to stderr arrives line by line.
     """
     if not owns_stderr():
         with _without_messages():
@@ -141,7 +141,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _without_messages() -> Iterator[None]:
-    """Do the same as `quiet`, also if Python itself writes to descriptor 2."""
+    """Do the same as `quiet`, even if Python itself writes to descriptor 2."""
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
         yield
         return

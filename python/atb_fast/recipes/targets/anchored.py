@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: Largest horizon, in bars; that of `Output`.
 _MOST_BARS = 1 << 20
-#: A class with a larger weight has less than a tenth of an equal share of the windows.
+#: A class with a larger weight has less than a tenth of its equal share of the windows.
 _LARGE_WEIGHT = 10.0
 
 
