@@ -270,3 +270,24 @@ def test_facts_are_texts_and_numbers(registry: Path) -> None:
 def test_a_midnight_is_a_date_and_other_times_are_whole() -> None:
     assert plain("2023-12-14T00:00:00+00:00") == "2023-12-14"
     assert plain("2023-12-14T05:00:00+00:00") == "2023-12-14T05:00:00+00:00"
+
+
+def test_weighted_and_unweighted_log_losses_are_not_compared(registry: Path) -> None:
+    for identity, weights in (("a", "balanced"), ("b", "none"), ("c", "none")):
+        options: dict[str, Any] = {"target": "triple_barrier", "target_class_weights": weights}
+        made = add(registry, identity, epochs=ord(identity), **options)
+        figures = {"test_log_loss": 0.5, "class_shares_log_loss": 1.0}
+        ledger.append(registry, made | {"id": identity * 15 + "0", "metrics": figures})
+    found = compare(registry, [f"{identity * 15}0" for identity in "abc"])
+    assert [each for each in found["notes"] if "class weights" in each] == [
+        "The runs differ in class weights, so neither their log losses nor the ratios of these can "
+        "be compared: only some are weighted. The accuracies can be compared."
+    ]
+    values = {each["name"]: each["values"] for each in found["metrics"]}
+    one = {"seeds": 1, "mean": 0.5}
+    assert values["test weighted log loss"] == [one, None, None]
+    assert values["test log loss"] == [None, one, one]
+    assert values["weighted ratio to class shares"] == [one, None, None]
+    assert values["ratio to class shares"] == [None, one, one]
+    alike = compare(registry, [f"{identity * 15}0" for identity in "bc"])
+    assert not [each for each in alike["notes"] if "class weights" in each]

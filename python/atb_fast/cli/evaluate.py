@@ -381,7 +381,9 @@ def _print_folds(config: TrainingConfig, made: WalkForward) -> None:
         legend = legend if figure in made.pooled else legend.replace(text, "")
     bars = made.pooled.get("directional_bars", made.pooled["test"])
     fewer = fewer_text(made.pooled.get("accuracy_bars", bars), bars)
-    print_text(legend.format(bars=f"{bars:,} bars", fewer=fewer))
+    error = made.scoring.name
+    weighted = f"log loss: {error}; " * error.startswith("weighted")
+    print_text(legend.format(weighted=weighted, error=error, bars=f"{bars:,} bars", fewer=fewer))
     statistic = abs(made.pooled["diebold_mariano"])
     print_text(
         f"On all {len(made.tested.times):,} bars, the model is {made.verdict} (Diebold-Mariano "
@@ -487,10 +489,10 @@ _COLUMNS: dict[str, tuple[dict[str, _Cell], str]] = {
             "maj.": _of("majority_accuracy", ".0%"),
             "rev.": _of("contrarian_accuracy", ".0%"),
         },
-        "shares: log loss of the class shares of the training bars; / shares: log loss divided "
-        "by that; linear: the same for logistic regression on the last bar; right: accuracy on "
-        "{bars} in total, with its 95% interval{fewer}; maj.: accuracy of the majority class"
-        f"{_SOMETIMES['contrarian_accuracy']}.",
+        "{weighted}shares: {error} of the class shares of the training bars; / shares: {error} "
+        "divided by that; linear: the same for logistic regression on the last bar; right: "
+        "accuracy on {bars} in total, with its 95% interval{fewer}; maj.: accuracy of the majority "
+        f"class{_SOMETIMES['contrarian_accuracy']}.",
     ),
     "volatility": (
         {

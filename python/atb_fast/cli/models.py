@@ -16,6 +16,7 @@ from atb_fast.cli.options import Whole, as_json, print_json, registry_option
 from atb_fast.cli.tables import Column, echo, print_facts, print_table
 from atb_fast.errors import ArgumentError, BundleError, counted
 from atb_fast.reports.rows import part_text
+from atb_fast.runs.facts import error_name
 from atb_fast.serving.references import find
 from atb_fast.serving.registry import (
     is_foreign,
@@ -275,7 +276,9 @@ def _facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
         if params.get("engine") == "exact"
         else listed(params, epochs="{} epochs", best_epoch="best {}", seed="seed {}", engine="{}"),
         "test RMSE": _error(results, "test_rmse", har_rmse="HAR", persistence_rmse="persistence"),
-        "test log loss": _error(results, "test_log_loss", class_shares_log_loss="class shares"),
+        f"test {error_name('test_log_loss', _part(recipe, 'target'))}": _error(
+            results, "test_log_loss", class_shares_log_loss="class shares"
+        ),
         "... from candles": from_candles and f"{from_candles}, as model.onnx computes features",
         **sentences(results),
     }

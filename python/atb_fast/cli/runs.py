@@ -363,7 +363,7 @@ def _short(name: str, value: Any) -> str:
 
 def _facts(registry: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     from atb_fast.runs import ledger
-    from atb_fast.runs.facts import facts, seed_of
+    from atb_fast.runs.facts import error_name, facts, seed_of
 
     line = ledger.headline(record["metrics"])
     beside = line.reference and f"{line.reference}: {number(line.reference_error)}"
@@ -376,7 +376,7 @@ def _facts(registry: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         **facts(record),
         "seed": seed_of(record),
         "seconds": record["seconds"],
-        line.name.replace("_", " ").replace("rmse", "RMSE"): f"{number(line.error)}"
+        f"test {error_name(line.name, record['target'])}": f"{number(line.error)}"
         + (f" ({beside})" if beside else ""),
     }
     if line.ratio is not None:

@@ -13,12 +13,14 @@ from typing import Any
 from atb_fast.bundles import curves
 from atb_fast.errors import ArgumentError, BundleError
 from atb_fast.runs import ledger
-from atb_fast.runs.facts import facts, seed_of, split
+from atb_fast.runs.facts import error_name, facts, seed_of, split
 
 #: Number of newest bars whose forecasts are compared.
 _MOST_BARS = 500
 #: The figure with the number of bars of an accuracy; for classes, with that of its interval.
 _COUNTS = {"directional_accuracy": "directional_bars", "accuracy": "accuracy_bars"}
+#: What an error is called that is only comparable with others of this name.
+_WEIGHTED = "weighted log loss"
 #: Figures in addition to the error and its ratio: label, whether lower is better, the level to beat
 #: and its name.
 _FIGURES: dict[str, tuple[str, bool, float | None, str]] = {
@@ -68,6 +70,7 @@ def compare(registry: Path, identities: Sequence[str]) -> dict[str, Any]:
     named = [facts(group[0]) for group in groups]
     same, options = split(named)
     notes += _incomparable(options)
+    notes += _differently_weighted(groups)
     histories, predictions = _curves(registry, groups, notes)
     return {
         "runs": [
@@ -180,17 +183,35 @@ def _incomparable(options: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _differently_weighted(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Return that only some log losses are weighted; empty if all or none are."""
+    names = {name for (name, _), *_ in map(_errors, groups)}
+    if not {"log loss", _WEIGHTED} <= names:
+        return []
+    return [
+        "The runs differ in class weights, so neither their log losses nor the ratios of these can "
+        "be compared: only some are weighted. The accuracies can be compared."
+    ]
+
+
+def _errors(group: Iterable[Mapping[str, Any]]) -> list[tuple[str, ledger.Headline]]:
+    """Return the error of each run, with its name in sentences."""
+    lines = [(record, ledger.headline(record["metrics"])) for record in group]
+    return [(error_name(line.name, record["target"]), line) for record, line in lines]
+
+
 def _metrics(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    lines = [[ledger.headline(record["metrics"]) for record in group] for group in groups]
-    references = {line.reference for group in lines for line in group}
+    lines = [_errors(group) for group in groups]
+    references = {line.reference for group in lines for _, line in group}
     found = []
-    for key, label in (("test_rmse", "test RMSE"), ("test_log_loss", "test log loss")):
-        values = [[line.error for line in group if line.name == key] for group in lines]
-        found.append(_metric(label, values, lower=True))
-    ratios = [[line.ratio for line in group] for group in lines]
+    for error in ("RMSE", "log loss", _WEIGHTED):
+        values = [[line.error for name, line in group if name == error] for group in lines]
+        found.append(_metric(f"test {error}", values, lower=True))
     other = references.pop() if len(references) == 1 else None
     name = (other or "the baseline").removeprefix("the ")
-    found.append(_metric(f"ratio to {name}", ratios, lower=True, level=1.0, level_name=name))
+    for label, of in ((f"ratio to {name}", False), (f"weighted ratio to {name}", True)):
+        values = [[line.ratio for error, line in g if (error == _WEIGHTED) is of] for g in lines]
+        found.append(_metric(label, values, lower=True, level=1.0, level_name=name))
     for key, (label, lower, level, level_name) in _FIGURES.items():
         values = [[record["metrics"].get(key) for record in group] for group in groups]
         made = _metric(label, values, lower=lower, level=level, level_name=level_name)

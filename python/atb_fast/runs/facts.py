@@ -70,6 +70,19 @@ def seed_of(record: Mapping[str, Any]) -> Any:
     return record["options"].get("seed", OPTIONS["seed"].default)
 
 
+def error_name(key: str, target: Mapping[str, Any]) -> str:
+    """Return what the error of a run is called in sentences; see `Scoring.name`.
+
+    Args:
+        key: Its name as a figure: `test_rmse` or `test_log_loss`.
+        target: The target, as in a record or a recipe document.
+    """
+    if key == "test_rmse":
+        return "RMSE"
+    weighted = target.get("class_weights", "none") != "none"
+    return "weighted log loss" if weighted else "log loss"
+
+
 def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for name, value in data.items():
         if isinstance(value, dict):
