@@ -49,6 +49,19 @@ _FIGURES = (
     "contrarian_accuracy",
     "har_rmse",
 )
+#: The errors that `ls` prints, each with the baselines to beat in order of preference.
+_ERRORS = {
+    "test_log_loss": ("class_shares_log_loss",),
+    "test_rmse": ("har_rmse", "persistence_rmse"),
+}
+#: Heads of their columns.
+_HEADS = {
+    "test_log_loss": "test log loss",
+    "class_shares_log_loss": "class shares",
+    "test_rmse": "test RMSE",
+    "har_rmse": "HAR",
+    "persistence_rmse": "persistence",
+}
 _bundle = click.argument("bundle", shell_complete=completion.bundles)
 
 
@@ -67,9 +80,10 @@ def models() -> None:
 def list_models(registry: Path, as_json: bool) -> None:
     """List the bundles in the registry, and mark the live ones.
 
-    Compare the test RMSE with that of persistence, the forecast that nothing changes. A version is
-    named after the time of its training, UTC. Models of the market "sample" were trained on
-    synthetic prices. For bundles of other trainers, the list says what cannot be verified.
+    Compare the test error with that of the baseline, such as the RMSE of persistence, the forecast
+    that nothing changes. A version is named after the time of its training, UTC. Models of the
+    market "sample" were trained on synthetic prices. For bundles of other trainers, the list says
+    what cannot be verified.
     """
     from atb_fast.bundles.releases import releases
 
@@ -221,7 +235,10 @@ def _row(release: Release) -> dict[str, Any]:
         "synthetic": is_synthetic(metadata),
         "recipe": _text(metadata.get("recipe")),
         "trained": trained.isoformat() if trained else None,
-        "epochs": epochs if type(epochs := params.get("epochs")) is int else None,
+        # A model that was solved exactly has no epochs.
+        "epochs": epochs
+        if type(epochs := params.get("epochs")) is int and params.get("engine") != "exact"
+        else None,
         "task_type": _text(metadata.get("task_type")),
         "class_labels": _classes(metadata),
         "horizon": _horizon(metadata),
@@ -335,20 +352,37 @@ def _say(report: Report) -> None:
         echo(f"  not checked: {what}")
 
 
+def _named_errors(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return the error of a model and its name, and the same of the baseline to beat."""
+    for error, baselines in _ERRORS.items():
+        if row[error] is not None:
+            other = next((name for name in baselines if row[name] is not None), "")
+            name = _HEADS[error].removeprefix("test ")
+            return number(row[error]), name, number(row.get(other)), _HEADS.get(other, "")
+    return "", "", "", ""
+
+
 def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
+    mixed = all(any(row[name] is not None for row in rows) for name in _ERRORS)
     columns = [
         Column("bundle", whole=True, apart=True),
         Column("live", optional=True),
         Column("trainer", optional=True),
-        Column("market", optional=True),
-        Column("recipe", optional=True),
-        Column("classes", optional=True),
-        Column("trained", optional=True),
-        Column("epochs", right=True, optional=True),
-        Column("horizon", optional=True),
+        Column("market", optional=True, minor=True),
+        Column("recipe", optional=True, minor=True),
+        Column("classes", optional=True, minor=True),
+        Column("trained", optional=True, minor=True),
+        Column("epochs", right=True, optional=True, minor=True),
+        Column("horizon", optional=True, minor=True),
         *(
-            Column(name, right=True, optional=True, whole=True)
-            for name in ("test log loss", "class shares", "test RMSE", "HAR", "persistence")
+            (
+                Column("test error", right=True),
+                Column(""),
+                Column("baseline", right=True),
+                Column(""),
+            )
+            if mixed
+            else (Column(head, right=True, optional=True) for head in _HEADS.values())
         ),
         Column("not verified", optional=True),
         Column("problem", optional=True),
@@ -365,11 +399,7 @@ def _print_bundles(title: str, rows: list[dict[str, Any]]) -> None:
             "" if is_version(Path(row["path"])) else (row["trained"] or "")[:10],
             row["epochs"],
             "" if row["horizon"] == 1 else f"{row['horizon']} bars",
-            *(
-                number(row[name])
-                for name in ("test_log_loss", "class_shares_log_loss", "test_rmse", "har_rmse")
-            ),
-            number(row["persistence_rmse"]),
+            *(_named_errors(row) if mixed else (number(row[name]) for name in _HEADS)),
             # Shortened to fit; `models verify` prints everything.
             "; ".join(shorten(what, 56, placeholder=" ...") for what in row["unverified"]),
             row["problem"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 
 #: Width without a terminal, so that programs and files get whole values.
 _UNLIMITED = 10_000
-#: Smallest width of a column whose cells are folded, that of one that may be apart, and the space
-#: between two columns.
-_FOLDED, _READABLE, _GAP = 8, 40, 2
+#: Words up to this width, such as numbers, are not folded if other columns can give way; smallest
+#: width of a column that may be apart; space between two columns.
+_WORD, _READABLE, _GAP = 16, 40, 2
 #: Stands for a cell that has lines of its own; control characters in cells are escaped.
 _APART = "\0"
 
@@ -25,9 +26,10 @@ class Column(NamedTuple):
     """A column of a table.
 
     An `optional` column is left out if all of its cells are empty. The cells of a `whole` column
-    stay on one line if the terminal is wide enough for that when all other columns are folded. If
-    it is too narrow, the cells of a column that may be `apart` get their own lines: above the row
-    if it is the first column, else below it.
+    stay on one line if the terminal is wide enough for that when all other columns are folded
+    between words. If it is too narrow, the cells of a column that may be `apart` get their own
+    lines: above the row if it is the first column, else below it. If it still is, columns that are
+    `minor` are left out, those with the fewest cells first, and a line names them.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Column(NamedTuple):
     optional: bool = False
     whole: bool = False
     apart: bool = False
+    minor: bool = False
 
 
 def terminal_width() -> int:
@@ -56,7 +59,6 @@ def print_table(
         title: Printed on a separate line above the table.
     """
     from rich.box import SIMPLE_HEAD
-    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -65,21 +67,23 @@ def print_table(
     shown = [
         i for i, column in enumerate(columns) if not column.optional or any(row[i] for row in texts)
     ]
-    least = {}
-    for i in shown:
-        column = columns[i]
-        least[i] = max(cell_len(text) for text in (column.name, *(row[i] for row in texts)))
-        if not column.whole:
-            least[i] = min(least[i], _READABLE if column.apart else _FOLDED)
+    limits = {i: _limits(columns[i], [row[i] for row in texts]) for i in shown}
 
     def fits(width: int) -> bool:
-        return sum(least[i] for i in shown) + _GAP * (len(shown) - 1) <= width
+        return sum(limits[i][0] for i in shown) + _GAP * (len(shown) - 1) <= width
 
     width = terminal_width()
     apart = None if fits(width) else next((i for i in shown if columns[i].apart), None)
     if apart is not None:
         shown.remove(apart)
         width -= _GAP  # one of both is indented
+    minor = [i for i in shown if columns[i].minor]
+    minor.sort(key=lambda i: -sum(bool(row[i]) for row in texts))
+    hidden = []
+    while minor and not fits(width):
+        hidden.append(minor.pop())
+        shown.remove(hidden[-1])
+    widths = _widths({i: limits[i] for i in shown}, width) if fits(width) else {}
     console = Console(highlight=False, width=width)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for i in shown:
@@ -88,12 +92,12 @@ def print_table(
             columns[i].name,
             justify="right" if columns[i].right else "left",
             overflow="fold",
-            no_wrap=columns[i].whole and fits(width),
+            width=widths.get(i),
         )
     for row in texts:
         if apart == 0:
             table.add_row(_APART)
-        table.add_row(*(Text(row[i]) for i in shown))
+        table.add_row(*(Text(_breakable(row[i], widths.get(i, width))) for i in shown))
         if apart:
             table.add_row(_APART)
     with console.capture() as captured:
@@ -107,6 +111,48 @@ def print_table(
     if title:
         print_text(title)
     click.echo("\n".join(lines))
+    if hidden:
+        names = ", ".join(columns[i].name for i in sorted(hidden))
+        print_text(f"The terminal is too narrow for: {names}.")
+
+
+def _limits(column: Column, texts: Sequence[str]) -> tuple[int, int]:
+    """Return the smallest and the largest useful width of a column."""
+    from rich.cells import cell_len
+
+    cells = [column.name, *texts]
+    full = max(map(cell_len, cells))
+    if column.whole:
+        return full, full
+    if column.apart:
+        return min(full, _READABLE), full
+    words = (word for cell in cells for word in cell.split())
+    return max((min(cell_len(word), _WORD) for word in words), default=0), full
+
+
+def _widths(limits: Mapping[int, tuple[int, int]], width: int) -> dict[int, int]:
+    """Return the width of each column, between its limits; all have an equal part of the rest."""
+    widths = {i: least for i, (least, _) in limits.items()}
+    spare = width - sum(widths.values()) - _GAP * (len(widths) - 1)
+    while folded := [i for i, (_, full) in limits.items() if widths[i] < full][:spare]:
+        for i in folded:
+            widths[i] += 1
+        spare -= len(folded)
+    return widths
+
+
+def _breakable(text: str, width: int) -> str:
+    """Return the text with words that are too wide, such as file names, broken after _ or /."""
+    return re.sub(r"\S+", lambda word: _broken(word[0], width), text)
+
+
+def _broken(word: str, width: int) -> str:
+    lines = [""]
+    for part in re.findall(r"[^_/]*[_/]|[^_/]+", word):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _cells(column: Column, texts: Sequence[str], console: Console) -> Iterator[str]:
