@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,7 @@ import atb_fast
 from atb_fast import AtbFastError, Market, TrainingConfig, _core
 from atb_fast.config import CANDLE_COLUMNS
 
-TIMES = pl.Series([1, 2]).cast(pl.Datetime("ms", "UTC"))
+TIMES = pl.Series([0, 86_400_000]).cast(pl.Datetime("ms", "UTC"))
 FRAME = pl.DataFrame({"timestamp": TIMES, **{name: [1.0, 2.0] for name in CANDLE_COLUMNS}})
 MARKET: Any = Market(FRAME, None)
 
@@ -103,6 +104,19 @@ CALLS: list[tuple[Callable[[], Any], str]] = [
         )
         for recipe in ("legacy", "causal")
         for call in (API.prepare, API.find_leaks)
+    ),
+    *(
+        (
+            partial(call, timeframe),
+            f"the market has 1d bars, but the timeframe is {timeframe}; pass a Market with "
+            f'{timeframe} bars, or timeframe="1d"',
+        )
+        for timeframe in ("1h", "4h")
+        for call in (
+            lambda timeframe: API.prepare(MARKET, replace(CONFIG, timeframe=timeframe)),
+            lambda timeframe: API.find_leaks(MARKET, replace(CONFIG, timeframe=timeframe)),
+            lambda timeframe: API.walk_forward(replace(CONFIG, timeframe=timeframe), market=MARKET),
+        )
     ),
     (lambda: API.read_run(3), "got 3, expected a directory or SYMBOL:TIMEFRAME:TYPE"),
     (lambda: API.load_bundle(3), "got 3, expected a directory or SYMBOL:TIMEFRAME:TYPE"),

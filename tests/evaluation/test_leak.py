@@ -235,7 +235,12 @@ def test_a_target_with_a_base_passes(
     """HAR is fitted to features, so all of them are needed."""
     target = Volatility(horizon=horizon, quantiles=quantiles)
     recipe = replace(library.get("volatility"), target=target)
-    assert find_leaks(market, config("volatility", horizon=horizon), recipe=recipe).leaks == ()
+    assert (
+        find_leaks(
+            market, config("volatility", timeframe="1d", horizon=horizon), recipe=recipe
+        ).leaks
+        == ()
+    )
 
 
 @pytest.mark.parametrize("target", [Farther(), BalancedOnAll()])

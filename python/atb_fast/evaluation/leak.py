@@ -23,7 +23,7 @@ from atb_fast._core import FeatureMatrix
 from atb_fast.errors import DataError
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import Parts, WindowedData
-from atb_fast.ingestion.market import Market
+from atb_fast.ingestion.market import Market, check_bar_length
 from atb_fast.options import check_count, check_type
 from atb_fast.recipes.base import BaseRecipe, Context, prepared_by
 from atb_fast.recipes.config import TrainingConfig
@@ -107,10 +107,11 @@ def find_leaks(
     Raises:
         ArgumentError: `cuts` is out of range, an argument has the wrong type, or an extra is not
             used.
-        DataError: There are too few candles for the recipe.
+        DataError: The market has another timeframe, or too few candles for the recipe.
     """
     check_type("market", market, Market)
     check_type("config", config, TrainingConfig)
+    check_bar_length(market.candles, config)
     cuts = check_count("cuts", cuts)
     untouched = recipe or config.definition
     recipe = _fresh(untouched)

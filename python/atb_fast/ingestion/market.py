@@ -171,7 +171,7 @@ def _cut(candles: pl.DataFrame, options: MarketOptions) -> pl.DataFrame:
             f"no candles between {options.start_date or 'the beginning'} and "
             f"{options.end_date or 'the end'}; {_span(times)}, choose days within it"
         )
-    _check_bar_length(inside, options)
+    check_bar_length(inside, options, source=str(options.candles or "the source"))
     _warn_of_missing_ends(inside["timestamp"], options)
     missing = gaps(inside["timestamp"], options.bar_ms)
     if missing:
@@ -242,19 +242,31 @@ def gaps(times: pl.Series, bar_ms: int) -> list[timedelta]:
     return steps.filter(steps > timedelta(milliseconds=bar_ms)).to_list()
 
 
-def _check_bar_length(candles: pl.DataFrame, options: MarketOptions) -> None:
-    """Raise DataError if the candles have another timeframe than `options`."""
+def check_bar_length(
+    candles: pl.DataFrame, options: MarketOptions, *, source: str | None = None
+) -> None:
+    """Raise DataError if the candles have another timeframe than `options`.
+
+    The most common step between two candles counts, so gaps are allowed.
+
+    Args:
+        candles: Candles, ascending.
+        options: The options with the expected timeframe.
+        source: Where the candles were read; None if they are those of a `Market`.
+    """
     if len(candles) < 2:
         return
     step = bar_length(candles)
-    if step != options.bar_ms:
-        found = next((name for name, bar_ms in TIMEFRAMES.items() if bar_ms == step), None)
-        bars = f"{found or f'{step / 60_000:g}-minute'} bars"
-        matching = f", or --timeframe {found}" if found else ""
-        raise DataError(
-            f"{options.candles or 'the source'} has {bars}, but the timeframe is "
-            f"{options.timeframe}; pass a file with {options.timeframe} bars{matching}"
-        )
+    if step == options.bar_ms:
+        return
+    found = next((name for name, bar_ms in TIMEFRAMES.items() if bar_ms == step), None)
+    bars, expected = f"{found or f'{step / 60_000:g}-minute'} bars", f"{options.timeframe} bars"
+    remedy = f"pass a file with {expected}" if source else f"pass a Market with {expected}"
+    if found:
+        remedy += f", or --timeframe {found}" if source else f', or timeframe="{found}"'
+    raise DataError(
+        f"{source or 'the market'} has {bars}, but the timeframe is {options.timeframe}; {remedy}"
+    )
 
 
 def _span(times: pl.Series) -> str:

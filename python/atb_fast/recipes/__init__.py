@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atb_fast.features.prepared import PreparedData
 from atb_fast.features.windows import WindowedData
-from atb_fast.ingestion.market import Market
+from atb_fast.ingestion.market import Market, check_bar_length
 from atb_fast.options import check_type
 from atb_fast.recipes.base import Context, prepared_by
 from atb_fast.recipes.config import TrainingConfig
@@ -36,10 +36,11 @@ def prepare(
     Raises:
         ArgumentError: An argument has the wrong type, an extra is not used, or `prepare` of a
             user's class failed.
-        DataError: The market lacks something that the recipe needs.
+        DataError: The market has another timeframe, or lacks something that the recipe needs.
     """
     check_type("market", market, Market)
     check_type("config", config, TrainingConfig)
+    check_bar_length(market.candles, config)
     context = Context(config, now=now, cache=cache)
     prepared = prepared_by(config.definition, market, config, context)
     return with_record(prepared, market)
