@@ -167,6 +167,15 @@ def test_unused_days_of_the_index_change_nothing(market: Market) -> None:
     assert made[0].assessment == made[1].assessment == made[2].assessment
 
 
+def test_missing_days_of_sentiment_are_counted(
+    market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The index begins a month after the candles and is known a day later."""
+    with caplog.at_level("INFO", logger="atb_fast"):
+        prepare(market, config())
+    assert " 32 of 2,557 candles have no sentiment of their day" in caplog.text
+
+
 def test_features_do_not_depend_on_the_level_of_prices(market: Market) -> None:
     prices = ("open", "high", "low", "close")
     dearer = market.candles.with_columns(pl.col(*prices) * 1000.0, volume=pl.col("volume") * 7.0)

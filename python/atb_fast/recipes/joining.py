@@ -100,7 +100,7 @@ def _report_missing(frame: pl.DataFrame) -> None:
     if missing.any():
         log.info(
             "%s of %s have no sentiment of their day; it is filled forward and flagged",
-            f"{missing.sum():,}",
+            f"{int(missing.sum()):,}",
             counted(len(missing), "candle"),
         )
 
