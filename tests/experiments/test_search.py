@@ -34,9 +34,11 @@ def some(base: TrainingConfig) -> Space:
     )
 
 
-def result(value: float | None, state: str = "complete", folds: int = 6) -> dict[str, Any]:
+def result(
+    value: float | None, state: str = "complete", folds: int = 6, *, name: str = "a"
+) -> dict[str, Any]:
     steps = [{"reference_ratio": 1.0 + 0.01 * fold} for fold in range(folds)]
-    return {"state": state, "value": value, "folds": steps}
+    return {"trial_id": name, "state": state, "value": value, "folds": steps}
 
 
 def run(searching: Search, number: int) -> list[dict[str, Any]]:
@@ -113,22 +115,31 @@ def test_only_tpe_needs_optuna(package: str, some: Space, monkeypatch: pytest.Mo
     with pytest.raises(MissingExtraError, match=rf"needs {package}; .* 'atb-fast\[sweep\]'"):
         search.search_of("tpe", some, 0)
     assert search.search_of("random", some, 0).ask()
-    assert search.importance(search.search_of("random", some, 0)) == {}
+    assert search.importance(search.search_of("random", some, 0), {}) == {}
 
 
-def planted(value: Callable[[dict[str, Any]], float], base: TrainingConfig, trials: int) -> Search:
-    """Return a search of a space whose values are known."""
+def importance(
+    value: Callable[[dict[str, Any]], float], base: TrainingConfig, trials: int, pruned: int = 0
+) -> dict[str, float]:
+    """Return the importance for known values. The last `pruned` trials were finished later."""
     dimensions = {
         "network.bars": [1, 2, 3, 5],
         "network.l2": {"low": 0.1, "high": 100, "log": True},
     }
     linear = replace(base, network="linear")
     found = search.search_of("tpe", space.read(dimensions, linear), 0)
-    for _ in range(trials):
-        params = found.ask()
+    values: dict[str, float | None] = {}
+    for number in range(trials):
+        params, name = found.ask(), str(number)
         assert params is not None
-        found.tell(result(value(params)))
-    return found
+        values[name] = value(params)
+        if number < trials - pruned:
+            found.tell(result(values[name], name=name))
+        else:
+            found.tell(result(None, "pruned", 4, name=name))
+    found.ask()
+    found.tell(result(None, "failed", 0, name="failed"))
+    return search.importance(found, values | {"failed": None})
 
 
 def by_bars(params: dict[str, Any]) -> float:
@@ -137,28 +148,27 @@ def by_bars(params: dict[str, Any]) -> float:
 
 
 def test_importance_is_the_share_of_the_variance(base: TrainingConfig) -> None:
-    shares = search.importance(planted(by_bars, base, 24))
+    shares = importance(by_bars, base, 24)
     assert shares["network.bars"] > 0.95
     assert shares["network.l2"] < 0.05
-    assert shares == search.importance(planted(by_bars, base, 24))
+    assert shares == importance(by_bars, base, 24)
     # Ranges are as wide as they are drawn: a third of the penalties is below 1.
-    shares = search.importance(planted(lambda params: params["network.l2"] < 1, base, 24))
+    shares = importance(lambda params: params["network.l2"] < 1, base, 24)
     assert shares["network.l2"] > 0.8
     # Neither explains anything without the other.
-    both = search.importance(
-        planted(lambda p: (p["network.l2"] < 3) ^ (p["network.bars"] in (1, 5)), base, 60)
-    )
+    both = importance(lambda p: (p["network.l2"] < 3) ^ (p["network.bars"] in (1, 5)), base, 60)
     assert sum(both.values()) < 0.5
 
 
 def test_the_importance_is_unknown_after_fewer_than_10_complete_trials(
     base: TrainingConfig,
 ) -> None:
-    found = planted(by_bars, base, 9)
-    found.ask()
-    found.tell(result(None, "failed", 0))
-    assert search.importance(found) == {}
-    assert search.importance(planted(by_bars, base, 10))
+    assert importance(by_bars, base, 9) == {}
+    assert importance(by_bars, base, 10)
+
+
+def test_trials_that_were_pruned_and_finished_later_count(base: TrainingConfig) -> None:
+    assert importance(by_bars, base, 12, pruned=3)["network.bars"] > 0.8
 
 
 def test_nothing_matters_if_all_trials_are_equally_good(some: Space) -> None:
@@ -166,4 +176,4 @@ def test_nothing_matters_if_all_trials_are_equally_good(some: Space) -> None:
     for _ in range(12):
         assert found.ask()
         found.tell(result(1.0))
-    assert search.importance(found) == {}
+    assert search.importance(found, {"a": 1.0}) == {}

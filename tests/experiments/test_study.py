@@ -307,6 +307,18 @@ def test_a_planted_signal_is_found(sweep: Sweep) -> None:
     assert "--network-dropout 0.3" in made.command
 
 
+def test_the_importance_counts_pruned_trials_that_were_finished(sweep: Sweep) -> None:
+    def skill(document: Document) -> float:
+        options = document["options"]
+        return 3.0 if options["seed"] % 2 else 0.9 if options["epochs"] < 300 else 1.0
+
+    executor = Pretended(skill)
+    made = sweep(executor, trials=12)
+    assert made.states["complete"] == 12
+    assert len(executor.ran) > 14  # fewer than 10 were complete during the search
+    assert max(made.importance, key=lambda key: made.importance[key]) == "seed"
+
+
 def test_pruned_trials_are_finished_before_a_trial_is_recommended(sweep: Sweep) -> None:
     def skill(document: Document) -> float:
         options = document["options"]

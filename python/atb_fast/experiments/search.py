@@ -73,13 +73,15 @@ class Tpe(Search):
                 )
         import optuna
 
-        self._space, self._distributions = space, _distributions(space)
+        self._space, self.distributions = space, _distributions(space)
         self.study = _study(optuna.samplers.TPESampler(seed=seed))
         self._asked: list[optuna.trial.Trial] = []
+        #: Each candidate in the space as Optuna's params, with the id of its trial.
+        self.told: list[tuple[Mapping[str, Any], str]] = []
 
     def ask(self) -> dict[str, Any]:
         """Return the candidate that promises the lowest value; the first few are random."""
-        asked = self.study.ask(self._distributions)
+        asked = self.study.ask(self.distributions)
         self._asked.append(asked)
         return {
             each.key: each.values[asked.params[each.key]]
@@ -93,6 +95,7 @@ class Tpe(Search):
         from optuna.trial import TrialState
 
         asked, state = self._asked.pop(0), result["state"]
+        self.told.append((asked.params, result["trial_id"]))
         for step, value in enumerate(steps_of(result)):
             asked.report(value, step)
         if state == "complete":
@@ -112,13 +115,16 @@ class Tpe(Search):
                 value = tuple(value) if isinstance(value, list) else value
                 if value in each.values:
                     found[each.key] = each.values.index(value)
-            elif value is not None and self._distributions[each.key]._contains(value):
+            elif value is not None and self.distributions[each.key]._contains(value):
                 found[each.key] = value
-        if len(found) == len(self._distributions) and result["state"] == "complete":
+        if len(found) < len(self.distributions):
+            return
+        self.told.append((found, result["trial_id"]))
+        if result["state"] == "complete":
             self.study.add_trial(
                 create_trial(
                     params=found,
-                    distributions=self._distributions,
+                    distributions=self.distributions,
                     value=result["value"],
                     intermediate_values=dict(enumerate(steps_of(result))),
                 )
@@ -174,7 +180,7 @@ def search_of(kind: Kind, space: Space, seed: int) -> Search:
     )
 
 
-def importance(search: Search) -> dict[str, float]:
+def importance(search: Search, values: Mapping[str, float | None]) -> dict[str, float]:
     """Return the share of the variance of the values that each key explains by itself.
 
     This is fANOVA (F. Hutter, H. Hoos and K. Leyton-Brown, An Efficient Approach for Assessing
@@ -182,22 +188,31 @@ def importance(search: Search) -> dict[str, float]:
     complete trials, and predicts them for the whole space. Ranges with `log = true` are uniform on
     a logarithmic scale. The rest of the variance is due to combinations of keys.
 
-    The result is empty for searches other than `tpe`, for fewer than 10 complete trials, and if all
-    of them have the same value.
+    The result is empty for searches other than `tpe`, for fewer than 10 complete trials in the
+    space, and if all of them have the same value.
+
+    Args:
+        search: The search.
+        values: The value of each trial by the id that the search was told; None unless the trial
+            is complete. A trial that was pruned during the search may be complete now.
     """
     if not isinstance(search, Tpe):
         return {}
     from optuna.importance import FanovaImportanceEvaluator
-    from optuna.trial import TrialState
 
-    complete = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < _FEWEST_TRIALS or len({trial.value for trial in complete}) < 2:
+    complete = [
+        (params, value) for params, name in search.told if (value := values[name]) is not None
+    ]
+    if len(complete) < _FEWEST_TRIALS or len({value for _, value in complete}) < 2:
         return {}
-    found = FanovaImportanceEvaluator(seed=0).evaluate(_linear(complete))
+    found = FanovaImportanceEvaluator(seed=0).evaluate(_linear(search.distributions, complete))
     return {key: float(value) for key, value in found.items()}
 
 
-def _linear(trials: Sequence[optuna.trial.FrozenTrial]) -> optuna.Study:
+def _linear(
+    ranges: Mapping[str, optuna.distributions.BaseDistribution],
+    trials: Sequence[tuple[Mapping[str, Any], float]],
+) -> optuna.Study:
     """Return a study of these trials in which logarithms replace the values of log ranges.
 
     The fANOVA of Optuna takes every range as linear.
@@ -205,18 +220,15 @@ def _linear(trials: Sequence[optuna.trial.FrozenTrial]) -> optuna.Study:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
     from optuna.trial import create_trial
 
-    ranges = trials[0].distributions
     logs = {
         key: FloatDistribution(math.log(each.low), math.log(each.high))
         for key, each in ranges.items()
         if not isinstance(each, CategoricalDistribution) and each.log
     }
     made = _study()
-    for trial in trials:
-        params = {
-            key: math.log(value) if key in logs else value for key, value in trial.params.items()
-        }
-        made.add_trial(create_trial(params=params, distributions=ranges | logs, value=trial.value))
+    for given, value in trials:
+        params = {key: math.log(each) if key in logs else each for key, each in given.items()}
+        made.add_trial(create_trial(params=params, distributions={**ranges, **logs}, value=value))
     return made
 
 

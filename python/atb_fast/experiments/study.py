@@ -31,6 +31,7 @@ from atb_fast.experiments.command import training_command
 from atb_fast.experiments.driver import Driver
 from atb_fast.experiments.executors import Executor, Local
 from atb_fast.experiments.markets import Markets
+from atb_fast.experiments.search import Search
 from atb_fast.experiments.verdict import Trial
 from atb_fast.options import check_count, check_type
 from atb_fast.recipes.config import TrainingConfig
@@ -218,7 +219,7 @@ def sweep(
         )
         try:
             made = driver.search(searching, trials)
-            done = _judged(driver, made, searches.importance(searching))
+            done = _judged(driver, made, searching)
         except KeyboardInterrupt as stop:
             stop.add_note(
                 f"saved {counted(len(driver.finished), 'finished trial')} in {folder}; run the "
@@ -257,7 +258,7 @@ def _check_shares(holdout: float, seed: int, window: str) -> None:
         raise ArgumentError(f"window is {window!r:.80}, expected {expected}", ["window"])
 
 
-def _judged(driver: Driver, made: Sequence[Trial], importance: Mapping[str, float]) -> Study:
+def _judged(driver: Driver, made: Sequence[Trial], search: Search) -> Study:
     """Return the study of these trials.
 
     Raises:
@@ -267,6 +268,7 @@ def _judged(driver: Driver, made: Sequence[Trial], importance: Mapping[str, floa
     if best is None:
         raise _all_failed(made, driver.folder)
     verdict = verdicts.judged(made)
+    searched = [each.trial_id for each in made]
     significant = (verdict["spa_defaults"] is not None) and verdict["spa_defaults"] < _ALPHA
     if significant and any(each.result["state"] == "pruned" for each in made):
         made = driver.without_pruning(made)
@@ -288,7 +290,9 @@ def _judged(driver: Driver, made: Sequence[Trial], importance: Mapping[str, floa
         trials=made,
         best=best.trial_id,
         verdict=verdict,
-        importance=importance,
+        importance=searches.importance(
+            search, dict(zip(searched, (each.value for each in made), strict=True))
+        ),
         command=training_command(
             chosen.configs,
             embargo=driver.definition["defaults"]["folds"]["embargo"],
