@@ -155,7 +155,7 @@ def test_a_grid_is_in_order(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trials", "words"), [(2, ""), (3, ""), (4, "only 3 different candidates")]
+    ("trials", "words"), [(2, ""), (3, ""), (4, "3 different candidates, fewer than --trials 4")]
 )
 def test_a_search_that_ends_early_says_so(
     trials: int, words: str, sweep: Sweep, caplog: pytest.LogCaptureFixture

@@ -218,9 +218,12 @@ def _print(made: Study) -> None:
         if sentence := verdict.get(f"{name}_sentence"):
             print_text(sentence)
     complete = sorted((each for each in made.trials if each.complete), key=lambda t: t.value or 0.0)
-    rows = [each for place, each in enumerate(complete) if place < _SHOWN or each.number == 0]
     first = made.trials[0].trial_id
     marks = {first: "defaults", made.best: "defaults, best" if made.best == first else "best"}
+    rows = [each for place, each in enumerate(complete) if place < _SHOWN or each.trial_id in marks]
+    title = f"{len(complete)} of {counted(len(made.trials), 'trial')} complete"
+    if len(rows) < len(complete):
+        title += f", {len(rows)} of them below, all in the report"
     columns = [Column("trial", whole=True), Column("", optional=True), Column("value", right=True)]
     columns += [Column(key, right=True) for key in made.definition["space"]]
     print_table(
@@ -235,8 +238,7 @@ def _print(made: Study) -> None:
             )
             for each in rows
         ],
-        f"{len(complete)} of {counted(len(made.trials), 'trial')} complete; value: error divided "
-        "by that of the baseline, mean of all folds",
+        title + "; value: error divided by that of the baseline, mean of all folds",
     )  # fmt: skip
     errors = Counter(each.result["error"] for each in made.trials if each.result["error"])
     for message, count in errors.most_common(3):

@@ -112,7 +112,11 @@ class Driver:
                 search.tell(by_key[candidate.key].result)
             if len(fresh) < self.definition["round"]:
                 if len(made) < total:
-                    log.info("the search found only %s", counted(len(made), "different candidate"))
+                    log.info(
+                        "the search found %s, fewer than --trials %d",
+                        counted(len(made), "different candidate"),
+                        total,
+                    )
                 return made
 
     def _round(
@@ -179,7 +183,7 @@ class Driver:
         count = max(0, left)
         while count < len(fresh) and (document := fresh[count].document):
             name = trial.identity(document | {"prune": prune})
-            if not (self.folder / f"{name}.json").exists():
+            if not self._path(name).exists():
                 break
             count += 1
         return fresh[:count]
@@ -213,7 +217,7 @@ class Driver:
         missing: dict[str, Mapping[str, Any]] = {}
         for document in documents:
             name = trial.identity(document)
-            path = self.folder / f"{name}.json"
+            path = self._path(name)
             if path.exists():
                 found[name] = folders.read_result(path, document)
                 finish(found[name])
@@ -233,7 +237,7 @@ class Driver:
                     result = folders.failed(task.name, document, outcome.error, outcome.exit_code)
                 else:
                     result = outcome
-                    folders.write_result(self.folder / f"{task.name}.json", result)
+                    folders.write_result(self._path(task.name), result)
                 found[task.name] = result
                 finish(result)
         return found
@@ -275,6 +279,10 @@ class Driver:
         self._ledger.append(record)
         ledger.append(self._registry, record)
 
+    def _path(self, name: str) -> Path:
+        """Return the path of the result of the trial with the id `name`."""
+        return self.folder / f"{name}.json"
+
     @property
     def _id(self) -> str:
         return trial.identity(self.definition)
@@ -286,16 +294,19 @@ class Driver:
         too high, because the best trial is just one of many good ones.
         """
         pruned = [each for each in made if each.result["state"] == "pruned"]
-        log.info(
-            "the best trial is significantly better than the defaults; finishing %s to judge it",
-            counted(len(pruned), "pruned trial"),
-        )
         documents = {
             each.number: trial.document(
                 each.configs, self._markets.described(each.configs), folds=self._plan
             )
             for each in pruned
         }
+        names = [trial.identity(document) for document in documents.values()]
+        if left := sum(not self._path(name).exists() for name in names):
+            log.info(
+                "the best trial is significantly better than the defaults; finishing %s to judge "
+                "it",
+                counted(left, "pruned trial"),
+            )
         results = self._results(documents.values(), report=False)
         found = list(made)
         for each in pruned:
