@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -129,6 +130,17 @@ def test_what_is_printed(whole: Path, command_line: CommandLine, printed: dict[s
     assert {path: path.stat().st_mtime_ns for path in (whole / "study").glob("*.json")} == before
     page = (whole / "study" / "report.html").read_text()
     assert all(trial["trial_id"][:8] in page for trial in printed["trials"])
+
+
+def test_a_shortened_table_says_so(tmp_path: Path, atb_fast: Run) -> None:
+    (tmp_path / "space.toml").write_text("sequence_length = {low = 20, high = 31, step = 1}\n")
+    options = [*OPTIONS, "--search", "grid", "--holdout", "0", "--trials", "12"]
+    done = atb_fast("sweep", "BTCUSDT", "--space", "space.toml", *options)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^[0-9a-f]{16} ", done.stdout, re.MULTILINE)
+    assert len(rows) in (10, 11)  # with the defaults
+    title = f"12 of 12 trials complete, {len(rows)} of them below, all in the report; value: "
+    assert title in done.stdout.replace("\n", " ")
 
 
 def test_the_number_of_jobs_does_not_matter(

@@ -319,7 +319,11 @@ def test_the_importance_counts_pruned_trials_that_were_finished(sweep: Sweep) ->
     assert max(made.importance, key=lambda key: made.importance[key]) == "seed"
 
 
-def test_pruned_trials_are_finished_before_a_trial_is_recommended(sweep: Sweep) -> None:
+def test_pruned_trials_are_finished_before_a_trial_is_recommended(
+    sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="atb_fast")
+
     def skill(document: Document) -> float:
         options = document["options"]
         if options["seed"] % 2:
@@ -333,11 +337,14 @@ def test_pruned_trials_are_finished_before_a_trial_is_recommended(sweep: Sweep) 
     assert made.verdict["trials"] == 30
     assert made.verdict["left_out"] == {}
     assert len(executor.ran) > 30
+    assert f"finishing {len(executor.ran) - 30} pruned trials to judge it" in caplog.text
+    caplog.clear()
     for each in made.trials:
         assert (made.folder / f"{each.trial_id}.json").exists()
     again = Pretended(skill, noise=0.3)
     assert sweep(again, trials=30).to_dict() == made.to_dict()
     assert again.ran == []
+    assert "finishing" not in caplog.text
 
 
 def test_noise_is_not_found(base: TrainingConfig, tmp_path: Path) -> None:
