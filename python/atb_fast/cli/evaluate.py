@@ -382,7 +382,7 @@ def _print_folds(config: TrainingConfig, made: WalkForward) -> None:
     bars = made.pooled.get("directional_bars", made.pooled["test"])
     fewer = fewer_text(made.pooled.get("accuracy_bars", bars), bars)
     error = made.scoring.name
-    weighted = f"log loss: {error}; " * error.startswith("weighted")
+    weighted = f"log loss: {error}; " if error.startswith("weighted") else ""
     print_text(legend.format(weighted=weighted, error=error, bars=f"{bars:,} bars", fewer=fewer))
     statistic = abs(made.pooled["diebold_mariano"])
     print_text(

@@ -26,9 +26,10 @@ def number(value: Any, digits: int = 5) -> str:
 
 
 def over(reference: str | None) -> str:
-    """Return the head of a column of errors divided by those of a baseline; see `NAMES`."""
+    """Return `rows.over` with a short name of the baseline; None if it differs between rows."""
+    name = reference or "baseline"
     brief = {"persistence": "pers.", "the class shares": "shares"}
-    return f"/ {brief.get(reference, reference) if reference else 'baseline'}"
+    return rows.over(brief.get(name, name))
 
 
 def sentences(results: Mapping[str, Any]) -> dict[str, str]:

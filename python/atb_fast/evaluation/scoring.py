@@ -454,15 +454,15 @@ class WeightedClasses(ClassProbabilities):
         share, share_of_majority = float(np.mean(right)), float(np.mean(majority))
         test = mcnemar(right[tested.apart], majority[tested.apart])
         briers, shares = f"{brier:.5f}", f"{brier_of_shares:.5f}"
-        accuracies = f"{share:.1%}", f"{share_of_majority:.1%}"
+        accuracy, of_majority = f"{share:.1%}", f"{share_of_majority:.1%}"
         contrary = []
         # Figures that look equal contradict nothing.
         if verdict(brier, brier_of_shares, statistic, "").startswith(other) and briers != shares:
             contrary.append(f"Brier score {briers} (class shares {shares})")
         # The test counts fewer windows than the shares, which may differ in the other direction.
         same = test.word == other == ("better" if share > share_of_majority else "worse")
-        if same and len({*accuracies}) == 2:
-            contrary.append(f"accuracy {accuracies[0]} (majority class {accuracies[1]})")
+        if same and accuracy != of_majority:
+            contrary.append(f"accuracy {accuracy} (majority class {of_majority})")
         if not contrary:
             return ""
         return f"Without class weights, the model is significantly {other}: {', '.join(contrary)}."

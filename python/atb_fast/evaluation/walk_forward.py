@@ -378,9 +378,9 @@ def planned(
     """
     recipe, what, later = config.definition, "the range", 0
     if until is not None:
-        everything, what = market, "the range before the holdout"
+        what, candles = "the range before the holdout", len(market.candles)
         market = known_at(market, until, config.bar_ms)
-        now, later = market.candles["timestamp"][-1], len(everything.candles) - len(market.candles)
+        now, later = market.candles["timestamp"][-1], candles - len(market.candles)
     try:
         prepared = recipes.prepare(market, config, now=now, cache=config.cache_dir / "features")
     except TooFewCandlesError as error:

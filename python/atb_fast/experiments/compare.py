@@ -13,14 +13,12 @@ from typing import Any
 from atb_fast.bundles import curves
 from atb_fast.errors import ArgumentError, BundleError
 from atb_fast.runs import ledger
-from atb_fast.runs.facts import error_name, facts, seed_of, split
+from atb_fast.runs.facts import WEIGHTED, error_name, facts, seed_of, split
 
 #: Number of newest bars whose forecasts are compared.
 _MOST_BARS = 500
 #: The figure with the number of bars of an accuracy; for classes, with that of its interval.
 _COUNTS = {"directional_accuracy": "directional_bars", "accuracy": "accuracy_bars"}
-#: What an error is called that is only comparable with others of this name.
-_WEIGHTED = "weighted log loss"
 #: Figures in addition to the error and its ratio: label, whether lower is better, the level to beat
 #: and its name.
 _FIGURES: dict[str, tuple[str, bool, float | None, str]] = {
@@ -186,7 +184,7 @@ def _incomparable(options: Mapping[str, Any]) -> list[str]:
 def _differently_weighted(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return that only some log losses are weighted; empty if all or none are."""
     names = {name for (name, _), *_ in map(_errors, groups)}
-    if not {"log loss", _WEIGHTED} <= names:
+    if not {"log loss", WEIGHTED} <= names:
         return []
     return [
         "The runs differ in class weights, so neither their log losses nor the ratios of these can "
@@ -204,13 +202,13 @@ def _metrics(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
     lines = [_errors(group) for group in groups]
     references = {line.reference for group in lines for _, line in group}
     found = []
-    for error in ("RMSE", "log loss", _WEIGHTED):
+    for error in ("RMSE", "log loss", WEIGHTED):
         values = [[line.error for name, line in group if name == error] for group in lines]
         found.append(_metric(f"test {error}", values, lower=True))
     other = references.pop() if len(references) == 1 else None
     name = (other or "the baseline").removeprefix("the ")
     for label, of in ((f"ratio to {name}", False), (f"weighted ratio to {name}", True)):
-        values = [[line.ratio for error, line in g if (error == _WEIGHTED) is of] for g in lines]
+        values = [[line.ratio for error, line in g if (error == WEIGHTED) is of] for g in lines]
         found.append(_metric(label, values, lower=True, level=1.0, level_name=name))
     for key, (label, lower, level, level_name) in _FIGURES.items():
         values = [[record["metrics"].get(key) for record in group] for group in groups]

@@ -294,25 +294,22 @@ class Driver:
         too high, because the best trial is just one of many good ones.
         """
         pruned = [each for each in made if each.result["state"] == "pruned"]
-        documents = {
-            each.number: trial.document(
-                each.configs, self._markets.described(each.configs), folds=self._plan
-            )
+        documents = [
+            trial.document(each.configs, self._markets.described(each.configs), folds=self._plan)
             for each in pruned
-        }
-        names = [trial.identity(document) for document in documents.values()]
+        ]
+        names = [trial.identity(document) for document in documents]
         if left := sum(not self._path(name).exists() for name in names):
             log.info(
                 "the best trial is significantly better than the defaults; finishing %s to judge "
                 "it",
                 counted(left, "pruned trial"),
             )
-        results = self._results(documents.values(), report=False)
+        results = self._results(documents, report=False)
         found = list(made)
-        for each in pruned:
-            result = results[trial.identity(documents[each.number])]
-            found[each.number] = _trial(each.number, each.params, result, each.configs)
-            self._record("trial", found[each.number], identity=result["trial_id"])
+        for each, name in zip(pruned, names, strict=True):
+            found[each.number] = _trial(each.number, each.params, results[name], each.configs)
+            self._record("trial", found[each.number], identity=name)
         return found
 
     def holdout(self, defaults: Trial, best: Trial) -> dict[str, Any] | None:

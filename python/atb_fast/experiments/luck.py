@@ -12,10 +12,9 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from atb_fast.errors import ArgumentError, MissingExtraError, counted
+from atb_fast.evaluation.significance import LEVEL
 from atb_fast.options import check_count
 
-#: A test is significant below this p-value.
-_SIGNIFICANT = 0.05
 #: A study overfits if at least this share of the splits is overfitted; see `pbo`.
 _OVERFITTED = 0.5
 #: Fewest blocks from which a bootstrap can estimate the distribution of a mean.
@@ -312,13 +311,13 @@ def judge(
         of_baseline = _p_values(reference, panel, block=block, seed=seed, reps=reps)
         possible = confidence_set(panel, block=block, seed=seed, reps=reps)
     against_defaults, against_baseline = float(p_values.min()), float(of_baseline.min())
-    better = p_values < _SIGNIFICANT
+    better = p_values < LEVEL
     index = int(np.where(better | ~better.any(), means, math.inf).argmin())
     if means[index] >= means[start] - _ROUNDING * abs(means[start]):
         index = start
     best, scale = names[index], abs(means[start])
     gain = float((means[start] - means[index]) / scale) if scale else 0.0
-    use = index != start and against_defaults < _SIGNIFICANT and overfitting < _OVERFITTED
+    use = index != start and against_defaults < LEVEL and overfitting < _OVERFITTED
     found = f"({_p_value(against_defaults, reps)}, PBO {overfitting:.2f})"
     best_of = f"the best of {counted(len(names), 'trial')}"
     if use:
@@ -337,7 +336,7 @@ def judge(
     elif math.isnan(against_defaults) or math.isnan(overfitting):
         verb = "is" if bars == 1 else "are"
         sentence = f"Keep the defaults: {counted(bars, 'bar')} {verb} too few to judge {best_of}."
-    elif against_defaults < _SIGNIFICANT:
+    elif against_defaults < LEVEL:
         sentence = (
             f"Keep the defaults: {best_of} is better on these bars, but trials that win on some "
             f"bars do not win on others {found}."
@@ -348,8 +347,8 @@ def judge(
         )
     if math.isnan(against_baseline):
         baseline_sentence = f"There are too few bars to compare the trials with {baseline}."
-    elif against_baseline < _SIGNIFICANT:
-        which = "The best trial" if of_baseline[index] < _SIGNIFICANT else "Another trial"
+    elif against_baseline < LEVEL:
+        which = "The best trial" if of_baseline[index] < LEVEL else "Another trial"
         baseline_sentence = (
             f"{which} is better than {baseline} ({_p_value(against_baseline, reps)})."
         )

@@ -21,6 +21,7 @@ from atb_fast.errors import (
     MissingExtraError,
     counted,
 )
+from atb_fast.evaluation.significance import LEVEL
 from atb_fast.evaluation.walk_forward import Window
 from atb_fast.experiments import folder as folders
 from atb_fast.experiments import search as searches
@@ -43,8 +44,6 @@ log = logging.getLogger(__name__)
 #: Pruning needs some folds for its test, and further folds that it can save.
 _FEWEST_STEPS = 6
 _PRUNING = {"p_threshold": 0.1, "startup": 4}
-#: Below this p-value of SPA against the defaults, the best trial may be kept; see `luck.judge`.
-_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -269,7 +268,7 @@ def _judged(driver: Driver, made: Sequence[Trial], search: Search) -> Study:
         raise _all_failed(made, driver.folder)
     verdict = verdicts.judged(made)
     searched = [each.trial_id for each in made]
-    significant = (verdict["spa_defaults"] is not None) and verdict["spa_defaults"] < _ALPHA
+    significant = (verdict["spa_defaults"] is not None) and verdict["spa_defaults"] < LEVEL
     if significant and any(each.result["state"] == "pruned" for each in made):
         made = driver.without_pruning(made)
         best, verdict = verdicts.lowest(made) or best, verdicts.judged(made)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from atb_fast.errors import counted
+from atb_fast.evaluation.significance import LEVEL
 from atb_fast.reports.charts import draw
 from atb_fast.reports.charts.trials import Point, history_chart, parameter_charts
 from atb_fast.reports.rendering import SYNTHETIC, render
@@ -19,8 +20,8 @@ from atb_fast.training.environment import versions
 
 #: Facts about a study that the page shows elsewhere.
 _SHOWN = ("symbols", "timeframe", "recipe", "synthetic", "id", "complete", "pruned", "failed")
-#: The best trial is recommended if both figures are below these.
-_SPA, _PBO = 0.05, 0.5
+#: The best trial is recommended if its p-value is below `LEVEL` and this figure below its limit.
+_PBO = 0.5
 #: A table with more trials is collapsed.
 _MOST_ROWS = 60
 
@@ -126,14 +127,19 @@ def _banners(document: Mapping[str, Any]) -> Iterator[Banner]:
 def _tiles(document: Mapping[str, Any], reference: str) -> Iterator[Tile]:
     verdict = document["verdict"]
     for title, key, limit, note in (
-        ("p-value against the defaults", "spa_defaults", _SPA, "SPA test; significant below 0.05"),
+        (
+            "p-value against the defaults",
+            "spa_defaults",
+            LEVEL,
+            f"SPA test; significant below {LEVEL}",
+        ),
         (
             "Probability of overfitting",
             "pbo",
             _PBO,
             "PBO; below 50%, winners also tend to do well on other bars",
         ),
-        (f"p-value against {reference}", "spa_baseline", _SPA, "SPA test of all trials"),
+        (f"p-value against {reference}", "spa_baseline", LEVEL, "SPA test of all trials"),
     ):
         value = verdict.get(key)
         if value is None:

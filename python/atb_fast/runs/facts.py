@@ -7,6 +7,8 @@ from typing import Any
 
 from atb_fast.config import OPTIONS
 
+#: The name of a log loss with class weights. It is only comparable with others of this name.
+WEIGHTED = "weighted log loss"
 #: The packages and the facts about the machine that are compared.
 _VERSIONS = ("atb-fast", "tensorflow", "tensorflow-cpu", "keras")
 _MACHINE = ("cpu", "intra_op_threads", "gpus")
@@ -80,7 +82,7 @@ def error_name(key: str, target: Mapping[str, Any]) -> str:
     if key == "test_rmse":
         return "RMSE"
     weighted = target.get("class_weights", "none") != "none"
-    return "weighted log loss" if weighted else "log loss"
+    return WEIGHTED if weighted else "log loss"
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
